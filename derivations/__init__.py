@@ -1,0 +1,1 @@
+"""Papers, each as a list of claims that the toolkit derives and checks."""

@@ -1,0 +1,1 @@
+"""Evaluators and reports emitted for the bundled derivations; regenerated and compared by ``symprop generate --check``."""

@@ -1,0 +1,129 @@
+"""A paper and everything a derivation file says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+import sympy as sp
+
+from symprop.claims.claim import Claim
+from symprop.core.errors import UnknownNameError
+from symprop.core.provenance import Assumption, merge_unique
+from symprop.depth.solution import DepthSolution
+from symprop.notation.view import View
+
+if TYPE_CHECKING:
+    from symprop.codegen.spec import FunctionSpec
+    from symprop.simulate.measurement import Measurement
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with the name of a task, the steps done and the steps in all."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Bibliographic facts."""
+
+    key: str
+    authors: str
+    title: str
+    venue: str
+    year: int
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Slip:
+    """A misprint that is not a formula to refute: what the page prints and what it should."""
+
+    where: str
+    printed: str
+    correct: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a figure: theory."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Markers with error bars: simulation; ``yerr`` is one standard error."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    yerr: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Data of one figure: theory as lines, simulation as points of the same colour group (same label prefix)."""
+
+    name: str
+    caption: str
+    xlabel: str
+    ylabel: str
+    curves: tuple[Curve, ...]
+    points: tuple[Points, ...]
+    logy: bool = False
+
+
+@dataclass(frozen=True)
+class PaperDerivation:
+    """What a file in ``derivations`` declares.
+
+    ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
+    built when first asked for. ``study(seed, full, progress)`` measures the theory against simulation;
+    ``figures(seed, full, progress)`` gathers the data of the appendix's figures.
+    """
+
+    paper: Paper
+    view: View
+    values: Mapping[sp.Symbol, sp.Expr]
+    build_solution: Callable[[], DepthSolution]
+    build_claims: Callable[[], tuple[Claim, ...]]
+    build_evaluators: Callable[[], tuple[FunctionSpec, ...]]
+    study: Callable[[int, bool, Progress | None], tuple[Measurement, ...]]
+    figures: Callable[[int, bool, Progress | None], tuple[Figure, ...]]
+    slips: tuple[Slip, ...] = ()
+    references: tuple[Paper, ...] = field(default=())
+
+    @property
+    def key(self) -> str:
+        """Name on the command line and in citations."""
+        return self.paper.key
+
+    @cached_property
+    def solution(self) -> DepthSolution:
+        """The block, solved over depth."""
+        return self.build_solution()
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """The paper's claims, in its order."""
+        return self.build_claims()
+
+    @cached_property
+    def evaluators(self) -> tuple[FunctionSpec, ...]:
+        """What is generated as code."""
+        return self.build_evaluators()
+
+    def claim(self, name: str) -> Claim:
+        """The claim of that id; :class:`UnknownNameError` with the nearest one otherwise."""
+        for item in self.claims:
+            if item.id == name:
+                return item
+        raise UnknownNameError("claim", name, (item.id for item in self.claims))
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Every assumption of the block's solution and of the claims."""
+        return merge_unique(self.solution.provenance.assumptions, *(item.derived().assumptions for item in self.claims))

@@ -1,0 +1,251 @@
+"""From the formulas of a spec to straight-line assignments that keep every digit and share every sub-expression.
+
+Powers of a symbolic exponent become exponentials of logarithms and merge into one exponential per product; symbol-free
+sub-expressions become correctly rounded doubles; integer powers become squares and products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import sympy as sp
+from sympy.logic.boolalg import Boolean
+
+from symprop.codegen.spec import FunctionSpec
+from symprop.core.errors import RefusedError
+from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne
+
+
+class Exp(sp.Function):
+    """e^x."""
+
+
+class Expm1(sp.Function):
+    """e^x - 1."""
+
+
+class Log(sp.Function):
+    """log(x)."""
+
+
+class PowerLog(sp.Function):
+    """log(max(x, tiny)) of a nonnegative base of a power: finite, so that 0^L and its gradient are not nan."""
+
+
+class Log1p(sp.Function):
+    """log(1 + x)."""
+
+
+class Square(sp.Function):
+    """x^2."""
+
+
+class Sqrt(sp.Function):
+    """x^(1/2)."""
+
+
+class Power(sp.Function):
+    """x^y without any rewriting."""
+
+
+class LogGeometricSum(sp.Function):
+    """The geometric sum of (e^a, e^b, depth), given a, b and the depth."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """``name = expression``; ``depends`` has bit k set where it depends on the k-th parameter of the signature."""
+
+    name: sp.Symbol
+    expression: sp.Expr
+    depends: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """The assignments of a spec in order of evaluation, its results, and how many operations they take."""
+
+    assignments: tuple[Assignment, ...]
+    results: tuple[sp.Expr, ...]
+    operations: int
+
+
+def program(spec: FunctionSpec) -> Program:
+    """Lower all outputs of a spec together.
+
+    Every elementary function gets its own assignment, sorted so that what depends on fewer parameters comes first: a
+    backend can then compute it only when one of these parameters changes.
+    """
+    names = {parameter.name for parameter in spec.parameters}
+    lowering = _Lowering(expression for _, expression in spec.outputs)
+    bound: dict[sp.Expr, sp.Symbol] = {}
+    results = [_bind(lowering.lower(expression), bound) for _, expression in spec.outputs]
+    shared, reduced = sp.cse([*bound, *results], symbols=(sp.Dummy(f"shared{k}") for k in count()), order="canonical")
+    definitions = dict(zip(bound.values(), reduced, strict=False)) | dict(shared)
+    bits = {parameter.symbol: 1 << k for k, parameter in enumerate(spec.signature)}
+    depends, level = dict(bits), dict.fromkeys(bits, 0)
+
+    def place(name: sp.Symbol) -> None:
+        if name not in depends:
+            inputs = definitions[name].free_symbols
+            for symbol in inputs:
+                place(symbol)
+            depends[name] = sum({bit for s in inputs for bit in bits.values() if depends[s] & bit})
+            level[name] = 1 + max(level[s] for s in inputs)
+
+    for name in definitions:
+        place(name)
+    position = {name: k for k, name in enumerate(definitions)}
+    order = sorted(definitions, key=lambda s: (depends[s].bit_count(), depends[s], level[s], position[s]))
+    fresh = (sp.Symbol(f"x{k}") for k in count() if f"x{k}" not in names)
+    rename = dict(zip(order, fresh, strict=False))
+    assignments = tuple(Assignment(rename[s], definitions[s].xreplace(rename), depends[s]) for s in order)
+    final = tuple(result.xreplace(rename) for result in reduced[len(bound):])
+    operations = sum(int(sp.count_ops(e)) for e in (*(a.expression for a in assignments), *final))
+    return Program(assignments, final, operations)
+
+
+def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
+    """Replace every elementary function by a name, innermost first; equal ones share it."""
+    if expression.is_Atom:
+        return expression
+    expression = expression.func(*(_bind(argument, bound) for argument in expression.args))
+    if isinstance(expression, sp.Function) and not isinstance(expression, (Square, sp.Piecewise)):
+        return bound.setdefault(expression, sp.Dummy(f"bound{len(bound)}"))
+    return expression
+
+
+class _Lowering:
+    def __init__(self, expressions: Iterable[sp.Expr]) -> None:
+        self.alone: set[sp.Expr] = set()
+        for expression in list(expressions):
+            for node in sp.preorder_traversal(expression):
+                if isinstance(node, GrowthMinusOne):
+                    self.alone.add(node.args[0])
+                elif isinstance(node, GeometricSum):
+                    self.alone.update(base for r in node.args[:2] for _, base, _ in _log_terms(r))
+
+    def lower(self, node: Any) -> Any:
+        if not node.free_symbols:
+            return node if isinstance(node, Boolean) else _number(node)
+        if node.is_Symbol:
+            return node
+        if node.is_Add:
+            constants = [argument for argument in node.args if not argument.free_symbols]
+            terms = [self.lower(argument) for argument in node.args if argument.free_symbols]
+            return sp.Add(_number(sp.Add(*constants)), *terms)
+        if node.is_Mul or node.is_Pow or isinstance(node, sp.exp):
+            return self.product(sp.Mul.make_args(node))
+        if isinstance(node, GrowthMinusOne):
+            return Expm1(self.lower(node.args[1]) * Log1p(self.lower(node.args[0])))
+        if isinstance(node, ExpMinusOne):
+            return Expm1(self.lower(node.args[0]))
+        if isinstance(node, GeometricSum):
+            first, second = (self.sum_of_logs(_log_terms(argument)) for argument in node.args[:2])
+            return LogGeometricSum(first, second, self.lower(node.args[2]))
+        if isinstance(node, sp.log):
+            coefficient, rest = node.args[0].as_coeff_Add()
+            return Log1p(self.lower(rest)) if coefficient == 1 else Log(self.lower(node.args[0]))
+        if isinstance(node, sp.Piecewise):
+            return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
+        return node.func(*(self.lower(argument) for argument in node.args))
+
+    def product(self, factors: Iterable[sp.Expr]) -> sp.Expr:
+        """A product with all its exponentials and powers of symbolic exponent merged into one exponential."""
+        constants, plain, exponents = [], [], []
+        powers: dict[sp.Expr, list[tuple[sp.Expr, sp.Expr, bool]]] = {}
+        for factor in factors:
+            if not factor.free_symbols:
+                constants.append(factor)
+            elif isinstance(factor, sp.exp):
+                exponents.append(self.lower(factor.args[0]))
+            elif factor.is_Pow and factor.exp.free_symbols:
+                if all(_has_logarithm(base, plus_one) for _, base, plus_one in _log_terms(factor.base)):
+                    sign = -1 if factor.exp.could_extract_minus_sign() else 1
+                    terms = [(sign * k, base, plus_one) for k, base, plus_one in _log_terms(factor.base)]
+                    powers.setdefault(sign * factor.exp, []).extend(terms)
+                else:
+                    plain.append(Power(self.lower(factor.base), self.lower(factor.exp)))
+            else:
+                plain.append(self.power(factor))
+        exponents += [self.lower(exponent) * self.sum_of_logs(terms) for exponent, terms in powers.items()]
+        if exponents:
+            plain.append(Exp(sp.Add(*exponents)))
+        return sp.Mul(_number(sp.Mul(*constants)), *plain)
+
+    def power(self, factor: sp.Expr) -> sp.Expr:
+        if not factor.is_Pow:
+            return self.lower(factor)
+        base, exponent = self.lower(factor.base), factor.exp
+        if abs(exponent) == sp.S.Half:
+            powered = Sqrt(base)
+        elif exponent.is_Integer:
+            powered = _integer_power(base, abs(int(exponent)))
+        else:
+            return Power(base, _number(exponent))
+        return powered if exponent > 0 else 1 / powered
+
+    def sum_of_logs(self, terms: list[tuple[sp.Expr, sp.Expr, bool]]) -> sp.Expr:
+        """Sum k log(b) or k log(1 + b); logarithms of 1 + b that nothing else needs become one of the product."""
+        once = [b for k, b, plus_one in terms if k == 1 and plus_one and b.is_nonnegative and b not in self.alone]
+        rest = [term for term in terms if len(once) < 2 or not (term[2] and term[0] == 1 and term[1] in once)]
+        total = []
+        if len(once) > 1:
+            grown = self.lower(once[0])
+            for base in once[1:]:
+                more = self.lower(base)
+                grown = grown + more * (1 + grown)
+            total.append(Log1p(grown))
+        for coefficient, base, plus_one in rest:
+            if not base.free_symbols:
+                total.append(_number(coefficient * sp.log(base)))
+            else:
+                total.append(_number(coefficient) * (Log1p if plus_one else PowerLog)(self.lower(base)))
+        return sp.Add(*total)
+
+
+def _log_terms(base: sp.Expr) -> list[tuple[sp.Expr, sp.Expr, bool]]:
+    """log(base) as a sum of k log(b), or of k log(1 + b) where the flag is set."""
+    found = []
+    for factor in sp.Mul.make_args(base):
+        inner, exponent = (factor.base, factor.exp) if factor.is_Pow and factor.exp.is_number else (factor, sp.S.One)
+        constant, rest = inner.as_coeff_Add()
+        plus_one = constant == 1 and rest != 0
+        found.append((exponent, rest if plus_one else inner, plus_one))
+    return found
+
+
+def _has_logarithm(base: sp.Expr, plus_one: bool) -> bool:
+    return plus_one or bool(base.is_nonnegative)
+
+
+def _integer_power(base: sp.Expr, exponent: int) -> sp.Expr:
+    if exponent < 2:
+        return base
+    half = Square(_integer_power(base, exponent // 2))
+    return half * base if exponent % 2 else half
+
+
+def _number(value: sp.Expr) -> sp.Expr:
+    """A symbol-free expression as an integer that doubles hold, or as the nearest double."""
+    if value.is_Integer and abs(value) < 2**53:
+        return value
+    if not (value.is_number and value.is_finite and value.is_real):
+        raise RefusedError(str(value), "a constant of a generated function must be a finite real number",
+                           "take the limit before generating code")
+    return sp.Float(float(sp.N(value, 40)))
+
+
+def in_groups(assignments: Iterable[Assignment]) -> Iterator[tuple[int, list[Assignment]]]:
+    """Runs of assignments that depend on the same parameters."""
+    group: list[Assignment] = []
+    for assignment in assignments:
+        if group and group[0].depends != assignment.depends:
+            yield group[0].depends, group
+            group = []
+        group.append(assignment)
+    if group:
+        yield group[0].depends, group

@@ -1,0 +1,198 @@
+"""What a generated function computes and says about itself, and its value to any number of digits."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import mpmath
+import sympy as sp
+
+from symprop.core import symbols
+from symprop.core.errors import InputError, RefusedError, UnknownNameError
+from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
+from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne
+
+RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
+"""Names that the generated modules use themselves."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument of a generated function: a registered symbol with its meaning and range."""
+
+    symbol: sp.Symbol
+    latex: str
+    meaning: str
+    domain: symbols.Domain
+
+    @property
+    def name(self) -> str:
+        return str(self.symbol.name)
+
+
+def parameters(*wanted: sp.Symbol) -> tuple[Parameter, ...]:
+    """The parameters that belong to registered symbols; an unregistered one raises ``UnknownNameError``.
+
+    >>> parameters(symbols.L)[0].meaning
+    'depth: number of blocks'
+    """
+    known = (symbols.info(symbol) for symbol in wanted)
+    return tuple(Parameter(item.symbol, item.latex, item.meaning, item.domain) for item in known)
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """A function to generate: named outputs as expressions in registered parameters, and what they stand on.
+
+    ``defaults`` gives a parameter's default as an expression in the others; defaults are filled in their order of
+    listing. ``formula`` replaces the LaTeX derived from the outputs. Raises ``RefusedError`` for a name that cannot
+    be an argument, an unregistered or missing parameter, or a default of something that is not a parameter.
+
+    >>> from symprop.core.symbols import L, alpha_1
+    >>> spec = FunctionSpec("growth", parameters(alpha_1, L), (("C", (1 + alpha_1**2)**L),), "Growth of C.")
+    >>> spec.formula_latex
+    'C = \\\\left(\\\\alpha_1^{2} + 1\\\\right)^{L}'
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    outputs: tuple[tuple[str, sp.Expr], ...]
+    summary: str
+    formula: str = ""
+    assumptions: tuple[Assumption, ...] = ()
+    neglected: str = EXACT
+    sources: tuple[Source, ...] = ()
+    defaults: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "defaults", MappingProxyType({k: sp.sympify(v) for k, v in self.defaults.items()}))
+        own = {parameter.symbol for parameter in self.parameters}
+        for name in (self.name, *(p.name for p in self.parameters), *(name for name, _ in self.outputs)):
+            if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in RESERVED:
+                raise RefusedError(f"FunctionSpec({self.name!r})", f"{name!r} cannot name an argument or a function",
+                                   "declare the symbol under a Python identifier")
+        if not self.outputs or len(own) < len(self.parameters):
+            raise RefusedError(f"FunctionSpec({self.name!r})", "no output, or a parameter listed twice",
+                               "list every parameter once and at least one output")
+        used: set[sp.Symbol] = set().union(*(expression.free_symbols for _, expression in self.outputs),
+                                           *(default.free_symbols for default in self.defaults.values()))
+        for symbol in sorted((used | set(self.defaults)) - own, key=str):
+            raise RefusedError(f"FunctionSpec({self.name!r})", f"{symbol} is not among its parameters",
+                               f"add {symbol} to the parameters")
+        filled = own - set(self.defaults)
+        for symbol, default in self.defaults.items():
+            if not default.free_symbols <= filled:
+                raise RefusedError(f"FunctionSpec({self.name!r})", f"the default of {symbol} needs a later default",
+                                   "list the defaults in the order in which they can be filled")
+            filled = filled | {symbol}
+
+    @classmethod
+    def from_derived(
+        cls,
+        name: str,
+        summary: str,
+        arguments: Iterable[sp.Symbol],
+        outputs: Mapping[str, Derived],
+        *,
+        defaults: Mapping[sp.Symbol, sp.Expr] | None = None,
+        formula: str = "",
+    ) -> FunctionSpec:
+        """A spec whose assumptions, neglected order and sources are those of the derived outputs."""
+        derived = tuple(outputs.values())
+        return cls(
+            name, parameters(*arguments), tuple((key, value.expression) for key, value in outputs.items()), summary,
+            formula, merge_unique(*(value.assumptions for value in derived)),
+            neglected_order(*(value.neglected for value in derived)),
+            merge_unique(*(value.sources for value in derived)), dict(defaults or {}),
+        )
+
+    @property
+    def signature(self) -> tuple[Parameter, ...]:
+        """The parameters in the order of the generated signature: those without a default first."""
+        return tuple(sorted(self.parameters, key=lambda parameter: parameter.symbol in self.defaults))
+
+    @property
+    def formula_latex(self) -> str:
+        """The formula in LaTeX, with the registered names of the symbols."""
+        if self.formula:
+            return self.formula
+        return r" \\ ".join(f"{name} = {self.latex(expression)}" for name, expression in self.outputs)
+
+    def latex(self, expression: sp.Expr) -> str:
+        """An expression in LaTeX, with depth nodes as the powers that they stand for."""
+        names = {parameter.symbol: parameter.latex for parameter in self.parameters}
+        plain = expression.replace(lambda node: isinstance(node, _NODES), lambda node: node.elementary())
+        return str(sp.latex(plain, symbol_names=names))
+
+
+_NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum)
+
+
+def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) -> dict[str, sp.Float]:
+    """The outputs of a spec at one point, correct to ``digits`` significant digits.
+
+    Numbers may be of any kind that SymPy takes exactly; floats stand for their binary value. Raises
+    ``UnknownNameError`` for a name that is no parameter and ``InputError`` for a missing value, one outside its
+    range, or a result that is not a finite real number.
+
+    >>> from symprop.core.symbols import L, alpha_1
+    >>> spec = FunctionSpec("growth", parameters(alpha_1, L), (("C", (1 + alpha_1**2)**L),), "Growth of C.")
+    >>> evaluate(spec, {"alpha_1": sp.Rational(1, 10), "L": 1000000}, digits=20)
+    {'C': 2.3312236326716179371e+4321}
+    """
+    known = {parameter.name: parameter for parameter in spec.signature}
+    for name in values:
+        if name not in known:
+            raise UnknownNameError(f"parameter of {spec.name}", name, known)
+    point: dict[sp.Symbol, sp.Expr] = {}
+    for name, parameter in known.items():
+        if name in values:
+            point[parameter.symbol] = _exact(name, values[name], parameter.domain)
+        elif parameter.symbol not in spec.defaults:
+            raise InputError(name, "missing", f"{parameter.domain} ({parameter.meaning})")
+    for symbol, default in spec.defaults.items():
+        point.setdefault(symbol, default.xreplace(point))
+    symbols.check_values(point)
+    return {name: _value(name, expression, point, digits) for name, expression in spec.outputs}
+
+
+def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
+    number = sp.S.NaN if isinstance(value, (str, bool)) else sp.sympify(value)
+    if not (number.is_number and number.is_finite and number.is_real):
+        raise InputError(name, value, str(domain))
+    return sp.Rational(number) if isinstance(number, sp.Float) else number
+
+
+def _value(name: str, expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr], digits: int) -> sp.Float:
+    """Evaluate at doubling precision until two values agree to the digits asked for."""
+    order = sorted(point, key=str)
+    compute = sp.lambdify(order, expression, modules=[_MPMATH, "mpmath"])
+    before: Any = None
+    for precision in (2 * digits + 20, 4 * digits + 80, 8 * digits + 320):
+        with mpmath.workdps(precision):
+            arguments = [mpmath.mpmathify(sp.N(point[symbol], precision)) for symbol in order]
+            try:
+                now = mpmath.mpmathify(compute(*arguments))
+            except (ZeroDivisionError, ValueError):
+                break
+            if not mpmath.isfinite(now) or mpmath.im(now) != 0:
+                break
+            if before is not None and abs(now - before) <= abs(now) * mpmath.mpf(10) ** (-digits - 2):
+                return sp.Float(mpmath.nstr(now, digits + 5, min_fixed=0, max_fixed=0), digits)
+            before = now
+    raise InputError(name, sp.Symbol("undefined"), "a point where the formula is a finite number")
+
+
+def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
+    return depth * r ** (depth - 1) if r == s else (r**depth - s**depth) / (r - s)
+
+
+_MPMATH = {
+    "GrowthMinusOne": lambda x, depth: (1 + x) ** depth - 1,
+    "ExpMinusOne": mpmath.expm1,
+    "GeometricSum": _geometric_sum,
+}

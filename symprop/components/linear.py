@@ -1,0 +1,76 @@
+"""A random linear layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.core.provenance import Assumption, Source
+from symprop.core.signal import Gradient, Signal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INDEPENDENT_WEIGHTS = Assumption(
+    "independent weights", "the entries of every weight matrix are independent, of zero mean and given variance"
+)
+INDEPENDENT_GRADIENT = Assumption(
+    "independent gradient", "the incoming gradient is independent of the layer's own weights"
+)
+
+
+def gaussian_matrix(rng: np.random.Generator, draws: int, rows: int, columns: int, variance: float) -> Array:
+    """Independent Gaussian matrices of shape (draws, rows, columns)."""
+    return rng.standard_normal((draws, rows, columns)) * variance**0.5
+
+
+@dataclass(frozen=True)
+class Linear(Component):
+    r"""Linear layer :math:`y = x W + b` with independent zero-mean weights.
+
+    .. math:: q' = d_{in} \sigma^2 q + \sigma_b^2, \qquad \Delta' = d_{in} \sigma^2 \Delta
+
+    with :math:`\Delta = q - p` the gap of two tokens. ``width`` is the output width, ``variance`` the absolute variance
+    of a weight (not a gain), ``bias_variance`` that of a bias, which all tokens share. Exact at any width. Backward the
+    factor is ``width * variance``. Noci et al. 2022, Lemma A.4 (there with variance 1/d and equal widths).
+
+    >>> from symprop.core.symbols import d, n
+    >>> x = Signal(q=sp.Integer(3), gap=sp.Integer(1), tokens=n, width=d)
+    >>> Linear(d, 1/d).forward(x).q
+    3
+    """
+
+    width: Any
+    variance: Any
+    bias_variance: Any = sp.S.Zero
+
+    rule = "linear"
+    reason = "a random linear map multiplies the expected Gram matrix by its fan-in times its weight variance"
+    assumptions = (INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
+    sources = (Source("noci2022", "Lemma A.4"),)
+
+    def __post_init__(self) -> None:
+        self._sympify("width", "variance", "bias_variance")
+
+    def forward(self, *signals: Signal) -> Signal:
+        return self.exchangeable(*signals, fresh=True, gaussian=True)
+
+    def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
+        gain = self.width * self.variance
+        return (Gradient(gain * gradient.q, gain * gradient.gap),)
+
+    def pair(self, *states: PairState) -> PairState:
+        (x,) = states
+        gain = x.width * self.variance
+        return PairState(gain * x.entry + self.bias_variance, gain * x.average + self.bias_variance, self.width)
+
+    def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
+        (tokens,) = x
+        draws, _, fan_in = tokens.shape
+        width = int(self.number(self.width, values))
+        weights = gaussian_matrix(rng, draws, fan_in, width, self.number(self.variance, values))
+        biases = gaussian_matrix(rng, draws, 1, width, self.number(self.bias_variance, values))
+        return tokens @ weights + biases, lambda g: (g @ weights.swapaxes(1, 2),)

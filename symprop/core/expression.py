@@ -1,0 +1,187 @@
+"""Tidy forms and three-valued equality of scalar expressions.
+
+No other module calls ``simplify`` or ``factor``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy as sp
+
+from symprop.core import symbols
+
+DIGITS = 60
+_REFUTING = sp.Float(10, DIGITS) ** (-40)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer of :func:`compare`.
+
+    ``equal`` is True (proved), False (refuted at ``witness``) or None (undecided: equal to 60 digits at every point
+    tried, without a proof). ``points`` counts the finite points that were compared.
+    """
+
+    equal: bool | None
+    method: str
+    points: int = 0
+    witness: Mapping[sp.Symbol, sp.Expr] | None = None
+    left: sp.Expr | None = None
+    right: sp.Expr | None = None
+
+
+def collect_linear(expression: sp.Expr, atoms: Sequence[sp.Symbol]) -> sp.Expr:
+    """Write an expression that is linear in ``atoms`` as a sum of factored coefficients times atoms.
+
+    >>> x, y, a = sp.symbols("x y a")
+    >>> collect_linear((a**2 + 2*a + 1)*x + a*y + a*a*y, [x, y])
+    a*y*(a + 1) + x*(a + 1)**2
+    """
+    expanded = sp.expand(expression)
+    rest = expanded
+    total = sp.S.Zero
+    for atom in atoms:
+        coefficient = expanded.coeff(atom, 1)
+        if coefficient.has(*atoms):
+            return sp.factor(sp.cancel(expression))
+        rest = sp.expand(rest - coefficient * atom)
+        total += factored(coefficient) * atom
+    if rest.has(*atoms):
+        return sp.factor(sp.cancel(expression))
+    return total + factored(rest)
+
+
+def factored(expression: sp.Expr) -> sp.Expr:
+    """Cancel and factor, with powers of symbolic exponent and functions taken as opaque.
+
+    >>> x, L = sp.symbols("x L", positive=True)
+    >>> factored((1 + x)**L*x + (1 + x)**L)
+    (x + 1)*(x + 1)**L
+    """
+    flat, generators = _generators(expression)
+    inverse = {dummy: original for original, dummy in generators.items()}
+    return _joined_growth(sp.factor(sp.cancel(sp.together(flat))).xreplace(inverse))
+
+
+def _joined_growth(expression: sp.Expr) -> sp.Expr:
+    """Write ``1 + node`` as the power that a depth node says it is."""
+
+    def is_joinable(node: sp.Expr) -> bool:
+        return bool(node.is_Add) and len(node.args) == 2 and node.args[0] == 1 and hasattr(node.args[1], "plus_one")
+
+    return expression.replace(is_joinable, lambda node: node.args[1].plus_one())
+
+
+def compare(
+    left: sp.Expr,
+    right: sp.Expr,
+    *,
+    where: Mapping[sp.Symbol, sp.Expr] | None = None,
+    points: int = 6,
+    seed: int = 0,
+) -> Comparison:
+    """Decide whether two expressions are equal wherever both are finite.
+
+    Numbers come first: 60-digit values at random points inside the ranges of the registered symbols refute in
+    milliseconds. Then an exact argument is tried. ``where`` fixes some symbols.
+
+    >>> x = sp.Symbol("x", positive=True)
+    >>> compare(sp.exp(2*sp.log(x)), x**2).equal, compare(x, x + 1).equal
+    (True, False)
+    """
+    fixed = dict(where or {})
+    first, second = (sp.sympify(side).subs(fixed) for side in (left, right))
+    if first == second:
+        return Comparison(True, "identical")
+    free = sorted(first.free_symbols | second.free_symbols, key=str)
+    rng = random.Random(seed)
+    finite = 0
+    for _ in range(4 * points):
+        point = _random_point(free, rng)
+        one, two = (_value(side, point) for side in (first, second))
+        if one is None or two is None:
+            continue
+        finite += 1
+        scale = max(abs(one), abs(two), sp.Float(1, DIGITS))
+        if abs(one - two) > _REFUTING * scale:
+            return Comparison(False, "60-digit witness", finite, {**fixed, **point}, one, two)
+        if finite == points or not free:
+            break
+    if _provably_zero(first - second):
+        return Comparison(True, "algebra over transcendental generators", finite)
+    return Comparison(None, "60-digit agreement" if finite else "no finite point", finite)
+
+
+def _random_point(free: Iterable[sp.Symbol], rng: random.Random) -> dict[sp.Symbol, sp.Expr]:
+    point: dict[sp.Symbol, sp.Expr] = {}
+    bounded: list[sp.Symbol] = []
+    for symbol in free:
+        if symbols.is_registered(symbol) and symbols.info(symbol).domain.upper is not None:
+            bounded.append(symbol)
+        elif symbol.is_integer:
+            point[symbol] = sp.Integer(rng.randint(2, 9))
+        else:
+            value = sp.Rational(rng.randint(1, 997), rng.randint(300, 700))
+            point[symbol] = value if symbol.is_nonnegative or rng.random() < 0.5 else -value
+    for symbol in bounded:
+        domain = symbols.info(symbol).domain
+        low = sp.S(0) if domain.lower is None else domain.lower.subs(point)
+        low = low if low.is_number and low.is_finite else sp.S(0)
+        high = sp.sympify(domain.upper).subs(point)
+        point[symbol] = low + (high - low) * sp.Rational(rng.randint(1, 96), 97)
+    return point
+
+
+def _value(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr | None:
+    value = sp.N(expression.subs(point), DIGITS, maxn=4 * DIGITS)
+    return value if value.is_number and value.is_finite and value.is_comparable else None
+
+
+def _generators(expression: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Symbol]]:
+    """Replace functions and powers of symbolic exponent by symbols, after splitting their exponents."""
+    split = sp.expand(
+        sp.sympify(expression),
+        deep=True,
+        power_exp=True,
+        power_base=True,
+        mul=False,
+        multinomial=False,
+        log=False,
+        basic=False,
+    )
+    generators: dict[sp.Expr, sp.Symbol] = {}
+
+    def flatten(node: sp.Expr) -> sp.Expr:
+        if node.is_Pow and not node.exp.is_Integer:
+            base, exponent = node.as_base_exp()
+            key = sp.Pow(factored_base(base), sp.expand(exponent), evaluate=False)
+            return generators.setdefault(key, sp.Dummy(f"g{len(generators)}", positive=True))
+        if isinstance(node, (sp.Function, sp.exp)):
+            return generators.setdefault(node, sp.Dummy(f"g{len(generators)}"))
+        if node.args and not node.is_Atom:
+            return node.func(*(flatten(argument) for argument in node.args))
+        return node
+
+    def factored_base(base: sp.Expr) -> sp.Expr:
+        return sp.expand(base) if base.is_Add or base.is_Mul else base
+
+    return flatten(split), generators
+
+
+def _provably_zero(difference: sp.Expr) -> bool:
+    # Depth nodes rewrite to powers, so that both spellings of one quantity meet.
+    flat, generators = _generators(difference.rewrite(sp.Pow))
+    numerator = sp.fraction(sp.together(flat))[0]
+    if sp.expand(numerator) == 0:
+        return True
+    roots = {key: dummy for key, dummy in generators.items() if key.is_Pow and key.exp.is_Rational}
+    if roots:
+        numerator = sp.expand(numerator)
+        for key, dummy in roots.items():
+            numerator = sp.rem(numerator, dummy ** key.exp.q - key.base ** key.exp.p, dummy)
+        if sp.expand(numerator) == 0:
+            return True
+    return bool(sp.simplify(difference) == 0) if sp.count_ops(difference) < 200 else False

@@ -1,0 +1,160 @@
+"""Every symbol once: its name, assumptions, LaTeX, meaning and range.
+
+``Symbol('L') != Symbol('L', positive=True)`` in SymPy, so nothing outside this module creates a named parameter:
+ask :func:`symbol` for one of these, or :func:`declare` a new one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+
+from symprop.core.errors import InputError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The allowed values of a parameter: an interval, whose bounds may depend on other parameters."""
+
+    lower: sp.Expr | None = None
+    upper: sp.Expr | None = None
+    integer: bool = False
+    open_lower: bool = False
+
+    def __str__(self) -> str:
+        kind = "an integer" if self.integer else "a number"
+        if self.lower is not None and self.upper is not None:
+            return f"{kind} in {'(' if self.open_lower else '['}{self.lower}, {self.upper}]"
+        if self.lower is not None:
+            return f"{kind} {'>' if self.open_lower else '>='} {self.lower}"
+        return f"{kind}" if self.upper is None else f"{kind} <= {self.upper}"
+
+    def contains(self, value: float | int | sp.Expr, others: Mapping[sp.Symbol, object] | None = None) -> bool:
+        """Whether ``value`` lies inside; bounds that depend on other parameters use ``others``.
+
+        >>> Domain(lower=sp.Integer(1), integer=True).contains(2.5)
+        False
+        """
+        number = float(value)
+        if not math.isfinite(number) or (self.integer and number != math.floor(number)):
+            return False
+        lower, upper = self._bound(self.lower, others), self._bound(self.upper, others)
+        if lower is not None and (number < lower or (self.open_lower and number == lower)):
+            return False
+        return upper is None or number <= upper
+
+    @staticmethod
+    def _bound(bound: sp.Expr | None, others: Mapping[sp.Symbol, object] | None) -> float | None:
+        if bound is None:
+            return None
+        at = bound.subs(dict(others or {}))
+        return None if at.free_symbols or not at.is_finite else float(at)
+
+
+@dataclass(frozen=True)
+class SymbolInfo:
+    """A registered parameter."""
+
+    symbol: sp.Symbol
+    latex: str
+    meaning: str
+    domain: Domain
+
+
+_REGISTRY: dict[str, SymbolInfo] = {}
+
+
+def declare(
+    name: str,
+    latex: str,
+    meaning: str,
+    *,
+    lower: sp.Expr | int | None = None,
+    upper: sp.Expr | int | None = None,
+    integer: bool = False,
+    open_lower: bool = False,
+) -> sp.Symbol:
+    """Register a parameter and return its symbol; declaring the same name again must repeat the same facts.
+
+    Sign assumptions follow from the range: ``lower >= 0`` makes the symbol nonnegative, an integer from 1 or an open
+    lower bound 0 makes it positive.
+    """
+    low = None if lower is None else sp.sympify(lower)
+    high = None if upper is None else sp.sympify(upper)
+    assumptions: dict[str, bool] = {"integer": True} if integer else {"real": True}
+    if low is not None and low.is_number:
+        if low > 0 or (low == 0 and open_lower):
+            assumptions["positive"] = True
+        elif low == 0:
+            assumptions["nonnegative"] = True
+    info = SymbolInfo(sp.Symbol(name, **assumptions), latex, meaning, Domain(low, high, integer, open_lower))
+    known = _REGISTRY.get(name)
+    if known is not None and known != info:
+        raise InputError("symbol", name, f"the facts it was first declared with ({known.meaning}, {known.domain})")
+    _REGISTRY[name] = info
+    return info.symbol
+
+
+def symbol(name: str) -> sp.Symbol:
+    """The registered symbol of that name.
+
+    >>> symbol("L").is_integer
+    True
+    """
+    return info(name).symbol
+
+
+def info(name: str | sp.Symbol) -> SymbolInfo:
+    """What is registered about a symbol.
+
+    >>> info("n").meaning
+    'number of tokens'
+    """
+    key = str(name)
+    if key not in _REGISTRY:
+        raise UnknownNameError("symbol", key, sorted(_REGISTRY))
+    return _REGISTRY[key]
+
+
+def is_registered(name: str | sp.Symbol) -> bool:
+    """Whether a symbol of that name is registered."""
+    return str(name) in _REGISTRY
+
+
+def registered() -> tuple[SymbolInfo, ...]:
+    """All registered parameters, in order of declaration."""
+    return tuple(_REGISTRY.values())
+
+
+def check_values(values: Mapping[sp.Symbol, float | int]) -> None:
+    """Raise :class:`InputError` for the first value outside its parameter's range."""
+    for key, value in values.items():
+        if is_registered(key) and not info(key).domain.contains(value, values):
+            raise InputError(str(key), value, str(info(key).domain))
+
+
+n = declare("n", "n", "number of tokens", lower=1, integer=True)
+d = declare("d", "d", "width of the residual stream", lower=1, integer=True)
+d_k = declare("d_k", "d_k", "width of queries and keys", lower=1, integer=True)
+d_o = declare("d_o", "d_o", "output width of the value layer", lower=1, integer=True)
+d_F = declare("d_F", "d_F", "hidden width of the feed-forward layer", lower=1, integer=True)
+gamma = declare("gamma", r"\gamma", "feed-forward expansion d_F/d", lower=0, open_lower=True)
+L = declare("L", "L", "depth: number of blocks", lower=1, integer=True)
+layer = declare("layer", r"\ell", "index of a block", lower=0, integer=True)
+alpha_1 = declare("alpha_1", r"\alpha_1", "residual weight of the attention branch")
+alpha_2 = declare("alpha_2", r"\alpha_2", "residual weight of the feed-forward branch")
+a_1 = declare("a_1", r"\tilde{\alpha}_1", "depth-scaled attention weight: alpha_1^2 = a_1/L", lower=0)
+a_2 = declare("a_2", r"\tilde{\alpha}_2", "depth-scaled feed-forward weight: alpha_2^2 = a_2/L", lower=0)
+sigma_v2 = declare("sigma_v2", r"\sigma_v^2", "variance of the value weights", lower=0)
+sigma_q2 = declare("sigma_q2", r"\sigma_q^2", "variance of the query weights", lower=0)
+sigma_k2 = declare("sigma_k2", r"\sigma_k^2", "variance of the key weights", lower=0)
+sigma_up2 = declare("sigma_up2", r"\sigma_{F_1}^2", "variance of the first feed-forward weights", lower=0)
+sigma_down2 = declare("sigma_down2", r"\sigma_{F_2}^2", "variance of the second feed-forward weights", lower=0)
+sigma_x2 = declare("sigma_x2", r"\sigma_x^2", "variance of a token coordinate", lower=0)
+tau = declare("tau", r"\tau", "inverse temperature of the softmax", lower=0)
+q = declare("q", "q", "second moment of a coordinate, E x^2", lower=0)
+gap = declare("gap", r"\Delta", "E x_t^2 - E x_t x_s for two tokens t, s", lower=0)
+rho = declare("rho", r"\rho", "token correlation p/q", lower=-1 / (n - 1), upper=1)

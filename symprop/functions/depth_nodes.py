@@ -1,0 +1,146 @@
+"""Nodes that depth recursions end in, written so that nothing cancels when the per-layer change is small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mpmath
+import sympy as sp
+
+
+class _DepthNode(sp.Function):
+    """Common hooks: 50-digit evaluation and series go through the elementary form with guard digits."""
+
+    def elementary(self) -> sp.Expr:
+        """The definition in powers and exponentials."""
+        raise NotImplementedError
+
+    def _eval_rewrite_as_Pow(self, *args: Any, **hints: Any) -> sp.Expr:
+        return self.elementary()
+
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        if any(not argument.is_number for argument in self.args):
+            return None
+        digits = int(prec / 3.3) + 10
+        lost = max(0, -int(mpmath.mag(mpmath.mpf(str(sp.N(self.args[0], 15)))) / 3)) if self.args[0] != 0 else 0
+        return sp.N(self.elementary(), digits + lost)._eval_evalf(prec)
+
+    def _eval_nseries(self, x: sp.Symbol, n: int, logx: Any, cdir: int = 0) -> sp.Expr:
+        return self.elementary()._eval_nseries(x, n, logx, cdir)
+
+    def _eval_as_leading_term(self, x: sp.Symbol, logx: Any = None, cdir: int = 0) -> sp.Expr:
+        return sp.expand(self.elementary()).as_leading_term(x, logx=logx, cdir=cdir)
+
+
+class GrowthMinusOne(_DepthNode):
+    r"""Growth over depth beyond one, :math:`(1+x)^L - 1` for x > -1 and L >= 0.
+
+    Code prints it as ``expm1(L*log1p(x))``, which keeps every digit as x tends to 0.
+
+    >>> x, L = sp.symbols("x L", positive=True)
+    >>> GrowthMinusOne(x, L).diff(x)
+    L*(x + 1)**(L - 1)
+    >>> GrowthMinusOne(0, L), GrowthMinusOne(x, 1)
+    (0, x)
+    >>> sp.limit(GrowthMinusOne(x, L)/x, x, 0)
+    L
+    """
+
+    nargs = (2,)
+
+    @classmethod
+    def eval(cls, x: sp.Expr, depth: sp.Expr) -> sp.Expr | None:
+        if x == 0 or depth == 0:
+            return sp.S.Zero
+        if depth == 1:
+            return x
+        if x.is_Rational and depth.is_Integer and depth < 64:
+            return (1 + x) ** depth - 1
+        return None
+
+    def elementary(self) -> sp.Expr:
+        x, depth = self.args
+        return (1 + x) ** depth - 1
+
+    def plus_one(self) -> sp.Expr:
+        """The node plus one, as a power."""
+        x, depth = self.args
+        return (1 + x) ** depth
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        x, depth = self.args
+        return depth * (1 + x) ** (depth - 1) if argindex == 1 else (1 + x) ** depth * sp.log(1 + x)
+
+    def _eval_is_real(self) -> bool | None:
+        return True if all(argument.is_nonnegative for argument in self.args) else None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if all(argument.is_nonnegative for argument in self.args) else None
+
+
+class ExpMinusOne(_DepthNode):
+    r"""The depth limit of :class:`GrowthMinusOne`, :math:`e^{x} - 1`, printed as ``expm1(x)`` in code.
+
+    >>> x = sp.Symbol("x")
+    >>> ExpMinusOne(x).diff(x), ExpMinusOne(0)
+    (exp(x), 0)
+    """
+
+    nargs = (1,)
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return sp.S.Zero if x == 0 else None
+
+    def elementary(self) -> sp.Expr:
+        return sp.exp(self.args[0]) - 1
+
+    def plus_one(self) -> sp.Expr:
+        """The node plus one, as an exponential."""
+        return sp.exp(self.args[0])
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.exp(self.args[0])
+
+    def _eval_is_real(self) -> bool | None:
+        return True if self.args[0].is_real else None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+
+class GeometricSum(_DepthNode):
+    r"""The drift of a linear recursion, :math:`\sum_{j<L} r^j s^{L-1-j}`, which is :math:`L r^{L-1}` at r = s.
+
+    >>> r, s = sp.symbols("r s", positive=True)
+    >>> GeometricSum(r, s, 2), GeometricSum(r, r, 5), GeometricSum(r, 0, 3)
+    (r + s, 5*r**4, r**2)
+    """
+
+    nargs = (3,)
+
+    @classmethod
+    def eval(cls, r: sp.Expr, s: sp.Expr, depth: sp.Expr) -> sp.Expr | None:
+        if depth == 0:
+            return sp.S.Zero
+        if r == s:
+            return depth * r ** (depth - 1)
+        if r == 0 or s == 0:
+            return (r + s) ** (depth - 1)
+        if depth.is_Integer and depth < 8:
+            return sp.Add(*(r**j * s ** (depth - 1 - j) for j in range(int(depth))))
+        return cls(s, r, depth) if sp.default_sort_key(s) < sp.default_sort_key(r) else None
+
+    def elementary(self) -> sp.Expr:
+        r, s, depth = self.args
+        return (r**depth - s**depth) / (r - s)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        r, s, depth = self.args
+        if argindex == 3:
+            return (r**depth * sp.log(r) - s**depth * sp.log(s)) / (r - s)
+        own, other = (r, s) if argindex == 1 else (s, r)
+        return (depth * own ** (depth - 1) - self) / (own - other)
+
+    def _eval_is_real(self) -> bool | None:
+        return True if all(argument.is_nonnegative for argument in self.args) else None

@@ -1,0 +1,164 @@
+"""A block as straight-line code: single-assignment steps, which every interpreter reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sympy as sp
+
+from symprop.components.base import Component, PairState
+from symprop.core import symbols
+from symprop.core.errors import RefusedError
+from symprop.core.provenance import Assumption, Source, merge_unique, neglected_order
+from symprop.core.signal import Gradient, Signal, opaque
+from symprop.network.builders import Block, Named, Residual, Sequential, Stack
+
+
+@dataclass(frozen=True)
+class Step:
+    """One application of a component.
+
+    ``inputs`` are positions of earlier signals (0 is the input of the trace, k + 1 the output of step k), ``atoms`` is
+    the output as symbols and ``value`` the same output in terms of the atoms of the inputs.
+    """
+
+    component: Component
+    inputs: tuple[int, ...]
+    atoms: Signal
+    value: Signal
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The steps of a block, from the symbols of its input to those of its output."""
+
+    input: Signal
+    steps: tuple[Step, ...]
+    output: int
+
+    def signal(self, position: int) -> Signal:
+        """The atoms of a signal: 0 is the input, k + 1 the output of step k."""
+        return self.input if position == 0 else self.steps[position - 1].atoms
+
+    @property
+    def result(self) -> Signal:
+        """The atoms of the output."""
+        return self.signal(self.output)
+
+    def expand(self) -> Signal:
+        """The output in terms of the moments of the input."""
+        return self.substitute(self.result)
+
+    def substitute(self, signal: Signal) -> Signal:
+        """Replace the atoms of every step, from the last to the first, by what they stand for."""
+        for step in reversed(self.steps):
+            signal = signal.subs(definitions(step))
+        return signal
+
+    def backpropagate(self, gradient: Gradient) -> Gradient:
+        """Moments of dLoss/d(input) given those of dLoss/d(output), in terms of the atoms of the trace."""
+        gradients: dict[int, Gradient] = {self.output: gradient}
+        for position in range(len(self.steps), 0, -1):
+            incoming = gradients.pop(position, None)
+            if incoming is None:
+                continue
+            step = self.steps[position - 1]
+            parts = step.component.backward(incoming, *(self.signal(item) for item in step.inputs))
+            for source, part in zip(step.inputs, parts, strict=True):
+                known = gradients.get(source)
+                gradients[source] = part if known is None else Gradient(known.q + part.q, known.gap + part.gap)
+        return gradients.get(0, Gradient(sp.S.Zero, sp.S.Zero))
+
+    def pair(self, state: PairState) -> PairState:
+        """The same block on one entry of the expected token Gram matrix, for tokens that are not exchangeable."""
+        states = [state]
+        for step in self.steps:
+            states.append(step.component.pair(*(states[item] for item in step.inputs)))
+        return states[self.output]
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Every assumption that a step makes, in order of first use."""
+        return merge_unique(*(step.component.assumptions for step in self.steps))
+
+    @property
+    def neglected(self) -> str:
+        """What the steps neglect together."""
+        return neglected_order(*(step.component.neglected for step in self.steps))
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where the rules of the steps were published."""
+        return merge_unique(*(step.component.sources for step in self.steps))
+
+
+def definitions(step: Step) -> dict[sp.Basic, sp.Basic]:
+    """The moments of a step's output as equations: symbol to expression in the moments of its inputs."""
+    pairs = ((step.atoms.q, step.value.q), (step.atoms.gap, step.value.gap), (step.atoms.mean, step.value.mean))
+    return {atom: value for atom, value in pairs if atom.is_Symbol}
+
+
+def token_input(
+    tokens: sp.Expr = symbols.n, width: sp.Expr = symbols.d, *, label: str = "X", gaussian: bool = False
+) -> Signal:
+    """Exchangeable tokens with opaque moments ``q_X``, ``gap_X`` and zero coordinate mean."""
+    tokens, width = sp.sympify(tokens), sp.sympify(width)
+    gap = sp.S.Zero if tokens == 1 else sp.S.One
+    return opaque(label, Signal(q=sp.S.One, gap=gap, tokens=tokens, width=width, gaussian=gaussian))
+
+
+def trace_of(block: Block, signal: Signal | None = None) -> Trace:
+    """Turn a block without stacks into its trace; the signal's moments should be symbols.
+
+    >>> from symprop.components import Linear, UniformAttention
+    >>> from symprop.core.symbols import alpha_1, d, sigma_v2
+    >>> from symprop.network import residual
+    >>> trace_of(residual(UniformAttention(d, sigma_v2), alpha_1)).expand().gap
+    gap_X
+    """
+    start = signal or token_input()
+    steps: list[Step] = []
+    labels = _Labels(start.label)
+
+    def at(position: int) -> Signal:
+        return start if position == 0 else steps[position - 1].atoms
+
+    def emit(component: Component, inputs: tuple[int, ...], label: str | None) -> int:
+        value = component.forward(*(at(item) for item in inputs))
+        atoms = opaque(labels.next(label), value)
+        steps.append(Step(component, inputs, atoms, value))
+        return len(steps)
+
+    def build(part: Block, position: int, label: str | None) -> int:
+        if isinstance(part, Sequential):
+            for index, item in enumerate(part.blocks):
+                position = build(item, position, label if index == len(part.blocks) - 1 else None)
+            return position
+        if isinstance(part, Named):
+            return build(part.block, position, part.label)
+        if isinstance(part, Residual):
+            return emit(part.sum, (position, build(part.branch, position, None)), label)
+        if isinstance(part, Stack):
+            raise RefusedError(
+                "Stack", "a stack inside a block has no closed map yet", "solve the stack, then go on from its output"
+            )
+        return emit(part, (position,), label)
+
+    output = build(block, 0, None)
+    return Trace(start, tuple(steps), output)
+
+
+class _Labels:
+    """Unique print names: one that is taken gets a number, a missing one is drawn from the alphabet."""
+
+    def __init__(self, taken: str) -> None:
+        self._taken = {taken}
+        self._spare: Iterator[str] = (f"H{index}" for index in range(1, 10**6))
+
+    def next(self, wanted: str | None) -> str:
+        label = next(self._spare) if wanted is None else wanted
+        if label in self._taken:
+            label = next(f"{label}{index}" for index in range(2, 10**6) if f"{label}{index}" not in self._taken)
+        self._taken.add(label)
+        return label

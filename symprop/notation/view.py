@@ -1,0 +1,82 @@
+"""A view: coordinates of a signal, their inverse, and how symbols print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from symprop.core.expression import collect_linear, factored
+from symprop.core.signal import Signal
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One quantity of a view.
+
+    ``of`` computes it from a signal. ``text`` and ``latex`` are templates in which ``{X}`` stands for the signal's
+    name. ``nonnegative`` and ``real`` follow from what it is.
+    """
+
+    key: str
+    text: str
+    latex: str
+    of: Callable[[Signal], sp.Expr]
+    nonnegative: bool = True
+
+    def symbol(self, label: str) -> sp.Symbol:
+        """The coordinate of a signal as a symbol, such as ``N_X``."""
+        assumption = {"nonnegative": True} if self.nonnegative else {"real": True}
+        return sp.Symbol(f"{self.key}_{label}", **assumption)
+
+
+@dataclass(frozen=True)
+class View:
+    """Coordinates on the moment state, with the names of one paper.
+
+    ``moments`` is the inverse: from the values of the coordinates, in order, and a signal that supplies tokens and
+    width, to ``(mean, q, gap)``. ``latex_names`` overrides how registered symbols print.
+    """
+
+    name: str
+    title: str
+    coordinates: tuple[Coordinate, ...]
+    moments: Callable[..., tuple[sp.Expr, sp.Expr, sp.Expr]]
+    latex_names: Mapping[sp.Symbol, str] = field(default_factory=dict)
+
+    def values(self, signal: Signal) -> tuple[sp.Expr, ...]:
+        """The coordinates of a signal."""
+        return tuple(coordinate.of(signal) for coordinate in self.coordinates)
+
+    def symbols(self, signal: Signal, label: str | None = None) -> tuple[sp.Symbol, ...]:
+        """The coordinates of a signal as symbols named after it."""
+        return tuple(coordinate.symbol(label or signal.label) for coordinate in self.coordinates)
+
+    def signal(self, like: Signal, values: tuple[sp.Expr, ...]) -> Signal:
+        """The signal that has the given coordinates, with the tokens, width and flags of ``like``."""
+        mean, q, gap = self.moments(*values, like)
+        return like.replace(mean=mean, q=q, gap=sp.S.Zero if like.tokens == 1 else gap)
+
+    def opaque(self, signal: Signal) -> Signal:
+        """The same signal with this view's symbols for its coordinates."""
+        return self.signal(signal, self.symbols(signal))
+
+    def rewriting(self, signal: Signal) -> dict[sp.Basic, sp.Basic]:
+        """The moments of an opaque signal in terms of this view's symbols for it."""
+        seen = self.opaque(signal)
+        pairs = ((signal.q, seen.q), (signal.gap, seen.gap), (signal.mean, seen.mean))
+        return {atom: value for atom, value in pairs if atom.is_Symbol}
+
+    def express(self, expression: sp.Expr, signals: tuple[Signal, ...]) -> sp.Expr:
+        """An expression in the moments of opaque signals, rewritten and tidied in this view's symbols."""
+        substitution: dict[sp.Basic, sp.Basic] = {}
+        for signal in signals:
+            substitution.update(self.rewriting(signal))
+        return self.tidy(expression.xreplace(substitution), signals)
+
+    def tidy(self, rewritten: sp.Expr, signals: tuple[Signal, ...]) -> sp.Expr:
+        """Collect an expression by this view's symbols for the signals where it is linear in them."""
+        names = [symbol for signal in signals for symbol in self.symbols(signal)]
+        linear = all(not sp.diff(rewritten, name).has(*names) for name in names)
+        return collect_linear(rewritten, names) if linear else factored(rewritten)

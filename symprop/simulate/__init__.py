@@ -1,0 +1,1 @@
+"""Monte Carlo of the real operations, with standard errors."""

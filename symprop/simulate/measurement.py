@@ -1,0 +1,59 @@
+"""One comparison of theory with simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A predicted expectation beside the mean of independent draws.
+
+    ``setting`` names the configuration (sizes, scales), ``stderr`` is the standard error of ``measured``. With
+    ``expected_to_hold`` False the row documents where an assumption fails, and its z-score judges nothing.
+    """
+
+    quantity: str
+    setting: str
+    predicted: float
+    measured: float
+    stderr: float
+    draws: int
+    expected_to_hold: bool = True
+
+    @property
+    def z(self) -> float:
+        """(measured - predicted)/stderr; zero where both agree exactly and nothing fluctuates."""
+        difference = self.measured - self.predicted
+        if self.stderr == 0:
+            rounding = 1e-12 * max(abs(self.predicted), abs(self.measured))
+            return 0.0 if abs(difference) <= rounding else math.copysign(math.inf, difference)
+        return difference / self.stderr
+
+
+def measurement(
+    quantity: str,
+    setting: str,
+    predicted: float,
+    samples: npt.NDArray[np.float64],
+    *,
+    expected_to_hold: bool = True,
+) -> Measurement:
+    """Summarise independent draws of a quantity whose expectation is ``predicted``; ``samples`` has shape (draws,)."""
+    draws = len(samples)
+    mean = float(samples.mean())
+    spread = float(samples.std(ddof=1))
+    rounding = 1e-14 * abs(mean)
+    stderr = 0.0 if spread <= rounding * draws else spread / math.sqrt(draws)
+    return Measurement(quantity, setting, float(predicted), mean, stderr, draws, expected_to_hold)
+
+
+def rms_z(measurements: Iterable[Measurement]) -> float:
+    """Root mean square of the z-scores of the rows that are expected to hold and fluctuate."""
+    scores = [row.z for row in measurements if row.expected_to_hold and row.stderr > 0]
+    return math.sqrt(sum(score**2 for score in scores) / len(scores)) if scores else 0.0
