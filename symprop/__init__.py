@@ -7,9 +7,14 @@
 gap_X
 """
 
-from symprop.components import Linear, SoftmaxAttention, Sum, UniformAttention
-from symprop.depth import DepthSolution, solve
-from symprop.network import named, residual, sequential, stack, token_input, trace_of
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from symprop.components import Linear, SoftmaxAttention, Sum, UniformAttention
+    from symprop.depth import DepthSolution, solve
+    from symprop.network import named, residual, sequential, stack, token_input, trace_of
+    from symprop.notation import view
 
 __version__ = "0.1.0"
 
@@ -26,4 +31,24 @@ __all__ = [
     "stack",
     "token_input",
     "trace_of",
+    "view",
 ]
+
+_HOMES = {
+    "symprop.components": ("Linear", "SoftmaxAttention", "Sum", "UniformAttention"),
+    "symprop.depth": ("DepthSolution", "solve"),
+    "symprop.network": ("named", "residual", "sequential", "stack", "token_input", "trace_of"),
+    "symprop.notation": ("view",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command line starts without SymPy."""
+    for home, members in _HOMES.items():
+        if name in members:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'symprop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

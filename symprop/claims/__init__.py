@@ -3,6 +3,16 @@
 from symprop.claims.chain import LatexName, names_of, step_equations, trace_chain
 from symprop.claims.claim import Claim, Result, Status, Verdict, check
 from symprop.claims.paper import Curve, Figure, Paper, PaperDerivation, Points, Progress, Slip
+from symprop.claims.results import (
+    component_result,
+    depth_result,
+    gram_result,
+    layer_result,
+    limit_result,
+    pair_result,
+    signal_result,
+    wick_result,
+)
 
 __all__ = [
     "Claim",
@@ -19,6 +29,14 @@ __all__ = [
     "Verdict",
     "check",
     "names_of",
+    "wick_result",
+    "pair_result",
+    "signal_result",
+    "limit_result",
+    "layer_result",
+    "gram_result",
+    "depth_result",
+    "component_result",
     "step_equations",
     "trace_chain",
 ]

@@ -58,9 +58,10 @@ def names_of(solution: DepthSolution, view: View) -> dict[sp.Symbol, LatexName]:
         add(step.atoms, label, f"{label}^l", rf"{label}^{{\ell}}")
     add(trace.result, trace.result.label, "X^(l+1)", r"X^{\ell+1}")
     for coordinate in view.coordinates:
-        text = coordinate.text.removeprefix("E ").removeprefix("E").format(X="X")
-        latex = coordinate.latex.removeprefix(r"\mathbb{{E}}").removeprefix(r"\,").format(X="X")
-        names[coordinate.symbol("X0")] = LatexName(text, latex)
+        names[coordinate.initial] = LatexName(
+            coordinate.text.removeprefix("E").strip().format(X="X"),
+            coordinate.latex.removeprefix(r"\mathbb{{E}}").removeprefix(r"\,").format(X="X")
+        )
     return names
 
 

@@ -6,6 +6,7 @@ sub-expressions become correctly rounded doubles; integer powers become squares 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -16,42 +17,54 @@ from sympy.logic.boolalg import Boolean
 
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
-from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne
+from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 
 
-class Exp(sp.Function):
+class _Lowered(sp.Function):  # type: ignore[misc]
+    """A function that the printer tables know; SymPy does not rewrite it."""
+
+
+class Exp(_Lowered):
     """e^x."""
 
 
-class Expm1(sp.Function):
+class Expm1(_Lowered):
     """e^x - 1."""
 
 
-class Log(sp.Function):
+class Log(_Lowered):
     """log(x)."""
 
 
-class PowerLog(sp.Function):
+class PowerLog(_Lowered):
     """log(max(x, tiny)) of a nonnegative base of a power: finite, so that 0^L and its gradient are not nan."""
 
 
-class Log1p(sp.Function):
+class Log1p(_Lowered):
     """log(1 + x)."""
 
 
-class Square(sp.Function):
+class GrowthLog(_Lowered):
+    """log(1 + x) of x >= 0."""
+
+
+class BoundedExponent(_Lowered):
+    """min(x, log of the largest finite number)."""
+
+
+class Square(_Lowered):
     """x^2."""
 
 
-class Sqrt(sp.Function):
+class Sqrt(_Lowered):
     """x^(1/2)."""
 
 
-class Power(sp.Function):
+class Power(_Lowered):
     """x^y without any rewriting."""
 
 
-class LogGeometricSum(sp.Function):
+class LogGeometricSum(_Lowered):
     """The geometric sum of (e^a, e^b, depth), given a, b and the depth."""
 
 
@@ -108,6 +121,17 @@ def program(spec: FunctionSpec) -> Program:
     return Program(assignments, final, operations)
 
 
+def lower(expression: sp.Expr) -> sp.Expr:
+    """One expression in the classes that the printer tables know, without sharing.
+
+    >>> x, L = sp.symbols("x L", positive=True)
+    >>> lower((1 + x)**L*sp.exp(3*x))
+    Exp(L*GrowthLog(x) + 3*x)
+    """
+    lowered: sp.Expr = _Lowering([expression]).lower(expression)
+    return lowered
+
+
 def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
     """Replace every elementary function by a name, innermost first; equal ones share it."""
     if expression.is_Atom:
@@ -116,6 +140,9 @@ def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
     if isinstance(expression, sp.Function) and not isinstance(expression, (Square, sp.Piecewise)):
         return bound.setdefault(expression, sp.Dummy(f"bound{len(bound)}"))
     return expression
+
+
+_LARGEST = sp.Float(sys.float_info.max)
 
 
 class _Lowering:
@@ -140,15 +167,18 @@ class _Lowering:
         if node.is_Mul or node.is_Pow or isinstance(node, sp.exp):
             return self.product(sp.Mul.make_args(node))
         if isinstance(node, GrowthMinusOne):
-            return Expm1(self.lower(node.args[1]) * Log1p(self.lower(node.args[0])))
+            return Expm1(self.lower(node.args[1]) * self.log_of_one_plus(node.args[0]))
         if isinstance(node, ExpMinusOne):
             return Expm1(self.lower(node.args[0]))
+        if isinstance(node, Saturated):
+            inner = self.lower(node.args[0])
+            return Expm1(BoundedExponent(inner.args[0])) if isinstance(inner, Expm1) else sp.Min(inner, _LARGEST)
         if isinstance(node, GeometricSum):
             first, second = (self.sum_of_logs(_log_terms(argument)) for argument in node.args[:2])
             return LogGeometricSum(first, second, self.lower(node.args[2]))
         if isinstance(node, sp.log):
             coefficient, rest = node.args[0].as_coeff_Add()
-            return Log1p(self.lower(rest)) if coefficient == 1 else Log(self.lower(node.args[0]))
+            return self.log_of_one_plus(rest) if coefficient == 1 else Log(self.lower(node.args[0]))
         if isinstance(node, sp.Piecewise):
             return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
         return node.func(*(self.lower(argument) for argument in node.args))
@@ -188,6 +218,9 @@ class _Lowering:
             return Power(base, _number(exponent))
         return powered if exponent > 0 else 1 / powered
 
+    def log_of_one_plus(self, rest: sp.Expr) -> sp.Expr:
+        return (GrowthLog if rest.is_nonnegative else Log1p)(self.lower(rest))
+
     def sum_of_logs(self, terms: list[tuple[sp.Expr, sp.Expr, bool]]) -> sp.Expr:
         """Sum k log(b) or k log(1 + b); logarithms of 1 + b that nothing else needs become one of the product."""
         once = [b for k, b, plus_one in terms if k == 1 and plus_one and b.is_nonnegative and b not in self.alone]
@@ -198,12 +231,13 @@ class _Lowering:
             for base in once[1:]:
                 more = self.lower(base)
                 grown = grown + more * (1 + grown)
-            total.append(Log1p(grown))
+            total.append(GrowthLog(grown))
         for coefficient, base, plus_one in rest:
             if not base.free_symbols:
                 total.append(_number(coefficient * sp.log(base)))
             else:
-                total.append(_number(coefficient) * (Log1p if plus_one else PowerLog)(self.lower(base)))
+                logarithm = self.log_of_one_plus(base) if plus_one else PowerLog(self.lower(base))
+                total.append(_number(coefficient) * logarithm)
         return sp.Add(*total)
 
 

@@ -14,7 +14,7 @@ import sympy as sp
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
-from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne
+from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
 """Names that the generated modules use themselves."""
@@ -75,8 +75,8 @@ class FunctionSpec:
             if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in RESERVED:
                 raise RefusedError(f"FunctionSpec({self.name!r})", f"{name!r} cannot name an argument or a function",
                                    "declare the symbol under a Python identifier")
-        if not self.outputs or len(own) < len(self.parameters):
-            raise RefusedError(f"FunctionSpec({self.name!r})", "no output, or a parameter listed twice",
+        if not self.outputs or not own or len(own) < len(self.parameters):
+            raise RefusedError(f"FunctionSpec({self.name!r})", "no output, no parameter, or one listed twice",
                                "list every parameter once and at least one output")
         used: set[sp.Symbol] = set().union(*(expression.free_symbols for _, expression in self.outputs),
                                            *(default.free_symbols for default in self.defaults.values()))
@@ -120,7 +120,7 @@ class FunctionSpec:
         """The formula in LaTeX, with the registered names of the symbols."""
         if self.formula:
             return self.formula
-        return r" \\ ".join(f"{name} = {self.latex(expression)}" for name, expression in self.outputs)
+        return r" \\ ".join(f"{_latex_name(name)} = {self.latex(expression)}" for name, expression in self.outputs)
 
     def latex(self, expression: sp.Expr) -> str:
         """An expression in LaTeX, with depth nodes as the powers that they stand for."""
@@ -129,7 +129,11 @@ class FunctionSpec:
         return str(sp.latex(plain, symbol_names=names))
 
 
-_NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum)
+def _latex_name(name: str) -> str:
+    return name if len(name) == 1 else r"\mathrm{" + name.replace("_", r"\_") + "}"
+
+
+_NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum, Saturated)
 
 
 def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) -> dict[str, sp.Float]:
@@ -142,7 +146,7 @@ def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) ->
     >>> from symprop.core.symbols import L, alpha_1
     >>> spec = FunctionSpec("growth", parameters(alpha_1, L), (("C", (1 + alpha_1**2)**L),), "Growth of C.")
     >>> evaluate(spec, {"alpha_1": sp.Rational(1, 10), "L": 1000000}, digits=20)
-    {'C': 2.3312236326716179371e+4321}
+    {'C': 2.3647358888701483370e+4321}
     """
     known = {parameter.name: parameter for parameter in spec.signature}
     for name in values:
@@ -195,4 +199,5 @@ _MPMATH = {
     "GrowthMinusOne": lambda x, depth: (1 + x) ** depth - 1,
     "ExpMinusOne": mpmath.expm1,
     "GeometricSum": _geometric_sum,
+    "Saturated": lambda x: x,
 }

@@ -68,6 +68,11 @@ class Component(ABC):
         Returns the output and the map from dLoss/d(output) to dLoss/d(input), one array for each input.
         """
 
+    @classmethod
+    @abstractmethod
+    def examples(cls) -> tuple[Component, ...]:
+        """Instances in registered symbols, with values of every kind of parameter: what the contract tests run."""
+
     def exchangeable(self, *signals: Signal, fresh: bool, gaussian: bool, mean: sp.Expr = sp.S.Zero) -> Signal:
         """The pair rule at exchangeable tokens: its diagonal is q', its diagonal minus off-diagonal is the gap."""
         diagonal = self.pair(*(PairState(item.q, item.common, item.width) for item in signals))

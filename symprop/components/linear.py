@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.core import symbols
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 
@@ -24,7 +25,8 @@ INDEPENDENT_GRADIENT = Assumption(
 
 def gaussian_matrix(rng: np.random.Generator, draws: int, rows: int, columns: int, variance: float) -> Array:
     """Independent Gaussian matrices of shape (draws, rows, columns)."""
-    return rng.standard_normal((draws, rows, columns)) * variance**0.5
+    weights: Array = rng.standard_normal((draws, rows, columns)) * variance**0.5
+    return weights
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Linear(Component):
 
     def __post_init__(self) -> None:
         self._sympify("width", "variance", "bias_variance")
+
+    @classmethod
+    def examples(cls) -> tuple[Component, ...]:
+        return Linear(symbols.d_o, symbols.sigma_w2), Linear(symbols.d, 1 / symbols.d, symbols.sigma_x2)
 
     def forward(self, *signals: Signal) -> Signal:
         return self.exchangeable(*signals, fresh=True, gaussian=True)

@@ -10,6 +10,7 @@ import sympy as sp
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS, gaussian_matrix
 from symprop.components.uniform_attention import UniformAttention
+from symprop.core import symbols
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 
@@ -61,6 +62,11 @@ class SoftmaxAttention(Component):
     def logit_variance(self, x: Signal) -> sp.Expr:
         """Variance over keys of the logits of one row, at large width."""
         return self.temperature**2 * self.query_variance * self.key_variance * x.width**2 * x.q * x.gap
+
+    @classmethod
+    def examples(cls) -> tuple[Component, ...]:
+        small = sp.Rational(1, 10**4)
+        return (SoftmaxAttention(symbols.d_o, symbols.sigma_v2, symbols.d_k, small, symbols.sigma_k2),)
 
     def forward(self, *signals: Signal) -> Signal:
         return self.uniform.forward(*signals)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.core import symbols
 from symprop.core.errors import RefusedError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
@@ -44,6 +45,10 @@ class Sum(Component):
 
     def __post_init__(self) -> None:
         self._sympify("branch_scale", "skip_scale")
+
+    @classmethod
+    def examples(cls) -> tuple[Component, ...]:
+        return Sum(symbols.alpha_1), Sum(symbols.alpha_1, symbols.alpha_2)
 
     def forward(self, *signals: Signal) -> Signal:
         stream, branch = signals

@@ -9,6 +9,7 @@ import sympy as sp
 
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS, gaussian_matrix
+from symprop.core import symbols
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 
@@ -44,6 +45,10 @@ class UniformAttention(Component):
 
     def __post_init__(self) -> None:
         self._sympify("width", "value_variance")
+
+    @classmethod
+    def examples(cls) -> tuple[Component, ...]:
+        return (UniformAttention(symbols.d_o, symbols.sigma_v2),)
 
     def forward(self, *signals: Signal) -> Signal:
         return self.exchangeable(*signals, fresh=True, gaussian=True)

@@ -23,7 +23,7 @@ def solve_affine(updates: Mapping[sp.Symbol, sp.Expr], depth: sp.Expr) -> dict[s
 
     >>> x, y, a, b = sp.symbols("x y a b", positive=True)
     >>> solve_affine({x: a*x, y: y + b*x}, sp.Symbol("L", positive=True, integer=True))[y]
-    b*x*GeometricSum(a, 1, L) + y
+    b*x*GeometricSum(1, a, L) + y
     """
     state = tuple(updates)
     coefficients = {variable: _coefficients(variable, updates[variable], state) for variable in state}

@@ -43,9 +43,11 @@ class DepthLimit:
     """The signal at infinite depth under a depth-scaled residual weight.
 
     ``exponents`` maps a mode to lim L (factor - 1), ``relative_error`` to the coefficient c of its relative error c/L.
+    ``excess`` is the limit of ``DepthSolution.excess``.
     """
 
     signal: Signal
+    excess: sp.Expr
     exponents: Mapping[str, sp.Expr]
     relative_error: Mapping[str, sp.Expr]
     provenance: Derived
@@ -74,6 +76,12 @@ class DepthSolution:
         """The mode of that name: ``common`` or ``gap``."""
         return next(mode for mode in self.modes if mode.name == name)
 
+    @property
+    def excess(self) -> sp.Expr:
+        """How much more the common mode grows than the gap over all blocks, minus one: q_L ~ q + excess * common."""
+        common, gap = self.mode("common").factor, self.mode("gap").factor
+        return GrowthMinusOne(factored(common / gap - 1), self.stack.depth)
+
     def scaling_limit(self, substitution: Mapping[sp.Expr, sp.Expr]) -> DepthLimit:
         """The limit L -> infinity when residual weights shrink with depth.
 
@@ -85,11 +93,13 @@ class DepthSolution:
         start = self.input
         common = exponents.get("common", sp.S.Zero)
         gap = exponents.get("gap", common)
-        q = _recombined(start, sp.exp(gap), ExpMinusOne(factored(common - gap)))
+        excess = ExpMinusOne(factored(common - gap))
+        q = _recombined(start, sp.exp(gap), excess)
         signal = self.signal.replace(q=q, gap=sp.exp(gap) * start.gap)
         neglected = neglected_order(self.provenance.neglected, "O(1/L)")
         return DepthLimit(
             signal,
+            excess,
             exponents,
             {name: pair[1] for name, pair in found.items()},
             self.provenance.with_expression(q, neglected, "L -> infinity with the residual weights scaled by depth"),
@@ -101,19 +111,17 @@ class DepthSolution:
         if start.gap == 0:
             return sp.S.One
         common, gap = self.mode("common"), self.mode("gap")
+        excess = factored(common.factor / gap.factor - 1)
         return sp.Piecewise(
             (-1 / (start.tokens - 1), sp.Eq(start.common, 0)),
-            (start.rho, sp.Eq(common.factor, gap.factor)),
-            (sp.S.One, common.factor > gap.factor),
+            (start.rho, sp.Eq(excess, 0)),
+            (sp.S.One, excess > 0),
             (-1 / (start.tokens - 1), True),
         )
 
     def gram(self, entry: sp.Expr, average: sp.Expr) -> sp.Expr:
         """An entry of E K^L for tokens of any geometry, given that entry and the average of all entries of K."""
-        common, gap = self.mode("common").factor, self.mode("gap").factor
-        growth = gap**self.stack.depth
-        relative = GrowthMinusOne(factored(common / gap - 1), self.stack.depth)
-        return growth * (entry + relative * average)
+        return self.mode("gap").factor ** self.stack.depth * (entry + self.excess * average)
 
 
 def solve(stack: Stack | Block, signal: Signal | None = None) -> DepthSolution:

@@ -144,3 +144,32 @@ class GeometricSum(_DepthNode):
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_nonnegative for argument in self.args) else None
+
+
+class Saturated(_DepthNode):
+    """A growth factor that stops at the largest double: symbolically its argument, in code ``minimum(x, 1.8e308)``.
+
+    A ratio of two quantities that grow alike stays a number where each alone overflows.
+
+    >>> x = sp.Symbol("x", positive=True)
+    >>> Saturated(x).rewrite(sp.Pow), Saturated(0)
+    (x, 0)
+    """
+
+    nargs = (1,)
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return x if x.is_Number else None
+
+    def elementary(self) -> sp.Expr:
+        return self.args[0].rewrite(sp.Pow)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.One
+
+    def _eval_is_real(self) -> bool | None:
+        return True if self.args[0].is_real else None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
+from symprop.core import symbols
 from symprop.core.expression import collect_linear, factored
 from symprop.core.signal import Signal
 
@@ -25,10 +26,18 @@ class Coordinate:
     of: Callable[[Signal], sp.Expr]
     nonnegative: bool = True
 
+    @property
+    def initial(self) -> sp.Symbol:
+        """The coordinate of the given input of a network, such as ``N``."""
+        return symbols.symbol(self.key) if symbols.is_registered(self.key) else self._named(self.key)
+
     def symbol(self, label: str) -> sp.Symbol:
         """The coordinate of a signal as a symbol, such as ``N_X``."""
+        return self._named(f"{self.key}_{label}")
+
+    def _named(self, name: str) -> sp.Symbol:
         assumption = {"nonnegative": True} if self.nonnegative else {"real": True}
-        return sp.Symbol(f"{self.key}_{label}", **assumption)
+        return sp.Symbol(name, **assumption)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,10 @@ class View:
         seen = self.opaque(signal)
         pairs = ((signal.q, seen.q), (signal.gap, seen.gap), (signal.mean, seen.mean))
         return {atom: value for atom, value in pairs if atom.is_Symbol}
+
+    def initial(self, signal: Signal) -> dict[sp.Basic, sp.Basic]:
+        """From this view's symbols for a signal to those of the given input of a network."""
+        return {item.symbol(signal.label): item.initial for item in self.coordinates}
 
     def express(self, expression: sp.Expr, signals: tuple[Signal, ...]) -> sp.Expr:
         """An expression in the moments of opaque signals, rewritten and tidied in this view's symbols."""

@@ -1,0 +1,1 @@
+"""Reports: proofs and derivations as terminal listings, tables, LaTeX appendices and figures."""

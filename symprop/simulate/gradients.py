@@ -14,7 +14,7 @@ import importlib.util
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -250,7 +250,11 @@ def prediction(derivation: Derivation, setting: AttentionSetting) -> float:
     values: dict[sp.Symbol, float] = dict(setting.values)
     if setting.rho is None:
         values |= _invariant_values(setting)
-    return float(derivation.expression.subs(values))
+    return _number(derivation.expression, values)
+
+
+def _number(expression: sp.Expr, values: Mapping[sp.Symbol, float]) -> float:
+    return float(expression.xreplace({symbol: sp.Float(value, 17) for symbol, value in values.items()}))
 
 
 @dataclass(frozen=True)
@@ -264,7 +268,9 @@ class _Row:
     sample: Callable[[np.random.Generator, int], Array]
     holds: bool = True
     stream: str = ""
-    """Rows with the same stream have the same draws; by default every row has its own."""
+    """Names the draws: rows with the same stream start from the same seed. By default every row has its own."""
+    shared: bool = False
+    """Whether the samples are those of the other row with the same stream."""
 
     def samples(self, seed: int, factor: int) -> Array:
         key = zlib.crc32((self.stream or f"{self.quantity}; {self.setting}").encode())
@@ -303,13 +309,13 @@ _BLOCKS = (
                      sigma_down2=0.4),
 )
 _SMALL_LOGITS = (
-    AttentionSetting(5, 6, 4, 3, 0.02, 0.2, 0.3, 0.25, 0.5),
-    AttentionSetting(4, 7, 5, 6, 0.02, 0.15, 0.2, 0.3, 0.4),
-    AttentionSetting(6, 4, 3, 5, 0.02, 0.25, 0.2, 0.3, 0.5, rho=0.3),
+    AttentionSetting(5, 6, 4, 3, 0.005, 0.2, 0.3, 0.25, 0.5),
+    AttentionSetting(4, 7, 5, 6, 0.005, 0.15, 0.2, 0.3, 0.4),
+    AttentionSetting(6, 4, 3, 5, 0.005, 0.25, 0.2, 0.3, 0.5, rho=0.3),
 )
 _COLLAPSED = AttentionSetting(4, 6, 3, 5, 1.0, 1 / 6, 0.3, 0.5, 1.0, rho=1.0)
 _DEPTH = (
-    (AttentionSetting(4, 12, 4, 12, sigma_v2=1 / 12, sigma_x2=1 / 12, d_F=12, alpha_1=1.0, alpha_2=1.0,
+    (AttentionSetting(4, 12, 4, 12, sigma_v2=1 / 12, sigma_x2=1 / 12, d_F=12, alpha_1=0.7, alpha_2=0.6,
                       sigma_up2=1 / 12, sigma_down2=1 / 12), 2),
     (AttentionSetting(5, 10, 4, 10, sigma_v2=0.08, sigma_x2=0.1, d_F=20, alpha_1=0.5, alpha_2=0.4,
                       sigma_up2=0.1, sigma_down2=0.06), 4),
@@ -320,13 +326,13 @@ _DEPTH = (
 
 def _norm_row(
     quantity: str, parameter: str, setting: AttentionSetting, derive: Callable[[], Derivation], draws: int, engine: str,
-    *, power: int = 1, uniform: bool = True, holds: bool = True, stream: str = "",
+    *, power: int = 1, uniform: bool = True, holds: bool = True, stream: str = "", shared: bool = False,
 ) -> _Row:
     def sample(rng: np.random.Generator, count: int) -> Array:
         norms = squared_jacobian_norms(parameter, setting.draw(rng, count), setting, uniform=uniform, engine=engine)
         return np.asarray(norms**power)
 
-    return _Row(quantity, setting.text, draws, lambda: prediction(derive(), setting), sample, holds, stream)
+    return _Row(quantity, setting.text, draws, lambda: prediction(derive(), setting), sample, holds, stream, shared)
 
 
 def _first_moments(engine: str) -> Iterator[_Row]:
@@ -335,11 +341,11 @@ def _first_moments(engine: str) -> Iterator[_Row]:
             derive = _deferred(gradient_norm, parameter)
             stream = f"{parameter}; {setting.text}"
             name = f"E ||dS/d{parameter}||^2"
-            yield _norm_row(name, parameter, setting, derive, 20 if parameter == "W_V" else 2000, engine, stream=stream)
+            yield _norm_row(name, parameter, setting, derive, 20 if parameter == "W_V" else 1200, engine, stream=stream)
     for setting in (_FIXED[0], replace(_FIXED[0], sigma_x2=0.01)):
         for parameter in ("W_Q", "X"):
             yield _norm_row(f"E ||dS/d{parameter}||^2, true softmax", parameter, setting,
-                            _deferred(gradient_norm, parameter), 2000, engine, uniform=False, holds=False,
+                            _deferred(gradient_norm, parameter), 1200, engine, uniform=False, holds=False,
                             stream=f"{parameter}; {setting.text}")
 
 
@@ -357,34 +363,35 @@ def _collapsed(engine: str) -> Iterator[_Row]:
             derived = collapsed_gradient_norm(parameter).expression
             return float(evaluate(derived, {x: X, vector: X[:1].T, **_COLLAPSED.values}))
 
-        yield _Row(f"||dS/d{parameter}||^2 at rank collapse, true softmax", _COLLAPSED.text, 500, predict, sample)
+        yield _Row(f"||dS/d{parameter}||^2 at rank collapse, true softmax", _COLLAPSED.text, 300, predict, sample)
 
 
 def _token_averages(engine: str) -> Iterator[_Row]:
     for setting in _GAUSSIAN:
         for parameter in ("W_V", "W_Q", "W_K", "X"):
             yield _norm_row(f"E ||dS/d{parameter}||^2 over tokens", parameter, setting,
-                            _deferred(mean_gradient_norm, parameter), 3000, engine)
+                            _deferred(mean_gradient_norm, parameter), 2000, engine)
     for setting in _EQUAL_WIDTHS:
         stream = f"Eq. 18; {setting.text}"
         yield _norm_row("E ||dS/dW_Q||^2 over tokens, exact", "W_Q", setting, _deferred(mean_gradient_norm, "W_Q"),
-                        8000, engine, stream=stream)
+                        5000, engine, stream=stream, shared=True)
         yield _norm_row("E ||dS/dW_Q||^2 over tokens, Eq. 18 as printed", "W_Q", setting,
-                        _deferred(factorised_gradient_norm, "W_Q"), 8000, engine, holds=False, stream=stream)
+                        _deferred(factorised_gradient_norm, "W_Q"), 5000, engine, holds=False, stream=stream,
+                        shared=True)
 
 
 def _second_moments(engine: str) -> Iterator[_Row]:
     for setting in _SECOND:
         for parameter in ("W_Q", "W_K"):
             yield _norm_row(f"E ||dS/d{parameter}||^4", parameter, setting,
-                            _deferred(gradient_norm_second_moment, parameter), 5000, engine, power=2)
+                            _deferred(gradient_norm_second_moment, parameter), 3000, engine, power=2)
 
 
 def _block_norms(engine: str) -> Iterator[_Row]:
     for setting in _BLOCKS:
         for parameter in setting.shapes:
             yield _norm_row(f"E ||dX'/d{parameter}||^2", parameter, setting, _deferred(block_gradient_norm, parameter),
-                            1500, engine)
+                            1000, engine)
 
 
 def _deferred(derive: Callable[[str], Derivation], parameter: str) -> Callable[[], Derivation]:
@@ -445,7 +452,7 @@ def _small_logits() -> Iterator[_Row]:
             ) -> float:
                 return prediction(averaged(derive(), setting), setting)
 
-            yield _Row(name, setting.text, 4000, predict, sample)
+            yield _Row(name, setting.text, 3000, predict, sample)
 
 
 def residual_norms(setting: AttentionSetting, depth: int, rng: np.random.Generator, draws: int) -> tuple[Array, Array]:
@@ -457,14 +464,15 @@ def residual_norms(setting: AttentionSetting, depth: int, rng: np.random.Generat
     return np.square(X.sum(axis=1)).sum(axis=1), np.square(X).sum(axis=(1, 2))
 
 
+@lru_cache(maxsize=16)
 def depth_moments(setting: AttentionSetting, depth: int) -> dict[str, float]:
     """E C, E N, E C^2, E N^2 after ``depth`` blocks and E C^2/(E C)^2, from the maps of :func:`moment_map`."""
     values = setting.values
     start = _invariant_values(setting)
     vectors = []
     for order, state in ((1, FIRST), (2, SECOND)):
-        matrix = np.array(moment_map(order).matrix.subs(values), dtype=float)
-        initial = np.array([float(entry.subs(start)) for entry in state])
+        matrix = np.array([[_number(entry, values) for entry in row] for row in moment_map(order).matrix.tolist()])
+        initial = np.array([_number(entry, start) for entry in state])
         vectors.append(np.linalg.matrix_power(matrix, depth) @ initial)
     (T, C), (T2, _, TC, _, C2) = vectors
     n = setting.n
@@ -485,7 +493,7 @@ def _depth_rows() -> Iterator[_Row]:
             def predict(key: str = key, setting: AttentionSetting = setting, depth: int = depth) -> float:
                 return depth_moments(setting, depth)[key]
 
-            yield _Row(name, f"{setting.text}, L={depth}", 2500, predict, sample)
+            yield _Row(name, f"{setting.text}, L={depth}", 1500, predict, sample)
 
 
 def gradient_study(
@@ -493,18 +501,23 @@ def gradient_study(
 ) -> tuple[Measurement, ...]:
     """Theory beside simulation for every gradient norm, its second moments, token averages, and the norms in depth.
 
-    ``full`` takes 40 times as many draws. ``progress`` is called with the quantity, the rows done and their number.
+    ``full`` takes 20 times as many draws. ``progress`` is called with the quantity, the rows done and their number.
     Rows with ``expected_to_hold`` False show the printed Eq. 18 and, for the true softmax, where the uniform theory
     fails.
     """
     engine = available_engine(engine)
     rows = [*_first_moments(engine), *_collapsed(engine), *_token_averages(engine), *_second_moments(engine),
             *_block_norms(engine), *_small_logits(), *_depth_rows()]
-    factor = 40 if full else 1
+    factor = 20 if full else 1
     results = []
     # numpy and torch release the interpreter: the draws run beside the derivation of the predictions.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        pending = [pool.submit(row.samples, seed, factor) for row in rows]
+        once: dict[str, Future[Array]] = {}
+        pending = []
+        for row in rows:
+            if not (row.shared and row.stream in once):
+                once[row.stream] = pool.submit(row.samples, seed, factor)
+            pending.append(once[row.stream])
         try:
             for done, (row, samples) in enumerate(zip(rows, pending, strict=True)):
                 if progress is not None:

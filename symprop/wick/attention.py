@@ -175,9 +175,9 @@ def gradient_norm(parameter: str, layer: AttentionLayer | None = None) -> Deriva
     :class:`UnknownNameError` for another name.
 
     >>> gradient_norm("W_V").expression
-    C_X*d_o/n
+    C*d_o/n
     >>> gradient_norm("W_Q").expression
-    G_2*N_X*d_o*sigma_k2*sigma_v2*tau**2/n**2
+    G_2*N*d_o*sigma_k2*sigma_v2*tau**2/n**2
     """
     layer = layer or AttentionLayer()
     return _norm_moment(layer, parameter, 1)

@@ -30,15 +30,15 @@ from symprop.core.expression import factored
 from symprop.wick.matrices import centring, ones, trace
 from symprop.wick.words import Alphabet, Monomial, Polynomial
 
-N_X = symbols.declare("N_X", r"N", "squared Frobenius norm of the tokens, ||X||^2", lower=0)
+N_X = symbols.N
 T_X = symbols.declare("T_X", r"T", "squared norm of the centred tokens, ||Pi X||^2", lower=0)
-C_X = symbols.declare("C_X", r"C", "squared norm of the sum of the tokens, ||X^T 1||^2", lower=0)
+C_X = symbols.C
 G_2 = symbols.declare("G_2", r"\|G\|_F^2", "squared norm of G = X^T Pi X", lower=0)
 G_3 = symbols.declare("G_3", r"\operatorname{tr} G^3", "tr G^3 for G = X^T Pi X", lower=0)
 G_4 = symbols.declare("G_4", r"\operatorname{tr} G^4", "tr G^4 for G = X^T Pi X", lower=0)
 K_2 = symbols.declare("K_2", r"\operatorname{tr} K^2", "squared norm of the token Gram matrix K = X X^T", lower=0)
 W_X = symbols.declare("W_X", r"W", "sum over tokens j of ((Pi K Pi)_jj - T/n) <mean token, x_j>")
-q_X = symbols.declare("q_X", r"\|\Pi K 1\|^2", "1^T K Pi K 1 for K = X X^T", lower=0)
+Q_X = symbols.declare("Q_X", r"\|\Pi K 1\|^2", "1^T K Pi K 1 for K = X X^T", lower=0)
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class TokenInvariants:
     >>> X = sp.MatrixSymbol("X", n, d)
     >>> names = TokenInvariants(X)
     >>> names.named(trace(X.T*centring(n)*X)**2 + trace(X*X.T))
-    N_X + T_X**2
+    N + T_X**2
     >>> names.reduced(trace((X*X.T)**2))
-    C_X**2/n**2 + G_2 + 2*q_X/n
+    C**2/n**2 + G_2 + 2*Q_X/n
     """
 
     tokens: sp.MatrixSymbol
@@ -84,7 +84,7 @@ class TokenInvariants:
 
         >>> n, d = sp.symbols("n d", integer=True, positive=True)
         >>> TokenInvariants(sp.MatrixSymbol("X", n, d)).relation(N_X)
-        C_X/n + T_X
+        C/n + T_X
         """
         return self.reduced(invariant)
 
@@ -141,6 +141,6 @@ def _definitions(X: sp.MatrixSymbol) -> tuple[tuple[sp.Symbol, sp.Expr], ...]:
         (G_3, word(*G, *G, *G)),
         (G_4, word(*G, *G, *G, *G)),
         (K_2, word(*K, *K)),
-        (q_X, word(row, *K, Pi, *K, one)),
+        (Q_X, word(row, *K, Pi, *K, one)),
         (W_X, word(spread, Pi, *K, Pi) / n),
     )

@@ -22,7 +22,7 @@ from symprop.core.proof import ProofStep
 from symprop.core.provenance import Assumption, Source, merge_unique
 from symprop.wick.attention import UNIFORM, AttentionBlock
 from symprop.wick.distributions import scalar
-from symprop.wick.invariants import C_X, G_2, T_X, q_X
+from symprop.wick.invariants import C_X, G_2, T_X, Q_X
 from symprop.wick.isserlis import expectation
 from symprop.wick.matrices import averaging
 from symprop.wick.steps import Derivation
@@ -30,7 +30,7 @@ from symprop.wick.steps import Derivation
 FIRST = (T_X, C_X)
 """The invariants whose expectations close under a block."""
 
-SECOND = (T_X**2, G_2, T_X * C_X, q_X, C_X**2)
+SECOND = (T_X**2, G_2, T_X * C_X, Q_X, C_X**2)
 """The products of invariants whose expectations close under a block."""
 
 _STREAM = sp.Dummy("s", positive=True)

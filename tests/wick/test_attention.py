@@ -36,7 +36,7 @@ from symprop.wick import (
     trace,
     value_gradient,
 )
-from symprop.wick.invariants import C_X, G_2, G_3, G_4, K_2, N_X, T_X, W_X, q_X
+from symprop.wick.invariants import C_X, G_2, G_3, G_4, K_2, N_X, T_X, W_X, Q_X
 
 LAYER = AttentionLayer()
 X = LAYER.X
@@ -200,12 +200,12 @@ def test_equation_8_has_a_witness() -> None:
 def test_invariants() -> None:
     names = TokenInvariants(X)
     equal(names.relation(N_X), T_X + C_X / n)
-    equal(names.relation(K_2), G_2 + 2 * q_X / n + C_X**2 / n**2)
+    equal(names.relation(K_2), G_2 + 2 * Q_X / n + C_X**2 / n**2)
     P, Pi, K = averaging(n), centring(n), X * X.T
     assert names.named(trace(X * X.T)) == N_X
     assert names.named(trace((X.T * Pi * X) ** 3)) == G_3
     equal(names.named(trace(P * K * P * K)), C_X**2 / n**2)
-    equal(names.named(trace(K * Pi * K * P)), q_X / n)
+    equal(names.named(trace(K * Pi * K * P)), Q_X / n)
     equal(names.reduced(N_X**2 - T_X**2), 2 * T_X * C_X / n + C_X**2 / n**2)
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(4, 3))

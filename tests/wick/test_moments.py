@@ -9,7 +9,7 @@ import sympy as sp
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.symbols import L, a_1, a_2, alpha_1, alpha_2, d, d_F, n, sigma_down2, sigma_up2, sigma_v2
 from symprop.wick import AttentionBlock, AttentionLayer, moment_map, norm_moments, tail_ratio, tail_ratio_limit
-from symprop.wick.invariants import C_X, G_2, T_X, q_X
+from symprop.wick.invariants import C_X, G_2, T_X, Q_X
 
 v = alpha_1**2 * d * sigma_v2
 g = d_F * sigma_up2 * d * sigma_down2
@@ -56,7 +56,7 @@ def test_power_in_closed_form_agrees_with_repeated_multiplication() -> None:
     sixteenth = sp.Rational(1, 16)
     block = AttentionBlock(AttentionLayer(n=4, d=16, d_o=16, sigma_v2=sixteenth), d_F=8, alpha_1=1,
                            alpha_2=sp.Rational(1, 2), sigma_up2=sixteenth, sigma_down2=sp.Rational(1, 8))
-    start = {T_X: 40, C_X: 95, G_2: 550, q_X: 800}
+    start = {T_X: 40, C_X: 95, G_2: 550, Q_X: 800}
     closed, repeated = norm_moments(L, block), norm_moments(7, block)
     values = {alpha_1: 1, alpha_2: sp.Rational(1, 2), n: 4, d: 16, d_F: 8, sigma_v2: sixteenth, sigma_up2: sixteenth,
               sigma_down2: sp.Rational(1, 8)}
@@ -96,7 +96,7 @@ def test_second_moments_by_simulation() -> None:
     total = (stream.sum(axis=1) ** 2).sum(axis=1)
     centred = x - x.mean(axis=0)
     gram, pull = centred.T @ centred, centred @ x.sum(axis=0)
-    start = {T_X: np.trace(gram), C_X: (x.sum(axis=0) ** 2).sum(), G_2: (gram**2).sum(), q_X: pull @ pull}
+    start = {T_X: np.trace(gram), C_X: (x.sum(axis=0) ** 2).sum(), G_2: (gram**2).sum(), Q_X: pull @ pull}
     predicted = {k: float(value.subs(start)) for k, value in norm_moments(depth, block).items()}
     rest = norm - total / tokens
     samples = {"C": total, "N": norm, "C^2": total**2, "N^2": norm**2, "T^2": rest**2, "T C": rest * total}

@@ -1,0 +1,181 @@
+"""Ratios of running times: ``python -m symprop.bench``.
+
+Generated numpy functions at a million points against the best hand-written numpy for the same formula and against
+``sympy.lambdify(..., cse=True)`` (below 1 means that the generated function is faster), and start-up times against
+``import sympy``. Lines whose subject is not available are left out by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from symprop.codegen.render import load
+from symprop.codegen.spec import FunctionSpec, parameters
+from symprop.core import symbols as s
+from symprop.functions.depth_nodes import GrowthMinusOne
+
+POINTS = 10**6
+DERIVATIONS = ("symprop.derivations.noci2022",)
+_BLOCK = 8192
+_COMMON = s.q * (1 + (s.n - 1) * s.rho) / s.n
+_GAIN = s.sigma_v2 * s.d
+
+SPECS = (
+    FunctionSpec(
+        "second_moment", parameters(s.q, s.rho, s.n, s.gamma, s.L, s.alpha_1, s.alpha_2),
+        (("q_L", (1 + s.alpha_2**2 * s.gamma) ** s.L * (s.q + GrowthMinusOne(s.alpha_1**2, s.L) * _COMMON)),),
+        "Second moment of a coordinate after L blocks.",
+    ),
+    FunctionSpec(
+        "common_moment", parameters(s.q, s.rho, s.n, s.gamma, s.L, s.alpha_1, s.alpha_2),
+        (("common_L", (1 + s.alpha_2**2 * s.gamma) ** s.L * (1 + s.alpha_1**2) ** s.L * _COMMON),),
+        "Second moment of the token mean after L blocks.",
+    ),
+    FunctionSpec(
+        "correlation", parameters(s.rho, s.n, s.d, s.L, s.alpha_1, s.sigma_v2),
+        (("rho_L", 1 - (1 - s.rho) / (1 + GrowthMinusOne(s.alpha_1**2 * _GAIN, s.L) * _COMMON / s.q)),),
+        "Token correlation after L blocks.",
+    ),
+)
+
+
+def _second_moment(q: Any, rho: Any, n: Any, gamma: Any, L: Any, alpha_1: Any, alpha_2: Any) -> Any:
+    grown = np.expm1(L * np.log1p(alpha_1**2)) * (1 + (n - 1) * rho) / n
+    return np.exp(L * np.log1p(alpha_2**2 * gamma)) * q * (1 + grown)
+
+
+def _common_moment(q: Any, rho: Any, n: Any, gamma: Any, L: Any, alpha_1: Any, alpha_2: Any) -> Any:
+    attention, feed_forward = alpha_1**2, alpha_2**2 * gamma
+    growth = np.exp(L * np.log1p(attention + feed_forward * (1 + attention)))
+    return growth * q * (1 + (n - 1) * rho) / n
+
+
+def _correlation(rho: Any, n: Any, d: Any, L: Any, alpha_1: Any, sigma_v2: Any) -> Any:
+    return 1 - (1 - rho) / (1 + np.expm1(L * np.log1p(alpha_1**2 * sigma_v2 * d)) * (1 + (n - 1) * rho) / n)
+
+
+BY_HAND: Mapping[str, Callable[..., Any]] = {
+    "second_moment": _second_moment,
+    "common_moment": _common_moment,
+    "correlation": _correlation,
+}
+
+
+def _blocked(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """A hand-written formula over one-dimensional arrays, in blocks that fit the cache."""
+
+    def evaluate(*columns: Any) -> Any:
+        result = np.empty(columns[0].shape)
+        for start in range(0, len(result), _BLOCK):
+            at = slice(start, start + _BLOCK)
+            result[at] = formula(*(column[at] for column in columns))
+        return result
+
+    return evaluate
+
+
+def _best_of(
+    runs: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
+) -> list[float]:
+    """The shortest time of each run in seconds, by processor time unless told; the runs take turns."""
+    best = [float("inf")] * len(runs)
+    for _ in range(repeats):
+        for k, run in enumerate(runs):
+            start = clock()
+            run()
+            best[k] = min(best[k], clock() - start)
+    return best
+
+
+def _points(spec: FunctionSpec) -> list[Any]:
+    """Columns inside the ranges, int64 for what must be an integer and float64 otherwise; defaults as they come out."""
+    rng = np.random.default_rng(0)
+    columns: list[Any] = []
+    for parameter in spec.signature:
+        if parameter.symbol in spec.defaults:
+            before = {p.symbol: column for p, column in zip(spec.signature, columns, strict=False)}
+            default = spec.defaults[parameter.symbol]
+            inputs = sorted(default.free_symbols, key=str)
+            columns.append(sp.lambdify(inputs, default, "numpy")(*(before[symbol] for symbol in inputs)))
+            continue
+        whole = rng.integers(1, 60, POINTS)
+        columns.append(whole if parameter.domain.integer else rng.uniform(0.01, 0.99, POINTS))
+    order = [parameter.symbol for parameter in spec.signature]
+    for k, parameter in enumerate(spec.signature):
+        upper = parameter.domain.upper
+        if upper is not None and upper.free_symbols and upper.free_symbols <= set(order):
+            columns[k] = columns[k] * sp.lambdify(order, upper, "numpy")(*columns)
+    return columns
+
+
+def evaluators() -> tuple[FunctionSpec, ...]:
+    """The specs measured: those of the bundled derivations that export some, and the ones above."""
+    found: list[FunctionSpec] = []
+    for name in DERIVATIONS:
+        try:
+            derivation = getattr(importlib.import_module(name), "DERIVATION", None)
+        except ImportError:
+            print(f"{name}: not available")
+            continue
+        found.extend(getattr(derivation, "evaluators", ()))
+    return (*SPECS, *found)
+
+
+def _evaluator_line(spec: FunctionSpec, repeats: int) -> str:
+    columns = _points(spec)
+    generated = load(spec)
+    plain = [output.rewrite(sp.Pow) for _, output in spec.outputs]
+    lambdified = sp.lambdify([p.symbol for p in spec.signature], plain, "numpy", cse=True)
+    runs: list[Callable[[], object]] = [lambda: generated(*columns), lambda: lambdified(*columns)]
+    formula = BY_HAND[spec.name] if any(spec is own for own in SPECS) else None
+    if formula is not None:
+        blocked = _blocked(formula)
+        runs += [lambda: formula(*columns), lambda: blocked(*columns)]
+    with np.errstate(all="ignore"):
+        own, other, *hand = _best_of(runs, repeats)
+    by_hand = f"{own / min(hand):10.2f}" if hand else f"{'-':>10}"
+    return f"{spec.name:28}{1e3 * own:9.1f} ms{by_hand}{own / other:12.2f}"
+
+
+def _start_up_lines(repeats: int) -> list[str]:
+    def run(*arguments: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+    sympy = run("-c", "import sympy")
+    tried = {
+        "import symprop": run("-c", "import symprop"),
+        "symprop derive noci2022": run("-m", "symprop.cli", "derive", "noci2022"),
+    }
+    if importlib.util.find_spec("symprop.cli") is None:
+        del tried["symprop derive noci2022"]
+    lines = []
+    for name, subject in tried.items():
+        try:
+            reference, own = _best_of([sympy, subject], repeats, time.perf_counter)
+        except subprocess.CalledProcessError:
+            lines.append(f"{name}: not available")
+            continue
+        lines.append(f"{name:28}{1e3 * own:9.1f} ms{own / reference:10.2f} times import sympy")
+    return lines
+
+
+def main(repeats: int = 11) -> None:
+    """Print the table."""
+    print(f"{POINTS} points{'':16}generated   / by hand  / lambdify")
+    for spec in evaluators():
+        print(_evaluator_line(spec, repeats))
+    for line in _start_up_lines(max(1, repeats // 2)):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Results with their proofs, read off a solved stack: what a derivation file asks for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import sympy as sp
+
+from symprop.claims.chain import names_of, trace_chain
+from symprop.claims.claim import Result
+from symprop.components.base import Component, PairState
+from symprop.core.proof import ProofStep
+from symprop.core.provenance import Derived
+from symprop.core.signal import Signal
+from symprop.depth.solution import DepthSolution, solve
+from symprop.network.builders import Stack
+from symprop.notation.view import Coordinate, View
+from symprop.wick.steps import Derivation
+
+UNROLL = "the recursion is solved over depth and put back into itself"
+LIMIT = "a factor 1 + x/L + O(1/L^2), taken L times, tends to e^x"
+
+
+def depth_result(solution: DepthSolution, view: View, key: str) -> Result:
+    """A coordinate after L blocks, in the coordinates of the given input; the proof walks through one block."""
+    coordinate = _coordinate(view, key)
+    expression = _after_depth(solution, view, coordinate)
+    steps = (*trace_chain(solution.trace, view, coordinate), ProofStep("unroll", UNROLL, expression))
+    return _result(solution, view, coordinate, expression, solution.provenance, "X^{\\ell+1}", steps)
+
+
+def layer_result(solution: DepthSolution, view: View, key: str) -> Result:
+    """A coordinate of the output of one block in the coordinates of its input."""
+    coordinate = _coordinate(view, key)
+    steps = trace_chain(solution.trace, view, coordinate)
+    last = steps[-1].expression
+    return _result(solution, view, coordinate, last, solution.provenance, "X^{\\ell+1}", steps)
+
+
+def limit_result(
+    solution: DepthSolution, view: View, key: str, scaling: Mapping[sp.Expr, sp.Expr]
+) -> Result:
+    """A coordinate at infinite depth when residual weights shrink as ``scaling`` says."""
+    coordinate = _coordinate(view, key)
+    limit = solution.scaling_limit(scaling)
+    initial = view.initial(solution.input)
+    finite = _after_depth(solution, view, coordinate).subs(dict(scaling))
+    expression = view.express(coordinate.of(limit.signal), (solution.input,)).xreplace(initial)
+    steps = (ProofStep("unroll", UNROLL, finite), ProofStep("L to infinity", LIMIT, expression))
+    return _result(solution, view, coordinate, expression, limit.provenance, "X^{L}", steps)
+
+
+def signal_result(
+    solution: DepthSolution,
+    view: View,
+    of: Callable[[Signal], sp.Expr],
+    quantity: str,
+    definition: str,
+    scaling: Mapping[sp.Expr, sp.Expr] | None = None,
+) -> Result:
+    """Any function of the final signal, such as its correlation, in the coordinates of the given input.
+
+    ``definition`` is the reason printed at the first step, where the coordinates of the last layer are put in.
+    """
+    initial = view.initial(solution.input)
+    provenance = solution.provenance
+    finite = view.express(of(solution.signal), (solution.input,)).xreplace(initial)
+    steps = [ProofStep("definition", definition, finite)]
+    if scaling is not None:
+        limit = solution.scaling_limit(scaling)
+        provenance = limit.provenance
+        finite = view.express(of(limit.signal), (solution.input,)).xreplace(initial)
+        steps.append(ProofStep("L to infinity", LIMIT, finite))
+    return Result(
+        finite,
+        quantity,
+        tuple(steps),
+        assumptions=provenance.assumptions,
+        neglected=provenance.neglected,
+        sources=provenance.sources,
+        names=names_of(solution, view),
+    )
+
+
+def gram_result(solution: DepthSolution, entry: sp.Expr, average: sp.Expr) -> Result:
+    """The inner product of two tokens after L blocks, for tokens of any geometry.
+
+    ``entry`` is the initial inner product, ``average`` the average of all n^2 of them.
+    """
+    expression = solution.gram(entry, average)
+    one = solution.trace.pair(PairState(entry, average, solution.input.width)).entry
+    steps = (
+        ProofStep("pair rules", "every component acts on one entry of the expected Gram matrix", sp.factor(one)),
+        ProofStep("unroll", UNROLL, expression),
+    )
+    return Result(
+        expression,
+        r"\mathbb{E}\,\langle X^{L}_k, X^{L}_{k'} \rangle",
+        steps,
+        assumptions=solution.provenance.assumptions,
+        neglected=solution.provenance.neglected,
+        sources=solution.provenance.sources,
+    )
+
+
+def component_result(component: Component, view: View, key: str) -> Result:
+    """A coordinate of the output of one component, for given input tokens."""
+    solution = _single(component)
+    coordinate = _coordinate(view, key)
+    trace = solution.trace
+    initial = view.initial(trace.input)
+    links = trace_chain(trace, view, coordinate)
+    steps = tuple(ProofStep(link.rule, link.reason, link.expression.xreplace(initial)) for link in links)
+    output = "S" if component.rule == "attention" else "D"
+    return _result(solution, view, coordinate, steps[-1].expression, solution.provenance, output, steps)
+
+
+def pair_result(component: Component, quantity: str, *states: PairState) -> Result:
+    """One entry of the expected Gram matrix of a component's output, per coordinate."""
+    expression = component.pair(*states).entry
+    step = ProofStep(component.rule, component.reason, expression)
+    return Result(
+        expression, quantity, (step,), assumptions=component.assumptions, sources=component.sources
+    )
+
+
+def wick_result(derivation: Derivation, quantity: str, naming: Mapping[sp.Expr, sp.Expr] | None = None) -> Result:
+    """A result of the Wick calculus; ``naming`` replaces traces by symbols in the final expression."""
+    expression = derivation.expression.subs(dict(naming or {}))
+    return Result(
+        expression,
+        quantity,
+        derivation.steps,
+        derivation.setup,
+        derivation.assumptions,
+        derivation.neglected,
+        derivation.sources,
+    )
+
+
+def _single(component: Component) -> DepthSolution:
+    return solve(Stack(component, sp.S.One))
+
+
+def _coordinate(view: View, key: str) -> Coordinate:
+    return next(item for item in view.coordinates if item.key == key)
+
+
+def _after_depth(solution: DepthSolution, view: View, coordinate: Coordinate) -> sp.Expr:
+    expression = view.express(coordinate.of(solution.signal), (solution.input,))
+    return expression.xreplace(view.initial(solution.input))
+
+
+def _result(
+    solution: DepthSolution,
+    view: View,
+    coordinate: Coordinate,
+    expression: sp.Expr,
+    provenance: Derived,
+    label: str,
+    steps: tuple[ProofStep, ...],
+) -> Result:
+    return Result(
+        expression,
+        coordinate.latex.format(X=label),
+        steps,
+        assumptions=provenance.assumptions,
+        neglected=provenance.neglected,
+        sources=provenance.sources,
+        names=names_of(solution, view),
+    )

@@ -1,0 +1,328 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from symprop import __version__, bundled
+from symprop.core.errors import InputError, SympropError, UnknownNameError
+
+if TYPE_CHECKING:
+    from symprop.claims import PaperDerivation, Progress, Verdict
+    from symprop.simulate.measurement import Measurement
+
+Z_LIMIT = 4.0
+"""A row of the verification table that is further off than this many standard errors counts as a disagreement."""
+
+MANIFEST = "manifest.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for a failed check, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SympropError as error:
+        print(f"symprop: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("symprop: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="symprop", description="Signal propagation in transformers, derived.")
+    parser.add_argument("--version", action="version", version=f"symprop {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def derivation_argument(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("derivation", metavar="NAME", help="a bundled derivation, e.g. noci2022")
+
+    sub = command("list", _list, "components, derivations, claims and evaluators")
+    sub.add_argument("--json", action="store_true", help="machine-readable output")
+
+    sub = command("derive", _derive, "print a derivation: block, steps with reasons, results, assumptions")
+    derivation_argument(sub)
+    sub.add_argument("--claim", metavar="ID", help="one claim in full")
+    sub.add_argument("--notation", metavar="VIEW", help="symprop, noci, kedia, cowsik or giorlandino")
+    sub.add_argument("--format", metavar="FORMAT", default="unicode", help="unicode (default), latex, sympy or json")
+
+    sub = command("eval", _eval, "one number of the theory to 15 digits")
+    sub.add_argument("target", metavar="TARGET", help="an evaluator, e.g. noci2022:correlation")
+    sub.add_argument("values", nargs="*", metavar="KEY=VALUE", help="parameters; expressions such as 1/sqrt(24) too")
+    sub.add_argument("--assumptions", action="store_true", help="print what the number stands on")
+    sub.add_argument("--json", action="store_true", help="machine-readable output")
+
+    sub = command("verify", _verify, "verdicts of the claims, and theory against simulation")
+    derivation_argument(sub)
+    sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
+    sub.add_argument("--json", action="store_true", help="machine-readable output")
+
+    sub = command("appendix", _appendix, "derive, verify and write a LaTeX appendix, figures and evaluators")
+    derivation_argument(sub)
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
+    sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
+    sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
+    sub.add_argument("--no-pdf", action="store_true", help="leave the PDF to you")
+
+    sub = command("generate", _generate, "write the files that the bundled derivations emit")
+    sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if any byte differs or a file is stale")
+    sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the package's generated folder")
+    return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"seed = {text[:30]!r} is not allowed: expected an integer in [0, 999999999]")
+    return int(text)
+
+
+def _list(options: argparse.Namespace) -> int:
+    content = bundled.index()
+    if options.json:
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return 0
+    print("components")
+    for item in content["components"]:
+        print(f"  {item['name']:<18} {item['summary']}")
+    for name, entry in content["derivations"].items():
+        print(f"\n{name}: {entry['title']}")
+        print("  claims")
+        for claim in entry["claims"]:
+            print(f"    {claim['id']:<26} {claim['expected']:<9} {claim['where']}: {claim['title']}")
+        print("  evaluators")
+        for item in entry["evaluators"]:
+            print(f"    {name}:{item['name']:<28} {item['summary'].split('. ')[0].rstrip('.')}")
+    return 0
+
+
+def _derive(options: argparse.Namespace) -> int:
+    from symprop.notation import view
+    from symprop.report.listing import listing
+
+    derivation = bundled.derivation(options.derivation)
+    chosen = view(options.notation) if options.notation else derivation.view
+    print(listing(derivation, options.claim, chosen, options.format))
+    return 0
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from symprop.codegen import evaluate
+    from symprop.core.parsing import parse_assignments
+    from symprop.core.symbols import check_values, symbol
+
+    name, _, wanted = options.target.partition(":")
+    derivation = bundled.derivation(name)
+    spec = next((item for item in derivation.evaluators if item.name == wanted), None)
+    if spec is None:
+        known = (f"{name}:{item.name}" for item in derivation.evaluators)
+        raise UnknownNameError("evaluator", options.target, known)
+    assigned = parse_assignments(options.values, {item.name: item.symbol for item in spec.parameters})
+    parameters = {item.name for item in spec.parameters}
+    for key in assigned:
+        if key not in parameters:
+            raise UnknownNameError("parameter", key, sorted(parameters))
+    values = _closed(assigned)
+    check_values({symbol(key): value for key, value in values.items()})
+    numbers = evaluate(spec, values, 15)
+    if options.json:
+        content = {
+            "target": options.target,
+            "values": {key: str(value) for key, value in values.items()},
+            "result": {key: str(value) for key, value in numbers.items()},
+            "assumptions": [str(item) for item in spec.assumptions],
+            "neglected": spec.neglected,
+            "sources": [str(item) for item in spec.sources],
+        }
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return 0
+    for key, value in numbers.items():
+        print(value if len(numbers) == 1 else f"{key} = {value}")
+    if options.assumptions:
+        print(f"\n{spec.summary}")
+        for item in spec.assumptions:
+            print(f"  assumes {item}")
+        print(f"  neglects {'nothing' if spec.neglected == 'exact' else spec.neglected}")
+        print(f"  from {'; '.join(map(str, spec.sources))}")
+    return 0
+
+
+def _closed(assigned: dict[str, Any]) -> dict[str, Any]:
+    """Values given in terms of other parameters, resolved to numbers."""
+    values = dict(assigned)
+    for _ in range(len(values)):
+        known = {symbol: value for key, value in values.items() for symbol in _symbols_named(values, key)}
+        values = {key: value.subs(known) for key, value in values.items()}
+    for key, value in values.items():
+        if not value.is_number:
+            missing = ", ".join(sorted(map(str, value.free_symbols)))
+            raise InputError(key, assigned[key], f"a value for {missing} as well, given as a number")
+    return values
+
+
+def _symbols_named(values: dict[str, Any], name: str) -> set[Any]:
+    return {symbol for value in values.values() for symbol in value.free_symbols if str(symbol) == name}
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from symprop.report.tables import measurement_rows, measurement_table, verdict_rows, verdict_table
+
+    derivation = bundled.derivation(options.derivation)
+    verdicts, rows = _checked(derivation, options.seed, options.full)
+    failed = _failures(verdicts, rows)
+    if options.json:
+        content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "failures": failed}
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        print(verdict_table(verdicts))
+        print(measurement_table(rows))
+        print("\n".join(f"FAILED {item}" for item in failed) or "every claim and every row is as it should be")
+    return 1 if failed else 0
+
+
+def _checked(
+    derivation: PaperDerivation, seed: int, full: bool
+) -> tuple[tuple[Verdict, ...], tuple[Measurement, ...]]:
+    from symprop.claims import check
+
+    with _progress() as progress:
+        verdicts = []
+        for done, claim in enumerate(derivation.claims):
+            verdicts.append(check(claim))
+            progress("claims", done + 1, len(derivation.claims))
+        return tuple(verdicts), derivation.study(seed, full, progress)
+
+
+def _failures(verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...]) -> list[str]:
+    wrong = [
+        f"claim {item.claim.id}: {item.status.value}, expected {item.claim.expected.value} ({item.detail})"
+        for item in verdicts
+        if not item.as_expected
+    ]
+    off = [
+        f"{row.quantity} at {row.setting}: z = {row.z:.1f}"
+        for row in rows
+        if row.expected_to_hold and abs(row.z) > Z_LIMIT
+    ]
+    return wrong + off
+
+
+def _appendix(options: argparse.Namespace) -> int:
+    from symprop.codegen.files import write_files
+    from symprop.notation import view
+    from symprop.report.appendix import appendix
+    from symprop.report.pdf import compile_pdf
+    from symprop.report.tables import measurement_rows, verdict_rows
+
+    derivation = bundled.derivation(options.derivation)
+    chosen = view(options.notation) if options.notation else derivation.view
+    old = _output_folder(options.output)
+    verdicts, rows = _checked(derivation, options.seed, options.full)
+    with _progress() as progress:
+        figures = derivation.figures(options.seed, options.full, progress)
+    files: dict[str, str | bytes] = dict(appendix(derivation, chosen, verdicts, rows, figures))
+    for name, text in bundled.evaluator_files(derivation).items():
+        files[f"evaluators/{name}"] = text
+    content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "seed": options.seed}
+    files["verification.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    missing_engine = ""
+    if not options.no_pdf:
+        try:
+            files["appendix.pdf"] = compile_pdf(files)
+        except SympropError as error:
+            missing_engine = str(error)
+    files[MANIFEST] = json.dumps({"symprop": __version__, "files": sorted(files)}, indent=1) + "\n"
+    write_files(files, options.output)
+    for name in old - set(files):
+        (options.output / name).unlink(missing_ok=True)
+    for name in sorted(files):
+        print(options.output / name)
+    if missing_engine:
+        print(f"symprop: no PDF: {missing_engine}", file=sys.stderr)
+    failed = _failures(verdicts, rows)
+    for item in failed:
+        print(f"FAILED {item}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _output_folder(folder: Path) -> set[str]:
+    """Names of the files of an earlier run that may be replaced; refuses a folder that holds anything else."""
+    allowed = "a new folder, an empty one, or one that an earlier run of symprop appendix wrote"
+    try:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+        if not folder.is_dir():
+            raise InputError("output", folder, allowed)
+        present = {item.relative_to(folder).as_posix() for item in folder.rglob("*") if item.is_file()}
+        if not os.access(folder, os.W_OK):
+            raise InputError("output", folder, "a folder that can be written")
+    except OSError as error:
+        raise InputError("output", folder, f"a folder that can be written ({error.strerror})") from None
+    if not present:
+        return set()
+    try:
+        known = set(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]) | {MANIFEST}
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    if present - known:
+        raise InputError("output", f"{folder} (holds {min(present - known)})", allowed)
+    return present
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from importlib import resources
+
+    from symprop.codegen.files import stale_or_different, write_files
+
+    folder = options.output or Path(str(resources.files("symprop.generated")))
+    with _progress() as progress:
+        progress("deriving", 0, 1)
+        files = bundled.generated_files()
+        progress("deriving", 1, 1)
+    if options.check:
+        wrong = stale_or_different(files, folder)
+        print("\n".join(wrong) or f"{len(files)} generated files are up to date")
+        return 1 if wrong else 0
+    for path in write_files(files, folder):
+        print(path)
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

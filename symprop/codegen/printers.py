@@ -1,0 +1,142 @@
+"""Printer tables: which text each SymPy class becomes in numpy and in torch.
+
+A class that is not in a table is refused by name; classes of formulas know nothing about code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from symprop.codegen import lowering
+from symprop.core.errors import RefusedError
+
+NUMPY: Mapping[type, str] = {
+    lowering.Exp: "np.exp",
+    lowering.Expm1: "np.expm1",
+    lowering.Log: "np.log",
+    lowering.Log1p: "np.log1p",
+    lowering.GrowthLog: "_log1p",
+    lowering.BoundedExponent: "_bounded_exponent",
+    lowering.PowerLog: "_log_positive",
+    lowering.LogGeometricSum: "_geometric_sum",
+    lowering.Power: "np.power",
+    lowering.Square: "np.square",
+    lowering.Sqrt: "np.sqrt",
+    sp.Max: "np.maximum",
+    sp.Min: "np.minimum",
+    sp.Abs: "np.abs",
+    sp.sin: "np.sin",
+    sp.cos: "np.cos",
+    sp.tan: "np.tan",
+    sp.asin: "np.arcsin",
+    sp.acos: "np.arccos",
+    sp.atan: "np.arctan",
+    sp.sinh: "np.sinh",
+    sp.cosh: "np.cosh",
+    sp.tanh: "np.tanh",
+    sp.Piecewise: "np.where",
+}
+
+TORCH: Mapping[type, str] = {key: text.replace("np.", "torch.") for key, text in NUMPY.items()} | {
+    lowering.Power: "torch.pow",
+    lowering.GrowthLog: "torch.log1p",
+    sp.erf: "torch.erf",
+    sp.erfc: "torch.erfc",
+}
+
+TABLES: Mapping[str, Mapping[type, str]] = {"numpy": NUMPY, "torch": TORCH}
+
+_STRUCTURE = (sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Integer, sp.Float)
+_RELATIONS: Mapping[type, str] = {
+    sp.Eq: "==", sp.Ne: "!=", sp.StrictLessThan: "<", sp.LessThan: "<=", sp.StrictGreaterThan: ">",
+    sp.GreaterThan: ">=", sp.And: "&", sp.Or: "|",
+}
+
+
+@dataclass
+class Code:
+    """Prints lowered expressions with one table; raises ``RefusedError`` for a class that the table lacks.
+
+    >>> x = sp.Symbol("x")
+    >>> Code("numpy").text(2*lowering.Expm1(x)/(1 + lowering.Square(x)))
+    '2*np.expm1(x)/(np.square(x) + 1)'
+    >>> Code("numpy").text(sp.erf(x))
+    Traceback (most recent call last):
+    ...
+    symprop.core.errors.RefusedError: erf: the numpy backend has no such function; remedy: use the torch backend
+    """
+
+    backend: str
+
+    def text(self, expression: Any) -> str:
+        """The expression as one line of code."""
+        return str(_Printer(self.backend).doprint(expression))
+
+
+class _Printer(StrPrinter):  # type: ignore[misc]
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.backend, self.table = backend, TABLES[backend]
+
+    def _print(self, expr: Any, **kwargs: Any) -> str:
+        kind = type(expr)
+        if kind in _RELATIONS:
+            return f" {_RELATIONS[kind]} ".join(f"({self._print(argument)})" for argument in expr.args)
+        if kind is sp.Piecewise:
+            return self._where(list(expr.args))
+        if kind in (sp.Max, sp.Min):
+            return self._extreme(expr)
+        if kind in self.table:
+            return f"{self.table[kind]}({', '.join(self._print(argument) for argument in expr.args)})"
+        if not isinstance(expr, (str, *_STRUCTURE)):
+            other = next((name for name, table in TABLES.items() if kind in table), None)
+            remedy = f"use the {other} backend" if other else "rewrite the formula, or add the class to the table"
+            raise RefusedError(kind.__name__, f"the {self.backend} backend has no such function", remedy)
+        return str(super()._print(expr, **kwargs))
+
+    def _print_Add(self, expr: sp.Add, order: Any = None) -> str:
+        terms = sorted(expr.as_ordered_terms(), key=lambda term: term.could_extract_minus_sign() and not term.is_Add)
+        text: str = self.parenthesize(terms[0], PRECEDENCE["Add"])
+        for term in terms[1:]:
+            minus = term.could_extract_minus_sign()
+            text += f" {'-' if minus else '+'} {self.parenthesize(-term if minus else term, PRECEDENCE['Add'])}"
+        return text
+
+    def _print_Float(self, expr: sp.Float) -> str:
+        return repr(float(expr))
+
+    def _print_Pow(self, expr: sp.Pow, rational: bool = False) -> str:
+        base = self.parenthesize(expr.base, PRECEDENCE["Pow"], strict=False)
+        if expr.exp == -1:
+            return f"1/{base}"
+        return f"{base}**{self.parenthesize(expr.exp, PRECEDENCE['Pow'], strict=False)}"
+
+    def _where(self, pieces: list[Any]) -> str:
+        value, condition = pieces[0]
+        if condition == True or len(pieces) == 1:  # noqa: E712
+            return self._print(value)
+        if self.backend == "torch" and value.is_number and pieces[1][0].is_number:
+            raise RefusedError("Piecewise", "torch.where of two numbers loses the dtype",
+                               "let one of two neighbouring branches depend on a parameter")
+        return f"{self.table[sp.Piecewise]}({self._print(condition)}, {self._print(value)}, {self._where(pieces[1:])})"
+
+    def _extreme(self, expr: Any) -> str:
+        """Max and Min of any number of arguments; torch bounds a tensor by a number with clamp."""
+        numbers = [argument for argument in expr.args if argument.is_number]
+        rest = sorted((argument for argument in expr.args if not argument.is_number), key=sp.default_sort_key)
+        text = self._print(rest[0])
+        for argument in rest[1:]:
+            text = f"{self.table[type(expr)]}({text}, {self._print(argument)})"
+        for number in numbers:
+            bound = "min" if isinstance(expr, sp.Max) else "max"
+            text = (f"torch.clamp({text}, {bound}={self._print(number)})" if self.backend == "torch"
+                    else f"{self.table[type(expr)]}({text}, {self._print(number)})")
+        return text
+
+

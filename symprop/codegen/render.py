@@ -1,0 +1,182 @@
+"""Specs to the text of a standalone module, and a spec to a function."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jinja2
+import sympy as sp
+
+from symprop.codegen.lowering import in_groups, lower, program
+from symprop.codegen.printers import Code
+from symprop.codegen.spec import FunctionSpec, Parameter
+from symprop.codegen.templates import HELPERS, TEMPLATES
+from symprop.core.errors import RefusedError, UnknownNameError
+
+_SHAPES = {
+    "numpy": (
+        "Every argument is a number or an array; they broadcast against each other as in numpy and the result has the "
+        "broadcast shape and dtype float64 (a numpy float64 for numbers). With ``check`` (the default) a value "
+        "outside its range raises ValueError; without it the result there is meaningless."
+    ),
+    "torch": (
+        "Every argument is a number or a tensor; they broadcast against each other and the result has the broadcast "
+        "shape and the dtype of the floating tensors given, float64 where there is none. It is differentiable in "
+        "every real argument. Ranges are not checked; outside them the result is meaningless or nan."
+    ),
+}
+
+
+def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
+    """The text of a module with one function per spec, in the order given; the same bytes in every run.
+
+    ``backend`` is ``numpy`` or ``torch``; the module imports that and, for several outputs, ``typing``. Raises
+    ``UnknownNameError`` for another backend and ``RefusedError`` for a formula that the backend has no text for.
+
+    >>> from symprop.codegen.spec import parameters
+    >>> from symprop.core.symbols import L, alpha_1
+    >>> spec = FunctionSpec("growth", parameters(alpha_1, L), (("C", (1 + alpha_1**2)**L),), "Growth of C.")
+    >>> print(render([spec], "torch", "Growth.").splitlines()[-3].strip())
+    x1 = torch.exp(L*x0)
+    """
+    if backend not in TEMPLATES:
+        raise UnknownNameError("backend", backend, sorted(TEMPLATES))
+    if len({spec.name for spec in specs}) < len(specs) or _unsafe(module_doc):
+        raise RefusedError("render", "two functions of one name, or a docstring that would end early",
+                           "rename one of them and keep quotes and final backslashes out of the docstring")
+    functions = [_function(spec, backend) for spec in specs]
+    used = "\n".join(line for item in functions for group in item["groups"] for line in group["lines"])
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
+                                     undefined=jinja2.StrictUndefined, autoescape=False)
+    text = environment.from_string(TEMPLATES[backend]).render(
+        module_doc=module_doc,
+        names=repr(sorted(name for item in functions for name in (item["name"], item["result"]) if name)),
+        helpers=[helper for name, helper in HELPERS[backend].items() if re.search(rf"(?<![.\w]){name}\(", used)],
+        classes=[item for item in functions if item["result"]],
+        functions=functions,
+    )
+    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
+    return re.sub(r"\n+(?=(?:def|class|@np) ?)(?<!\"ignore\"\)\n)", "\n\n\n", text)
+
+
+def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
+    """The generated function itself, made by running the rendered text.
+
+    >>> from symprop.codegen.spec import parameters
+    >>> from symprop.core.symbols import L, alpha_1
+    >>> spec = FunctionSpec("growth", parameters(alpha_1, L), (("C", (1 + alpha_1**2)**L),), "Growth of C.")
+    >>> load(spec)(alpha_1=1.0, L=[1, 2, 10]).round(9).tolist()
+    [2.0, 4.0, 1024.0]
+    """
+    namespace: dict[str, Any] = {"__name__": f"symprop_{spec.name}"}
+    exec(compile(render([spec], backend, spec.summary), f"<symprop {spec.name} {backend}>", "exec"), namespace)
+    function: Callable[..., Any] = namespace[spec.name]
+    return function
+
+
+def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
+    code, lowered = Code(backend), program(spec)
+    signature = spec.signature
+    names = [parameter.name for parameter in signature]
+    everything = (1 << len(names)) - 1
+    groups = [
+        {"mask": bin(mask), "always": mask == everything,
+         "lines": [f"{item.name} = {code.text(item.expression)}" for item in group]}
+        for mask, group in in_groups(lowered.assignments)
+    ]
+    outputs = [
+        {"name": name, "text": code.text(result), "constant": not result.free_symbols}
+        for (name, _), result in zip(spec.outputs, lowered.results, strict=True)
+    ]
+    inputs = {symbol for default in spec.defaults.values() for symbol in default.free_symbols} - set(spec.defaults)
+    return {
+        "name": spec.name,
+        "result": "".join(part.title() for part in spec.name.split("_")) + "Result" if len(outputs) > 1 else "",
+        "signature": _wrapped((p.name + ("=None" if p.symbol in spec.defaults else "") for p in signature), 4),
+        "names": names,
+        "arguments": _wrapped(names, 8),
+        "arguments_inner": _wrapped(names, 12),
+        "branches": any(expression.has(sp.Piecewise) for _, expression in spec.outputs),
+        "default_inputs": sorted(str(symbol) for symbol in inputs),
+        "defaults": [{"name": str(s), "text": _plain(value, backend, names[0])} for s, value in spec.defaults.items()],
+        "domains": [_domain(parameter) for parameter in signature],
+        "bounds": list(_bounds(signature, code)),
+        "groups": groups,
+        "outputs": outputs,
+        "operations": lowered.operations,
+        "doc": _docstring(spec, backend),
+    }
+
+
+def _wrapped(items: Iterable[str], indent: int) -> str:
+    """A comma-separated list over as many lines as it needs, the first without its indent."""
+    margin = " " * indent
+    return textwrap.fill(", ".join(items), 100, initial_indent=margin, subsequent_indent=margin).lstrip()
+
+
+def _plain(expression: sp.Expr, backend: str, like: str) -> str:
+    """A default as code; it is small and evaluated once, so it is not shared with the formulas."""
+    text = Code(backend).text(lower(expression))
+    return f"{like}.new_full((), {text})" if backend == "torch" and not expression.free_symbols else text
+
+
+def _domain(parameter: Parameter) -> str:
+    """The constant part of a range as the arguments of the generated check, or None where there is nothing to check."""
+    domain = parameter.domain
+    lower, upper = (float(b) if b is not None and b.is_number else None for b in (domain.lower, domain.upper))
+    if lower is None and upper is None and not domain.integer:
+        return "None"
+    return repr((parameter.name, lower, upper, domain.integer, domain.open_lower, str(domain)))
+
+
+def _bounds(signature: Sequence[Parameter], code: Code) -> Iterable[dict[str, Any]]:
+    """The bounds that depend on other parameters of the function, as conditions.
+
+    Where a lower bound is known not to be positive, a comparison with zero comes first: it is cheaper.
+    """
+    bits = {parameter.symbol: 1 << k for k, parameter in enumerate(signature)}
+    for parameter in signature:
+        domain = parameter.domain
+        for bound, relation in ((domain.lower, ">" if domain.open_lower else ">="), (domain.upper, "<=")):
+            if bound is not None and bound.free_symbols and bound.free_symbols <= set(bits):
+                below = bound is domain.lower
+                negative = below and (bound.is_nonpositive or (1 / bound).is_nonpositive)
+                yield {
+                    "unless": f" and not np.minimum.reduce({parameter.name}, axis=None) > 0" if negative else "",
+                    "name": parameter.name, "allowed": str(domain),
+                    "text": f"{parameter.name} {relation} {code.text(lower(bound))}",
+                    "mask": bin(sum(bits[symbol] for symbol in bound.free_symbols | {parameter.symbol})),
+                }
+
+
+def _docstring(spec: FunctionSpec, backend: str) -> str:
+    def paragraph(text: str, indent: str = "    ", more: str = "") -> str:
+        return textwrap.fill(text, 116, initial_indent=indent, subsequent_indent=indent + more,
+                             break_long_words=False, break_on_hyphens=False)
+
+    lines = [spec.summary, "", "    .. math::", "", f"        {spec.formula_latex}", "", "    Args:"]
+    for parameter in spec.signature:
+        default = spec.defaults.get(parameter.symbol)
+        ending = "" if default is None else f"; default {default}"
+        lines.append(paragraph(f"{parameter.name}: {parameter.meaning}, {parameter.domain}{ending}.", " " * 8, "    "))
+    if len(spec.outputs) > 1:
+        lines += ["", paragraph(f"Returns the fields {', '.join(name for name, _ in spec.outputs)}.")]
+    lines += ["", paragraph(_SHAPES[backend])]
+    if spec.assumptions:
+        lines += ["", "    Assumes:"]
+        lines += [paragraph(f"{item}", " " * 8, "    ") for item in spec.assumptions]
+    lines += ["", paragraph(f"Neglected: {'nothing (exact)' if spec.neglected == 'exact' else spec.neglected}.")]
+    if spec.sources:
+        lines.append(paragraph(f"Source: {'; '.join(str(source) for source in spec.sources)}."))
+    text = "\n".join(lines)
+    if _unsafe(text):
+        raise RefusedError(f"FunctionSpec({spec.name!r})", "its docstring would end early",
+                           "keep triple quotes and final backslashes out of its texts")
+    return text
+
+
+def _unsafe(text: str) -> bool:
+    return '"""' in text or text.endswith(("\\", '"'))

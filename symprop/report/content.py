@@ -1,0 +1,223 @@
+"""What a derivation has to say, gathered once for terminals and for LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sympy as sp
+
+from symprop.claims import Claim, LatexName, PaperDerivation, Result, Verdict, names_of, step_equations, trace_chain
+from symprop.core import symbols
+from symprop.core.expression import factored
+from symprop.core.proof import ProofStep
+from symprop.depth import DepthSolution
+from symprop.notation import View
+from symprop.report.printer import latex, text
+
+Names = Mapping[sp.Symbol, LatexName]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """An equation, in every form in which it may be printed."""
+
+    quantity: str
+    expression: Any
+    names: Names
+    view: View
+
+    @property
+    def latex(self) -> str:
+        """The right-hand side in LaTeX."""
+        return latex(self.expression, self.names, self.view)
+
+    @property
+    def unicode(self) -> str:
+        """The right-hand side in one line of Unicode."""
+        return text(self.expression, self.names, self.view)
+
+    @property
+    def sympy(self) -> str:
+        """The right-hand side as SymPy prints it."""
+        return str(self.expression)
+
+
+@dataclass(frozen=True)
+class BlockStep:
+    """One step of the block: what is applied to which signals, and the coordinates of the result."""
+
+    signal: str
+    inputs: tuple[str, ...]
+    component: str
+    rule: str
+    reason: str
+    equations: tuple[Formula, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A quantity and the chain of equalities that follows the block from its output back to its input."""
+
+    quantity: str
+    steps: tuple[ProofStep, ...]
+    names: Names
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """The block in a view's coordinates, from its steps to its depth limit."""
+
+    steps: tuple[BlockStep, ...]
+    chains: tuple[Chain, ...]
+    closed: tuple[Formula, ...]
+    scaling: str
+    limit: tuple[Formula, ...]
+    limit_neglected: str
+    correlation: Formula | None
+
+
+def solution_names(solution: DepthSolution, view: View) -> dict[sp.Symbol, LatexName]:
+    """How the moments of a solution print, with indexed names for signals that the block leaves unnamed."""
+    names = names_of(solution, view)
+    return {key: LatexName(name.text, re.sub(r"\bH(\d+)\^", r"H_{\1}^", name.latex)) for key, name in names.items()}
+
+
+def given_names(solution: DepthSolution, view: View) -> dict[sp.Symbol, LatexName]:
+    """The same names, with the input of the whole network as a given matrix instead of the signal of a layer."""
+    names = solution_names(solution, view)
+    label = solution.input.label
+    return names | {item.symbol(label): names[item.initial] for item in view.coordinates}
+
+
+def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
+    """Steps, proof chains, closed form over depth and depth limit of a derivation's block."""
+    solution = derivation.solution
+    trace, names, given = solution.trace, solution_names(solution, view), given_names(solution, view)
+    labels = {0: r"X^{\ell}"} | {position: _label(step.atoms.label) for position, step in enumerate(trace.steps, 1)}
+    labels[trace.output] = r"X^{\ell+1}"
+    steps = []
+    for position, step in enumerate(trace.steps, 1):
+        equations = step_equations(step, tuple(trace.signal(item) for item in step.inputs), view)
+        formulas = tuple(
+            Formula(_name(symbol, names), value, names, view) for symbol, value in equations.items() if value != 0
+        )
+        component = step.component
+        inputs = tuple(labels[item] for item in step.inputs)
+        steps.append(BlockStep(labels[position], inputs, _described(step.component, view), component.rule,
+                               component.reason, formulas))  # fmt: skip
+    chains = []
+    for coordinate in view.coordinates:
+        links = trace_chain(trace, view, coordinate)
+        if links and links[-1].expression != 0:
+            chains.append(Chain(_name(coordinate.symbol(trace.result.label), names), links, names))
+    start = (solution.input,)
+    depth = latex(solution.stack.depth, view=view)
+
+    def at(signal: Any, superscript: str) -> tuple[Formula, ...]:
+        found = []
+        for item in view.coordinates:
+            value = view.express(item.of(signal), start)
+            if value != 0:
+                left = item.latex.format(X=f"X^{{{superscript}}}")
+                found.append(Formula(left, value, given, view))
+        return tuple(found)
+
+    scaling = depth_scaling(solution)
+    limit = solution.scaling_limit(scaling) if scaling else None
+    finite = limit is not None and all(value.is_finite is not False for value in limit.exponents.values())
+    written = ", ".join(f"{latex(key**2, view=view)} = {latex(value**2, view=view)}" for key, value in scaling.items())
+    correlation = None
+    if len(solution.modes) == 2 and all(mode.drift == 0 for mode in solution.modes):
+        value = _branches(solution.correlation_limit(), solution, view)
+        correlation = Formula(r"\lim_{L\to\infty} \rho(X^{L})", value, given, view)
+    return BlockReport(
+        tuple(steps), tuple(chains), at(solution.signal, depth), written,
+        at(limit.signal, r"\infty") if limit and finite else (), limit.provenance.neglected if limit else "",
+        correlation,
+    )  # fmt: skip
+
+
+def depth_scaling(solution: DepthSolution) -> dict[sp.Expr, sp.Expr]:
+    """Residual weights that shrink with depth, alpha_k^2 = a_k/L, for every registered pair that the block uses."""
+    used: set[sp.Symbol] = set().union(*(mode.factor.free_symbols for mode in solution.modes))
+    pairs = ((symbol, str(symbol.name).replace("alpha_", "a_")) for symbol in sorted(used, key=str))
+    return {
+        symbol: sp.sqrt(symbols.symbol(scaled) / symbols.L)
+        for symbol, scaled in pairs
+        if scaled != symbol.name and symbols.is_registered(scaled)
+    }
+
+
+def claim_names(derivation: PaperDerivation, view: View, result: Result) -> dict[sp.Symbol, LatexName]:
+    """The names in which a result prints: its own before those of the block."""
+    return {**given_names(derivation.solution, view), **result.names}
+
+
+def stated_formula(claim: Claim, names: Names, view: View) -> str:
+    """What the paper states, in LaTeX."""
+    return claim.stated_latex or ("" if claim.stated is None else latex(claim.stated, names, view))
+
+
+def setting(mapping: Mapping[sp.Symbol, sp.Expr], names: Names, view: View) -> str:
+    """A specialisation as equations in LaTeX, in a fixed order."""
+    items = sorted(mapping.items(), key=lambda pair: str(pair[0]))
+    return r",\ ".join(f"{latex(key, names, view)} = {latex(value, names, view)}" for key, value in items)
+
+
+def occurring_symbols(formulas: Iterable[Any]) -> tuple[symbols.SymbolInfo, ...]:
+    """The registered symbols that occur, in order of registration."""
+    used: set[str] = set()
+    for expression in formulas:
+        free: set[sp.Basic] = getattr(sp.sympify(expression, strict=True), "free_symbols", set())
+        used.update(str(symbol.name) for symbol in free if isinstance(symbol, sp.Symbol))
+    return tuple(item for item in symbols.registered() if item.symbol.name in used)
+
+
+def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
+    """The verdicts as plain data."""
+    return [
+        {
+            "id": item.claim.id, "where": item.claim.where, "title": item.claim.title, "verdict": item.status.value,
+            "expected": item.claim.expected.value, "as_expected": item.as_expected, "detail": item.detail,
+            "corrected_by": item.claim.corrected_by, "note": item.claim.note,
+        }
+        for item in verdicts
+    ]  # fmt: skip
+
+
+def _branches(value: sp.Expr, solution: DepthSolution, view: View) -> sp.Expr:
+    """A case distinction in a view's coordinates, its conditions without factors that are positive anyway."""
+    start = (solution.input,)
+    if not isinstance(value, sp.Piecewise):
+        return view.express(value, start)
+
+    def condition(found: Any) -> Any:
+        if not isinstance(found, sp.core.relational.Relational):
+            return found
+        factors = sp.Mul.make_args(factored(view.express(found.lhs - found.rhs, start)))
+        return found.func(sp.Mul(*(factor for factor in factors if not factor.is_positive)), 0)
+
+    return sp.Piecewise(*((factored(view.express(item, start)), condition(when)) for item, when in value.args))
+
+
+def _label(label: str) -> str:
+    return re.sub(r"^([A-Za-z]+?)(\d*)$", lambda m: m[1] + (f"_{{{m[2]}}}" if m[2] else ""), label) + r"^{\ell}"
+
+
+def _name(symbol: sp.Symbol, names: Names) -> str:
+    return names[symbol].latex if symbol in names else latex(symbol)
+
+
+def _described(component: Any, view: View) -> str:
+    """Name and parameters of a component in LaTeX, without parameters at their default."""
+    defaults = {item.name: item.default for item in fields(component)}
+    shown = [
+        latex(getattr(component, name), view=view) for name, default in defaults.items()
+        if getattr(component, name) != default
+    ]  # fmt: skip
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(component).__name__).lower()
+    arguments = r",\, ".join(shown)
+    return rf"\text{{{words}}}({arguments})" if shown else rf"\text{{{words}}}"

@@ -1,0 +1,75 @@
+"""Figures as vector PDF: theory as lines, simulation as points with error bars."""
+
+from __future__ import annotations
+
+import io
+
+from symprop.claims import Figure
+from symprop.core.errors import MissingExtraError
+from symprop.report.prose import pretty
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_STYLE = {
+    "pdf.fonttype": 42, "font.family": ["DejaVu Sans"], "font.size": 8, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.3, "grid.alpha": 0.5, "legend.frameon": False,
+    "path.simplify": False, "axes.formatter.use_mathtext": False, "axes.unicode_minus": True,
+    "mathtext.fontset": "dejavusans",
+}  # fmt: skip
+
+
+def figure_pdf(figure: Figure) -> bytes:
+    """One figure as PDF; the same data give the same bytes.
+
+    A curve and the points with the same label, or with a label that continues it, share a colour. Raises
+    :class:`MissingExtraError` where matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as missing:
+        raise MissingExtraError("figures", "plot") from missing
+    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": "pdf"}):
+        canvas = Canvas(figsize=(5.2, 3.1), layout="constrained")
+        FigureCanvasPdf(canvas)
+        axes = canvas.subplots()
+        colours: dict[str, str] = {}
+        curves = {curve.label for curve in figure.curves}
+
+        def colour(label: str) -> str:
+            prefixes = sorted((known for known in curves if label.startswith(known)), key=len)
+            owner = label if label in curves or not prefixes else prefixes[-1]
+            return colours.setdefault(owner, _COLOURS[len(colours) % len(_COLOURS)])
+
+        for curve in figure.curves:
+            axes.plot(
+                curve.x, curve.y, color=colour(curve.label), linewidth=1.2, label=_plot_text(curve.label), zorder=2
+            )
+        for points in figure.points:
+            label = "_nolegend_" if points.label in curves else _plot_text(points.label)
+            axes.errorbar(
+                points.x,
+                points.y,
+                yerr=points.yerr,
+                color=colour(points.label),
+                linestyle="none",
+                marker="o",
+                markersize=3,
+                markerfacecolor="white",
+                elinewidth=0.8,
+                capsize=1.5,
+                label=label,
+                zorder=3,
+            )
+        if figure.logy:
+            axes.set_yscale("log")
+        axes.set_xlabel(_plot_text(figure.xlabel))
+        axes.set_ylabel(_plot_text(figure.ylabel))
+        axes.legend()
+        stream = io.BytesIO()
+        canvas.savefig(stream, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return stream.getvalue()
+
+
+def _plot_text(text: str) -> str:
+    return pretty(text).replace("$", r"\$")

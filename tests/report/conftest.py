@@ -1,0 +1,36 @@
+"""Fixtures of the report tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from symprop.claims import PaperDerivation
+
+SAMPLE = Path(__file__).with_name("sample.py")
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("report_sample", SAMPLE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["report_sample"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def sample() -> ModuleType:
+    """A small derivation with rows of measurements and a figure."""
+    return _load()
+
+
+@pytest.fixture(scope="session")
+def derivation(sample: ModuleType) -> PaperDerivation:
+    """The derivation of the sample, built once."""
+    made: PaperDerivation = sample.make()
+    return made

@@ -1,0 +1,130 @@
+"""A small derivation that uses every part of a report."""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from symprop.claims import Claim, Curve, Figure, Paper, PaperDerivation, Points, Result, Slip, Status, trace_chain
+from symprop.components import Linear, UniformAttention
+from symprop.core.symbols import alpha_1, alpha_2, d, d_F, sigma_down2, sigma_up2, sigma_v2
+from symprop.depth import DepthSolution, solve
+from symprop.network import named, residual, sequential, stack
+from symprop.notation import NOCI
+from symprop.report.content import solution_names
+from symprop.simulate.measurement import Measurement
+
+EVIL = r"50% of \input{/etc/passwd} costs $5 & a_b #1 ~ {x ^^5c"
+BLOCK = sequential(
+    named(residual(named(UniformAttention(d, sigma_v2), "S"), alpha_1), "Z"),
+    named(residual(named(sequential(Linear(d_F, sigma_up2), Linear(d, sigma_down2)), "Y"), alpha_2), "X'"),
+)
+
+
+def _solution() -> DepthSolution:
+    return solve(stack(BLOCK))
+
+
+def _result(index: int) -> Result:
+    solution = _solution()
+    names, coordinate = solution_names(solution, NOCI), NOCI.coordinates[index]
+    steps = trace_chain(solution.trace, NOCI, coordinate)
+    provenance = solution.provenance
+    return Result(
+        steps[-1].expression,
+        names[coordinate.symbol("X'")].latex,
+        steps,
+        assumptions=provenance.assumptions,
+        sources=provenance.sources,
+        names=names,
+    )
+
+
+def _gradient() -> Result:
+    from symprop.wick.attention import gradient_norm
+
+    found = gradient_norm("W_Q")
+    return Result(
+        found.expression,
+        r"\mathbb{E}\|\partial S/\partial W^Q\|_F^2",
+        found.steps,
+        found.setup,
+        found.assumptions,
+        found.neglected,
+        found.sources,
+    )
+
+
+def _claims() -> tuple[Claim, ...]:
+    products, norm, gradient = (_result(0).expression, _result(1).expression, _gradient().expression)
+    return (
+        Claim("products", "Lemma 3.2", EVIL, lambda: _result(0), products),
+        Claim(
+            "norm",
+            "Eq. 12",
+            "Norm over one block",
+            lambda: _result(1),
+            norm.subs(sigma_v2, 1 / d),
+            domain={sigma_v2: 1 / d},
+        ),
+        Claim("query", "Theorem 3.1", "Gradient norm of W_Q", _gradient, gradient),
+        Claim(
+            "norm-printed",
+            "Eq. 12",
+            "Norm, as printed",
+            lambda: _result(1),
+            2 * norm,
+            expected=Status.REFUTED,
+            note="A factor 2 too much. " + EVIL,
+            corrected_by="norm",
+        ),
+    )
+
+
+def measurements() -> tuple[Measurement, ...]:
+    """Rows that hold, and one where the assumption fails."""
+    return (
+        Measurement(
+            "E||X^L||^2 with residual weights", "n=8, d=32, alpha_1 = 1/sqrt(L)", 1234567.8, 1234600.1, 32.5, 100
+        ),
+        Measurement("E C(X^L)", EVIL, 0.125, 0.125, 0.0, 100),
+        Measurement("E C(X^L)", "softmax", 2.0, 3.0, 0.1, 100, expected_to_hold=False),
+    )
+
+
+def figures() -> tuple[Figure, ...]:
+    """One figure with a curve and its points."""
+    x = [1.0, 2.0, 3.0]
+    return (
+        Figure(
+            "norm over depth",
+            "Norm over depth; " + EVIL,
+            "depth L",
+            "E||X^L||^2",
+            (Curve("alpha_1 = 1", x, x),),
+            (Points("alpha_1 = 1", x, x, [0.1, 0.1, 0.1]), Points("softmax $", x, x, [0.1] * 3)),
+            logy=True,
+        ),
+    )
+
+
+def make() -> PaperDerivation:
+    """The derivation."""
+    paper = Paper(
+        "noci2022",
+        "Noci, Lorenzo and Lucchi, Aurelien",
+        "A title with 100% & more",
+        "NeurIPS",
+        2022,
+        "https://example.org/a_b",
+    )
+    return PaperDerivation(
+        paper,
+        NOCI,
+        {sigma_v2: 1 / sp.Symbol("d")},
+        _solution,
+        _claims,
+        lambda: (),
+        lambda *_: measurements(),
+        lambda *_: figures(),
+        (Slip("footnote 2", EVIL, "0 < gamma"),),
+    )
