@@ -61,6 +61,7 @@ from symprop.core.symbols import (
     tau,
 )
 from symprop.depth import DepthSolution, solve
+from symprop.derivations import noci2022_gradients as gradients
 from symprop.functions import GeometricSum, Saturated
 from symprop.network import named, residual, sequential, stack
 from symprop.notation import NOCI
@@ -106,7 +107,7 @@ def _collapse() -> Result:
         NOCI,
         lambda _: solution().correlation_limit(),
         r"\lim_{L \to \infty} \rho^{L}",
-        "the common mode grows by (1 + alpha_1^2 v) per block against the gap, so it wins unless it is zero or v alpha_1^2 is",
+        "the common mode outgrows the gap in every block, unless it is zero or the attention branch is",
     )
 
 
@@ -114,10 +115,10 @@ def _dependence_on_expansion(down_variance: sp.Expr) -> Result:
     """Growth per block of E C at d_F = gamma d, over that at gamma = 1."""
     factor = solution().mode("common").factor.subs({d_F: gamma * d, sigma_up2: 1 / d, sigma_down2: down_variance})
     ratio = sp.factor(factor / factor.subs(gamma, 1))
-    step = ProofStep("ratio", "growth of E C per block with expansion gamma, over that without", ratio)
+    step = ProofStep("ratio", "g(gamma) = E C(X^(l+1))/E C(X^l) at expansion gamma", ratio)
     return Result(
         ratio,
-        r"\frac{g(\gamma)}{g(1)},\quad g = \frac{\mathbb{E}\,C(X^{\ell+1})}{\mathbb{E}\,C(X^{\ell})}",
+        r"\frac{g(\gamma)}{g(1)}",
         (step,),
         assumptions=solution().provenance.assumptions,
     )
@@ -478,10 +479,19 @@ def _forward_evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
+def _gradient_claims() -> tuple[Claim, ...]:
+    return gradients.CLAIMS
+
+
+def _gradient_evaluators() -> tuple[FunctionSpec, ...]:
+    return gradients.build_evaluators()
+
+
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
     from symprop.derivations import noci2022_simulation as simulation
 
-    return simulation.study(stack(BLOCK, L), _predictions(), seed, full, progress)
+    forward = simulation.study(stack(BLOCK, L), _predictions(), seed, full, progress)
+    return (*forward, *gradients.study(seed, full, progress))
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
@@ -499,6 +509,7 @@ SLIPS = (
     Slip("Eqs. 15, 16 and Section A.3", "limit of the correlation at layer l", "at the last layer, l = L"),
     Slip("Section A.3, remark", "C(X) sums X_kj X_kj'", "X_kj X_k'j"),
     Slip("Proof of Theorem A.2", "continuous functions of A", "continuous functions of M"),
+    *gradients.SLIPS,
 )
 
 DERIVATION = PaperDerivation(
@@ -506,8 +517,8 @@ DERIVATION = PaperDerivation(
     view=NOCI,
     values=VALUES,
     build_solution=solution,
-    build_claims=_forward_claims,
-    build_evaluators=_forward_evaluators,
+    build_claims=lambda: (*_forward_claims(), *_gradient_claims()),
+    build_evaluators=lambda: (*_forward_evaluators(), *_gradient_evaluators()),
     study=_study,
     figures=_figures,
     slips=SLIPS,

@@ -1,1 +1,1 @@
-"""Evaluators and reports emitted for the bundled derivations; regenerated and compared by ``symprop generate --check``."""
+"""Evaluators emitted for the bundled derivations; regenerated and compared by ``symprop generate --check``."""

@@ -25,7 +25,7 @@ from symprop.functions.depth_nodes import GrowthMinusOne
 
 POINTS = 10**6
 DERIVATIONS = ("symprop.derivations.noci2022",)
-_BLOCK = 8192
+_BLOCK = 16384
 _COMMON = s.q * (1 + (s.n - 1) * s.rho) / s.n
 _GAIN = s.sigma_v2 * s.d
 
@@ -62,6 +62,14 @@ def _common_moment(q: Any, rho: Any, n: Any, gamma: Any, L: Any, alpha_1: Any, a
 def _correlation(rho: Any, n: Any, d: Any, L: Any, alpha_1: Any, sigma_v2: Any) -> Any:
     return 1 - (1 - rho) / (1 + np.expm1(L * np.log1p(alpha_1**2 * sigma_v2 * d)) * (1 + (n - 1) * rho) / n)
 
+
+STABLE: Mapping[str, Callable[..., Any]] = {
+    "GrowthMinusOne": lambda x, depth: np.expm1(depth * np.log1p(x)),
+    "ExpMinusOne": np.expm1,
+    "GeometricSum": lambda r, s, depth: s ** (depth - 1.0) * np.expm1(depth * np.log1p((r - s) / s)) / ((r - s) / s),
+    "Saturated": lambda x: np.minimum(x, np.finfo(float).max),
+}
+"""What lambdify is given for the nodes it does not know: the same definitions, as one would write them in numpy."""
 
 BY_HAND: Mapping[str, Callable[..., Any]] = {
     "second_moment": _second_moment,
@@ -133,8 +141,8 @@ def evaluators() -> tuple[FunctionSpec, ...]:
 def _evaluator_line(spec: FunctionSpec, repeats: int) -> str:
     columns = _points(spec)
     generated = load(spec)
-    plain = [output.rewrite(sp.Pow) for _, output in spec.outputs]
-    lambdified = sp.lambdify([p.symbol for p in spec.signature], plain, "numpy", cse=True)
+    outputs = [output for _, output in spec.outputs]
+    lambdified = sp.lambdify([p.symbol for p in spec.signature], outputs, [STABLE, "numpy"], cse=True)
     runs: list[Callable[[], object]] = [lambda: generated(*columns), lambda: lambdified(*columns)]
     formula = BY_HAND[spec.name] if any(spec is own for own in SPECS) else None
     if formula is not None:

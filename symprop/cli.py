@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,7 +183,8 @@ def _symbols_named(values: dict[str, Any], name: str) -> set[Any]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from symprop.report.tables import measurement_rows, measurement_table, verdict_rows, verdict_table
+    from symprop.report.content import verdict_rows
+    from symprop.report.listing import measurement_rows, measurement_table, plain, verdict_table
 
     derivation = bundled.derivation(options.derivation)
     verdicts, rows = _checked(derivation, options.seed, options.full)
@@ -191,8 +193,8 @@ def _verify(options: argparse.Namespace) -> int:
         content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "failures": failed}
         print(json.dumps(content, indent=1, ensure_ascii=False))
     else:
-        print(verdict_table(verdicts))
-        print(measurement_table(rows))
+        print(plain(verdict_table(verdicts)))
+        print(plain(measurement_table(rows)))
         print("\n".join(f"FAILED {item}" for item in failed) or "every claim and every row is as it should be")
     return 1 if failed else 0
 
@@ -228,8 +230,9 @@ def _appendix(options: argparse.Namespace) -> int:
     from symprop.codegen.files import write_files
     from symprop.notation import view
     from symprop.report.appendix import appendix
+    from symprop.report.content import verdict_rows
+    from symprop.report.listing import measurement_rows
     from symprop.report.pdf import compile_pdf
-    from symprop.report.tables import measurement_rows, verdict_rows
 
     derivation = bundled.derivation(options.derivation)
     chosen = view(options.notation) if options.notation else derivation.view
@@ -245,7 +248,9 @@ def _appendix(options: argparse.Namespace) -> int:
     missing_engine = ""
     if not options.no_pdf:
         try:
-            files["appendix.pdf"] = compile_pdf(files)
+            with tempfile.TemporaryDirectory() as folder:
+                write_files(files, Path(folder))
+                files["appendix.pdf"] = compile_pdf(Path(folder))
         except SympropError as error:
             missing_engine = str(error)
     files[MANIFEST] = json.dumps({"symprop": __version__, "files": sorted(files)}, indent=1) + "\n"

@@ -26,7 +26,7 @@ def depth_result(solution: DepthSolution, view: View, key: str) -> Result:
     coordinate = _coordinate(view, key)
     expression = _after_depth(solution, view, coordinate)
     steps = (*trace_chain(solution.trace, view, coordinate), ProofStep("unroll", UNROLL, expression))
-    return _result(solution, view, coordinate, expression, solution.provenance, "X^{\\ell+1}", steps)
+    return _result(solution, view, coordinate, expression, solution.provenance, "X^{L}", steps)
 
 
 def layer_result(solution: DepthSolution, view: View, key: str) -> Result:

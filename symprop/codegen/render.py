@@ -16,11 +16,15 @@ from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.codegen.templates import HELPERS, TEMPLATES
 from symprop.core.errors import RefusedError, UnknownNameError
 
+BLOCKED_OPERATIONS = 9
+"""Formulas with fewer operations are bound by memory, and gain nothing from blocks that fit a cache."""
+
 _SHAPES = {
     "numpy": (
         "Every argument is a number or an array; they broadcast against each other as in numpy and the result has the "
-        "broadcast shape and dtype float64 (a numpy float64 for numbers). With ``check`` (the default) a value "
-        "outside its range raises ValueError; without it the result there is meaningless."
+        "broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises "
+        "ValueError where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 "
+        "points by default. Unchecked, the result there is meaningless."
     ),
     "torch": (
         "Every argument is a number or a tensor; they broadcast against each other and the result has the broadcast "
@@ -107,6 +111,7 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
         "groups": groups,
         "outputs": outputs,
         "operations": lowered.operations,
+        "block": "_BLOCK" if lowered.operations >= BLOCKED_OPERATIONS else "1 << 24",
         "doc": _docstring(spec, backend),
     }
 

@@ -12,7 +12,8 @@ import numpy as np
 
 __all__ = {{ names }}
 
-_BLOCK = 8192
+_BLOCK = 16384
+_CHECKED_POINTS = 100_000
 
 
 def _check(value, exact, name, lower, upper, integer, is_open, allowed):
@@ -44,24 +45,24 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains):
+def _blocks(shape, arguments, domains, block):
     """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
-    `_check`, or None, for every argument.
+    `_check`, or None, for every argument; `block` is the largest number of points in one.
     """
     if 0 in shape:
         return
     axis, inner = len(shape), 1
-    while axis and inner * shape[axis - 1] <= _BLOCK:
+    while axis and inner * shape[axis - 1] <= block:
         axis -= 1
         inner *= shape[axis]
     views = [value.reshape((1,) * (len(shape) - value.ndim) + value.shape) for value in arguments]
     varies = [tuple(j for j in range(axis) if view.shape[j] > 1) for view in views]
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
-    rows = _BLOCK // inner if axis else 1
+    rows = block // inner if axis else 1
     for start in range(0, shape[axis - 1] if axis else 1, rows):
         for leading in np.ndindex(shape[: max(axis - 1, 0)]):
             index = (*leading, slice(start, start + rows)) if axis else ()
@@ -105,7 +106,7 @@ class {{ item.result }}(NamedTuple):
 @np.errstate(divide="ignore", invalid="ignore")
 {% endif %}
 def {{ item.name }}(
-    {{ item.signature }}, *, check=True,
+    {{ item.signature }}, *, check=None,
 ):
     r"""{{ item.doc }}
     """
@@ -131,7 +132,9 @@ def {{ item.name }}(
     _{{ output.name }} = np.empty(_shape)
 {% endfor %}
     # {{ item.operations }} operations a point
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None):
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, {{ item.block }}):
         (
             {{ item.arguments_inner }},
         ) = _values

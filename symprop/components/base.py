@@ -68,6 +68,10 @@ class Component(ABC):
         Returns the output and the map from dLoss/d(output) to dLoss/d(input), one array for each input.
         """
 
+    def neglected_size(self, *signals: Signal) -> sp.Expr:
+        """Order of magnitude of what ``neglected`` leaves out, relative to the q of the output; zero where exact."""
+        return sp.S.Zero
+
     @classmethod
     @abstractmethod
     def examples(cls) -> tuple[Component, ...]:

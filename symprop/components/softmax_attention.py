@@ -65,8 +65,11 @@ class SoftmaxAttention(Component):
 
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
-        small = sp.Rational(1, 10**4)
+        small = sp.Rational(1, 10**8)
         return (SoftmaxAttention(symbols.d_o, symbols.sigma_v2, symbols.d_k, small, symbols.sigma_k2),)
+
+    def neglected_size(self, *signals: Signal) -> sp.Expr:
+        return self.logit_variance(*signals)
 
     def forward(self, *signals: Signal) -> Signal:
         return self.uniform.forward(*signals)

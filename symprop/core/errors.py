@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+SHOWN = 8
+"""How many known names an error lists."""
+
+
 class SympropError(Exception):
     """Base of every error that symprop raises on purpose; its text is one line."""
 
@@ -37,7 +41,9 @@ class UnknownNameError(SympropError):
         self.kind, self.name, self.known = kind, name, tuple(known)
         near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.4)
         hint = f" did you mean '{near[0]}'?" if near else ""
-        super().__init__(f"unknown {kind} '{_one_line(name)}':{hint} (known: {', '.join(self.known) or 'none'})")
+        shown = ", ".join(self.known[:SHOWN]) or "none"
+        more = f" and {len(self.known) - SHOWN} more" if len(self.known) > SHOWN else ""
+        super().__init__(f"unknown {kind} '{_one_line(name)}':{hint} (known: {shown}{more})")
 
 
 class RefusedError(SympropError):

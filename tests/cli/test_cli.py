@@ -1,0 +1,141 @@
+"""The command line as a person and a script use it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from symprop import bundled
+from symprop.cli import main
+from symprop.core.parsing import parse_expression
+from symprop.core.errors import InputError
+
+
+def run(capsys, *words):
+    code = main(words)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_list_needs_no_sympy():
+    code = "import sys; from symprop.cli import main; main(['list']); assert 'sympy' not in sys.modules"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "eq12" in found.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("derive",), ("eval",), ("verify",), ("appendix",), ("generate",), ("list",)])
+def test_help(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    assert "usage: symprop" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["unicode", "latex", "sympy", "json"])
+def test_derive_prints_a_claim(capsys, form):
+    code, out, _ = run(capsys, "derive", "noci2022", "--claim", "eq12", "--format", form)
+    assert code == 0
+    assert "skip" in out
+    if form == "json":
+        json.loads(out)
+    if form == "unicode":
+        assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("notation", ["symprop", "noci", "kedia", "cowsik", "giorlandino"])
+def test_derive_in_every_notation(capsys, notation):
+    code, out, _ = run(capsys, "derive", "noci2022", "--notation", notation)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_eval_gives_fifteen_digits(capsys):
+    words = ["L=12", "alpha_1=1", "alpha_2=1", "n=10", "C=1", "N=1"]
+    code, out, _ = run(capsys, "eval", "noci2022:norm", *words)
+    assert code == 0
+    # (1+1)^12 (N + ((1+1)^12 - 1) C/n), by hand.
+    assert float(out) == pytest.approx(4096 * (1 + 4095 / 10), rel=1e-15)
+
+
+def test_eval_takes_expressions_in_other_parameters(capsys):
+    words = ["L=16", "alpha_1=1/sqrt(L)", "n=4", "rho=0.2", "--json"]
+    code, out, _ = run(capsys, "eval", "noci2022:correlation", *words)
+    assert code == 0
+    content = json.loads(out)
+    assert content["values"]["alpha_1"] == "1/4"
+    assert content["assumptions"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("derive", "noci202"), "did you mean 'noci2022'"),
+        (("derive", "noci2022", "--claim", "eq122"), "did you mean 'eq12'"),
+        (("derive", "noci2022", "--notation", "kedai"), "did you mean 'kedia'"),
+        (("derive", "noci2022", "--format", "pdf"), "unknown format"),
+        (("eval", "noci2022:nrom"), "did you mean 'noci2022:norm'"),
+        (("eval", "noci2022:norm", "LL=3"), "unknown parameter 'LL'"),
+        (("eval", "noci2022:norm", "L"), "expected key=value"),
+        (("eval", "noci2022:correlation", "L=2", "n=4", "alpha_1=1", "rho=-0.5"), "[-1/(n - 1), 1]"),
+        (("eval", "noci2022:correlation", "L=0", "n=4", "alpha_1=1", "rho=0"), "an integer >= 1"),
+        (("eval", "noci2022:norm", "L=2", "n=4", "alpha_1=1", "alpha_2=1", "C=1", "N=-1"), "N = -1 is not allowed"),
+        (("eval", "noci2022:norm", "L=__import__('os').system('x')"), "is not allowed"),
+        (("verify", "../noci2022"), "unknown derivation"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, words, message):
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert not out
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os').system('x')", "().__class__", "lambda: 1", "[1][0]", "x", "1e999999", "9**9**9**9", "nan", "inf",
+     "'a'*3", "f'{1}'", "٣", "1_000", "0x10", "1j", "True", "sqrt(2, 3)", "exp(exp(exp(99)))**999", "(" * 150, "1/0"],
+)
+def test_parser_refuses(text):
+    with pytest.raises(InputError):
+        parse_expression(text)
+
+
+def test_generated_files_are_up_to_date_under_another_hash_seed(tmp_path):
+    command = [sys.executable, "-m", "symprop.cli", "generate", "--check"]
+    found = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_generate_check_sees_a_changed_and_a_stale_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bundled, "generated_files", lambda: {"a.py": "x = 1\n", "b.py": "y = 2\n"})
+    assert run(capsys, "generate", "-o", str(tmp_path))[0] == 0
+    assert run(capsys, "generate", "--check", "-o", str(tmp_path))[0] == 0
+    (tmp_path / "a.py").write_text("x = 2\n")
+    (tmp_path / "c.py").write_text("")
+    code, out, _ = run(capsys, "generate", "--check", "-o", str(tmp_path))
+    assert code == 1
+    assert out.splitlines() == ["a.py: different", "c.py: stale"]
+
+
+def test_appendix_refuses_a_folder_with_other_files(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    code, _, err = run(capsys, "appendix", "noci2022", "-o", str(tmp_path))
+    assert code == 2
+    assert "thesis.tex" in err
+    assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_verify_fails_when_a_claim_does_not_hold(capsys, monkeypatch):
+    derivation = bundled.derivation("noci2022")
+    claim = derivation.claim("eq10")
+    from dataclasses import replace
+
+    wrong = replace(claim, stated=claim.stated * 2)
+    broken = replace(derivation, build_claims=lambda: (wrong,), study=lambda *_: ())
+    monkeypatch.setattr(bundled, "derivation", lambda _: broken)
+    code, out, _ = run(capsys, "verify", "noci2022", "--json")
+    assert code == 1
+    assert json.loads(out)["failures"]
