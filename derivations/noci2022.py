@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import sympy as sp
+from symprop.derivations import noci2022_gradients as gradients
 
 from symprop.claims import (
     Claim,
@@ -29,8 +30,7 @@ from symprop.claims import (
 )
 from symprop.codegen import FunctionSpec, parameters
 from symprop.components import Linear, PairState, Sum, UniformAttention
-from symprop.core import symbols
-from symprop.core.expression import Comparison, compare
+from symprop.core.expression import Comparison
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Source
 from symprop.core.symbols import (
@@ -58,10 +58,8 @@ from symprop.core.symbols import (
     sigma_up2,
     sigma_v2,
     sigma_w2,
-    tau,
 )
 from symprop.depth import DepthSolution, solve
-from symprop.derivations import noci2022_gradients as gradients
 from symprop.functions import GeometricSum, Saturated
 from symprop.network import named, residual, sequential, stack
 from symprop.notation import NOCI

@@ -69,10 +69,11 @@ class Setting:
 
     def __str__(self) -> str:
         first, second = self.weights
-        text = f"n={self.tokens} d={self.width} d_F={self.hidden} L={self.depth} alpha={first:.3g},{second:.3g}"
+        text = f"n = {self.tokens}, d = {self.width}, d_F = {self.hidden}, L = {self.depth}"
+        text += f", alpha_1 = {first:.3g}, alpha_2 = {second:.3g}"
         if self.gains != (1.0, 1.0, 1.0):
-            text += " gains=" + ",".join(f"{gain:.3g}" for gain in self.gains)
-        return text + f" |x|^2={self.scale:g}"
+            text += ", gains " + " ".join(f"{gain:.3g}" for gain in self.gains)
+        return text + f", |X_k|^2 = {self.scale:g}"
 
     def given_tokens(self, seed: int) -> Array:
         """The fixed input."""
@@ -96,9 +97,9 @@ SOFTMAX = (
 )
 
 
-def study(stack: Stack, predict: Mapping[str, sp.Expr], seed: int, full: bool, progress: Progress | None) -> tuple[
-    Measurement, ...
-]:
+def study(
+    stack: Stack, predict: Mapping[str, sp.Expr], seed: int, full: bool, progress: Progress | None
+) -> tuple[Measurement, ...]:
     """Compare E C, E N and one entry of E K with networks of random weights, and uniform with softmax attention."""
     rows: list[Measurement] = []
     draws = 60_000 if full else 4_000

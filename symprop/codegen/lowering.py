@@ -20,7 +20,7 @@ from symprop.core.errors import RefusedError
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 
 
-class _Lowered(sp.Function):  # type: ignore[misc]
+class _Lowered(sp.Function):
     """A function that the printer tables know; SymPy does not rewrite it."""
 
 

@@ -79,7 +79,7 @@ class Code:
         return str(_Printer(self.backend).doprint(expression))
 
 
-class _Printer(StrPrinter):  # type: ignore[misc]
+class _Printer(StrPrinter):
     def __init__(self, backend: str) -> None:
         super().__init__()
         self.backend, self.table = backend, TABLES[backend]

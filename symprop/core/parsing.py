@@ -28,10 +28,10 @@ def parse_expression(text: str, names: Mapping[str, sp.Expr] | None = None, *, a
 
     >>> parse_expression("sqrt(2)/4 + 0.5")
     sqrt(2)/4 + 1/2
-    >>> parse_expression("__import__('os').system('x')")
+    >>> parse_expression("__import__('os').system('x')")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    symprop.core.errors.InputError: value = __import__('os').system('x') is not allowed: expected a number or an expression in numbers, parameter names, + - * / **, sqrt, exp, log, pi
+    symprop.core.errors.InputError: value = __import__('os').system('x') is not allowed: expected a number or ...
     """
     if len(text) > MAX_LENGTH:
         raise InputError(argument, f"text of {len(text)} characters", f"at most {MAX_LENGTH} characters")

@@ -10,7 +10,7 @@ import sympy as sp
 from symprop.components.base import PairState
 from symprop.core import symbols
 from symprop.core.expression import collect_linear, factored
-from symprop.core.provenance import Assumption, Derived, Source, neglected_order
+from symprop.core.provenance import Assumption, Derived, neglected_order
 from symprop.core.signal import Signal, from_common
 from symprop.depth.closed_form import solve_affine
 from symprop.functions import ExpMinusOne, GrowthMinusOne

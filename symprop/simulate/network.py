@@ -53,8 +53,9 @@ def simulate(
 ) -> Trajectory:
     """Send the tokens ``x`` of shape (tokens, width) through ``draws`` independent networks of ``depth`` blocks.
 
-    ``signal`` is the input that the block was built for, symbolic n and d by default. Networks with the same ``seed`` share the weights of components that draw the same arrays in the same order, so
-    that uniform and softmax attention can be compared with paired draws.
+    ``signal`` is the input that the block was built for, symbolic n and d by default. Networks with the same ``seed``
+    share the weights of components that draw the same arrays in the same order, so that uniform and softmax attention
+    can be compared with paired draws.
     """
     trace = trace_of(stack.body, signal)
     products, norms = np.empty((draws, depth + 1)), np.empty((draws, depth + 1))

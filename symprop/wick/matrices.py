@@ -15,7 +15,7 @@ from sympy.core.symbol import Str
 from symprop.core.errors import InputError, RefusedError
 
 
-class SymmetricMatrix(sp.MatrixSymbol):  # type: ignore[misc]
+class SymmetricMatrix(sp.MatrixSymbol):
     """A deterministic symmetric matrix, equal to its transpose.
 
     >>> n = sp.Symbol("n", integer=True, positive=True)
@@ -51,7 +51,7 @@ class Centring(SymmetricMatrix):
         return r"\Pi"
 
 
-class UnitVector(sp.MatrixExpr):  # type: ignore[misc]
+class UnitVector(sp.MatrixExpr):
     """The column e_i of length n with a one at position i (counted from 0)."""
 
     def __new__(cls, size: Any, index: Any) -> UnitVector:
@@ -72,7 +72,7 @@ class UnitVector(sp.MatrixExpr):  # type: ignore[misc]
         return f"e_{{{printer.doprint(self.args[1])}}}"
 
 
-class Commutation(sp.MatrixExpr):  # type: ignore[misc]
+class Commutation(sp.MatrixExpr):
     """The commutation matrix K_{mn} of shape (mn, mn): K_{mn} (a kron b) = b kron a for a in R^n, b in R^m.
 
     >>> Commutation(2, 3).T == Commutation(3, 2)
@@ -105,7 +105,7 @@ class Commutation(sp.MatrixExpr):  # type: ignore[misc]
         return f"K_{{{printer.doprint(self.args[0])} {printer.doprint(self.args[1])}}}"
 
 
-class Softmax(sp.MatrixExpr):  # type: ignore[misc]
+class Softmax(sp.MatrixExpr):
     """The softmax of every row of a matrix of logits; same shape as the logits."""
 
     def __new__(cls, logits: sp.MatrixExpr) -> Softmax:
@@ -133,7 +133,7 @@ class Softmax(sp.MatrixExpr):  # type: ignore[misc]
         return rf"\operatorname{{softmax}}\left({printer.doprint(self.logits)}\right)"
 
 
-class SoftmaxJacobian(sp.MatrixExpr):  # type: ignore[misc]
+class SoftmaxJacobian(sp.MatrixExpr):
     """dA/dM = blockdiag(diag(A_i) - A_i A_i^T) for A = softmax(M) row by row; A of shape (n, m) gives (nm, nm)."""
 
     def __new__(cls, attention: sp.MatrixExpr) -> SoftmaxJacobian:

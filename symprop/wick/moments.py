@@ -22,7 +22,7 @@ from symprop.core.proof import ProofStep
 from symprop.core.provenance import Assumption, Source, merge_unique
 from symprop.wick.attention import UNIFORM, AttentionBlock
 from symprop.wick.distributions import scalar
-from symprop.wick.invariants import C_X, G_2, T_X, Q_X
+from symprop.wick.invariants import C_X, G_2, Q_X, T_X
 from symprop.wick.isserlis import expectation
 from symprop.wick.matrices import averaging
 from symprop.wick.steps import Derivation

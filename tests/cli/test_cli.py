@@ -9,8 +9,8 @@ import pytest
 
 from symprop import bundled
 from symprop.cli import main
-from symprop.core.parsing import parse_expression
 from symprop.core.errors import InputError
+from symprop.core.parsing import parse_expression
 
 
 def run(capsys, *words):

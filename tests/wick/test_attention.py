@@ -36,7 +36,7 @@ from symprop.wick import (
     trace,
     value_gradient,
 )
-from symprop.wick.invariants import C_X, G_2, G_3, G_4, K_2, N_X, T_X, W_X, Q_X
+from symprop.wick.invariants import C_X, G_2, G_3, G_4, K_2, N_X, Q_X, T_X, W_X
 
 LAYER = AttentionLayer()
 X = LAYER.X

@@ -9,7 +9,7 @@ import sympy as sp
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.symbols import L, a_1, a_2, alpha_1, alpha_2, d, d_F, n, sigma_down2, sigma_up2, sigma_v2
 from symprop.wick import AttentionBlock, AttentionLayer, moment_map, norm_moments, tail_ratio, tail_ratio_limit
-from symprop.wick.invariants import C_X, G_2, T_X, Q_X
+from symprop.wick.invariants import C_X, G_2, Q_X, T_X
 
 v = alpha_1**2 * d * sigma_v2
 g = d_F * sigma_up2 * d * sigma_down2
