@@ -287,7 +287,7 @@ def _output_folder(folder: Path) -> set[str]:
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
     if present - known:
-        raise InputError("output", f"{folder} (holds {min(present - known)})", allowed)
+        raise InputError("output", f"{min(present - known)} in {folder}", allowed)
     return present
 
 

@@ -69,7 +69,9 @@ class SoftmaxAttention(Component):
         return (SoftmaxAttention(symbols.d_o, symbols.sigma_v2, symbols.d_k, small, symbols.sigma_k2),)
 
     def neglected_size(self, *signals: Signal) -> sp.Expr:
-        return self.logit_variance(*signals)
+        # Backward, every query adds a path through the keys, in which the shared part of the tokens counts too.
+        (x,) = signals
+        return x.tokens * self.temperature**2 * self.query_variance * self.key_variance * x.width**2 * x.q**2
 
     def forward(self, *signals: Signal) -> Signal:
         return self.uniform.forward(*signals)

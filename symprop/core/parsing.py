@@ -78,7 +78,10 @@ def _build(node: ast.expr, names: Mapping[str, sp.Expr], text: str) -> sp.Expr:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords and len(node.args) == 1:
         function = _FUNCTIONS.get(node.func.id)
         if function is not None:
-            return function(_build(node.args[0], names, text))
+            argument = _build(node.args[0], names, text)
+            if function is sp.exp and argument.is_number and abs(sp.N(argument, 5)) > MAX_EXPONENT:
+                raise OverflowError
+            return function(argument)
     raise ValueError
 
 

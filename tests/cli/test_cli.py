@@ -72,7 +72,7 @@ def test_eval_takes_expressions_in_other_parameters(capsys):
     ("words", "message"),
     [
         (("derive", "noci202"), "did you mean 'noci2022'"),
-        (("derive", "noci2022", "--claim", "eq122"), "did you mean 'eq12'"),
+        (("derive", "noci2022", "--claim", "eq12x"), "did you mean 'eq12'"),
         (("derive", "noci2022", "--notation", "kedai"), "did you mean 'kedia'"),
         (("derive", "noci2022", "--format", "pdf"), "unknown format"),
         (("eval", "noci2022:nrom"), "did you mean 'noci2022:norm'"),
@@ -80,7 +80,7 @@ def test_eval_takes_expressions_in_other_parameters(capsys):
         (("eval", "noci2022:norm", "L"), "expected key=value"),
         (("eval", "noci2022:correlation", "L=2", "n=4", "alpha_1=1", "rho=-0.5"), "[-1/(n - 1), 1]"),
         (("eval", "noci2022:correlation", "L=0", "n=4", "alpha_1=1", "rho=0"), "an integer >= 1"),
-        (("eval", "noci2022:norm", "L=2", "n=4", "alpha_1=1", "alpha_2=1", "C=1", "N=-1"), "N = -1 is not allowed"),
+        (("eval", "noci2022:norm", "L=2", "n=4", "alpha_1=1", "alpha_2=1", "N=-1", "C=1"), "N = -1 is not allowed"),
         (("eval", "noci2022:norm", "L=__import__('os').system('x')"), "is not allowed"),
         (("verify", "../noci2022"), "unknown derivation"),
     ],
