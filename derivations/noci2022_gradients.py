@@ -588,7 +588,7 @@ def build_evaluators() -> tuple[FunctionSpec, ...]:
     parts = input_gradient_parts()
     bound = sp.Add(2 * parts["A_1"].expression, 2 * parts["A_2"].expression, parts["A_3"].expression)
     after = moment_map(2)
-    norm = Derivation(norm_moments(1)["N^2"], after.assumptions, sources=(Source("noci2022", "Figure 10"),))
+    norm = Derivation(norm_moments(symbols.L)["N^2"], after.assumptions, sources=(Source("noci2022", "Figure 10"),))
     squared = _squared_sum()
     factorised = matching_temperature(factorised=True)
     specs += [
@@ -602,7 +602,7 @@ def build_evaluators() -> tuple[FunctionSpec, ...]:
               {"tau_star": _root(matching_temperature())}, tokens),
         _spec("matching_temperature_eq18", "The same temperature from Eqs. 17 and 18 as printed.",
               {"tau_star": _root(factorised)}, tokens),
-        _spec("norm_second_moment", "Mean of N^2 after one block at finite width, given the invariants of its input.",
+        _spec("norm_second_moment", "Mean of N^2 after L blocks at finite width, given the invariants of the input.",
               {"second_moment": norm}, block),
         _spec("sum_second_moment", "Mean of C^2 after L blocks at finite width.",
               {"second_moment": replace(squared, expression=squared.expression**L * C**2)}, block),

@@ -102,7 +102,7 @@ def study(
 ) -> tuple[Measurement, ...]:
     """Compare E C, E N and one entry of E K with networks of random weights, and uniform with softmax attention."""
     rows: list[Measurement] = []
-    draws = 60_000 if full else 4_000
+    draws = 60_000 if full else 3_000
     for index, setting in enumerate(HOLDS):
         x = setting.given_tokens(seed + index)
         run = simulate(stack, x, setting.values, depth=setting.depth, draws=draws, seed=seed + index)
@@ -140,7 +140,7 @@ def figures(
     stack: Stack, predict: Mapping[str, sp.Expr], seed: int, full: bool, progress: Progress | None
 ) -> tuple[Figure, ...]:
     """Norm and correlation over depth for alpha = 1 and alpha = 1/sqrt(L): theory as lines, networks as points."""
-    draws, width, tokens = (3000 if full else 300), 48, 10
+    draws, width, tokens = (3000 if full else 200), 48, 10
     softmax = Stack(with_softmax(stack.body, d_k, sigma_q2, sigma_k2), stack.depth)
     built: list[Figure] = []
     cases = (("constant", 10, 1.0, "alpha = 1"), ("scaled", 40, 40**-0.5, "alpha = 1/sqrt(L), L = 40"))

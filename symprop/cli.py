@@ -131,10 +131,7 @@ def _eval(options: argparse.Namespace) -> int:
 
     name, _, wanted = options.target.partition(":")
     derivation = bundled.derivation(name)
-    spec = next((item for item in derivation.evaluators if item.name == wanted), None)
-    if spec is None:
-        known = (f"{name}:{item.name}" for item in derivation.evaluators)
-        raise UnknownNameError("evaluator", options.target, known)
+    spec = derivation.evaluator(wanted)
     assigned = parse_assignments(options.values, {item.name: item.symbol for item in spec.parameters})
     parameters = {item.name for item in spec.parameters}
     for key in assigned:

@@ -81,7 +81,7 @@ class PaperDerivation:
     """What a file in ``derivations`` declares.
 
     ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
-    built when first asked for. ``study(seed, full, progress)`` measures the theory against simulation;
+    built when first asked for, evaluators in groups so that one is found without deriving all. ``study(seed, full, progress)`` measures the theory against simulation;
     ``figures(seed, full, progress)`` gathers the data of the appendix's figures.
     """
 
@@ -90,7 +90,7 @@ class PaperDerivation:
     values: Mapping[sp.Symbol, sp.Expr]
     build_solution: Callable[[], DepthSolution]
     build_claims: Callable[[], tuple[Claim, ...]]
-    build_evaluators: Callable[[], tuple[FunctionSpec, ...]]
+    build_evaluators: tuple[Callable[[], tuple[FunctionSpec, ...]], ...]
     study: Callable[[int, bool, Progress | None], tuple[Measurement, ...]]
     figures: Callable[[int, bool, Progress | None], tuple[Figure, ...]]
     slips: tuple[Slip, ...] = ()
@@ -114,7 +114,15 @@ class PaperDerivation:
     @cached_property
     def evaluators(self) -> tuple[FunctionSpec, ...]:
         """What is generated as code."""
-        return self.build_evaluators()
+        return tuple(spec for group in self.build_evaluators for spec in group())
+
+    def evaluator(self, name: str) -> FunctionSpec:
+        """The evaluator of that name, building no further group than needed; :class:`UnknownNameError` otherwise."""
+        for group in self.build_evaluators:
+            for spec in group():
+                if spec.name == name:
+                    return spec
+        raise UnknownNameError("evaluator", f"{self.key}:{name}", (f"{self.key}:{spec.name}" for spec in self.evaluators))
 
     def claim(self, name: str) -> Claim:
         """The claim of that id; :class:`UnknownNameError` with the nearest one otherwise."""

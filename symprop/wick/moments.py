@@ -20,6 +20,7 @@ from symprop.core.errors import InputError, RefusedError
 from symprop.core.expression import factored
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Assumption, Source, merge_unique
+from symprop.functions import GeometricSum
 from symprop.wick.attention import UNIFORM, AttentionBlock
 from symprop.wick.distributions import scalar
 from symprop.wick.invariants import C_X, G_2, Q_X, T_X
@@ -50,7 +51,7 @@ class MomentMap:
         """The map of ``depth`` blocks with independent weights.
 
         The coupled pairs are solved block by block: a small integer depth as a polynomial in trace and determinant,
-        any other by their two eigenvalues, which must then differ.
+        any other by their two eigenvalues, which may coincide.
         """
         depth = scalar("depth", depth)
         if depth.is_number and not (depth.is_Integer and depth >= 0):
@@ -59,7 +60,7 @@ class MomentMap:
             return sp.ImmutableMatrix(self.matrix**depth)
         if depth.is_Integer and depth <= _MULTIPLIED_OUT:
             return _by_blocks(self.matrix, lambda value: value**depth, lambda block: _pair_power(block, int(depth)))
-        return _function_of(self.matrix, lambda value: value**depth)
+        return _function_of(self.matrix, lambda value: value**depth, lambda high, low: GeometricSum(high, low, depth))
 
     def generator(self, block: AttentionBlock) -> sp.ImmutableMatrix:
         """The derivative of the matrix in 1/L at alpha_1^2 = a_1/L, alpha_2^2 = a_2/L, where it is the identity."""
@@ -74,7 +75,7 @@ class MomentMap:
 
     def depth_limit(self, block: AttentionBlock) -> sp.ImmutableMatrix:
         """The limit of the map of L blocks as L grows, at alpha_1^2 = a_1/L, alpha_2^2 = a_2/L: exp(generator)."""
-        return _function_of(self.generator(block), sp.exp)
+        return _function_of(self.generator(block), sp.exp, lambda high, low: (sp.exp(high) - sp.exp(low)) / (high - low))
 
 
 def moment_map(order: int, sublayer: str = "block", block: AttentionBlock | None = None) -> MomentMap:
@@ -142,17 +143,18 @@ def _pair_power(block: sp.Matrix, depth: int) -> sp.Matrix:
     return sp.eye(2) if depth == 0 else p(depth) * block - determinant * p(depth - 1) * sp.eye(2)
 
 
-def _function_of(matrix: sp.Matrix, function: Callable[[sp.Expr], sp.Expr]) -> sp.ImmutableMatrix:
-    """A function of a matrix with distinct eigenvalues in each block, by Sylvester's formula."""
+def _function_of(
+    matrix: sp.Matrix,
+    function: Callable[[sp.Expr], sp.Expr],
+    difference_quotient: Callable[[sp.Expr, sp.Expr], sp.Expr],
+) -> sp.ImmutableMatrix:
+    """A function of a matrix, block by block, by Sylvester's formula with its difference quotient of two eigenvalues."""
 
     def of_pair(block: sp.Matrix) -> sp.Matrix:
         half, determinant = block.trace() / 2, factored(block.det())
         root = sp.sqrt(factored(half**2 - determinant))
-        if root == 0:
-            raise RefusedError("matrix function", "two eigenvalues coincide", "use a small integer depth")
         high, low = factored(half + root), factored(half - root)
-        slope = (function(high) - function(low)) / factored(high - low)
-        return function(low) * sp.eye(2) + (block - low * sp.eye(2)) * slope
+        return function(low) * sp.eye(2) + (block - low * sp.eye(2)) * difference_quotient(high, low)
 
     return _by_blocks(matrix, function, of_pair)
 

@@ -11,7 +11,7 @@ ALLOWED = {
     "core": set(),
     "functions": {"core"},
     "notation": {"core"},
-    "wick": {"core"},
+    "wick": {"core", "functions"},
     "components": {"core", "functions"},
     "network": {"core", "functions", "components"},
     "depth": {"core", "functions", "components", "network"},
