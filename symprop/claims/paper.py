@@ -81,8 +81,9 @@ class PaperDerivation:
     """What a file in ``derivations`` declares.
 
     ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
-    built when first asked for, evaluators in groups so that one is found without deriving all. ``study(seed, full, progress)`` measures the theory against simulation;
-    ``figures(seed, full, progress)`` gathers the data of the appendix's figures.
+    built when first asked for, evaluators in groups so that one is found without deriving all.
+    ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
+    the data of the appendix's figures.
     """
 
     paper: Paper
