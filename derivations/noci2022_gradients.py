@@ -626,10 +626,4 @@ def _root(squared: Derivation) -> Derivation:
     return replace(squared, expression=sp.sqrt(squared.expression))
 
 
-def __getattr__(name: str) -> tuple[FunctionSpec, ...]:
-    if name == "EVALUATORS":
-        return build_evaluators()
-    raise AttributeError(name)
-
-
-__all__ = ["CLAIMS", "EVALUATORS", "SLIPS", "build_evaluators", "study"]  # noqa: F822
+__all__ = ["CLAIMS", "SLIPS", "build_evaluators", "study"]

@@ -29,14 +29,6 @@ def depth_result(solution: DepthSolution, view: View, key: str) -> Result:
     return _result(solution, view, coordinate, expression, solution.provenance, "X^{L}", steps)
 
 
-def layer_result(solution: DepthSolution, view: View, key: str) -> Result:
-    """A coordinate of the output of one block in the coordinates of its input."""
-    coordinate = _coordinate(view, key)
-    steps = trace_chain(solution.trace, view, coordinate)
-    last = steps[-1].expression
-    return _result(solution, view, coordinate, last, solution.provenance, "X^{\\ell+1}", steps)
-
-
 def limit_result(
     solution: DepthSolution, view: View, key: str, scaling: Mapping[sp.Expr, sp.Expr]
 ) -> Result:
