@@ -514,6 +514,7 @@ DERIVATION = PaperDerivation(
     paper=PAPER,
     view=NOCI,
     values=VALUES,
+    build_trace=lambda: solution().trace,
     build_solution=solution,
     build_claims=lambda: (*_forward_claims(), *_gradient_claims()),
     build_evaluators=(_forward_evaluators, _gradient_evaluators),

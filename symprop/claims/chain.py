@@ -8,7 +8,6 @@ import sympy as sp
 
 from symprop.core.proof import ProofStep
 from symprop.core.signal import Signal
-from symprop.depth.solution import DepthSolution
 from symprop.network.trace import Step, Trace
 from symprop.notation.view import Coordinate, View
 
@@ -41,9 +40,8 @@ def trace_chain(trace: Trace, view: View, coordinate: Coordinate) -> tuple[Proof
     return _merged(links)
 
 
-def names_of(solution: DepthSolution, view: View) -> dict[sp.Symbol, LatexName]:
-    """How the view's symbols of a solved stack print: signals of layer l inside the block, X for its given input."""
-    trace = solution.trace
+def names_of(trace: Trace, view: View) -> dict[sp.Symbol, LatexName]:
+    """How the view's symbols of a block print: signals of layer l inside the block, X for its given input."""
     names: dict[sp.Symbol, LatexName] = {}
 
     def add(signal: Signal, label: str, text: str, latex: str) -> None:

@@ -11,8 +11,9 @@ import sympy as sp
 
 from symprop.claims.claim import Claim
 from symprop.core.errors import UnknownNameError
-from symprop.core.provenance import Assumption, merge_unique
+from symprop.core.provenance import Assumption, Derived, merge_unique
 from symprop.depth.solution import DepthSolution
+from symprop.network.trace import Trace
 from symprop.notation.view import View
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Figure:
 class PaperDerivation:
     """What a file in ``derivations`` declares.
 
+    ``build_trace`` gives the block as it prints, ``build_solution`` solves it over depth where that has a closed form.
     ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
     built when first asked for, evaluators in groups so that one is found without deriving all.
     ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
@@ -89,13 +91,14 @@ class PaperDerivation:
     paper: Paper
     view: View
     values: Mapping[sp.Symbol, sp.Expr]
-    build_solution: Callable[[], DepthSolution]
+    build_trace: Callable[[], Trace]
     build_claims: Callable[[], tuple[Claim, ...]]
     build_evaluators: tuple[Callable[[], tuple[FunctionSpec, ...]], ...]
     study: Callable[[int, bool, Progress | None], tuple[Measurement, ...]]
     figures: Callable[[int, bool, Progress | None], tuple[Figure, ...]]
     slips: tuple[Slip, ...] = ()
     references: tuple[Paper, ...] = field(default=())
+    build_solution: Callable[[], DepthSolution] | None = None
 
     @property
     def key(self) -> str:
@@ -103,9 +106,21 @@ class PaperDerivation:
         return self.paper.key
 
     @cached_property
-    def solution(self) -> DepthSolution:
-        """The block, solved over depth."""
-        return self.build_solution()
+    def trace(self) -> Trace:
+        """The block, step by step."""
+        return self.build_trace()
+
+    @cached_property
+    def solution(self) -> DepthSolution | None:
+        """The block, solved over depth; None where the map of a block is not affine."""
+        return None if self.build_solution is None else self.build_solution()
+
+    @property
+    def provenance(self) -> Derived:
+        """What the block, and its solution where there is one, stands on."""
+        if self.solution is not None:
+            return self.solution.provenance
+        return Derived(sp.S.Zero, self.trace.assumptions, self.trace.neglected, self.trace.sources)
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
@@ -134,5 +149,5 @@ class PaperDerivation:
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
-        """Every assumption of the block's solution and of the claims."""
-        return merge_unique(self.solution.provenance.assumptions, *(item.derived().assumptions for item in self.claims))
+        """Every assumption of the block and of the claims."""
+        return merge_unique(self.provenance.assumptions, *(item.derived().assumptions for item in self.claims))

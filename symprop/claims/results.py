@@ -70,7 +70,7 @@ def signal_result(
         assumptions=provenance.assumptions,
         neglected=provenance.neglected,
         sources=provenance.sources,
-        names=names_of(solution, view),
+        names=names_of(solution.trace, view),
     )
 
 
@@ -159,5 +159,5 @@ def _result(
         assumptions=provenance.assumptions,
         neglected=provenance.neglected,
         sources=provenance.sources,
-        names=names_of(solution, view),
+        names=names_of(solution.trace, view),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import sympy as sp
 
-from symprop.core.errors import InputError
+from symprop.core.errors import InputError, RefusedError
 from symprop.core.provenance import EXACT, Assumption, Source
 from symprop.core.signal import Gradient, Signal
 
@@ -24,11 +24,36 @@ Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]
 
 @dataclass(frozen=True)
 class PairState:
-    """An entry of the expected token Gram matrix and the average of all its entries, both divided by the width."""
+    """Two tokens in the expected Gram matrix, everything per coordinate.
+
+    ``entry`` is their inner product, ``average`` that of all pairs of tokens (None where one entry does not determine
+    it: after a nonlinearity or a mask that acts on each token alone), ``left`` and ``right`` are the second moments of
+    the two tokens (None where unknown), ``mean`` is that of a coordinate. ``diagonal`` says that both are one token.
+    """
 
     entry: sp.Expr
-    average: sp.Expr
+    average: sp.Expr | None
     width: sp.Expr
+    left: sp.Expr | None = None
+    right: sp.Expr | None = None
+    mean: sp.Expr = sp.S.Zero
+    diagonal: bool = False
+
+    @classmethod
+    def of(cls, signal: Signal, *, diagonal: bool = False) -> PairState:
+        """Two exchangeable tokens of a signal, or one of them twice."""
+        entry = signal.q if diagonal else signal.p
+        return cls(entry, signal.common, signal.width, signal.q, signal.q, signal.mean, diagonal)
+
+    def affine(
+        self, gain: sp.Expr, shift: sp.Expr = sp.S.Zero, *, width: sp.Expr | None = None, mean: sp.Expr = sp.S.Zero
+    ) -> PairState:
+        """Every moment times ``gain`` plus ``shift``, with a new width and coordinate mean."""
+        entry, average, left, right = (
+            None if moment is None else gain * moment + shift
+            for moment in (self.entry, self.average, self.left, self.right)
+        )
+        return PairState(entry, average, width or self.width, left, right, mean, self.diagonal)
 
 
 @dataclass(frozen=True)
@@ -36,12 +61,16 @@ class Component(ABC):
     """A transfer function on the moment state, with the sampler of the operation it models.
 
     ``rule`` is the word over the equals sign of a proof, ``reason`` the sentence behind it. ``assumptions`` and
-    ``neglected`` are collected along a network. Parameters are SymPy expressions in registered symbols.
+    ``neglected`` are collected along a network. ``gaussian_input`` says that the moments are right for Gaussian
+    coordinates only, ``takes_mean`` that a nonzero coordinate mean is allowed. Parameters are SymPy expressions in
+    registered symbols.
     """
 
     rule: ClassVar[str]
     reason: ClassVar[str]
     inputs: ClassVar[int] = 1
+    gaussian_input: ClassVar[bool] = False
+    takes_mean: ClassVar[bool] = True
     assumptions: ClassVar[tuple[Assumption, ...]] = ()
     neglected: ClassVar[str] = EXACT
     sources: ClassVar[tuple[Source, ...]] = ()
@@ -79,8 +108,8 @@ class Component(ABC):
 
     def exchangeable(self, *signals: Signal, fresh: bool, gaussian: bool, mean: sp.Expr = sp.S.Zero) -> Signal:
         """The pair rule at exchangeable tokens: its diagonal is q', its diagonal minus off-diagonal is the gap."""
-        diagonal = self.pair(*(PairState(item.q, item.common, item.width) for item in signals))
-        off_diagonal = self.pair(*(PairState(item.p, item.common, item.width) for item in signals))
+        diagonal = self.pair(*(PairState.of(item, diagonal=True) for item in signals))
+        off_diagonal = self.pair(*(PairState.of(item) for item in signals))
         return Signal(
             q=diagonal.entry,
             gap=sp.expand(diagonal.entry - off_diagonal.entry),
@@ -90,6 +119,22 @@ class Component(ABC):
             gaussian=gaussian,
             fresh=fresh,
         )
+
+    def accept(self, *signals: Signal) -> None:
+        """Refuse by name a signal that this component has no moments for."""
+        for signal in signals:
+            if self.gaussian_input and not signal.gaussian:
+                raise RefusedError(
+                    f"{self.describe()} of {signal.label}",
+                    f"its moments are known for Gaussian coordinates, and {signal.label} is not Gaussian",
+                    "put a wide random linear layer before it",
+                )
+            if not self.takes_mean and signal.mean != 0:
+                raise RefusedError(
+                    f"{self.describe()} of {signal.label}",
+                    f"its moments are known at zero coordinate mean, and that of {signal.label} is {signal.mean}",
+                    "put a linear layer or LayerNorm before it",
+                )
 
     def number(self, expression: Any, values: Values) -> float:
         """A parameter of this component as a number."""

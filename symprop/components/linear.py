@@ -70,8 +70,7 @@ class Linear(Component):
 
     def pair(self, *states: PairState) -> PairState:
         (x,) = states
-        gain = x.width * self.variance
-        return PairState(gain * x.entry + self.bias_variance, gain * x.average + self.bias_variance, self.width)
+        return x.affine(x.width * self.variance, self.bias_variance, width=self.width)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         (tokens,) = x

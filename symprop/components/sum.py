@@ -82,10 +82,18 @@ class Sum(Component):
     def pair(self, *states: PairState) -> PairState:
         stream, branch = states
         skip2, branch2 = self.skip_scale**2, self.branch_scale**2
+
+        def added(one: sp.Expr | None, other: sp.Expr | None) -> sp.Expr | None:
+            return None if one is None or other is None else skip2 * one + branch2 * other
+
         return PairState(
             skip2 * stream.entry + branch2 * branch.entry,
-            skip2 * stream.average + branch2 * branch.average,
+            added(stream.average, branch.average),
             stream.width,
+            added(stream.left, branch.left),
+            added(stream.right, branch.right),
+            self.skip_scale * stream.mean,
+            stream.diagonal,
         )
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:

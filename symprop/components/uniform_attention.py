@@ -10,6 +10,7 @@ import sympy as sp
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS, gaussian_matrix
 from symprop.core import symbols
+from symprop.core.errors import RefusedError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 
@@ -59,8 +60,13 @@ class UniformAttention(Component):
 
     def pair(self, *states: PairState) -> PairState:
         (x,) = states
+        if x.average is None:
+            raise RefusedError(
+                self.describe(), "one entry of the Gram matrix does not determine their average here",
+                "propagate exchangeable tokens, or the whole Gram matrix",
+            )
         average = x.width * self.value_variance * x.average
-        return PairState(average, average, self.width)
+        return PairState(average, average, self.width, average, average, diagonal=x.diagonal)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         (tokens,) = x

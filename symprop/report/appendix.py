@@ -122,7 +122,7 @@ def _document(
     figures: Sequence[Figure],
 ) -> str:
     context = _Context(derivation, view)
-    block, provenance = block_report(derivation, view), derivation.solution.provenance
+    block, provenance = block_report(derivation, view), derivation.provenance
     results = [verdict.claim.derived() for verdict in verdicts]
     block_assumptions = context.assume(provenance.assumptions)
     claims = [_claim(context, verdict, result) for verdict, result in zip(verdicts, results, strict=True)]

@@ -14,6 +14,7 @@ from symprop.core import symbols
 from symprop.core.expression import factored
 from symprop.core.proof import ProofStep
 from symprop.depth import DepthSolution
+from symprop.network.trace import Trace
 from symprop.notation import View
 from symprop.report.printer import latex, text
 
@@ -79,23 +80,23 @@ class BlockReport:
     correlation: Formula | None
 
 
-def solution_names(solution: DepthSolution, view: View) -> dict[sp.Symbol, LatexName]:
-    """How the moments of a solution print, with indexed names for signals that the block leaves unnamed."""
-    names = names_of(solution, view)
+def block_names(trace: Trace, view: View) -> dict[sp.Symbol, LatexName]:
+    """How the moments of a block print, with indexed names for signals that the block leaves unnamed."""
+    names = names_of(trace, view)
     return {key: LatexName(name.text, re.sub(r"\bH(\d+)\^", r"H_{\1}^", name.latex)) for key, name in names.items()}
 
 
-def given_names(solution: DepthSolution, view: View) -> dict[sp.Symbol, LatexName]:
+def given_names(trace: Trace, view: View) -> dict[sp.Symbol, LatexName]:
     """The same names, with the input of the whole network as a given matrix instead of the signal of a layer."""
-    names = solution_names(solution, view)
-    label = solution.input.label
+    names = block_names(trace, view)
+    label = trace.input.label
     return names | {item.symbol(label): names[item.initial] for item in view.coordinates}
 
 
 def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
     """Steps, proof chains, closed form over depth and depth limit of a derivation's block."""
-    solution = derivation.solution
-    trace, names, given = solution.trace, solution_names(solution, view), given_names(solution, view)
+    trace = derivation.trace
+    names = block_names(trace, view)
     labels = {0: r"X^{\ell}"} | {position: _label(step.atoms.label) for position, step in enumerate(trace.steps, 1)}
     labels[trace.output] = r"X^{\ell+1}"
     steps = []
@@ -113,6 +114,16 @@ def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
         links = trace_chain(trace, view, coordinate)
         if links and links[-1].expression != 0:
             chains.append(Chain(_name(coordinate.symbol(trace.result.label), names), links, names))
+    if derivation.solution is None:
+        return BlockReport(tuple(steps), tuple(chains), (), "", (), "", None)
+    return _solved(derivation.solution, view, tuple(steps), tuple(chains))
+
+
+def _solved(
+    solution: DepthSolution, view: View, steps: tuple[BlockStep, ...], chains: tuple[Chain, ...]
+) -> BlockReport:
+    """The report of a block with its closed form over depth and its limits."""
+    given = given_names(solution.trace, view)
     start = (solution.input,)
     depth = latex(solution.stack.depth, view=view)
 
@@ -134,7 +145,7 @@ def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
         value = _branches(solution.correlation_limit(), solution, view)
         correlation = Formula(r"\lim_{L\to\infty} \rho(X^{L})", value, given, view)
     return BlockReport(
-        tuple(steps), tuple(chains), at(solution.signal, depth), written,
+        steps, chains, at(solution.signal, depth), written,
         at(limit.signal, r"\infty") if limit and finite else (), limit.provenance.neglected if limit else "",
         correlation,
     )  # fmt: skip
@@ -153,7 +164,7 @@ def depth_scaling(solution: DepthSolution) -> dict[sp.Expr, sp.Expr]:
 
 def claim_names(derivation: PaperDerivation, view: View, result: Result) -> dict[sp.Symbol, LatexName]:
     """The names in which a result prints: its own before those of the block."""
-    return {**given_names(derivation.solution, view), **result.names}
+    return {**given_names(derivation.trace, view), **result.names}
 
 
 def stated_formula(claim: Claim, names: Names, view: View) -> str:

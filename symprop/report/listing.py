@@ -139,7 +139,7 @@ def wrapped(body: str, first: str = "", rest: str | None = None, columns: int = 
 
 def _overview(derivation: PaperDerivation, view: View) -> dict[str, Any]:
     block = block_report(derivation, view)
-    provenance = derivation.solution.provenance
+    provenance = derivation.provenance
     paper = derivation.paper
     return {
         "paper": {"key": paper.key, "authors": paper.authors, "title": paper.title, "venue": paper.venue,
@@ -219,11 +219,13 @@ class _Writer:
             for formula in step["equations"]:
                 self._equation(formula.quantity, formula)
         self._assumptions(data)
-        self._heading("One block")
+        if data["chains"]:
+            self._heading("One block")
         for chain in data["chains"]:
             self._chain(chain["quantity"], chain["steps"])
         self._reasons([step for chain in data["chains"] for step in chain["steps"]])
-        self._heading("After L blocks")
+        if data["closed_form"]:
+            self._heading("After L blocks")
         for formula in data["closed_form"]:
             self._equation(formula.quantity, formula)
         if data["depth_limit"]:

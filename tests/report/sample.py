@@ -10,7 +10,7 @@ from symprop.core.symbols import alpha_1, alpha_2, d, d_F, sigma_down2, sigma_up
 from symprop.depth import DepthSolution, solve
 from symprop.network import named, residual, sequential, stack
 from symprop.notation import NOCI
-from symprop.report.content import solution_names
+from symprop.report.content import block_names
 from symprop.simulate.measurement import Measurement
 
 EVIL = r"50% of \input{/etc/passwd} costs $5 & a_b #1 ~ {x ^^5c"
@@ -26,7 +26,7 @@ def _solution() -> DepthSolution:
 
 def _result(index: int) -> Result:
     solution = _solution()
-    names, coordinate = solution_names(solution, NOCI), NOCI.coordinates[index]
+    names, coordinate = block_names(solution.trace, NOCI), NOCI.coordinates[index]
     steps = trace_chain(solution.trace, NOCI, coordinate)
     provenance = solution.provenance
     return Result(
@@ -121,10 +121,11 @@ def make() -> PaperDerivation:
         paper,
         NOCI,
         {sigma_v2: 1 / sp.Symbol("d")},
-        _solution,
+        lambda: _solution().trace,
         _claims,
         lambda: (),
         lambda *_: measurements(),
         lambda *_: figures(),
         (Slip("footnote 2", EVIL, "0 < gamma"),),
+        build_solution=_solution,
     )
