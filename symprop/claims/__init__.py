@@ -4,8 +4,10 @@ from symprop.claims.chain import LatexName, names_of, step_equations, trace_chai
 from symprop.claims.claim import Claim, Result, Status, Verdict, check
 from symprop.claims.paper import Curve, Figure, Paper, PaperDerivation, Points, Progress, Slip
 from symprop.claims.results import (
+    backward_result,
     component_result,
     depth_result,
+    forward_result,
     gram_result,
     limit_result,
     pair_result,
@@ -26,9 +28,11 @@ __all__ = [
     "Slip",
     "Status",
     "Verdict",
+    "backward_result",
     "check",
     "component_result",
     "depth_result",
+    "forward_result",
     "gram_result",
     "limit_result",
     "names_of",

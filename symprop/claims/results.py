@@ -11,9 +11,10 @@ from symprop.claims.claim import Result
 from symprop.components.base import Component, PairState
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived
-from symprop.core.signal import Signal
+from symprop.core.signal import Gradient, Signal
 from symprop.depth.solution import DepthSolution, solve
-from symprop.network.builders import Stack
+from symprop.network.builders import Block, Stack
+from symprop.network.trace import trace_of
 from symprop.notation.view import Coordinate, View
 from symprop.wick.steps import Derivation
 
@@ -105,6 +106,55 @@ def component_result(component: Component, view: View, key: str) -> Result:
     steps = tuple(ProofStep(link.rule, link.reason, link.expression.xreplace(initial)) for link in links)
     output = "S" if component.rule == "attention" else "D"
     return _result(solution, view, coordinate, steps[-1].expression, solution.provenance, output, steps)
+
+
+def forward_result(block: Block, view: View, key: str, signal: Signal, output: str = "Y") -> Result:
+    """A coordinate of the output of a block, in this view's coordinates of its input ``signal``.
+
+    The block need not be affine; its proof walks from the output back to the input.
+    """
+    trace = trace_of(block, signal)
+    coordinate = _coordinate(view, key)
+    initial = view.initial(trace.input)
+    steps = tuple(
+        ProofStep(link.rule, link.reason, link.expression.xreplace(initial))
+        for link in trace_chain(trace, view, coordinate)
+    )
+    return Result(
+        steps[-1].expression if steps else sp.S.Zero,
+        coordinate.latex.format(X=output),
+        steps,
+        assumptions=trace.assumptions,
+        neglected=trace.neglected,
+        sources=trace.sources,
+        names=names_of(trace, view),
+    )
+
+
+def backward_result(block: Block, view: View, signal: Signal, gradient: Gradient, *, pair: bool = False) -> Result:
+    """Second moment of dLoss/d(input) of a block (with ``pair``, that of two tokens), in the input's coordinates.
+
+    ``gradient`` is that of the output. The proof lists what every component does to it, from the output back.
+    """
+    trace = trace_of(block, signal)
+    initial = view.initial(trace.input)
+
+    def shown(found: Gradient) -> sp.Expr:
+        value = trace.substitute_moments(found.p if pair else found.q)
+        return view.express(value, (trace.input,)).xreplace(initial)
+
+    links = [
+        ProofStep(step.component.rule, step.component.reason, shown(found))
+        for step, found in zip(reversed(trace.steps), trace.sweep(gradient), strict=True)
+    ]
+    return Result(
+        links[-1].expression,
+        r"\mathbb{E}\, g_t g_s" if pair else r"\mathbb{E}\, g_t^2",
+        tuple(links),
+        assumptions=trace.assumptions,
+        neglected=trace.neglected,
+        sources=trace.sources,
+    )
 
 
 def pair_result(component: Component, quantity: str, *states: PairState) -> Result:

@@ -17,6 +17,7 @@ from sympy.logic.boolalg import Boolean
 
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
+from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 
 
@@ -62,6 +63,18 @@ class Sqrt(_Lowered):
 
 class Power(_Lowered):
     """x^y without any rewriting."""
+
+
+class ArcCosine0(_Lowered):
+    """ArcCosine(0, gap, v)."""
+
+
+class ArcCosine1(_Lowered):
+    """ArcCosine(1, gap, v)."""
+
+
+class ArcCosine2(_Lowered):
+    """ArcCosine(2, gap, v)."""
 
 
 class LogGeometricSum(_Lowered):
@@ -176,6 +189,9 @@ class _Lowering:
         if isinstance(node, GeometricSum):
             first, second = (self.sum_of_logs(_log_terms(argument)) for argument in node.args[:2])
             return LogGeometricSum(first, second, self.lower(node.args[2]))
+        if isinstance(node, ArcCosine):
+            k, gap, v = node.args
+            return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
         if isinstance(node, sp.log):
             coefficient, rest = node.args[0].as_coeff_Add()
             return self.log_of_one_plus(rest) if coefficient == 1 else Log(self.lower(node.args[0]))

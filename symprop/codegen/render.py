@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import sympy as sp
 
+from symprop.codegen import special
 from symprop.codegen.lowering import in_groups, lower, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
@@ -58,12 +59,16 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
     text = environment.from_string(TEMPLATES[backend]).render(
         module_doc=module_doc,
         names=repr(sorted(name for item in functions for name in (item["name"], item["result"]) if name)),
-        helpers=[helper for name, helper in HELPERS[backend].items() if re.search(rf"(?<![.\w]){name}\(", used)],
+        helpers=[helper for name, helper in _helpers(backend).items() if re.search(rf"(?<![.\w]){name}\(", used)],
         classes=[item for item in functions if item["result"]],
         functions=functions,
     )
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
     return re.sub(r"\n+(?=(?:def|class|@np) ?)(?<!\"ignore\"\)\n)", "\n\n\n", text)
+
+
+def _helpers(backend: str) -> dict[str, str]:
+    return {**HELPERS[backend], **special.helpers(backend)}
 
 
 def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:

@@ -14,6 +14,7 @@ import sympy as sp
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
+from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
@@ -200,4 +201,5 @@ _MPMATH = {
     "ExpMinusOne": mpmath.expm1,
     "GeometricSum": _geometric_sum,
     "Saturated": lambda x: x,
+    "ArcCosine": arc_cosine,
 }

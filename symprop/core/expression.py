@@ -173,7 +173,8 @@ def _generators(expression: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Symbol]]
 
 def _provably_zero(difference: sp.Expr) -> bool:
     # Depth nodes rewrite to powers, so that both spellings of one quantity meet.
-    flat, generators = _generators(difference.rewrite(sp.Pow))
+    one_angle = difference.rewrite(sp.Pow).replace(sp.acos, lambda x: sp.pi / 2 - sp.asin(sp.cancel(x)))
+    flat, generators = _generators(one_angle)
     numerator = sp.fraction(sp.together(flat))[0]
     if sp.expand(numerator) == 0:
         return True

@@ -56,19 +56,27 @@ class Trace:
             signal = signal.subs(definitions(step))
         return signal
 
+    def substitute_moments(self, expression: sp.Expr) -> sp.Expr:
+        """An expression in atoms of the trace, in terms of the moments of the input."""
+        for step in reversed(self.steps):
+            expression = expression.xreplace(definitions(step))
+        return expression
+
     def backpropagate(self, gradient: Gradient) -> Gradient:
         """Moments of dLoss/d(input) given those of dLoss/d(output), in terms of the atoms of the trace."""
+        return list(self.sweep(gradient))[-1] if self.steps else gradient
+
+    def sweep(self, gradient: Gradient) -> Iterator[Gradient]:
+        """After every step, from the last to the first, the gradient that has reached the first of its inputs."""
         gradients: dict[int, Gradient] = {self.output: gradient}
         for position in range(len(self.steps), 0, -1):
-            incoming = gradients.pop(position, None)
-            if incoming is None:
-                continue
+            incoming = gradients.pop(position, Gradient(sp.S.Zero, sp.S.Zero))
             step = self.steps[position - 1]
             parts = step.component.backward(incoming, *(self.signal(item) for item in step.inputs))
             for source, part in zip(step.inputs, parts, strict=True):
                 known = gradients.get(source)
                 gradients[source] = part if known is None else Gradient(known.q + part.q, known.gap + part.gap)
-        return gradients.get(0, Gradient(sp.S.Zero, sp.S.Zero))
+            yield gradients[step.inputs[0]]
 
     def pair(self, state: PairState) -> PairState:
         """The same block on one entry of the expected token Gram matrix, for tokens that are not exchangeable."""

@@ -3,6 +3,7 @@
 import sympy as sp
 
 from symprop.core.signal import Signal
+from symprop.core.symbols import L, n
 from symprop.notation.view import Coordinate, View
 
 
@@ -20,4 +21,5 @@ KEDIA = View(
         Coordinate("r", "r({X})", r"r_{{{X}}}", lambda x: x.corr, nonnegative=False),
     ),
     _moments,
+    {L: "N", n: "L"},
 )

@@ -62,6 +62,7 @@ def measurement_rows(measurements: Iterable[Measurement]) -> list[dict[str, Any]
         {
             "quantity": row.quantity, "setting": row.setting, "predicted": row.predicted, "measured": row.measured,
             "stderr": row.stderr, "z": row.z, "draws": row.draws, "expected_to_hold": row.expected_to_hold,
+            "published": row.published,
         }
         for row in measurements
     ]  # fmt: skip
@@ -78,7 +79,11 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def measurement_table(measurements: Sequence[Measurement]) -> Table:
-    """Predicted and measured values with standard errors and z-scores, and the root mean square of the scores."""
+    """Predicted and measured values with standard errors and z-scores, and the root mean square of the scores.
+
+    Where a paper's own formula differs from ours, its error and ours stand side by side, in percent of the measured value.
+    """
+    published = any(row.published is not None for row in measurements)
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -87,7 +92,8 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
     )
     table.add_column("quantity")
     table.add_column("setting")
-    for heading in ("predicted", "measured", "s.e.", "z"):
+    errors = ("published %", "ours %") if published else ()
+    for heading in ("predicted", "measured", "s.e.", *errors, "z"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in measurements:
         z = f"{row.z:.2f}" if row.expected_to_hold else "-"
@@ -98,10 +104,15 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
             f"{row.predicted:.6g}",
             f"{row.measured:.6g}",
             f"{row.stderr:.1e}",
+            *(_percent_off(value, row) for value in ((row.published, row.predicted) if published else ())),
             z,
             style=style,
         )
     return table
+
+
+def _percent_off(value: float | None, row: Measurement) -> str:
+    return "" if value is None or row.measured == 0 else f"{100 * (value / row.measured - 1):+.2f}"
 
 
 def plain(renderable: RenderableType, width: int = COLUMNS) -> str:

@@ -16,6 +16,7 @@ class Measurement:
 
     ``setting`` names the configuration (sizes, scales), ``stderr`` is the standard error of ``measured``. With
     ``expected_to_hold`` False the row documents where an assumption fails, and its z-score judges nothing.
+    ``published`` is the value of a paper's own formula where that differs from ours.
     """
 
     quantity: str
@@ -25,6 +26,7 @@ class Measurement:
     stderr: float
     draws: int
     expected_to_hold: bool = True
+    published: float | None = None
 
     @property
     def z(self) -> float:
@@ -43,14 +45,24 @@ def measurement(
     samples: npt.NDArray[np.float64],
     *,
     expected_to_hold: bool = True,
+    controls: npt.NDArray[np.float64] | None = None,
+    published: float | None = None,
 ) -> Measurement:
-    """Summarise independent draws of a quantity whose expectation is ``predicted``; ``samples`` has shape (draws,)."""
+    """Summarise independent draws of a quantity whose expectation is ``predicted``; ``samples`` has shape (draws,).
+
+    ``controls``, of shape (draws, k), are statistics of the same draws whose expectation is exactly zero; what the
+    samples share with them linearly is subtracted, which narrows the standard error and moves the mean by O(1/draws).
+    """
     draws = len(samples)
+    if controls is not None:
+        centred = controls - controls.mean(axis=0)
+        slopes = np.linalg.lstsq(centred, samples - samples.mean(), rcond=None)[0]
+        samples = samples - controls @ slopes
     mean = float(samples.mean())
     spread = float(samples.std(ddof=1))
     rounding = 1e-14 * abs(mean)
     stderr = 0.0 if spread <= rounding * draws else spread / math.sqrt(draws)
-    return Measurement(quantity, setting, float(predicted), mean, stderr, draws, expected_to_hold)
+    return Measurement(quantity, setting, float(predicted), mean, stderr, draws, expected_to_hold, published)
 
 
 def rms_z(measurements: Iterable[Measurement]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from symprop.components.base import Array, Component, Values
+from symprop.components.base import Array, Component, Values, Vjp
 from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.uniform_attention import UniformAttention
 from symprop.core.errors import InputError
@@ -38,6 +38,28 @@ def apply(trace: Trace, x: Array, rng: np.random.Generator, values: Values) -> A
         output, _ = step.component.sample(*(signals[item] for item in step.inputs), rng=rng, values=values)
         signals.append(output)
     return signals[trace.output]
+
+
+def pullback(trace: Trace, x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Callable[[Array], Array]]:
+    """Draw the weights of one block and apply it; also the map from dLoss/d(output) to dLoss/d(input)."""
+    signals = [x]
+    pulls: list[Vjp] = []
+    for step in trace.steps:
+        output, pull = step.component.sample(*(signals[item] for item in step.inputs), rng=rng, values=values)
+        signals.append(output)
+        pulls.append(pull)
+
+    def pulled(gradient: Array) -> Array:
+        gradients: dict[int, Array] = {trace.output: gradient}
+        for position in range(len(trace.steps), 0, -1):
+            if position not in gradients:
+                continue
+            parts = pulls[position - 1](gradients.pop(position))
+            for source, part in zip(trace.steps[position - 1].inputs, parts, strict=True):
+                gradients[source] = gradients[source] + part if source in gradients else part
+        return gradients[0]
+
+    return signals[trace.output], pulled
 
 
 def simulate(

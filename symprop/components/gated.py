@@ -1,0 +1,127 @@
+"""Gated units: GLU, ReGLU, GeGLU, SwiGLU and the bilinear one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS, gaussian_matrix
+from symprop.core import symbols
+from symprop.core.errors import RefusedError
+from symprop.core.provenance import Assumption, Source
+from symprop.core.signal import Gradient, Signal
+from symprop.functions.activation import Activation, Gelu, Identity, Relu
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GAUSSIAN_WEIGHTS = Assumption("Gaussian weights", "the weights of a gated unit are Gaussian, or its fan-in is large")
+
+
+@dataclass(frozen=True)
+class GatedUnit(Component):
+    r"""Gated unit :math:`y = \phi(x W_g) \odot x W_u` with independent zero-mean weights.
+
+    .. math:: q' = E\phi^2\, q_u, \qquad \Delta' = \Delta_\phi q_u + p_\phi \Delta_u
+
+    with :math:`q_u = d \sigma_u^2 q` and the moments of :math:`\phi` at variance :math:`d \sigma_g^2 q`. ``width`` is the
+    hidden width, variances are absolute. Exact at any width for Gaussian weights. Backward the gate and the other branch
+    add, up to O(1/d): :math:`g_q' = d_F (\sigma_g^2 q_u E\phi'^2 + \sigma_u^2 E\phi^2)\, g_q`. Shazeer 2020.
+
+    >>> from symprop.core.symbols import d, d_F, n
+    >>> x = Signal(q=sp.Integer(1), gap=sp.Integer(0), tokens=n, width=d)
+    >>> GatedUnit(d_F, 1/d, 1/d, Relu()).forward(x).q
+    1/2
+    """
+
+    width: Any
+    gate_variance: Any
+    up_variance: Any
+    activation: Activation
+
+    rule = "gated unit"
+    reason = "the gate and the other branch are independent, so that their second moments multiply"
+    assumptions = (INDEPENDENT_WEIGHTS, GAUSSIAN_WEIGHTS, INDEPENDENT_GRADIENT)
+    neglected = "O(1/d) in the gradient"
+    sources = (Source("shazeer2020", "Eqs. 5, 6"),)
+
+    def __post_init__(self) -> None:
+        self._sympify("width", "gate_variance", "up_variance")
+
+    @classmethod
+    def examples(cls) -> tuple[Component, ...]:
+        return tuple(
+            cls(symbols.d_F, symbols.sigma_up2, symbols.sigma_w2, choice) for choice in (Identity(), Relu(), Gelu())
+        )
+
+    def neglected_size(self, *signals: Signal) -> sp.Expr:
+        # Both paths see one input through their weights: 2 sigma_g^2 sigma_u^2 q dE(phi^2)/dv beside the sum of the two.
+        (x,) = signals
+        return 2 / x.width
+
+    def forward(self, *signals: Signal) -> Signal:
+        (x,) = signals
+        gate, up = (x.width * variance for variance in (self.gate_variance, self.up_variance))
+        second = self.activation.second(sp.S.Zero, gate * x.q)
+        change = self._gate_gap(x)
+        return x.replace(
+            mean=sp.S.Zero,
+            q=second * up * x.q,
+            gap=change * up * x.q + (second - change) * up * x.gap,
+            width=self.width,
+            gaussian=False,
+            fresh=True,
+        )
+
+    def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
+        (x,) = signals
+        gate, phi = x.width * self.gate_variance, self.activation
+        up_q, up_gap = (x.width * self.up_variance * moment for moment in (x.q, x.gap))
+        slope = phi.slope_second(sp.S.Zero, gate * x.q)
+        slope_gap = phi.slope_gap(sp.S.Zero, gate * x.q, gate * x.gap) if x.gap != 0 else sp.S.Zero
+        second, change = phi.second(sp.S.Zero, gate * x.q), self._gate_gap(x)
+        gain = self.width * (self.gate_variance * up_q * slope + self.up_variance * second)
+        lost = self.width * (
+            self.gate_variance * (slope * up_gap + slope_gap * (up_q - up_gap)) + self.up_variance * change
+        )
+        return (Gradient(gain * gradient.q, gain * gradient.gap + lost * gradient.p),)
+
+    def _gate_gap(self, x: Signal) -> sp.Expr:
+        gate = x.width * self.gate_variance
+        return self.activation.gap(sp.S.Zero, gate * x.q, gate * x.gap) if x.gap != 0 else sp.S.Zero
+
+    def pair(self, *states: PairState) -> PairState:
+        (x,) = states
+        if x.left is None or x.right is None:
+            raise RefusedError(
+                self.describe(), "the second moments of the two tokens are unknown here", "give left and right"
+            )
+        gate, up = (x.width * variance for variance in (self.gate_variance, self.up_variance))
+        left, right = (self.activation.second(sp.S.Zero, gate * side) * up * side for side in (x.left, x.right))
+        sides = (gate * x.left, gate * x.right, gate * x.entry)
+        entry = left if x.diagonal else self.activation.cross(sp.S.Zero, sp.S.Zero, *sides) * up * x.entry
+        return PairState(entry, None, self.width, left, right, diagonal=x.diagonal)
+
+    def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
+        (tokens,) = x
+        draws, _, fan_in = tokens.shape
+        width = int(self.number(self.width, values))
+        gate_weights, up_weights = (
+            gaussian_matrix(rng, draws, fan_in, width, self.number(variance, values))
+            for variance in (self.gate_variance, self.up_variance)
+        )
+        gate, up = tokens @ gate_weights, tokens @ up_weights
+        active = self.activation.apply(gate)
+
+        def vjp(g: Array) -> tuple[Array, ...]:
+            through_gate = (g * up * self.activation.slope(gate)) @ gate_weights.swapaxes(1, 2)
+            return (through_gate + (g * active) @ up_weights.swapaxes(1, 2),)
+
+        return active * up, vjp
+
+    def describe(self) -> str:
+        """Name, hidden width and activation."""
+        return f"{type(self).__name__}({self.width}, {self.activation.name})"

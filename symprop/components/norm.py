@@ -1,0 +1,209 @@
+"""LayerNorm and RMSNorm: every token divided by its own size."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.components.elementwise import GAUSSIAN_COORDINATES
+from symprop.components.linear import INDEPENDENT_GRADIENT
+from symprop.core.errors import InputError, RefusedError
+from symprop.core.provenance import Assumption, Source
+from symprop.core.signal import Gradient, Signal
+from symprop.functions.finite_width import CorrelationDeficit
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WIDE_NORM = Assumption("wide norm", "the size of a token is its expectation, exact as the width tends to infinity")
+
+
+@dataclass(frozen=True)
+class _Norm(Component):
+    """A norm with its gain and epsilon; ``finite`` keeps the fluctuation of a token's size at finite width."""
+
+    gain2: Any = sp.S.One
+    epsilon: Any = sp.S.Zero
+    finite: bool = False
+
+    rule = "norm"
+    reason = "every token is divided by its own size"
+    gaussian_input = True
+
+    def __post_init__(self) -> None:
+        self._sympify("gain2", "epsilon")
+        if self.finite and self.epsilon != 0:
+            raise InputError("epsilon", self.epsilon, "0 at finite width, where no closed form is known otherwise")
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:  # type: ignore[override]
+        """Wide or finite norm, on Gaussian coordinates."""
+        return (GAUSSIAN_COORDINATES, INDEPENDENT_GRADIENT, *(() if self.finite else (WIDE_NORM,)))
+
+    @property
+    def neglected(self) -> str:  # type: ignore[override]
+        """The order in the width, forward and backward."""
+        return "O(1/d^2) in the gradient covariance" if self.finite else "O(1/d)"
+
+    @classmethod
+    def examples(cls) -> tuple[Component, ...]:
+        return cls(), cls(sp.Rational(9, 4), sp.Rational(1, 10)), cls(sp.Rational(9, 4), finite=True)
+
+    @staticmethod
+    @abstractmethod
+    def size2(x: Signal) -> sp.Expr:
+        """Mean square that a token is divided by, per coordinate."""
+
+    @staticmethod
+    @abstractmethod
+    def freedom(width: sp.Expr) -> sp.Expr:
+        """Number of independent coordinates after the mean is removed or not."""
+
+    @abstractmethod
+    def normalised_mean(self, x: Signal) -> sp.Expr:
+        """Mean of a coordinate after the division."""
+
+    def neglected_size(self, *signals: Signal) -> sp.Expr:
+        (x,) = signals
+        return 4 / x.width**2 if self.finite else 2 / x.width
+
+    def forward(self, *signals: Signal) -> Signal:
+        self.accept(*signals)
+        (x,) = signals
+        size2 = self.size2(x)
+        q, gap = size2 / (size2 + self.epsilon), x.gap / (size2 + self.epsilon)
+        if self.finite:
+            gap = CorrelationDeficit(gap, self.freedom(x.width))
+        return x.replace(
+            mean=self.normalised_mean(x), q=self.gain2 * q, gap=self.gain2 * gap, gaussian=not self.finite, fresh=x.fresh
+        )
+
+    def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
+        (x,) = signals
+        size2 = self.size2(x)
+        gain = self.gain2 / (size2 + self.epsilon)
+        if not self.finite:
+            return (Gradient(gain * gradient.q, gain * gradient.gap),)
+        freedom = self.freedom(x.width)
+        gain *= (freedom - 1) / (freedom - 2)
+        # Delta method: the factor of two tokens is (1 + (3 r^2 - 1)/(2d))/v, that of one token the same at r = 1.
+        lost = 3 * self.gain2 / size2 * (x.gap / size2) * (2 - x.gap / size2) / (2 * x.width)
+        return (Gradient(gain * gradient.q, gain * gradient.gap + lost * gradient.p),)
+
+    def pair(self, *states: PairState) -> PairState:
+        (x,) = states
+        if x.left is None or x.right is None:
+            raise RefusedError(self.describe(), "the sizes of the two tokens are unknown here", "give left and right")
+        shift = x.mean**2 if self.normalised_mean(_only_mean(x)) == 0 else sp.S.Zero
+        sizes = [side - shift for side in (x.left, x.right)]
+        scales = [self.gain2 / (size + self.epsilon) for size in sizes]
+        entry = (x.entry - shift) * sp.sqrt(scales[0] * scales[1])
+        if self.finite and not x.diagonal:
+            entry = self.gain2 * (1 - CorrelationDeficit(1 - entry / self.gain2, self.freedom(x.width)))
+        left, right = (size * scale for size, scale in zip(sizes, scales, strict=True))
+        mean = sp.S.Zero if shift != 0 else x.mean * sp.sqrt(scales[0])
+        return PairState(entry, None, x.width, left, right, mean, x.diagonal)
+
+    def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
+        import numpy as np
+
+        (tokens,) = x
+        gain, epsilon = self.number(sp.sqrt(self.gain2), values), self.number(self.epsilon, values)
+        centred = self._centre(tokens)
+        size = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
+        output = centred / size
+
+        def vjp(g: Array) -> tuple[Array, ...]:
+            along = (g * output).mean(axis=-1, keepdims=True)
+            return (gain * self._centre(g - output * along) / size,)
+
+        return gain * output, vjp
+
+    @staticmethod
+    @abstractmethod
+    def _centre(x: Array) -> Array:
+        """Remove the mean of a token's coordinates, or not."""
+
+
+def _only_mean(x: PairState) -> Signal:
+    return Signal(q=sp.S.One, gap=sp.S.Zero, tokens=sp.S.One, width=x.width, mean=x.mean)
+
+
+@dataclass(frozen=True)
+class LayerNorm(_Norm):
+    r"""LayerNorm, :math:`y = g (x - \bar x)/\sqrt{s^2 + \epsilon}` with the mean and variance of the token's coordinates.
+
+    .. math:: \mu' = 0, \quad q' = E g^2 \frac{v}{v + \epsilon}, \quad \Delta' = E g^2 \frac{\Delta}{v + \epsilon}, \quad
+        g_q' = E g^2 \frac{g_q}{v + \epsilon}
+
+    at infinite width, up to O(1/d). With ``finite`` the gap is that of the expected sample correlation
+    (:class:`CorrelationDeficit` with d - 1 degrees of freedom) and the gradient has the factor (d - 2)/(d - 3), both
+    exact for Gaussian coordinates; its covariance is right to O(1/d). ``gain2`` is the second moment of the gain.
+    Ba et al. 2016; Kedia et al. 2024, component table.
+
+    >>> from symprop.core.symbols import d, n
+    >>> x = Signal(q=sp.Integer(4), gap=sp.Integer(1), tokens=n, width=d, gaussian=True)
+    >>> LayerNorm().forward(x).gap
+    1/4
+    """
+
+    sources = (Source("ba2016", "Section 3"), Source("kedia2024", "component table"))
+
+    @staticmethod
+    def size2(x: Signal) -> sp.Expr:
+        return x.var
+
+    @staticmethod
+    def freedom(width: sp.Expr) -> sp.Expr:
+        return width - 1
+
+    def normalised_mean(self, x: Signal) -> sp.Expr:
+        return sp.S.Zero
+
+    @staticmethod
+    def _centre(x: Array) -> Array:
+        centred: Array = x - x.mean(axis=-1, keepdims=True)
+        return centred
+
+
+@dataclass(frozen=True)
+class RMSNorm(_Norm):
+    r"""RMSNorm, :math:`y = g x/\sqrt{\overline{x^2} + \epsilon}`.
+
+    .. math:: \mu' = g \mu/\sqrt{q + \epsilon}, \quad q' = E g^2 \frac{q}{q + \epsilon}, \quad
+        \Delta' = E g^2 \frac{\Delta}{q + \epsilon}
+
+    at infinite width, up to O(1/d); the gradient is divided by :math:`q + \epsilon`. With ``finite`` (zero mean only) the
+    degrees of freedom are d, where those of :class:`LayerNorm` are d - 1. Zhang & Sennrich 2019.
+
+    >>> from symprop.core.symbols import d, n
+    >>> x = Signal(q=sp.Integer(4), gap=sp.Integer(1), tokens=n, width=d, gaussian=True)
+    >>> RMSNorm().forward(x).q
+    1
+    """
+
+    sources = (Source("zhang2019", "Eq. 4"),)
+
+    @property
+    def takes_mean(self) -> bool:  # type: ignore[override]
+        """Only the form at infinite width knows a nonzero mean."""
+        return not self.finite
+
+    @staticmethod
+    def size2(x: Signal) -> sp.Expr:
+        return x.q
+
+    @staticmethod
+    def freedom(width: sp.Expr) -> sp.Expr:
+        return width
+
+    def normalised_mean(self, x: Signal) -> sp.Expr:
+        return x.mean * sp.sqrt(self.gain2 / (x.q + self.epsilon)) if x.mean != 0 else sp.S.Zero
+
+    @staticmethod
+    def _centre(x: Array) -> Array:
+        return x

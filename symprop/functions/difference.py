@@ -1,0 +1,117 @@
+"""Kernels of two tokens as functions of their covariance, and their differences without subtracting nearly equal numbers.
+
+A kernel at equal variances v is brought to the form P(c) + Q(c) asin(c/s) + T(c) sqrt(s^2 - c^2) with rational P, Q, T,
+where s = v + noise2: noise2 is 0 for a kinked activation, positive for a smooth ogive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from symprop.core.errors import RefusedError
+from symprop.functions.arc_cosine import ArcCosine
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """P(c) + Q(c) asin(c/s) + T(c) sqrt(s^2 - c^2), with c the ``covariance`` and s = ``v`` + ``noise2``."""
+
+    constant: sp.Expr
+    angle: sp.Expr
+    root: sp.Expr
+    covariance: sp.Symbol
+    v: sp.Symbol
+    noise2: sp.Expr
+
+    @classmethod
+    def of(cls, expression: sp.Expr, covariance: sp.Symbol, v: sp.Symbol, noise2: sp.Expr) -> Kernel:
+        """The normal form of an expression in asin(c/s) and odd powers of sqrt(1 - c^2/s^2)."""
+        s = v + noise2
+        square = s**2 - covariance**2
+        angle, root = sp.Dummy("angle"), sp.Dummy("root", positive=True)
+
+        def is_root(node: sp.Expr) -> bool:
+            half = node.is_Pow and node.exp.is_Rational and node.exp.q == 2
+            return bool(half) and sp.cancel(node.base * s**2 - square) == 0
+
+        def written(node: sp.Expr) -> sp.Expr:
+            return root * square ** (node.exp - sp.S.Half) / s ** (2 * node.exp)
+
+        flat = expression.replace(is_root, written).replace(sp.asin, lambda _: angle)
+        parts = [flat.subs({angle: 0, root: 0}), sp.diff(flat, angle).subs(root, 0), sp.diff(flat, root).subs(angle, 0)]
+        if any(part.has(sp.nan, sp.zoo, root, angle) for part in parts):
+            raise RefusedError(str(expression), "it is not linear in the angle and the root", "use quadrature")
+        constant, slope, odd = (sp.factor_terms(sp.cancel(sp.together(part))) for part in parts)
+        return cls(constant, slope, odd, covariance, v, noise2)
+
+    def expression(self) -> sp.Expr:
+        """The kernel, written out."""
+        s = self.v + self.noise2
+        square = self.noise2 * (2 * self.v + self.noise2) + self.v**2 - self.covariance**2
+        return self.constant + self.angle * sp.asin(self.covariance / s) + self.root * sp.sqrt(square)
+
+    def full(self) -> sp.Expr:
+        """The kernel at covariance v."""
+        if self.noise2 != 0:
+            return self.expression().subs(self.covariance, self.v)
+        return sp.expand((self.constant + self.angle * sp.pi / 2).subs(self.covariance, self.v))
+
+    def difference(self, gap: sp.Symbol) -> sp.Expr:
+        """The kernel at covariance v minus the kernel at covariance v - gap."""
+        return self._kinked(gap) if self.noise2 == 0 else self._smooth(gap)
+
+    def _kinked(self, gap: sp.Symbol) -> sp.Expr:
+        # The sine is A_1 + cos A_0, and gap (2v - gap) A_0 is 4 A_2 + 3 (v - gap) A_1: A_k vanishes faster for larger k.
+        v, at = self.v, self.v - gap
+        zeroth, first, second = (ArcCosine(k, gap, v) for k in range(3))
+        constant, angle, root = (part.subs(self.covariance, at) for part in (self.constant, self.angle, self.root))
+        linear = sp.Poly(sp.expand(angle - root * at), gap)
+        quotient, remainder = sp.div(linear, sp.Poly(sp.expand(gap * (v + at)), gap))
+        even = sp.expand(self.full() - constant - angle * sp.pi / 2)
+        first_coefficient = sp.expand(3 * at * quotient.as_expr() - root)
+        return (
+            even + remainder.as_expr() * zeroth + first_coefficient * first + 4 * quotient.as_expr() * second
+        )
+
+    def _smooth(self, gap: sp.Symbol) -> sp.Expr:
+        v, s, noise = self.v, self.v + self.noise2, self.noise2 * (2 * self.v + self.noise2)
+        at, square = v - gap, gap * (2 * v - gap)
+        own, other = sp.sqrt(noise), sp.sqrt(noise + square)
+        # Of every generator: its value at v, at v - gap, and the difference of the two.
+        covariance = (v, at, gap)
+        angle = (sp.asin(v / s), sp.asin(at / s), 2 * sp.atan(gap / (own + other)))
+        root = (own, other, -square / (own + other))
+        inverse = (1 / own, 1 / other, square / (own * other * (own + other)))
+        parts = [(self.constant, []), (self.angle, [angle])]
+        for power, coefficient in self._odd_powers():
+            parts.append((coefficient, [root if power > 0 else inverse] * abs(power)))
+        total = sp.S.Zero
+        for polynomial, extra in parts:
+            for (exponent,), coefficient in sp.Poly(polynomial, self.covariance).terms():
+                factors = [covariance] * exponent + extra
+                for k, (_, _, change) in enumerate(factors):
+                    before = sp.Mul(*(lower for _, lower, _ in factors[:k]))
+                    after = sp.Mul(*(upper for upper, _, _ in factors[k + 1 :]))
+                    total += coefficient * before * change * after
+        return total
+
+    def _odd_powers(self) -> list[tuple[int, sp.Expr]]:
+        """The root part as a sum of odd powers of sqrt(s^2 - c^2), with coefficients at most linear in c."""
+        c = self.covariance
+        square = sp.Poly(sp.expand((self.v + self.noise2) ** 2 - c**2), c)
+        numerator, denominator = (sp.Poly(part, c) for part in sp.fraction(sp.cancel(sp.together(self.root))))
+        power = 1
+        while denominator.degree() > 0:
+            denominator, remainder = sp.div(denominator, square)
+            power -= 2
+            if not remainder.is_zero:
+                raise RefusedError(str(self.root), "its denominator is not a power of s^2 - c^2", "use quadrature")
+        found = []
+        while not numerator.is_zero:
+            numerator, coefficient = sp.div(numerator, square)
+            if not coefficient.is_zero:
+                found.append((power, sp.factor_terms(sp.cancel(coefficient.as_expr() / denominator.as_expr()))))
+            power += 2
+        return found

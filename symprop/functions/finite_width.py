@@ -1,0 +1,81 @@
+"""What a norm over finitely many coordinates does to the correlation of two tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mpmath
+import sympy as sp
+
+
+class CorrelationDeficit(sp.Function):
+    r"""One minus the expected sample correlation of two Gaussian variables, with ``freedom`` degrees of freedom.
+
+    CorrelationDeficit(t, f) at population correlation r = 1 - t is
+
+    .. math::
+
+        1 - \frac{2}{f} \Big[\frac{\Gamma((f+1)/2)}{\Gamma(f/2)}\Big]^2 r\,
+        {}_2F_1(\tfrac12, \tfrac12; \tfrac f2 + 1; r^2)
+
+    f is d - 1 where the mean of the d coordinates is removed first, d where it is known. It tends to t as f grows.
+    Hotelling 1953.
+
+    >>> t = sp.Symbol("t", positive=True)
+    >>> CorrelationDeficit(0, 7), CorrelationDeficit(1, 7), sp.N(CorrelationDeficit(sp.Rational(1, 2), 7), 12)
+    (0, 1, 0.527530572593)
+    """
+
+    nargs = (2,)
+
+    @classmethod
+    def eval(cls, t: sp.Expr, freedom: sp.Expr) -> sp.Expr | None:
+        return t if t in (0, 1, 2) or freedom is sp.oo else None
+
+    def elementary(self) -> sp.Expr:
+        """The definition in gamma functions and a hypergeometric series."""
+        t, freedom = self.args
+        half, r = sp.S.Half, 1 - t
+        scale = 2 / freedom * sp.exp(2 * (sp.loggamma((freedom + 1) / 2) - sp.loggamma(freedom / 2)))
+        return 1 - scale * r * sp.hyper([half, half], [freedom / 2 + 1], r**2)
+
+    def _eval_rewrite_as_hyper(self, *args: Any, **hints: Any) -> sp.Expr:
+        return self.elementary()
+
+    _eval_rewrite_as_Pow = _eval_rewrite_as_hyper
+
+    def expansion(self) -> sp.Expr:
+        """The value up to O(1/f^2)."""
+        t, freedom = self.args
+        return t * (1 + (1 - t) * (2 - t) / (2 * freedom))
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        dummies = sp.symbols("t f", positive=True)
+        written = CorrelationDeficit(*dummies).elementary()
+        return sp.diff(written, dummies[argindex - 1]).subs(dict(zip(dummies, self.args, strict=True)))
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        if any(not argument.is_number for argument in self.args):
+            return None
+        digits = int(prec / 3.3) + 20
+        t, freedom = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 60)) for item in self.args)
+        with mpmath.workprec(prec + 30):
+            return sp.Float._new((+correlation_deficit(t, freedom))._mpf_, prec)
+
+    def _eval_is_real(self) -> bool | None:
+        return True if all(argument.is_nonnegative for argument in self.args) else None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return self._eval_is_real()
+
+
+def correlation_deficit(t: Any, freedom: Any) -> Any:
+    """The function in mpmath numbers, with guard digits near t = 0."""
+    t = mpmath.mpmathify(t)
+    if t == 0:
+        return t
+    with mpmath.workprec(mpmath.mp.prec + 20 + max(0, -int(mpmath.mag(t)))):
+        r, half = 1 - t, mpmath.mpf(1) / 2
+        scale = 2 / freedom * mpmath.exp(2 * (mpmath.loggamma((freedom + 1) * half) - mpmath.loggamma(freedom * half)))
+        value = 1 - scale * r * mpmath.hyp2f1(half, half, freedom * half + 1, r**2)
+    return +value
