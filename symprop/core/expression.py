@@ -178,6 +178,8 @@ def _provably_zero(difference: sp.Expr) -> bool:
     numerator = sp.fraction(sp.together(flat))[0]
     if sp.expand(numerator) == 0:
         return True
+    if one_angle.has(sp.gamma) and sp.gammasimp(sp.together(one_angle)) == 0:
+        return True
     roots = {key: dummy for key, dummy in generators.items() if key.is_Pow and key.exp.is_Rational}
     if roots:
         numerator = sp.expand(numerator)
