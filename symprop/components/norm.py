@@ -32,7 +32,6 @@ class _Norm(Component):
 
     rule = "norm"
     reason = "every token is divided by its own size"
-    gaussian_input = True
 
     def __post_init__(self) -> None:
         self._sympify("gain2", "epsilon")
@@ -40,9 +39,14 @@ class _Norm(Component):
             raise InputError("epsilon", self.epsilon, "0 at finite width, where no closed form is known otherwise")
 
     @property
+    def gaussian_input(self) -> bool:  # type: ignore[override]
+        """A wide norm needs independent coordinates only."""
+        return self.finite
+
+    @property
     def assumptions(self) -> tuple[Assumption, ...]:  # type: ignore[override]
-        """Wide or finite norm, on Gaussian coordinates."""
-        return (GAUSSIAN_COORDINATES, INDEPENDENT_GRADIENT, *(() if self.finite else (WIDE_NORM,)))
+        """Wide norm, or Gaussian coordinates at finite width."""
+        return (GAUSSIAN_COORDINATES if self.finite else WIDE_NORM, INDEPENDENT_GRADIENT)
 
     @property
     def neglected(self) -> str:  # type: ignore[override]
@@ -79,7 +83,8 @@ class _Norm(Component):
         if self.finite:
             gap = CorrelationDeficit(gap, self.freedom(x.width))
         return x.replace(
-            mean=self.normalised_mean(x), q=self.gain2 * q, gap=self.gain2 * gap, gaussian=not self.finite, fresh=x.fresh
+            mean=self.normalised_mean(x), q=self.gain2 * q, gap=self.gain2 * gap,
+            gaussian=x.gaussian and not self.finite, fresh=x.fresh,
         )
 
     def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
