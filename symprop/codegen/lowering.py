@@ -19,6 +19,7 @@ from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
+from symprop.functions.rising_ratio import RisingRatio
 
 
 class _Lowered(sp.Function):
@@ -75,6 +76,10 @@ class ArcCosine1(_Lowered):
 
 class ArcCosine2(_Lowered):
     """ArcCosine(2, gap, v)."""
+
+
+class RisingStep(_Lowered):
+    """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
 
 
 class LogGeometricSum(_Lowered):
@@ -189,6 +194,9 @@ class _Lowering:
         if isinstance(node, GeometricSum):
             first, second = (self.sum_of_logs(_log_terms(argument)) for argument in node.args[:2])
             return LogGeometricSum(first, second, self.lower(node.args[2]))
+        if isinstance(node, RisingRatio):
+            u, v, count = node.args
+            return RisingStep(self.lower(sp.cancel(u - v)), self.lower(v), self.lower(count))
         if isinstance(node, ArcCosine):
             k, gap, v = node.args
             return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))

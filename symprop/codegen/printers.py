@@ -26,6 +26,7 @@ NUMPY: Mapping[type, str] = {
     lowering.PowerLog: "_log_positive",
     lowering.LogGeometricSum: "_geometric_sum",
     lowering.Power: "np.power",
+    lowering.RisingStep: "_rising_ratio",
     lowering.ArcCosine0: "_arc_cosine_0",
     lowering.ArcCosine1: "_arc_cosine_1",
     lowering.ArcCosine2: "_arc_cosine_2",

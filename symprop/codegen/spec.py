@@ -16,6 +16,7 @@ from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
 from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
+from symprop.functions.rising_ratio import RisingRatio, rising_ratio
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
 """Names that the generated modules use themselves."""
@@ -134,7 +135,7 @@ def _latex_name(name: str) -> str:
     return name if len(name) == 1 else r"\mathrm{" + name.replace("_", r"\_") + "}"
 
 
-_NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum, Saturated)
+_NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum, Saturated, RisingRatio)
 
 
 def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) -> dict[str, sp.Float]:
@@ -202,4 +203,5 @@ _MPMATH = {
     "GeometricSum": _geometric_sum,
     "Saturated": lambda x: x,
     "ArcCosine": arc_cosine,
+    "RisingRatio": rising_ratio,
 }

@@ -62,8 +62,31 @@ def _torch_text(k: int) -> str:
     return f"{head}    y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)\n{_horner(k)}\n{tail}"
 
 
+_RISING = '''\
+def _stirling_tail(x):
+    """log(gamma(x)) beyond Stirling's leading terms, for x >= 12."""
+    y = 1/(x*x)
+    return (1/12 - y*(1/360 - y*(1/1260 - y*(1/1680 - y*(1/1188 - y*691/360360)))))/x
+
+
+def _log_gamma_step(x, step):
+    """log(gamma(x + step)/gamma(x)) for x, x + step > 0; no digit is lost to the size of x."""
+    shifted = {zero}
+    for k in range(12):
+        shifted = shifted - {log1p}(step/(x + k))
+    x = x + 12.0
+    return (shifted + (x - 0.5)*{log1p}(step/x) + step*{log}(x + step) - step
+            + _stirling_tail(x + step) - _stirling_tail(x))
+
+
+def _rising_ratio(step, v, N):
+    """The product of (v + step + l)/(v + l) over l < N."""
+    return {exp}(_log_gamma_step(N + v, step) - _log_gamma_step(v, step))'''
+
+
 @cache
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     write = {"numpy": _numpy_text, "torch": _torch_text}[backend]
-    return {f"_arc_cosine_{k}": write(k) for k in range(3)}
+    names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log", "log1p")}
+    return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {"_rising_ratio": _RISING.format(zero="0.0", **names)}

@@ -95,8 +95,9 @@ class _Norm(Component):
             return (Gradient(gain * gradient.q, gain * gradient.gap),)
         freedom = self.freedom(x.width)
         gain *= (freedom - 1) / (freedom - 2)
-        # Delta method: the factor of two tokens is (1 + (3 r^2 - 1)/(2d))/v, that of one token the same at r = 1.
-        lost = 3 * self.gain2 / size2 * (x.gap / size2) * (2 - x.gap / size2) / (2 * x.width)
+        # Delta method: the factor of two tokens is (1 + (3 r^2 - 1)/(2d))/v, that of one token the same at r = 1. Their
+        # difference is written over the d - 3 of the exact factor: it vanishes at r = 1, and the order is the same.
+        lost = 3 * self.gain2 / size2 * (x.gap / size2) * (2 - x.gap / size2) / (2 * (freedom - 2))
         return (Gradient(gain * gradient.q, gain * gradient.gap + lost * gradient.p),)
 
     def pair(self, *states: PairState) -> PairState:

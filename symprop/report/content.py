@@ -17,6 +17,7 @@ from symprop.depth import DepthSolution
 from symprop.network.trace import Trace
 from symprop.notation import View
 from symprop.report.printer import latex, text
+from symprop.report.prose import escape
 
 Names = Mapping[sp.Symbol, LatexName]
 
@@ -226,9 +227,10 @@ def _described(component: Any, view: View) -> str:
     """Name and parameters of a component in LaTeX, without parameters at their default."""
     defaults = {item.name: item.default for item in fields(component)}
     shown = [
-        latex(getattr(component, name), view=view) for name, default in defaults.items()
-        if getattr(component, name) != default
-    ]  # fmt: skip
+        latex(value, view=view) if isinstance(value, sp.Basic) else rf"\text{{{escape(getattr(value, 'name', name))}}}"
+        for name, default in defaults.items()
+        if (value := getattr(component, name)) != default
+    ]
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(component).__name__).lower()
     arguments = r",\, ".join(shown)
     return rf"\text{{{words}}}({arguments})" if shown else rf"\text{{{words}}}"

@@ -92,8 +92,8 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
     )
     table.add_column("quantity")
     table.add_column("setting")
-    errors = ("published %", "ours %") if published else ()
-    for heading in ("predicted", "measured", "s.e.", *errors, "z"):
+    values = ("measured", "s.e.", "publ. %", "ours %") if published else ("predicted", "measured", "s.e.")
+    for heading in (*values, "z"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in measurements:
         z = f"{row.z:.2f}" if row.expected_to_hold else "-"
@@ -101,7 +101,7 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
         table.add_row(
             pretty(row.quantity),
             pretty(row.setting),
-            f"{row.predicted:.6g}",
+            *(() if published else (f"{row.predicted:.6g}",)),
             f"{row.measured:.6g}",
             f"{row.stderr:.1e}",
             *(_percent_off(value, row) for value in ((row.published, row.predicted) if published else ())),

@@ -1,0 +1,493 @@
+"""Kedia et al. 2024, Transformers Get Stable: moments of every component, of the blocks and of deep models.
+
+The state is the paper's: mean, variance and correlation of two tokens, forward; variance and correlation of the gradient.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import sympy as sp
+from symprop.derivations import kedia2024_simulation as simulation
+from symprop.derivations.kedia2024_blocks import (
+    INCOMING,
+    SHIFTED,
+    X,
+    attention,
+    feed_forward,
+    post_norm,
+    pre_norm,
+    scaled,
+)
+from symprop.derivations.kedia2024_simulation import GRADIENT, Case, Setting
+
+from symprop.claims import (
+    Claim,
+    Figure,
+    Paper,
+    PaperDerivation,
+    Progress,
+    Result,
+    Status,
+    backward_result,
+    forward_result,
+)
+from symprop.codegen import FunctionSpec
+from symprop.components import Dropout, Elementwise, LayerNorm, Linear
+from symprop.components.embedding import Embedding, Zipf
+from symprop.core.proof import ProofStep
+from symprop.core.provenance import Derived, Source
+from symprop.core.signal import Signal
+from symprop.core.symbols import (
+    L,
+    P,
+    V,
+    a_q,
+    beta,
+    c_g,
+    d,
+    d_F,
+    d_o,
+    gap,
+    kappa,
+    lam,
+    layer,
+    mu,
+    n,
+    q_0,
+    r,
+    r_g,
+    s2,
+    sigma2,
+    sigma_down2,
+    sigma_o2,
+    sigma_t2,
+    sigma_up2,
+    sigma_v2,
+    sigma_w2,
+)
+from symprop.depth.closed_form import solve_affine
+from symprop.depth.product import GrowingStream, product_over_depth, solve_growing
+from symprop.functions import GrowthMinusOne
+from symprop.functions.activation import Absolute, Activation, Erf, Gelu, Relu, Sine, SquaredRelu
+from symprop.network import Block, sequential, trace_of
+from symprop.notation import KEDIA
+from symprop.simulate.measurement import Measurement
+
+PAPER = Paper(
+    "kedia2024",
+    "Kedia, Akhil and Zaidi, Mohd Abbas and Khyalia, Sushil and Jung, Jungho and Goka, Harshith and Lee, Haejun",
+    "Transformers Get Stable: An End-to-End Signal Propagation Theory for Language Models",
+    "International Conference on Machine Learning",
+    2024,
+)
+
+KERNEL = (sp.sqrt(1 - r**2) + r * (sp.pi - sp.acos(r))) / (2 * sp.pi)
+"""E relu(x) relu(y)/sigma^2 as the paper writes it."""
+ORTHANT = sp.Rational(1, 4) + sp.asin(r) / (2 * sp.pi)
+
+
+def _forward(
+    id: str, where: str, title: str, block: Block, key: str, stated: sp.Expr, signal: Signal = X, **more: Any
+) -> Claim:
+    return Claim(id, where, title, lambda: forward_result(block, KEDIA, key, signal), stated, **more)
+
+
+def _backward(
+    id: str, where: str, title: str, block: Block, stated: sp.Expr, signal: Signal = X, *, pair: bool = False, **more: Any
+) -> Claim:
+    return Claim(id, where, title, lambda: backward_result(block, KEDIA, signal, INCOMING, pair=pair), stated, **more)
+
+
+def _hotelling(freedom: sp.Expr) -> sp.Expr:
+    half = sp.S.Half
+    ratio = 2 / freedom * (sp.gamma((freedom + 1) / 2) / sp.gamma(freedom / 2)) ** 2
+    return ratio * r * sp.hyper([half, half], [freedom / 2 + 1], r**2)
+
+
+def _repeats() -> Result:
+    embedding = Embedding(d, sigma_t2, Zipf(V)).forward()
+    ratio = sp.cancel(embedding.p / embedding.q)
+    step = ProofStep("embedding", "two tokens share a row with the probability that two words agree", ratio)
+    return Result(ratio, r"C_V", (step,), assumptions=Embedding.assumptions, sources=Embedding.sources)
+
+
+def component_claims() -> tuple[Claim, ...]:
+    linear, relu, gelu, dropout = Linear(d_o, sigma_w2), Elementwise(Relu()), Elementwise(Gelu()), Dropout(P)
+    table = "component table"
+    s = 1 + sigma2
+    gelu_mean = sigma2 / sp.sqrt(2 * sp.pi * s)
+    gelu_q = sigma2 / 4 * (1 + 2 / sp.pi * sp.asin(sigma2 / s) + 4 * sigma2 / (sp.pi * s * sp.sqrt(1 + 2 * sigma2)))
+    root = s**2 - r**2 * sigma2**2
+    return (
+        _forward("linear-mean", table, "a linear layer has zero mean", linear, "mu", sp.S.Zero, SHIFTED),
+        _forward("linear-variance", table, "variance after a linear layer", linear, "sigma2",
+                 d * sigma_w2 * (sigma2 + mu**2), SHIFTED),
+        _forward("linear-correlation", table, "a linear layer turns a mean into correlation", linear, "r",
+                 (r * sigma2 + mu**2) / (sigma2 + mu**2), SHIFTED),
+        _backward("linear-gradient", table, "gradient through a linear layer", linear, d_o * sigma_w2 * s2, SHIFTED),
+        _backward("linear-gradient-pair", table, "gradient covariance through a linear layer", linear,
+                  d_o * sigma_w2 * r_g * s2, SHIFTED, pair=True),
+        _forward("relu-mean", table, "mean after ReLU", relu, "mu", sp.sqrt(sigma2 / (2 * sp.pi))),
+        _forward("relu-variance", table, "variance after ReLU", relu, "sigma2", (sp.pi - 1) / (2 * sp.pi) * sigma2),
+        _forward("relu-correlation", table, "correlation after ReLU", relu, "r",
+                 (KERNEL - 1 / (2 * sp.pi)) * 2 * sp.pi / (sp.pi - 1)),
+        _backward("relu-gradient", table, "gradient through ReLU", relu, s2 / 2),
+        _backward("relu-gradient-pair", table, "gradient covariance through ReLU", relu, ORTHANT * r_g * s2, pair=True),
+        _forward("gelu-mean", table, "mean after GeLU", gelu, "mu", gelu_mean),
+        _forward("gelu-variance", table, "variance after GeLU", gelu, "sigma2", gelu_q - gelu_mean**2),
+        _backward("gelu-gradient", table, "gradient through GeLU", gelu,
+                  s2 * (sp.Rational(1, 4) + sp.asin(sigma2 / s) / (2 * sp.pi)
+                        + sigma2 * (5 * sigma2 + 3) / (2 * sp.pi * s * (1 + 2 * sigma2) ** sp.Rational(3, 2)))),
+        _backward("gelu-gradient-pair", table, "gradient covariance through GeLU", gelu,
+                  r_g * s2 * (sp.Rational(1, 4) + sp.asin(r * sigma2 / s) / (2 * sp.pi)
+                              + r * sigma2 * (s * (2 * sigma2 + 3) - 2 * r**2 * sigma2**2)
+                              / (2 * sp.pi * s * root ** sp.Rational(3, 2))), pair=True, expected=Status.AGREES),
+        _forward("layernorm-variance", table, "LayerNorm leaves unit variance", LayerNorm(), "sigma2", sp.S.One, SHIFTED),
+        _forward("layernorm-correlation", table, "correlation after LayerNorm over d coordinates", LayerNorm(finite=True), "r",
+                 r * (1 - 1 / d), expected=Status.REFUTED, corrected_by="layernorm-correlation-exact",
+                 note="Identical tokens stay identical, so that r = 1 is kept at every width. The sample correlation of two "
+                 "Gaussian vectors falls short of r by r(1 - r^2)/(2(d - 1)) to leading order."),
+        _forward("layernorm-correlation-exact", table, "expected sample correlation of two Gaussian vectors (Hotelling)",
+                 LayerNorm(finite=True), "r", _hotelling(d - 1), expected=Status.AGREES),
+        _backward("layernorm-gradient", table, "gradient through LayerNorm over d coordinates", LayerNorm(finite=True),
+                  s2 / sigma2, expected=Status.REFUTED, corrected_by="layernorm-gradient-exact",
+                  note="Holds as the width tends to infinity; the exact factor is (d - 2)/(d - 3)."),
+        _backward("layernorm-gradient-exact", table, "exact gradient through LayerNorm over d coordinates",
+                  LayerNorm(finite=True), s2 / sigma2 * (d - 2) / (d - 3)),
+        Claim("embedding-repeats", table, "two words of Zipf's law agree", lambda: _repeats(),
+              sp.pi**2 / (6 * sp.log(V) ** 2), expected=Status.REFUTED, corrected_by="embedding-repeats-exact",
+              note="The leading order of a series in 1/log V: 11% too large at V = 32000, 17% at V = 1000."),
+        Claim("embedding-repeats-exact", table, "two words of Zipf's law agree", lambda: _repeats(),
+              sp.harmonic(V, 2) / sp.harmonic(V) ** 2),
+        _forward("dropout-variance", table, "variance after dropout", dropout, "sigma2",
+                 (sigma2 + P * mu**2) / (1 - P), SHIFTED),
+        _forward("dropout-correlation", table, "independent masks lower the correlation", dropout, "r",
+                 r * sigma2 * (1 - P) / (sigma2 + P * mu**2), SHIFTED),
+        _backward("dropout-gradient", table, "gradient through dropout", dropout, s2 / (1 - P)),
+        _backward("dropout-gradient-pair", table, "dropout keeps the gradient covariance", dropout, r_g * s2, pair=True),
+    )
+
+
+def block_claims() -> tuple[Claim, ...]:
+    ffn, attn, blocks = feed_forward(), attention(), "block table"
+    wide = {d_F: 4 * d}
+    return (
+        _forward("ffn-variance", blocks, "variance after a feed-forward block", ffn, "sigma2",
+                 2 * d**2 * sigma_up2 * sigma_down2 * sigma2 / (1 - P), domain=wide),
+        _forward("ffn-correlation", blocks, "correlation after a feed-forward block", ffn, "r", 2 * (1 - P) * KERNEL),
+        _backward("ffn-gradient", blocks, "gradient through a feed-forward block", ffn,
+                  2 * d**2 * sigma_up2 * sigma_down2 * s2 / (1 - P), domain=wide),
+        _backward("ffn-gradient-pair", blocks, "gradient covariance through a feed-forward block", ffn,
+                  4 * d**2 * sigma_up2 * sigma_down2 * ORTHANT * r_g * s2, pair=True, domain=wide),
+        _forward("attention-variance", blocks, "variance after an attention block", attn, "sigma2",
+                 d**2 * sigma_v2 * sigma_o2 * r * sigma2 / (1 - P), expected=Status.REFUTED,
+                 note="Holds for infinitely many tokens only: at n tokens the average of uncorrelated tokens keeps 1/n of "
+                 "their variance, which is all of it at r = 0.", corrected_by="attention-variance-finite"),
+        _forward("attention-variance-finite", blocks, "variance after an attention block of n tokens", attn, "sigma2",
+                 d**2 * sigma_v2 * sigma_o2 * (r + (1 - r) / n) * sigma2 / (1 - P)),
+        _forward("attention-correlation", blocks, "after attention tokens differ by their dropout masks only", attn, "r",
+                 1 - P),
+        _backward("attention-gradient", blocks, "gradient through the values", attn,
+                  d**2 * sigma_v2 * sigma_o2 * r_g * s2, expected=Status.REFUTED,
+                  note="Leaves out 1/n of the uncorrelated part, what the block's dropout adds to it, and the gradient "
+                  "through the softmax.",
+                  corrected_by="attention-gradient-finite"),
+        _backward("attention-gradient-finite", blocks, "gradient through the values of n tokens", attn,
+                  d**2 * sigma_v2 * sigma_o2 * s2 * (r_g + (1 / (1 - P) - r_g) / n)),
+    )
+
+
+@lru_cache(maxsize=2)
+def growing(activation: Activation) -> GrowingStream:
+    """Feed-forward Pre-LN blocks, solved over depth."""
+    return solve_growing(trace_of(pre_norm(feed_forward(activation)), X))
+
+
+def _stream(expression: sp.Expr, quantity: str, rule: str, reason: str, activation: Activation | None = None) -> Result:
+    provenance = growing(activation or Relu()).provenance
+    shown = expression.subs(X.q, q_0)
+    return Result(
+        shown, quantity, (ProofStep(rule, reason, shown),), assumptions=provenance.assumptions,
+        neglected=provenance.neglected, sources=provenance.sources,
+    )
+
+
+GAUSSIAN_ADDED = 2 * d**2 * sigma_up2 * sigma_down2 / (1 - P)
+"""What a ReLU feed-forward block of hidden width 4d adds, as the paper writes it."""
+
+
+def _post_factor(activation: Activation) -> Result:
+    trace = trace_of(post_norm(feed_forward(activation)), X)
+    factor = trace.substitute_moments(trace.backpropagate(INCOMING).q).subs(X.q, 1) / s2
+    return _stream(factor**L, r"s_0^2/s_N^2", "gradient", "every block sees unit variance, so that all factors are equal",
+                   activation)
+
+
+def _scaled_factor(activation: Activation) -> sp.Expr:
+    trace = trace_of(scaled(feed_forward(activation)), X)
+    return sp.expand(trace.substitute_moments(trace.backpropagate(INCOMING).q).subs(X.q, 1) / s2)
+
+
+def _scaled(strength: sp.Expr) -> Result:
+    factor = _scaled_factor(Relu()).subs(lam, sp.sqrt(1 - beta**2)).subs(beta, sp.sqrt(strength))
+    gain = growing(Relu()).gain
+    shown = sp.expand(factor.subs(P, 0) - 1).subs(sp.expand(gain.subs(P, 0)), c_g)
+    return _stream((1 + sp.factor(shown)) ** L, r"s_0^2/s_N^2", "gradient",
+                   "lambda^2 + beta^2 = 1 keeps unit variance, so that all factors are equal")
+
+
+def _scaled_limit() -> Result:
+    finite = _scaled(kappa / L)
+    limit = sp.limit(finite.expression, L, sp.oo)
+    step = ProofStep("L to infinity", "a factor 1 + x/L, taken L times, tends to e^x", limit)
+    return Result(limit, r"\lim_{N \to \infty} s_0^2/s_N^2", (*finite.steps, step), assumptions=finite.assumptions,
+                  neglected="O(1/L)", sources=finite.sources)
+
+
+def _exponent_ratio(power: sp.Expr) -> Result:
+    """The product over depth divided by exp(k (c - 1) N^(1 - alpha)), as the depth tends to infinity."""
+    x = sp.Symbol("x", positive=True)
+    strength = kappa * (c_g - 1)
+    # With x = N^(-alpha) the logarithm of the ratio is x^(-1/alpha) (log(1 + k(c-1) x) - k(c-1) x).
+    logarithm = x ** (-1 / power) * (sp.series(sp.log(1 + strength * x), x, 0, 4).removeO() - strength * x)
+    limit = sp.exp(sp.limit(sp.expand(logarithm), x, 0))
+    step = ProofStep("L to infinity", "the logarithm of the product, expanded in beta^2", limit)
+    return Result(limit, r"\lim \frac{s_0^2/s_N^2}{\exp(k(c-1)N^{1-\alpha})}", (step,))
+
+
+def _correlation_over_depth() -> Result:
+    """Attention blocks of unit variance: what the branch brings is the dropout's gap alone."""
+    trace = trace_of(attention(), X)
+    output = trace.expand()
+    brought = sp.cancel(output.gap / output.q)
+    solved = solve_affine({gap: (1 - beta**2) * gap + beta**2 * brought}, L)[gap]
+    correlation = (1 - solved).subs(gap, 1 - r)
+    limit = sp.limit(correlation.rewrite(sp.Pow).subs(beta, sp.sqrt(kappa / L)), L, sp.oo)
+    steps = (ProofStep("unroll", "the recursion is solved over depth and put back into itself", correlation),
+             ProofStep("L to infinity", "beta^2 = k/N", limit))
+    return Result(limit, r"\lim_{N \to \infty} r_N", steps, assumptions=trace.assumptions, neglected="O(1/L)")
+
+
+def model_claims() -> tuple[Claim, ...]:
+    models, wide = "model table", {d_F: 4 * d}
+    return (
+        Claim("preln-variance", models, "Pre-LN: the variance grows linearly",
+              lambda: _stream(growing(Relu()).layers.subs(layer, L), r"\sigma^2_N", "unroll",
+                              "the norm makes every block add the same"),
+              q_0 + L * GAUSSIAN_ADDED, domain=wide),
+        Claim("preln-gradient", models, "Pre-LN with any activation: the gradient as a ratio of gamma functions",
+              lambda: _stream(product_over_depth(1 + c_g / (q_0 + a_q * layer), layer, L), r"s_0^2/s_N^2", "unroll",
+                              "a product of factors linear in the layer"),
+              sp.gamma(L + (q_0 + c_g) / a_q) * sp.gamma(q_0 / a_q)
+              / (sp.gamma(L + q_0 / a_q) * sp.gamma((q_0 + c_g) / a_q))),
+        Claim("preln-hyperbolic", models, "Pre-LN with ReLU: the gradient grows like the variance",
+              lambda: _stream(growing(Relu()).gradient, r"s_0^2/s_N^2", "unroll",
+                              "a homogeneous activation has c = a, and the product telescopes"),
+              1 + L * GAUSSIAN_ADDED / q_0, domain=wide),
+        Claim("preln-hyperbolic-gelu", models, "Pre-LN with GeLU: the gradient grows like the variance",
+              lambda: _stream(sp.cancel(growing(Gelu()).gain / growing(Gelu()).added), r"c/a", "ratio",
+                              "hyperbolic growth needs equal gains forward and backward", Gelu()),
+              sp.S.One, expected=Status.REFUTED,
+              note="c exceeds a for GeLU: the gradient grows like N^(c/a) with c/a > 1.", corrected_by="preln-gradient"),
+        Claim("postln-gradient", models, "Post-LN: the gradient is exponential in depth, by the ratio of the two gains",
+              lambda: _post_factor(Gelu()),
+              ((1 + growing(Gelu()).gain) / (1 + growing(Gelu()).added)) ** L, expected=Status.AGREES),
+        Claim("postln-relu", models, "Post-LN with ReLU feed-forward blocks keeps the gradient", lambda: _post_factor(Relu()),
+              sp.S.One),
+        Claim("scaling-gradient", models, "scaled residuals, lambda^2 + beta^2 = 1",
+              lambda: _scaled(beta**2), (1 + beta**2 * (c_g - 1)) ** L),
+        Claim("scaling-limit", models, "scaled residuals, beta^2 = k/N", _scaled_limit, sp.exp(kappa * (c_g - 1))),
+        Claim("scaling-exponent", models, "beta^2 = k/N^alpha, alpha = 3/4: the exponential form becomes exact",
+              lambda: _exponent_ratio(sp.Rational(3, 4)), sp.S.One),
+        Claim("scaling-exponent-half", models, "beta^2 = k/N^alpha, alpha = 1/2: the exponential form becomes exact",
+              lambda: _exponent_ratio(sp.S.Half), sp.S.One, expected=Status.REFUTED,
+              note="The second order of the logarithm stays: the form is too large by exp(k^2 (c - 1)^2/2). It becomes exact "
+              "for alpha > 1/2 only.", corrected_by="scaling-exponent"),
+        Claim("scaling-correlation", models, "attention blocks with scaled residuals: correlation at infinite depth",
+              _correlation_over_depth, (1 - P) - ((1 - P) - r) * sp.exp(-kappa)),
+    )
+
+
+def _solved(block: Block, unknown: dict[sp.Symbol, sp.Expr], quantity: str, limit: bool = False) -> Result:
+    """The variance that gives a block unit variance at an input of unit variance, found by solving for it."""
+    s = sp.Symbol("s", positive=True)
+    trace = trace_of(block, X)
+    condition = KEDIA.express(trace.expand().q, (X,)).subs(dict.fromkeys(unknown, s))
+    condition = condition.xreplace(KEDIA.initial(X)).subs(sigma2, 1).subs({**unknown, d_F: 4 * d})
+    condition = sp.limit(condition, n, sp.oo) if limit else condition
+    square = sp.Symbol("s_squared", positive=True)
+    solutions = sp.solve(sp.Eq(condition.subs(s, sp.sqrt(square)), 1), square)
+    if len(solutions) != 1:
+        raise AssertionError(f"{len(solutions)} solutions of unit variance")
+    found = sp.sqrt(solutions[0])
+    steps = (ProofStep("unit variance", "second moment of the block's output", condition),
+             ProofStep("solve", "the positive solution of: the second moment equals one", found))
+    return Result(found, quantity, steps, assumptions=trace.assumptions, neglected="O(1/n)" if limit else "exact")
+
+
+def _embedding_variance() -> Result:
+    s = sp.Symbol("s", positive=True)
+    q = Dropout(P).forward(Embedding(d, s, Zipf(V), s, s).forward()).q
+    found = sp.solve(sp.Eq(q, 1), s)[0]
+    return Result(found, r"\sigma_e^2", (ProofStep("solve", "three tables and dropout have unit variance", found),),
+                  assumptions=Embedding.assumptions)
+
+
+def _small_dropout() -> Result:
+    """Dominant balance of the feed-forward map near r = 1: what dropout adds against what the kink removes."""
+    e = sp.Symbol("e", positive=True)
+    block = trace_of(feed_forward(), X).expand()
+    ratio = sp.cancel(block.gap / block.q).subs({X.q: 1, X.gap: e})
+    start = sp.limit(ratio.subs(P, 0) / e, e, 0)
+    # gap' = start e + P - c e^(3/2) + ...; the linear terms cancel at a fixed point.
+    kink = -sp.limit((ratio.subs(P, 0) - start * e) / e ** sp.Rational(3, 2), e, 0)
+    added = sp.diff(ratio, P).subs(e, 0)
+    found = (added * P / kink) ** sp.Rational(2, 3)
+    steps = (ProofStep("expand", "gap' = gap + p - c gap^(3/2) + ..., c", kink),
+             ProofStep("balance", "the two last terms cancel at the fixed point", found))
+    return Result(found, r"1 - r^*", steps, neglected="relative O(p^(1/3))")
+
+
+def recipe_claims() -> tuple[Claim, ...]:
+    where = "DeepScaleLM"
+    both = {sigma_v2: sp.Symbol("s", positive=True), sigma_o2: sp.Symbol("s", positive=True)}
+    feed = {sigma_up2: sp.Symbol("s", positive=True), sigma_down2: sp.Symbol("s", positive=True)}
+    return (
+        Claim("deepscalelm-embedding", where, "variance of three embedding tables", _embedding_variance, (1 - P) / 3),
+        Claim("deepscalelm-ffn", where, "variance of both feed-forward matrices",
+              lambda: _solved(feed_forward(), feed, r"\sigma_f^2"), sp.sqrt((1 - P) / 2) / d),
+        Claim("deepscalelm-attention", where, "variance of the value and output matrices",
+              lambda: _solved(attention(), both, r"\sigma_v^2 = \sigma_o^2"), sp.sqrt((1 - P) / r) / d,
+              expected=Status.REFUTED, corrected_by="deepscalelm-attention-finite",
+              note="The condition for infinitely many tokens; at n tokens the average keeps (1 - r)/n as well, which "
+              "matters at small r."),
+        Claim("deepscalelm-attention-finite", where, "variance of the value and output matrices at n tokens",
+              lambda: _solved(attention(), both, r"\sigma_v^2 = \sigma_o^2"), sp.sqrt((1 - P) / (r + (1 - r) / n)) / d),
+        Claim("deepscalelm-attention-limit", where, "its limit for many tokens",
+              lambda: _solved(attention(), both, r"\sigma_v^2 = \sigma_o^2", limit=True), sp.sqrt((1 - P) / r) / d),
+        Claim("dropout-fixed-point", "rank collapse", "feed-forward blocks with little dropout: distance from collapse",
+              _small_dropout, (3 * sp.pi * P / (2 * sp.sqrt(2))) ** sp.Rational(2, 3)),
+    )
+
+
+def _moments(activation: Activation) -> FunctionSpec:
+    zero = sp.S.Zero
+    outputs = {
+        "mean": activation.mean(zero, sigma2),
+        "second": activation.second(zero, sigma2),
+        "change": activation.gap(zero, sigma2, gap),
+        "slope_mean": activation.slope_mean(zero, sigma2),
+        "slope_second": activation.slope_second(zero, sigma2),
+        "slope_change": activation.slope_gap(zero, sigma2, gap),
+    }
+    component = Elementwise(activation)
+    derived = {
+        key: Derived(sp.sympify(value), component.assumptions, "exact", (*component.sources, *activation.sources))
+        for key, value in outputs.items()
+    }
+    return FunctionSpec.from_derived(
+        f"{activation.name}_moments",
+        f"Moments of {activation.name} and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - "
+        "gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.",
+        (sigma2, gap), derived,
+    )
+
+
+def _activation_evaluators() -> tuple[FunctionSpec, ...]:
+    return tuple(_moments(item) for item in (Relu(), Absolute(), SquaredRelu(), Gelu(), Erf(), Sine()))
+
+
+def _depth_evaluators() -> tuple[FunctionSpec, ...]:
+    product = product_over_depth(1 + c_g / (q_0 + a_q * layer), layer, L)
+    provenance = growing(Relu()).provenance
+    gradient = Derived(product, provenance.assumptions, provenance.neglected, (Source("kedia2024", "model table"),))
+    strength = Derived(1 + GrowthMinusOne(beta**2 * (c_g - 1), L), provenance.assumptions, provenance.neglected,
+                       (Source("kedia2024", "DeepScaleLM"),))
+    return (
+        FunctionSpec.from_derived(
+            "preln_gradient", "Gradient at the bottom of L Pre-LN blocks relative to the top; each adds a to the stream and "
+            "has the gradient gain c.", (L, q_0, a_q, c_g), {"gradient": gradient}),
+        FunctionSpec.from_derived(
+            "scaled_gradient", "Gradient at the bottom of L blocks with lambda^2 + beta^2 = 1 and unit variance, relative to "
+            "the top.", (L, beta, c_g), {"gradient": strength}),
+    )
+
+
+def _cases() -> tuple[Case, ...]:
+    correlated, aligned = Setting(), Setting(variance=2.5, correlation=0.9)
+    shifted = Setting(mean=0.6, variance=1.5, correlation=0.3)
+    narrow = Setting(width=8, variance=2.0, correlation=0.5)
+    few = Setting(tokens=4, correlation=0.1)
+    wide = {"p": lambda s: s.correlation * (1 - 1 / s.width), "g_q": lambda s: GRADIENT[0] / s.variance}
+
+    def attention_q(s: Setting) -> float:
+        return s.correlation * s.variance / (1 - s.dropout)
+
+    def attention_gradient(_: Setting) -> float:
+        return GRADIENT[0] - GRADIENT[1]
+
+    published = {"q": attention_q, "g_q": attention_gradient}
+    return (
+        Case("linear", Linear(2 * d, 1 / d), shifted),
+        Case("ReLU", Elementwise(Relu()), correlated),
+        Case("ReLU", Elementwise(Relu()), aligned),
+        Case("squared ReLU", Elementwise(SquaredRelu()), correlated),
+        Case("GeLU", Elementwise(Gelu()), correlated),
+        Case("GeLU", Elementwise(Gelu()), aligned),
+        Case("erf", Elementwise(Erf()), aligned),
+        Case("sin", Elementwise(Sine()), correlated),
+        Case("LayerNorm", LayerNorm(finite=True), narrow, wide, ("g_p",)),
+        Case("dropout", Dropout(P), shifted),
+        Case("ReLU FFN block", feed_forward(), correlated),
+        Case("GeLU FFN block", feed_forward(Gelu()), correlated),
+        Case("attention block", attention(), few, published),
+        Case("attention block", attention(), aligned, published),
+    )
+
+
+def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+    return simulation.study(_cases(), seed, full, progress)
+
+
+def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
+    depth, setting, built = 24, Setting(tokens=2, width=48, hidden=96, dropout=0.0, correlation=0.0), []
+    for title, activation in (("Pre-LN, ReLU", Relu()), ("Pre-LN, GeLU", Gelu())):
+        solved = growing(activation)
+        at = {X.q: sp.S.One, **{key: sp.nsimplify(value) for key, value in setting.values.items()}}
+        added, gain = (float(sp.N(item.subs(at), 20)) for item in (solved.added, solved.gain))
+
+        def predict(level: int, added: float = added, gain: float = gain) -> tuple[float, float]:
+            backward = 1.0
+            for below in range(level, depth):
+                backward *= 1 + gain / (1 + added * below)
+            return 1 + added * level, backward
+
+        draws = 400 if full else 60
+        built += simulation.depth_figure(pre_norm(feed_forward(activation)), predict, depth, title, setting, seed, draws)
+        if progress is not None:
+            progress("figures", len(built), 2)
+    return tuple(built)
+
+
+DERIVATION = PaperDerivation(
+    paper=PAPER,
+    view=KEDIA,
+    values={},
+    build_trace=lambda: trace_of(sequential(pre_norm(attention()), pre_norm(feed_forward())), X),
+    build_claims=lambda: (*component_claims(), *block_claims(), *model_claims(), *recipe_claims()),
+    build_evaluators=(_activation_evaluators, _depth_evaluators),
+    study=_study,
+    figures=_figures,
+    references=(
+        Paper("cho2009", "Cho, Youngmin and Saul, Lawrence", "Kernel Methods for Deep Learning",
+              "Advances in Neural Information Processing Systems 22", 2009),
+        Paper("williams1997", "Williams, Christopher", "Computing with infinite networks",
+              "Advances in Neural Information Processing Systems 9", 1997),
+        Paper("ba2016", "Ba, Jimmy and Kiros, Jamie and Hinton, Geoffrey", "Layer Normalization", "arXiv", 2016),
+        Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
+              "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "
+              "Collapse", "Advances in Neural Information Processing Systems 35", 2022),
+    ),
+)

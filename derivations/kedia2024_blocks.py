@@ -1,0 +1,44 @@
+"""The blocks of Kedia et al. 2024, built from components."""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from symprop.components import Dropout, Elementwise, LayerNorm, Linear, UniformAttention
+from symprop.core.signal import Gradient
+from symprop.core.symbols import P, beta, d, d_F, lam, r_g, s2, sigma_down2, sigma_o2, sigma_up2, sigma_v2
+from symprop.functions.activation import Activation, Relu
+from symprop.network import Block, residual, sequential, token_input
+
+X = token_input(gaussian=True)
+SHIFTED = X.replace(mean=sp.Symbol(f"mean_{X.label}", real=True))
+"""The same input with a coordinate mean."""
+INCOMING = Gradient(s2, s2 * (1 - r_g))
+
+
+def feed_forward(activation: Activation | None = None, dropout: sp.Expr = P) -> Block:
+    """Linear, activation, linear, dropout."""
+    return sequential(
+        Linear(d_F, sigma_up2), Elementwise(activation or Relu()), Linear(d, sigma_down2), Dropout(dropout)
+    )
+
+
+def attention(dropout: sp.Expr = P) -> Block:
+    """Attention with uniform weights, the output layer, dropout."""
+    return sequential(UniformAttention(d, sigma_v2), Linear(d, sigma_o2), Dropout(dropout))
+
+
+def pre_norm(branch: Block) -> Block:
+    """x + branch(norm(x)); the norm at infinite width."""
+    return residual(sequential(LayerNorm(), branch))
+
+
+def post_norm(branch: Block) -> Block:
+    """norm(x + branch(x))."""
+    return sequential(residual(branch), LayerNorm())
+
+
+def scaled(branch: Block) -> Block:
+    """lambda x + beta branch(norm(x))."""
+    return residual(sequential(LayerNorm(), branch), beta, lam)
+
