@@ -9,7 +9,9 @@ import sympy as sp
 
 
 class RisingRatio(sp.Function):
-    r"""RisingRatio(u, v, N) :math:`= \prod_{l=0}^{N-1} \frac{u + l}{v + l} = \frac{\Gamma(N+u)\,\Gamma(v)}{\Gamma(u)\,\Gamma(N+v)}`.
+    r"""RisingRatio(u, v, N), the product of (u + l)/(v + l) over l = 0 ... N - 1.
+
+    .. math:: \prod_{l=0}^{N-1} \frac{u + l}{v + l} = \frac{\Gamma(N+u)\,\Gamma(v)}{\Gamma(u)\,\Gamma(N+v)}
 
     For u, v > 0. Where u - v is a small integer the product telescopes to a rational function.
 

@@ -211,6 +211,31 @@ class ProofPrinter(LatexPrinter):
             return rf"\sum_{{j=0}}^{{{last}}} {self._power_text(second if first == 1 else first, 'j')}"
         return rf"\sum_{{j=0}}^{{{last}}} {self._power_text(first, 'j')} " + self._power_text(second, f"{last} - j")
 
+    def _print_Pi(self, expr: sp.Expr) -> str:
+        return r"\pi"
+
+    def _print_EulerGamma(self, expr: sp.Expr) -> str:
+        return r"\gamma_E"
+
+    def _print_ArcCosine(self, expr: sp.Expr, exp: Any = None) -> str:
+        order, *rest = (str(self._print(argument)) for argument in expr.args)
+        return self._called(f"A_{{{order}}}", rest, exp)
+
+    def _print_CorrelationDeficit(self, expr: sp.Expr, exp: Any = None) -> str:
+        return self._called("H", [str(self._print(argument)) for argument in expr.args], exp)
+
+    def _print_RisingRatio(self, expr: sp.Expr, exp: Any = None) -> str:
+        first, second, count = expr.args
+        index = sp.Symbol("j")
+        above, below = (str(self._print(item + index)) for item in (first, second))
+        text = rf"\prod_{{j=0}}^{{{self._print(count - 1)}}} \frac{{{above}}}{{{below}}}"
+        return text if exp is None else _power(brackets(text), exp)
+
+    @staticmethod
+    def _called(name: str, arguments: list[str], exp: str | None) -> str:
+        call = f"{name}({', '.join(arguments)})"
+        return call if exp is None else _power(brackets(call), exp)
+
     def _power_of(self, base: sp.Expr, exponent: sp.Expr) -> str:
         return self._power_text(base, str(self._print(exponent)))
 
