@@ -36,6 +36,7 @@ from symprop.claims import (
 from symprop.codegen import FunctionSpec
 from symprop.components import Dropout, Elementwise, LayerNorm, Linear
 from symprop.components.embedding import Embedding, Zipf
+from symprop.core.expression import factored
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source
 from symprop.core.signal import Signal
@@ -221,6 +222,7 @@ GAUSSIAN_ADDED = 2 * d**2 * sigma_up2 * sigma_down2 / (1 - P)
 def _post_factor(activation: Activation) -> Result:
     trace = trace_of(post_norm(feed_forward(activation)), X)
     factor = trace.substitute_moments(trace.backpropagate(INCOMING).q).subs(X.q, 1) / s2
+    factor = min(factored(factor), factor, key=sp.count_ops)
     return _stream(factor**L, r"s_0^2/s_N^2", "gradient", "every block sees unit variance, so that all factors are equal",
                    activation)
 

@@ -68,6 +68,21 @@ class Linear(Component):
         gain = self.width * self.variance
         return (Gradient(gain * gradient.q, gain * gradient.gap),)
 
+    def weight_gradient(self, gradient: Gradient, signal: Signal) -> sp.Expr:
+        r"""Second moment of dLoss/dW per weight, for a gradient dLoss/dy independent of the input x.
+
+        The gradient is summed over tokens, :math:`\sum_t x_t g_t`: n terms of one token and n (n - 1) of two.
+
+        .. math:: E (\partial W)^2 = n q g_q + n (n - 1) p g_p
+
+        >>> from symprop.core.symbols import d, n
+        >>> x = Signal(q=sp.Integer(3), gap=sp.Integer(3), tokens=n, width=d)
+        >>> Linear(d, 1/d).weight_gradient(Gradient(sp.Integer(1), sp.Integer(0)), x)
+        3*n
+        """
+        n = signal.tokens
+        return n * signal.q * gradient.q + n * (n - 1) * signal.p * gradient.p
+
     def pair(self, *states: PairState) -> PairState:
         (x,) = states
         return x.affine(x.width * self.variance, self.bias_variance, width=self.width)

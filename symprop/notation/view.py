@@ -92,4 +92,7 @@ class View:
         """Collect an expression by this view's symbols for the signals where it is linear in them."""
         names = [symbol for signal in signals for symbol in self.symbols(signal)]
         linear = all(not sp.diff(rewritten, name).has(*names) for name in names)
-        return collect_linear(rewritten, names) if linear else factored(rewritten)
+        if linear:
+            return collect_linear(rewritten, names)
+        # A quotient of one polynomial may be many times as long as the sum that it came from.
+        return min(factored(rewritten), rewritten, key=sp.count_ops)

@@ -21,6 +21,9 @@ from symprop.report.prose import escape
 
 Names = Mapping[sp.Symbol, LatexName]
 
+READABLE = 250
+"""Operations up to which a chain of equalities is printed: beyond, the steps of the block say it better."""
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -113,7 +116,7 @@ def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
     chains = []
     for coordinate in view.coordinates:
         links = trace_chain(trace, view, coordinate)
-        if links and links[-1].expression != 0:
+        if links and links[-1].expression != 0 and max(sp.count_ops(link.expression) for link in links) <= READABLE:
             chains.append(Chain(_name(coordinate.symbol(trace.result.label), names), links, names))
     if derivation.solution is None:
         return BlockReport(tuple(steps), tuple(chains), (), "", (), "", None)

@@ -15,6 +15,7 @@ ALLOWED = {
     "components": {"core", "functions"},
     "network": {"core", "functions", "components"},
     "depth": {"core", "functions", "components", "network"},
+    "architectures": {"core", "functions", "components", "network", "depth"},
     "simulate": {"core", "functions", "components", "network", "wick"},
     "codegen": {"core", "functions", "components", "network", "depth"},
     "claims": {"core", "functions", "components", "network", "depth", "notation", "wick", "simulate", "codegen"},
