@@ -83,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--no-pdf", action="store_true", help="leave the PDF to you")
 
+    sub = command("init", _init, "the variances of an initialisation, as a table and as a torch snippet")
+    sub.add_argument("recipe", metavar="RECIPE", help="deepscalelm")
+    sub.add_argument(
+        "values", nargs="*", metavar="KEY=VALUE",
+        help="layers, width, vocab; optional dropout, tokens, expansion, activation, segments, gradient_correlation",
+    )  # fmt: skip
+    sub.add_argument("--torch", action="store_true", help="the torch snippet alone")
+    sub.add_argument("--json", action="store_true", help="machine-readable output")
+
     sub = command("generate", _generate, "write the files that the bundled derivations emit")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if any byte differs or a file is stale")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the package's generated folder")
@@ -286,6 +295,58 @@ def _output_folder(folder: Path) -> set[str]:
     if present - known:
         raise InputError("output", f"{min(present - known)} in {folder}", allowed)
     return present
+
+
+def _init(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from symprop.architectures import solve_recipe, torch_snippet
+
+    if options.recipe != "deepscalelm":
+        raise UnknownNameError("recipe", options.recipe, ("deepscalelm",))
+    recipe = solve_recipe(**_recipe_arguments(options.values))
+    if options.json:
+        print(json.dumps(asdict(recipe), indent=1))
+        return 0
+    if not options.torch:
+        print(f"embeddings        variance {recipe.embedding_variance:.6g}, every table")
+        print(f"queries and keys  variance {recipe.query_variance:.6g}")
+        print(f"residual blocks   {recipe.skip_scale:.6g} x + {recipe.branch_scale:.6g} branch(norm(x))\n")
+        print(f"{'layer':>5} {'value, output':>14} {'feed-forward':>14} {'correlation':>12} {'gradient':>9}")
+        for item in recipe.layers:
+            print(f"{item.layer:5d} {item.value_variance:14.6g} {item.ffn_variance:14.6g} {item.correlation:12.4f} "
+                  f"{item.gradient:9.4f}")
+        print(f"{'out':>5} {'':14} {'':14} {recipe.final_correlation:12.4f} {1:9.4f}\n")
+    print(torch_snippet(recipe), end="")
+    return 0
+
+
+def _recipe_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """``layers=192 vocab=50257`` as the arguments of the recipe; unknown and missing ones are named."""
+    from symprop.core.parsing import parse_assignments
+
+    whole = {"layers": "layers", "width": "width", "vocab": "vocabulary", "tokens": "tokens", "expansion": "expansion"}
+    real = ("dropout", "gradient_correlation")
+    words = dict(item.split("=", 1) for item in texts if item.startswith("activation="))
+    numbers = parse_assignments([item for item in texts if not item.startswith("activation=")], {})
+    arguments: dict[str, Any] = dict(words)
+    for key, value in numbers.items():
+        if key in whole:
+            if not value.is_Integer:
+                raise InputError(key, value, "an integer")
+            arguments[whole[key]] = int(value)
+        elif key in real:
+            arguments[key] = float(value)
+        elif key == "segments":
+            if value not in (0, 1):
+                raise InputError(key, value, "0 or 1")
+            arguments[key] = bool(value)
+        else:
+            raise UnknownNameError("parameter", key, sorted((*whole, *real, "segments", "activation")))
+    for key in ("layers", "width", "vocab"):
+        if whole[key] not in arguments:
+            raise InputError(key, "missing", f"an integer, as in {key}=...")
+    return arguments
 
 
 def _generate(options: argparse.Namespace) -> int:

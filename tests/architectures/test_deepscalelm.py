@@ -1,10 +1,12 @@
 """DeepScaleLM's conditions, solved: against the paper's formulas where they hold, and its recursion by hand."""
 
+import json
 import math
 
 import pytest
 
-from symprop.architectures import solve_recipe
+from symprop.architectures import solve_recipe, torch_snippet
+from symprop.cli import main
 from symprop.core.errors import InputError, UnknownNameError
 
 
@@ -42,3 +44,47 @@ def test_other_activations_are_solved():
 def test_bad_input_names_the_argument(change, error):
     with pytest.raises(error, match=next(iter(change))):
         solve_recipe(**{"layers": 12, "width": 64, "vocabulary": 1000, **change})
+
+
+def test_command_line(capsys):
+    assert main(["init", "deepscalelm", "layers=12", "width=64", "vocab=1000", "tokens=16", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["layers"]) == 12
+    assert main(["init", "deepscalelm", "layers=12", "width=64", "vocab=1000"]) == 0
+    printed = capsys.readouterr().out
+    assert "correlation" in printed and "def initialise_layer" in printed
+    for wrong, named in ((["layers=1/2"], "layers"), (["layers=12"], "width"), (["layer=12"], "layer")):
+        assert main(["init", "deepscalelm", *wrong]) == 2
+        assert named in capsys.readouterr().err
+    assert main(["init", "deepscalelmm", "layers=12"]) == 2
+
+
+def test_a_torch_model_keeps_unit_variance():
+    torch = pytest.importorskip("torch")
+    layers, width, tokens, dropout = 192, 64, 32, 0.1
+    recipe = solve_recipe(layers, width, 1000, tokens=tokens, dropout=dropout)
+    names: dict[str, object] = {}
+    exec(torch_snippet(recipe), names)
+    torch.manual_seed(0)
+    means = []
+    for _ in range(6):
+        table = torch.nn.Embedding(1000, width)
+        position = torch.nn.Embedding(tokens, width)
+        names["initialise_embeddings"](table, position)
+        weights = 1 / torch.arange(1, 1001)
+        words = torch.multinomial(weights, tokens, replacement=True)
+        x = torch.nn.functional.dropout(table(words) + position(torch.arange(tokens)), dropout)
+        for index in range(layers):
+            query, key, value, output = (torch.nn.Linear(width, width) for _ in range(4))
+            up, down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
+            names["initialise_layer"](index, query, key, value, output, up, down)
+            normed = torch.nn.functional.layer_norm(x, (width,))
+            scores = query(normed) @ key(normed).T / width**0.5
+            branch = output(torch.softmax(scores, -1) @ value(normed))
+            x = names["SKIP"] * x + names["BRANCH"] * torch.nn.functional.dropout(branch, dropout)
+            normed = torch.nn.functional.layer_norm(x, (width,))
+            branch = down(torch.relu(up(normed)))
+            x = names["SKIP"] * x + names["BRANCH"] * torch.nn.functional.dropout(branch, dropout)
+        means.append((x**2).mean().item())
+    # Unit variance holds at uniform attention; scores of unit variance add chi/n with chi < e to the value path.
+    spread = torch.tensor(means).std().item() / len(means) ** 0.5
+    assert abs(sum(means) / len(means) - 1) < 4 * spread + math.e / tokens
