@@ -80,25 +80,55 @@ def _arc_cosine_2(gap, v):
     return v*v*torch.where(t > 1, torch.pi*(0.25 + 0.5*(t - 1)**2) - a, a)
 
 
-def _stirling_tail(x):
-    """log(gamma(x)) beyond Stirling's leading terms, for x >= 12."""
-    y = 1/(x*x)
-    return (1/12 - y*(1/360 - y*(1/1260 - y*(1/1680 - y*(1/1188 - y*691/360360)))))/x
+def _stirling_rest(x):
+    """log(gamma(x)) beyond Stirling's leading terms, for x >= 8."""
+    z = 1/x
+    y = z*z
+    return z*(1/12 - y*(1/360 - y*(1/1260 - y*(1/1680 - y*(1/1188 - y*(691/360360 - y*(1/156 - y*3617/122400)))))))
 
 
-def _log_gamma_step(x, step):
-    """log(gamma(x + step)/gamma(x)) for x, x + step > 0; no digit is lost to the size of x."""
-    shifted = 0.0
-    for k in range(12):
-        shifted = shifted - torch.log1p(step/(x + k))
-    x = x + 12.0
-    return (shifted + (x - 0.5)*torch.log1p(step/x) + step*torch.log(x + step) - step
-            + _stirling_tail(x + step) - _stirling_tail(x))
+def _log1p_over(t):
+    """log(1 + t)/t for t >= 0, by its series near t = 0, so that its derivatives are right there as well."""
+    small = t < 0.5
+    near = torch.where(small, t, 0*t)
+    far = torch.where(small, torch.ones_like(t), t)
+    ratio = near/(2 + near)
+    series = 0*ratio
+    for k in range(27, 0, -2):
+        series = 1/k + ratio*ratio*series
+    return torch.where(small, 2*series/(2 + near), torch.log1p(far)/far)
 
 
 def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N."""
-    return torch.exp(_log_gamma_step(N + v, step) - _log_gamma_step(v, step))
+    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+    step, v, N = (0*(step + v + N) + item for item in (step, v, N))
+    first, last, ends = v + 8.0, v + N + 8.0, 0.0
+    for k in range(8):
+        ends = ends + torch.log1p(step/(v + k)) - torch.log1p(step/(v + N + k))
+    # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
+    small = torch.abs(4*step - first) <= 3*first
+    inner = torch.where(small, step, 0*step)
+    mean = 0.0
+    for node, weight in _GAUSS:
+        mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
+    outer = torch.log1p(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
+    middle = N*torch.where(small, inner*mean, outer) + 0.5*(torch.log1p(step/first) - torch.log1p(step/last))
+    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    return torch.exp(ends + middle + rest)
+
+
+_GAUSS = (
+    (0.013046735741414128, 0.03333567215434407),
+    (0.06746831665550773, 0.0747256745752903),
+    (0.16029521585048778, 0.10954318125799102),
+    (0.2833023029353764, 0.13463335965499817),
+    (0.4255628305091844, 0.14776211235737644),
+    (0.5744371694908156, 0.14776211235737644),
+    (0.7166976970646236, 0.13463335965499817),
+    (0.8397047841495122, 0.10954318125799102),
+    (0.9325316833444923, 0.0747256745752903),
+    (0.9869532642585859, 0.03333567215434407),
+)
 
 
 class ReluMomentsResult(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import mpmath
+from sympy.integrals.quadrature import gauss_legendre
 
 from symprop.functions.arc_cosine import arc_cosine
 
@@ -63,30 +64,72 @@ def _torch_text(k: int) -> str:
 
 
 _RISING = '''\
-def _stirling_tail(x):
-    """log(gamma(x)) beyond Stirling's leading terms, for x >= 12."""
-    y = 1/(x*x)
-    return (1/12 - y*(1/360 - y*(1/1260 - y*(1/1680 - y*(1/1188 - y*691/360360)))))/x
+def _stirling_rest(x):
+    """log(gamma(x)) beyond Stirling's leading terms, for x >= 8."""
+    z = 1/x
+    y = z*z
+    return z*(1/12 - y*(1/360 - y*(1/1260 - y*(1/1680 - y*(1/1188 - y*(691/360360 - y*(1/156 - y*3617/122400)))))))
 
 
-def _log_gamma_step(x, step):
-    """log(gamma(x + step)/gamma(x)) for x, x + step > 0; no digit is lost to the size of x."""
-    shifted = {zero}
-    for k in range(12):
-        shifted = shifted - {log1p}(step/(x + k))
-    x = x + 12.0
-    return (shifted + (x - 0.5)*{log1p}(step/x) + step*{log}(x + step) - step
-            + _stirling_tail(x + step) - _stirling_tail(x))
+{log1p_over}
 
 
 def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N."""
-    return {exp}(_log_gamma_step(N + v, step) - _log_gamma_step(v, step))'''
+    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+{prelude}    first, last, ends = v + 8.0, v + N + 8.0, {zero}
+    for k in range(8):
+        ends = ends + {log1p}(step/(v + k)) - {log1p}(step/(v + N + k))
+    # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
+    small = {abs}(4*step - first) <= 3*first
+    inner = {where}(small, step, 0*step)
+    mean = {zero}
+    for node, weight in _GAUSS:
+        mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
+    outer = {log1p}(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
+    middle = N*{where}(small, inner*mean, outer) + 0.5*({log1p}(step/first) - {log1p}(step/last))
+    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    return {exp}(ends + middle + rest)
+
+
+_GAUSS = (
+{gauss}
+)'''
+
+_LOG1P_OVER = {
+    "numpy": '''\
+def _log1p_over(t):
+    """log(1 + t)/t for t >= 0, which is 1 at t = 0."""
+    zero = t == 0
+    return np.where(zero, 1.0, np.log1p(t)/np.where(zero, 1.0, t))''',
+    "torch": '''\
+def _log1p_over(t):
+    """log(1 + t)/t for t >= 0, by its series near t = 0, so that its derivatives are right there as well."""
+    small = t < 0.5
+    near = torch.where(small, t, 0*t)
+    far = torch.where(small, torch.ones_like(t), t)
+    ratio = near/(2 + near)
+    series = 0*ratio
+    for k in range(27, 0, -2):
+        series = 1/k + ratio*ratio*series
+    return torch.where(small, 2*series/(2 + near), torch.log1p(far)/far)''',
+}
+
+_PRELUDE = {"numpy": "", "torch": "    step, v, N = (0*(step + v + N) + item for item in (step, v, N))\n"}
+
+
+def _gauss(points: int) -> str:
+    """Gauss's rule on [0, 1], as the rows of a table."""
+    nodes, weights = gauss_legendre(points, 25)
+    pairs = [((1 + float(x)) / 2, float(weight) / 2) for x, weight in zip(nodes, weights, strict=True)]
+    return "\n".join(f"    ({node!r}, {weight!r})," for node, weight in pairs)
 
 
 @cache
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     write = {"numpy": _numpy_text, "torch": _torch_text}[backend]
-    names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log", "log1p")}
-    return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {"_rising_ratio": _RISING.format(zero="0.0", **names)}
+    names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log1p", "abs", "where")}
+    rising = _RISING.format(
+        zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_gauss(10), **names
+    )
+    return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {"_rising_ratio": rising}
