@@ -15,6 +15,7 @@ from sympy.printing.str import StrPrinter
 
 from symprop.codegen import lowering
 from symprop.core.errors import RefusedError
+from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
 
 NUMPY: Mapping[type, str] = {
     lowering.Exp: "np.exp",
@@ -30,6 +31,8 @@ NUMPY: Mapping[type, str] = {
     lowering.ArcCosine0: "_arc_cosine_0",
     lowering.ArcCosine1: "_arc_cosine_1",
     lowering.ArcCosine2: "_arc_cosine_2",
+    CorrelationDeficit: "_correlation_deficit",
+    CorrelationSlopeDeficit: "_correlation_slope_deficit",
     lowering.Square: "np.square",
     lowering.Sqrt: "np.sqrt",
     sp.Max: "np.maximum",

@@ -16,6 +16,7 @@ from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
 from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
+from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
 from symprop.functions.rising_ratio import RisingRatio, rising_ratio
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
@@ -204,4 +205,6 @@ _MPMATH = {
     "Saturated": lambda x: x,
     "ArcCosine": arc_cosine,
     "RisingRatio": rising_ratio,
+    "CorrelationDeficit": correlation_deficit,
+    "CorrelationSlopeDeficit": correlation_slope_deficit,
 }

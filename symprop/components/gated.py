@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,6 @@ class GatedUnit(Component):
     rule = "gated unit"
     reason = "the gate and the other branch are independent, so that their second moments multiply"
     assumptions = (INDEPENDENT_WEIGHTS, GAUSSIAN_WEIGHTS, INDEPENDENT_GRADIENT)
-    neglected = "O(1/d) in the gradient"
     sources = (Source("shazeer2020", "Eqs. 5, 6"),)
 
     def __post_init__(self) -> None:
@@ -56,11 +56,6 @@ class GatedUnit(Component):
         return tuple(
             cls(symbols.d_F, symbols.sigma_up2, symbols.sigma_w2, choice) for choice in (Identity(), Relu(), Gelu())
         )
-
-    def neglected_size(self, *signals: Signal) -> sp.Expr:
-        # Both paths see one input through their weights: 2 sigma_g^2 sigma_u^2 q dE(phi^2)/dv beside the sum of the two.
-        (x,) = signals
-        return 2 / x.width
 
     def forward(self, *signals: Signal) -> Signal:
         (x,) = signals
@@ -80,9 +75,13 @@ class GatedUnit(Component):
         (x,) = signals
         gate, phi = x.width * self.gate_variance, self.activation
         up_q, up_gap = (x.width * self.up_variance * moment for moment in (x.q, x.gap))
-        slope = phi.slope_second(sp.S.Zero, gate * x.q)
-        slope_gap = phi.slope_gap(sp.S.Zero, gate * x.q, gate * x.gap) if x.gap != 0 else sp.S.Zero
-        second, change = phi.second(sp.S.Zero, gate * x.q), self._gate_gap(x)
+        v, gap = gate * x.q, gate * x.gap
+        slope = _corrected(lambda scale: phi.slope_second(sp.S.Zero, scale * v), x.width)
+        second = _corrected(lambda scale: phi.second(sp.S.Zero, scale * v), x.width)
+        slope_gap = change = sp.S.Zero
+        if x.gap != 0:
+            slope_gap = _corrected(lambda scale: phi.slope_gap(sp.S.Zero, scale * v, scale * gap), x.width)
+            change = _corrected(lambda scale: phi.gap(sp.S.Zero, scale * v, scale * gap), x.width)
         gain = self.width * (self.gate_variance * up_q * slope + self.up_variance * second)
         lost = self.width * (
             self.gate_variance * (slope * up_gap + slope_gap * (up_q - up_gap)) + self.up_variance * change
@@ -125,3 +124,13 @@ class GatedUnit(Component):
     def describe(self) -> str:
         """Name, hidden width and activation."""
         return f"{type(self).__name__}({self.width}, {self.activation.name})"
+
+
+def _corrected(moment: Callable[[sp.Expr], sp.Expr], width: sp.Expr) -> sp.Expr:
+    """A moment plus 2/d of its derivative in the scale of the covariances.
+
+    Both paths see one input through Gaussian weights w: by Stein's lemma E |w|^2 F(w x, w y) and the product of the two
+    paths each add that derivative.
+    """
+    scale = sp.Dummy("scale", positive=True)
+    return moment(sp.S.One) + 2 / width * sp.diff(moment(scale), scale).subs(scale, 1)

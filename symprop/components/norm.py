@@ -12,9 +12,9 @@ from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.elementwise import GAUSSIAN_COORDINATES
 from symprop.components.linear import INDEPENDENT_GRADIENT
 from symprop.core.errors import InputError, RefusedError
-from symprop.core.provenance import Assumption, Source
+from symprop.core.provenance import EXACT, Assumption, Source
 from symprop.core.signal import Gradient, Signal
-from symprop.functions.finite_width import CorrelationDeficit
+from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ class _Norm(Component):
     @property
     def neglected(self) -> str:  # type: ignore[override]
         """The order in the width, forward and backward."""
-        return "O(1/d^2) in the gradient covariance" if self.finite else "O(1/d)"
+        return EXACT if self.finite else "O(1/d)"
 
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
@@ -73,7 +73,7 @@ class _Norm(Component):
 
     def neglected_size(self, *signals: Signal) -> sp.Expr:
         (x,) = signals
-        return 4 / x.width**2 if self.finite else 2 / x.width
+        return sp.S.Zero if self.finite else 2 / x.width
 
     def forward(self, *signals: Signal) -> Signal:
         self.accept(*signals)
@@ -95,9 +95,8 @@ class _Norm(Component):
             return (Gradient(gain * gradient.q, gain * gradient.gap),)
         freedom = self.freedom(x.width)
         gain *= (freedom - 1) / (freedom - 2)
-        # Delta method: the factor of two tokens is (1 + (3 r^2 - 1)/(2d))/v, that of one token the same at r = 1. Their
-        # difference is written over the d - 3 of the exact factor: it vanishes at r = 1, and the order is the same.
-        lost = 3 * self.gain2 / size2 * (x.gap / size2) * (2 - x.gap / size2) / (2 * (freedom - 2))
+        # Price's theorem: the factor of two tokens is the derivative of their expected correlation, over v.
+        lost = self.gain2 / size2 * CorrelationSlopeDeficit(x.gap / size2, freedom)
         return (Gradient(gain * gradient.q, gain * gradient.gap + lost * gradient.p),)
 
     def pair(self, *states: PairState) -> PairState:
@@ -147,8 +146,9 @@ class LayerNorm(_Norm):
         g_q' = E g^2 \frac{g_q}{v + \epsilon}
 
     at infinite width, up to O(1/d). With ``finite`` the gap is that of the expected sample correlation
-    (:class:`CorrelationDeficit` with d - 1 degrees of freedom) and the gradient has the factor (d - 2)/(d - 3), both
-    exact for Gaussian coordinates; its covariance is right to O(1/d). ``gain2`` is the second moment of the gain.
+    (:class:`CorrelationDeficit` with d - 1 degrees of freedom) and the gradient has the factor (d - 2)/(d - 3); both
+    and the gradient covariance (:class:`CorrelationSlopeDeficit`) are exact for Gaussian coordinates.
+    ``gain2`` is the second moment of the gain.
     Ba et al. 2016; Kedia et al. 2024, component table.
 
     >>> from symprop.core.symbols import d, n
