@@ -1,25 +1,33 @@
 """The leaves of a network: each file holds one component's moment transform, its sampler and its sources."""
 
+from symprop.components.attention import Attention
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.dropout import Dropout
+from symprop.components.dyt import DynamicTanh
 from symprop.components.elementwise import Elementwise
+from symprop.components.embedding import Embedding
 from symprop.components.gated import GatedUnit
 from symprop.components.layer_scale import LayerScale
 from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
+from symprop.components.softmax import Softmax
 from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.sum import Sum
 from symprop.components.uniform_attention import UniformAttention
 
 COMPONENTS: tuple[type[Component], ...] = (
+    Embedding,
     Linear,
     UniformAttention,
     SoftmaxAttention,
+    Attention,
+    Softmax,
     Sum,
     Elementwise,
     GatedUnit,
     LayerNorm,
     RMSNorm,
+    DynamicTanh,
     Dropout,
     LayerScale,
 )
@@ -27,15 +35,19 @@ COMPONENTS: tuple[type[Component], ...] = (
 __all__ = [
     "COMPONENTS",
     "Array",
+    "Attention",
     "Component",
     "Dropout",
+    "DynamicTanh",
     "Elementwise",
+    "Embedding",
     "GatedUnit",
     "LayerNorm",
     "LayerScale",
     "Linear",
     "PairState",
     "RMSNorm",
+    "Softmax",
     "SoftmaxAttention",
     "Sum",
     "UniformAttention",

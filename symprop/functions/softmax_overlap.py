@@ -137,8 +137,8 @@ class _WeightNode(sp.Function):
             return None
         if not (self.args[-1].is_integer and self.args[-1].is_positive):
             return None
-        with mpmath.workprec(prec + 12):
-            return sp.Float._new(self._exact()._mpf_, prec)
+        # In steps of 32 bits, so that the slightly raised precisions of an enclosing sum meet the cache.
+        return sp.Float._new(_exact_value(self, -(-(prec + 12) // 32) * 32)._mpf_, prec)
 
     def _numbers(self) -> list[Any]:
         return [mpmath.mpf(sp.N(argument, mpmath.mp.dps + 5)._mpf_) for argument in self.args[:-1]]
@@ -149,6 +149,12 @@ class _WeightNode(sp.Function):
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_real for argument in self.args) else None
+
+
+@lru_cache(maxsize=256)
+def _exact_value(node: _WeightNode, precision: int) -> mpmath.mpf:
+    with mpmath.workprec(precision):
+        return +node._exact()
 
 
 class _RowNode(_WeightNode):

@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from symprop.components import UniformAttention
-from symprop.components.mixing_attention import Attention
+from symprop.components.attention import Attention
 from symprop.components.softmax import Softmax
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError

@@ -21,7 +21,14 @@ VALUES = {
     symbols.sigma_up2: 0.35,
     symbols.alpha_1: 0.8,
     symbols.alpha_2: -1.3,
+    symbols.alpha_t: 0.7,
     symbols.P: 0.3,
+    symbols.sigma_t2: 0.6,
+    symbols.sigma_p2: 0.25,
+    symbols.sigma_s2: 0.45,
+    symbols.C_rep: 0.2,
+    symbols.V: 11,
+    symbols.zipf: 0.8,
 }
 DRAWS = 40_000
 CASES = [pytest.param(example, id=example.describe()) for component in COMPONENTS for example in component.examples()]
@@ -38,7 +45,7 @@ def moments(x):
 
 def numbers(expression):
     exact = {key: sp.nsimplify(value) for key, value in VALUES.items()}
-    return float(sp.N(sp.sympify(expression).subs(exact), 30))
+    return float(sp.N(sp.sympify(expression).subs(exact), 15))
 
 
 def exchangeable(rng, shape, mean, common, gap):
@@ -82,6 +89,12 @@ def given(component, rng, draws, mean):
     return inputs, signals
 
 
+def sampled(component, inputs, seed):
+    """The output and its vector-Jacobian product; a component without inputs is told how often to draw."""
+    more = {} if component.inputs else {"draws": DRAWS}
+    return component.sample(*inputs, rng=np.random.default_rng(seed), values=VALUES, **more)
+
+
 def agrees(predicted, samples, neglected):
     error = samples.std(ddof=1) / np.sqrt(len(samples))
     assert abs(samples.mean() - predicted) <= 4 * error + 1e-12 * max(1, abs(predicted)) + neglected
@@ -97,7 +110,7 @@ def test_forward_moments_are_those_of_the_sampler(component):
         inputs, signals = given(component, np.random.default_rng(1), DRAWS, mean)
         theory = component.forward(*signals)
         neglected = numbers(component.neglected_size(*signals) * theory.q)
-        output, _ = component.sample(*inputs, rng=np.random.default_rng(2), values=VALUES)
+        output, _ = sampled(component, inputs, 2)
         q, gap = moments(output)
         agrees(numbers(theory.q), q, neglected)
         agrees(numbers(theory.gap), gap, neglected)
@@ -110,7 +123,7 @@ def test_backward_moments_are_those_of_the_sampler(component):
     for mean in means(component):
         rng = np.random.default_rng(3)
         inputs, signals = given(component, rng, DRAWS, mean)
-        output, vjp = component.sample(*inputs, rng=np.random.default_rng(4), values=VALUES)
+        output, vjp = sampled(component, inputs, 4)
         common, gap = 0.5, 0.7
         g = exchangeable(rng, output.shape, 0.0, common, gap)
         incoming = Gradient(sp.nsimplify(common + gap), sp.nsimplify(gap))
@@ -124,7 +137,7 @@ def test_backward_moments_are_those_of_the_sampler(component):
 @pytest.mark.parametrize("component", CASES)
 def test_a_signal_without_moments_is_refused(component):
     _, signals = given(component, np.random.default_rng(1), 1, 0.0)
-    if component.gaussian_input:
+    if component.inputs and component.gaussian_input:
         with pytest.raises(RefusedError, match="not Gaussian"):
             component.forward(*(signal.replace(gaussian=False) for signal in signals))
     if not component.takes_mean:
@@ -136,7 +149,7 @@ def test_a_signal_without_moments_is_refused(component):
 def test_vjp_is_the_derivative_of_the_sampler(component):
     rng = np.random.default_rng(5)
     inputs, _ = given(component, rng, 3, 0.0)
-    output, vjp = component.sample(*inputs, rng=np.random.default_rng(6), values=VALUES)
+    output, vjp = sampled(component, inputs, 6)
     g = rng.standard_normal(output.shape)
     step = 1e-4
     for index, pulled in enumerate(vjp(g)):
@@ -155,7 +168,11 @@ def test_pair_rule_reduces_to_the_exchangeable_map(component):
     q, gap = sp.symbols("q_t gap_t", positive=True)
     signal = Signal(q=q, gap=gap, tokens=symbols.n, width=symbols.d, fresh=True, gaussian=True)
     forward = component.forward(*[signal] * component.inputs)
-    off_diagonal = component.pair(*[PairState.of(signal)] * component.inputs)
+    try:
+        off_diagonal = component.pair(*[PairState.of(signal)] * component.inputs)
+    except RefusedError as refusal:
+        assert component.describe() in str(refusal)
+        return
     point = {q: sp.Rational(13, 10), gap: sp.Rational(4, 10)}
     values = {key: sp.nsimplify(value) for key, value in VALUES.items()}
 

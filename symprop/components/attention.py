@@ -92,6 +92,13 @@ class Attention(Component):
     def examples(cls) -> tuple[Component, ...]:
         return (cls(symbols.d_o, symbols.sigma_v2, dropout=symbols.P), cls(symbols.d_o, symbols.sigma_v2, heads=2))
 
+    def describe(self) -> str:
+        """Name, width and score parameters, as a reader writes them."""
+        more = "" if self.query_variance == 0 else f", d_k={self.key_width}, {self.query_variance}, {self.key_variance}"
+        more += "" if self.dropout == 0 else f", P={self.dropout}"
+        more += "" if self.heads == 1 else f", heads={self.heads}"
+        return f"{type(self).__name__}({self.width}{more})"
+
     def _strength(self, x: Signal) -> sp.Expr:
         return self.temperature**2 * self.query_variance * self.key_variance * x.width**2
 
