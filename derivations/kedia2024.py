@@ -10,6 +10,7 @@ from typing import Any
 
 import sympy as sp
 from symprop.derivations import kedia2024_simulation as simulation
+from symprop.derivations.kedia2024_attention import attention_claims
 from symprop.derivations.kedia2024_blocks import (
     INCOMING,
     SHIFTED,
@@ -68,11 +69,13 @@ from symprop.core.symbols import (
     sigma_v2,
     sigma_w2,
 )
+from symprop.depth.balance import balance, scaled_growth
 from symprop.depth.closed_form import solve_affine
+from symprop.depth.fixed_point import approach, small_parameter, solve_fixed_points
 from symprop.depth.product import GrowingStream, product_over_depth, solve_growing
 from symprop.functions import GrowthMinusOne
 from symprop.functions.activation import Absolute, Activation, Erf, Gelu, Relu, Sine, SquaredRelu
-from symprop.network import Block, sequential, trace_of
+from symprop.network import Block, Trace, sequential, trace_of
 from symprop.notation import KEDIA
 from symprop.simulate.measurement import Measurement
 
@@ -240,23 +243,14 @@ def _scaled(strength: sp.Expr) -> Result:
                    "lambda^2 + beta^2 = 1 keeps unit variance, so that all factors are equal")
 
 
-def _scaled_limit() -> Result:
-    finite = _scaled(kappa / L)
-    limit = sp.limit(finite.expression, L, sp.oo)
-    step = ProofStep("L to infinity", "a factor 1 + x/L, taken L times, tends to e^x", limit)
-    return Result(limit, r"\lim_{N \to \infty} s_0^2/s_N^2", (*finite.steps, step), assumptions=finite.assumptions,
-                  neglected="O(1/L)", sources=finite.sources)
-
-
-def _exponent_ratio(power: sp.Expr) -> Result:
-    """The product over depth divided by exp(k (c - 1) N^(1 - alpha)), as the depth tends to infinity."""
-    x = sp.Symbol("x", positive=True)
-    strength = kappa * (c_g - 1)
-    # With x = N^(-alpha) the logarithm of the ratio is x^(-1/alpha) (log(1 + k(c-1) x) - k(c-1) x).
-    logarithm = x ** (-1 / power) * (sp.series(sp.log(1 + strength * x), x, 0, 4).removeO() - strength * x)
-    limit = sp.exp(sp.limit(sp.expand(logarithm), x, 0))
-    step = ProofStep("L to infinity", "the logarithm of the product, expanded in beta^2", limit)
-    return Result(limit, r"\lim \frac{s_0^2/s_N^2}{\exp(k(c-1)N^{1-\alpha})}", (step,))
+def _scaled_growth(power: sp.Expr) -> Result:
+    """The gradient over depth at beta^2 = k/N^power, to leading order in the depth."""
+    finite = _scaled(kappa / L**power)
+    found = scaled_growth(kappa * (c_g - 1), power, L).branches[0]
+    step = ProofStep("L to infinity", "the logarithm of the product, expanded in beta^2", found.growth)
+    return Result(found.growth, r"s_0^2/s_N^2", (*finite.steps, step), assumptions=finite.assumptions,
+                  neglected=f"relative O({sp.powsimp(sp.Abs(found.relative_error)).as_independent(L)[1]})",
+                  sources=finite.sources)
 
 
 def _correlation_over_depth() -> Result:
@@ -300,30 +294,36 @@ def model_claims() -> tuple[Claim, ...]:
               sp.S.One),
         Claim("scaling-gradient", models, "scaled residuals, lambda^2 + beta^2 = 1",
               lambda: _scaled(beta**2), (1 + beta**2 * (c_g - 1)) ** L),
-        Claim("scaling-limit", models, "scaled residuals, beta^2 = k/N", _scaled_limit, sp.exp(kappa * (c_g - 1))),
-        Claim("scaling-exponent", models, "beta^2 = k/N^alpha, alpha = 3/4: the exponential form becomes exact",
-              lambda: _exponent_ratio(sp.Rational(3, 4)), sp.S.One),
-        Claim("scaling-exponent-half", models, "beta^2 = k/N^alpha, alpha = 1/2: the exponential form becomes exact",
-              lambda: _exponent_ratio(sp.S.Half), sp.S.One, expected=Status.REFUTED,
-              note="The second order of the logarithm stays: the form is too large by exp(k^2 (c - 1)^2/2). It becomes exact "
-              "for alpha > 1/2 only.", corrected_by="scaling-exponent"),
+        Claim("scaling-limit", models, "scaled residuals, beta^2 = k/N",
+              lambda: _scaled_growth(sp.S.One), sp.exp(kappa * (c_g - 1))),
+        Claim("scaling-exponent", models, "scaled residuals, beta^2 = k/N^alpha with alpha = 3/4",
+              lambda: _scaled_growth(sp.Rational(3, 4)), sp.exp(kappa * (c_g - 1) * L ** sp.Rational(1, 4))),
+        Claim("scaling-exponent-half", models, "scaled residuals, beta^2 = k/N^alpha with alpha = 1/2",
+              lambda: _scaled_growth(sp.S.Half), sp.exp(kappa * (c_g - 1) * sp.sqrt(L)), expected=Status.REFUTED,
+              note="The second order of the logarithm stays: the form exp(k(c - 1) N^(1 - alpha)) is right for alpha > 1/2.",
+              corrected_by="scaling-exponent-half-exact"),
+        Claim("scaling-exponent-half-exact", models, "alpha = 1/2 with the second order of the logarithm",
+              lambda: _scaled_growth(sp.S.Half),
+              sp.exp(kappa * (c_g - 1) * sp.sqrt(L) - (kappa * (c_g - 1)) ** 2 / 2)),
         Claim("scaling-correlation", models, "attention blocks with scaled residuals: correlation at infinite depth",
               _correlation_over_depth, (1 - P) - ((1 - P) - r) * sp.exp(-kappa)),
     )
 
 
-def _solved(block: Block, unknown: dict[sp.Symbol, sp.Expr], quantity: str, limit: bool = False) -> Result:
-    """The variance that gives a block unit variance at an input of unit variance, found by solving for it."""
-    s = sp.Symbol("s", positive=True)
+def _unit(block: Block, limit: bool = False) -> tuple[Trace, sp.Expr, sp.Expr]:
+    """Second moment and inner product of two tokens after a block, for an input of unit variance and correlation r."""
     trace = trace_of(block, X)
-    condition = KEDIA.express(trace.expand().q, (X,)).subs(dict.fromkeys(unknown, s))
-    condition = condition.xreplace(KEDIA.initial(X)).subs(sigma2, 1).subs({**unknown, d_F: 4 * d})
-    condition = sp.limit(condition, n, sp.oo) if limit else condition
-    square = sp.Symbol("s_squared", positive=True)
-    solutions = sp.solve(sp.Eq(condition.subs(s, sp.sqrt(square)), 1), square)
-    if len(solutions) != 1:
-        raise AssertionError(f"{len(solutions)} solutions of unit variance")
-    found = sp.sqrt(solutions[0])
+    output = trace.expand()
+    moments = (item.subs({X.q: 1, X.gap: 1 - r}) for item in (output.q, output.p))
+    q, p = (sp.limit(item, n, sp.oo) if limit else item for item in moments)
+    return trace, q, p
+
+
+def _solved(block: Block, first: sp.Symbol, second: sp.Symbol, quantity: str, limit: bool = False) -> Result:
+    """The variance, equal for both matrices, that gives a block unit variance at an input of unit variance."""
+    trace, q, _ = _unit(block, limit)
+    condition = q.subs(d_F, 4 * d)
+    found = balance([first - second, sp.Eq(condition, 1)], [first, second])[first]
     steps = (ProofStep("unit variance", "second moment of the block's output", condition),
              ProofStep("solve", "the positive solution of: the second moment equals one", found))
     return Result(found, quantity, steps, assumptions=trace.assumptions, neglected="O(1/n)" if limit else "exact")
@@ -337,38 +337,70 @@ def _embedding_variance() -> Result:
                   assumptions=Embedding.assumptions)
 
 
+def _correlation_map(*branches: Block) -> Result:
+    """Correlation of what the branches add together, for many tokens: where a deep Pre-LN stream's correlation tends to."""
+    parts = [_unit(branch, limit=True) for branch in branches]
+    found = factored(sp.Add(*(p for _, _, p in parts)) / sp.Add(*(q for _, q, _ in parts)))
+    step = ProofStep("many layers", "what a layer adds outweighs the input", found)
+    return Result(found, r"r_{l+1}(r_l)", (step,), assumptions=parts[0][0].assumptions, neglected="O(1/n + 1/l)")
+
+
+def _post_norm_map() -> sp.Expr:
+    _, q, p = _unit(post_norm(attention()), limit=True)
+    return factored((p / q).subs({sigma_v2: 1 / d, sigma_o2: 1 / d}))
+
+
+def _attracting() -> Result:
+    points = solve_fixed_points(_post_norm_map(), r)
+    (found,) = (point.value for point in points if point.attracting)
+    step = ProofStep("fixed point", "of the map of the correlation, where its slope is below one", found)
+    return Result(found, r"r^*", (ProofStep("map", "one block", _post_norm_map()), step), neglected="O(1/n)")
+
+
+def _rate() -> Result:
+    found = approach(_post_norm_map(), r, _attracting().expression)
+    step = ProofStep("linearise", "slope of the map at its fixed point", found.rate)
+    return Result(found.rate, r"\lim (r_{l+1} - r^*)/(r_l - r^*)", (step,), neglected="O(1/n)")
+
+
 def _small_dropout() -> Result:
-    """Dominant balance of the feed-forward map near r = 1: what dropout adds against what the kink removes."""
-    e = sp.Symbol("e", positive=True)
-    block = trace_of(feed_forward(), X).expand()
-    ratio = sp.cancel(block.gap / block.q).subs({X.q: 1, X.gap: e})
-    start = sp.limit(ratio.subs(P, 0) / e, e, 0)
-    # gap' = start e + P - c e^(3/2) + ...; the linear terms cancel at a fixed point.
-    kink = -sp.limit((ratio.subs(P, 0) - start * e) / e ** sp.Rational(3, 2), e, 0)
-    added = sp.diff(ratio, P).subs(e, 0)
-    found = (added * P / kink) ** sp.Rational(2, 3)
-    steps = (ProofStep("expand", "gap' = gap + p - c gap^(3/2) + ..., c", kink),
-             ProofStep("balance", "the two last terms cancel at the fixed point", found))
-    return Result(found, r"1 - r^*", steps, neglected="relative O(p^(1/3))")
+    """The feed-forward map near r = 1: what dropout adds against what the kink removes."""
+    _, q, p = _unit(feed_forward())
+    update = sp.cancel(p / q)
+    found = small_parameter(update, r, P)
+    steps = (ProofStep("map", "correlation after a block", update),
+             ProofStep("balance", "the leading powers of dropout and of the distance from collapse cancel", found.leading))
+    return Result(found.leading, r"1 - r^*", steps, neglected="relative O(p^(2/3))")
 
 
 def recipe_claims() -> tuple[Claim, ...]:
     where = "DeepScaleLM"
-    both = {sigma_v2: sp.Symbol("s", positive=True), sigma_o2: sp.Symbol("s", positive=True)}
-    feed = {sigma_up2: sp.Symbol("s", positive=True), sigma_down2: sp.Symbol("s", positive=True)}
+    xavier = 2 / (5 * d)
+    added = sp.Rational(8, 25)
+    """Second moment that a ReLU feed-forward block of Xavier matrices adds, before dropout."""
+
+    def equal_values(limit: bool = False) -> Result:
+        return _solved(attention(), sigma_v2, sigma_o2, r"\sigma_v^2 = \sigma_o^2", limit)
+
     return (
         Claim("deepscalelm-embedding", where, "variance of three embedding tables", _embedding_variance, (1 - P) / 3),
         Claim("deepscalelm-ffn", where, "variance of both feed-forward matrices",
-              lambda: _solved(feed_forward(), feed, r"\sigma_f^2"), sp.sqrt((1 - P) / 2) / d),
+              lambda: _solved(feed_forward(), sigma_up2, sigma_down2, r"\sigma_f^2"), sp.sqrt((1 - P) / 2) / d),
         Claim("deepscalelm-attention", where, "variance of the value and output matrices",
-              lambda: _solved(attention(), both, r"\sigma_v^2 = \sigma_o^2"), sp.sqrt((1 - P) / r) / d,
+              equal_values, sp.sqrt((1 - P) / r) / d,
               expected=Status.REFUTED, corrected_by="deepscalelm-attention-finite",
               note="The condition for infinitely many tokens; at n tokens the average keeps (1 - r)/n as well, which "
               "matters at small r."),
         Claim("deepscalelm-attention-finite", where, "variance of the value and output matrices at n tokens",
-              lambda: _solved(attention(), both, r"\sigma_v^2 = \sigma_o^2"), sp.sqrt((1 - P) / (r + (1 - r) / n)) / d),
+              equal_values, sp.sqrt((1 - P) / (r + (1 - r) / n)) / d),
         Claim("deepscalelm-attention-limit", where, "its limit for many tokens",
-              lambda: _solved(attention(), both, r"\sigma_v^2 = \sigma_o^2", limit=True), sp.sqrt((1 - P) / r) / d),
+              lambda: equal_values(limit=True), sp.sqrt((1 - P) / r) / d),
+        Claim("attention-fixed-point", "rank collapse", "attention-only Post-LN ends at the correlation that dropout leaves",
+              _attracting, 1 - P),
+        Claim("attention-fixed-point-rate", "rank collapse", "and halves the distance at every layer", _rate, sp.S.Half),
+        Claim("preln-correlation-map", "rank collapse", "Pre-LN of Xavier matrices: the correlation that depth leaves",
+              lambda: _correlation_map(attention(), feed_forward()), (1 - P) * (r + 2 * added * KERNEL) / (r + added),
+              domain={sigma_v2: 1 / d, sigma_o2: 1 / d, sigma_up2: xavier, sigma_down2: xavier, d_F: 4 * d}),
         Claim("dropout-fixed-point", "rank collapse", "feed-forward blocks with little dropout: distance from collapse",
               _small_dropout, (3 * sp.pi * P / (2 * sp.sqrt(2))) ** sp.Rational(2, 3)),
     )
@@ -478,7 +510,7 @@ DERIVATION = PaperDerivation(
     view=KEDIA,
     values={},
     build_trace=lambda: trace_of(sequential(pre_norm(attention()), pre_norm(feed_forward())), X),
-    build_claims=lambda: (*component_claims(), *block_claims(), *model_claims(), *recipe_claims()),
+    build_claims=lambda: (*component_claims(), *attention_claims(), *block_claims(), *model_claims(), *recipe_claims()),
     build_evaluators=(_activation_evaluators, _depth_evaluators),
     study=_study,
     figures=_figures,

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import sympy as sp
 
-from symprop.components import Dropout, Elementwise, LayerNorm, Linear, UniformAttention
+from symprop.components import Attention, Dropout, Elementwise, LayerNorm, Linear, UniformAttention
 from symprop.core.signal import Gradient
-from symprop.core.symbols import P, beta, d, d_F, lam, r_g, s2, sigma_down2, sigma_o2, sigma_up2, sigma_v2
+from symprop.core.symbols import (
+    P,
+    beta,
+    d,
+    d_F,
+    d_k,
+    lam,
+    r_g,
+    s2,
+    sigma_down2,
+    sigma_k2,
+    sigma_o2,
+    sigma_q2,
+    sigma_up2,
+    sigma_v2,
+)
 from symprop.functions.activation import Activation, Relu
 from symprop.network import Block, residual, sequential, token_input
 
@@ -26,6 +41,11 @@ def feed_forward(activation: Activation | None = None, dropout: sp.Expr = P) -> 
 def attention(dropout: sp.Expr = P) -> Block:
     """Attention with uniform weights, the output layer, dropout."""
     return sequential(UniformAttention(d, sigma_v2), Linear(d, sigma_o2), Dropout(dropout))
+
+
+def scored_attention(dropout: sp.Expr = P) -> Attention:
+    """Attention with its softmax and dropout on the weights, before the output layer."""
+    return Attention(d, sigma_v2, d_k, sigma_q2, sigma_k2, dropout)
 
 
 def pre_norm(branch: Block) -> Block:

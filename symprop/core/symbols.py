@@ -186,6 +186,7 @@ sigma_s2 = declare("sigma_s2", r"\sigma_s^2", "variance of the segment embedding
 V = declare("V", "V", "vocabulary size", lower=1, integer=True)
 zipf = declare("zipf", "s", "exponent of Zipf's law", lower=0)
 C_rep = declare("C_rep", r"C_{\mathrm{rep}}", "probability that two tokens are the same word", lower=0, upper=1)
+omega = declare("omega", r"\omega", "product of the query and key gains, d^2 sigma_q^2 sigma_k^2", lower=0)
 alpha_t = declare("alpha_t", r"\alpha_t", "slope at the origin of a dynamic tanh")
 gain2 = declare("gain2", r"\mathbb{E}[g^2]", "second moment of the gain of a norm", lower=0)
 eps = declare("eps", r"\epsilon", "constant added to a token's variance in a norm", lower=0)
