@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, TextIO
 
 from rich import box
@@ -81,38 +82,45 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 def measurement_table(measurements: Sequence[Measurement]) -> Table:
     """Predicted and measured values with standard errors and z-scores, and the root mean square of the scores.
 
-    Where a paper's own formula differs from ours, its error and ours stand side by side, in percent of the measured value.
+    Where a paper's own formula differs from ours, its error and ours stand side by side, in percent of the measured value,
+    and the moments of one block and setting stand together.
     """
-    published = any(row.published is not None for row in measurements)
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
         caption=f"rms z = {rms_z(measurements):.2f}; rows without z document a failing assumption",
     )
-    table.add_column("quantity")
-    table.add_column("setting")
-    values = ("measured", "s.e.", "publ. %", "ours %") if published else ("predicted", "measured", "s.e.")
+    published = any(row.published is not None for row in measurements)
+    names = ("block and setting", "moment") if published else ("quantity", "setting")
+    values = ("measured", "publ. %", "ours %", "s.e. %") if published else ("predicted", "measured", "s.e.")
+    for heading in names:
+        table.add_column(heading)
     for heading in (*values, "z"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in measurements:
-        z = f"{row.z:.2f}" if row.expected_to_hold else "-"
-        style = "red" if row.expected_to_hold and abs(row.z) > 4 else ""
-        table.add_row(
-            pretty(row.quantity),
-            pretty(row.setting),
-            *(() if published else (f"{row.predicted:.6g}",)),
-            f"{row.measured:.6g}",
-            f"{row.stderr:.1e}",
-            *(_percent_off(value, row) for value in ((row.published, row.predicted) if published else ())),
-            z,
-            style=style,
-        )
+    for (block, where), members in groupby(measurements, lambda row: (row.quantity.partition(": ")[0], row.setting)):
+        for index, row in enumerate(members):
+            if published:
+                labels = ({0: block, 1: where}.get(index, ""), row.quantity.partition(": ")[2])
+                numbers = (f"{row.measured:.6g}", *map(_percent, _relative(row)))
+            else:
+                labels, numbers = (row.quantity, where), (f"{row.predicted:.6g}", f"{row.measured:.6g}", f"{row.stderr:.1e}")
+            z = f"{row.z:.2f}" if row.expected_to_hold else "-"
+            style = "red" if row.expected_to_hold and abs(row.z) > 4 else ""
+            table.add_row(*map(pretty, labels), *numbers, z, style=style)
     return table
 
 
-def _percent_off(value: float | None, row: Measurement) -> str:
-    return "" if value is None or row.measured == 0 else f"{100 * (value / row.measured - 1):+.2f}"
+def _relative(row: Measurement) -> tuple[float | None, float | None, float | None]:
+    """Error of the published value and of ours, and the standard error, over the measured value."""
+    if row.measured == 0:
+        return None, None, None
+    off = None if row.published is None else row.published / row.measured - 1
+    return off, row.predicted / row.measured - 1, row.stderr / abs(row.measured)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
 
 
 def plain(renderable: RenderableType, width: int = COLUMNS) -> str:
