@@ -35,7 +35,16 @@ from symprop.claims import (
     forward_result,
 )
 from symprop.codegen import FunctionSpec
-from symprop.components import Dropout, Elementwise, LayerNorm, Linear
+from symprop.components import (
+    Dropout,
+    DynamicTanh,
+    Elementwise,
+    GatedUnit,
+    LayerNorm,
+    LayerScale,
+    Linear,
+    RMSNorm,
+)
 from symprop.components.embedding import Embedding, Zipf
 from symprop.core.expression import factored
 from symprop.core.proof import ProofStep
@@ -74,7 +83,18 @@ from symprop.depth.closed_form import solve_affine
 from symprop.depth.fixed_point import approach, small_parameter, solve_fixed_points
 from symprop.depth.product import GrowingStream, product_over_depth, solve_growing
 from symprop.functions import GrowthMinusOne
-from symprop.functions.activation import Absolute, Activation, Erf, Gelu, Relu, Sine, SquaredRelu
+from symprop.functions.activation import (
+    Absolute,
+    Activation,
+    Erf,
+    Gelu,
+    Identity,
+    LeakyRelu,
+    Relu,
+    Sine,
+    SkipSum,
+    SquaredRelu,
+)
 from symprop.network import Block, Trace, sequential, trace_of
 from symprop.notation import KEDIA
 from symprop.simulate.measurement import Measurement
@@ -449,11 +469,21 @@ def _depth_evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
-def _cases() -> tuple[Case, ...]:
+def _activations() -> dict[str, Activation]:
+    half = sp.Rational(1, 2)
+    return {
+        "ReLU": Relu(), "leaky ReLU": LeakyRelu(half), "abs": Absolute(), "squared ReLU": SquaredRelu(), "GeLU": Gelu(),
+        "erf": Erf(), "sin": Sine(), "x/2 + 2 GeLU(x)": SkipSum(Gelu(), half, 2),
+    }  # fmt: skip
+
+
+def _cases(full: bool) -> tuple[Case, ...]:
     correlated, aligned = Setting(), Setting(variance=2.5, correlation=0.9)
     shifted = Setting(mean=0.6, variance=1.5, correlation=0.3)
     narrow = Setting(width=8, variance=2.0, correlation=0.5)
     few = Setting(tokens=4, correlation=0.1)
+    given = Setting(width=16, hidden=32, given=True)
+    grid = [Setting(variance=v, correlation=r) for v in (0.25, 1.0, 4.0) for r in (0.0, 0.3, 0.6, 0.9, 0.99)]
     wide = {"p": lambda s: s.correlation * (1 - 1 / s.width), "g_q": lambda s: GRADIENT[0] / s.variance}
 
     def attention_q(s: Setting) -> float:
@@ -463,17 +493,17 @@ def _cases() -> tuple[Case, ...]:
         return GRADIENT[0] - GRADIENT[1]
 
     published = {"q": attention_q, "g_q": attention_gradient}
+    settings = grid if full else (correlated, aligned)
     return (
-        Case("linear", Linear(2 * d, 1 / d), shifted),
-        Case("ReLU", Elementwise(Relu()), correlated),
-        Case("ReLU", Elementwise(Relu()), aligned),
-        Case("squared ReLU", Elementwise(SquaredRelu()), correlated),
-        Case("GeLU", Elementwise(Gelu()), correlated),
-        Case("GeLU", Elementwise(Gelu()), aligned),
-        Case("erf", Elementwise(Erf()), aligned),
-        Case("sin", Elementwise(Sine()), correlated),
-        Case("LayerNorm", LayerNorm(finite=True), narrow, wide, ("g_p",)),
-        Case("dropout", Dropout(P), shifted),
+        *(Case("linear", Linear(2 * d, 1 / d), item) for item in ((shifted, *grid) if full else (shifted,))),
+        *(Case(name, Elementwise(item), at) for name, item in _activations().items() for at in settings),
+        *(Case(name, GatedUnit(d_F, sigma_up2, sigma_up2, item), given)
+          for name, item in (("bilinear unit", Identity()), ("ReGLU", Relu()), ("GeGLU", Gelu()))),
+        Case("LayerNorm", LayerNorm(finite=True), narrow, wide),
+        Case("RMSNorm", RMSNorm(finite=True), narrow),
+        Case("dynamic erf", DynamicTanh(Erf(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), correlated),
+        *(Case("dropout", Dropout(P), item) for item in ((shifted, *grid) if full else (shifted,))),
+        Case("LayerScale", LayerScale(sp.Rational(1, 10)), shifted),
         Case("ReLU FFN block", feed_forward(), correlated),
         Case("GeLU FFN block", feed_forward(Gelu()), correlated),
         Case("attention block", attention(), few, published),
@@ -482,7 +512,7 @@ def _cases() -> tuple[Case, ...]:
 
 
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    return simulation.study(_cases(), seed, full, progress)
+    return simulation.study(_cases(full), seed, full, progress)
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:

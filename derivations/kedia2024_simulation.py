@@ -22,7 +22,10 @@ GRADIENT = (1.3, 0.8)
 
 @dataclass(frozen=True)
 class Setting:
-    """Gaussian tokens of the given mean, variance and correlation, and the sizes of the layers."""
+    """Gaussian tokens of the given mean, variance and correlation, and the sizes of the layers.
+
+    With ``given`` the tokens have exactly equal norms and inner products in every draw, as after a norm of a wide layer.
+    """
 
     variance: float = 1.0
     correlation: float = 0.4
@@ -31,6 +34,7 @@ class Setting:
     width: int = 32
     hidden: int = 64
     dropout: float = 0.1
+    given: bool = False
 
     @property
     def values(self) -> Mapping[sp.Symbol, float]:
@@ -42,7 +46,7 @@ class Setting:
 
     def __str__(self) -> str:
         mean = f" mu={self.mean:g}" if self.mean else ""
-        return f"v={self.variance:g} r={self.correlation:g}{mean} d={self.width} n={self.tokens}"
+        return f"v={self.variance:g} r={self.correlation:g}{mean} d={self.width} n={self.tokens}{' given' * self.given}"
 
     def signal(self) -> Signal:
         """The theory's input."""
@@ -52,6 +56,11 @@ class Setting:
 
     def draw(self, rng: np.random.Generator, draws: int) -> Array:
         """Tokens of shape (draws, tokens, width)."""
+        if self.given:
+            frames = np.linalg.qr(rng.standard_normal((draws, self.width, self.tokens)))[0].swapaxes(1, 2)
+            gram = self.correlation + (1 - self.correlation) * np.eye(self.tokens)
+            rows: Array = (self.variance * self.width) ** 0.5 * np.linalg.cholesky(gram) @ frames
+            return rows
         return self.mean + correlated(rng, (draws, self.tokens, self.width), self.variance, self.correlation)
 
 
@@ -125,7 +134,7 @@ _NAMES = {"q": "E y_t^2", "p": "E y_t y_s", "g_q": "E g_t^2", "g_p": "E g_t g_s"
 
 def study(cases: tuple[Case, ...], seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
     """Every case, measured."""
-    draws, rows = (40_000 if full else 4_000), []
+    draws, rows = (40_000 if full else 8_000), []
     for index, case in enumerate(cases):
         rows += measured(case, seed + index, draws)
         if progress is not None:

@@ -3082,7 +3082,7 @@ def distance_to_uniform_gaussian(
 
     .. math::
 
-        \mathrm{distance} = - \frac{d \sigma_k^2 \sigma_q^2 \left(\sigma_x^2\right)^{2} \tau^{2} \left(n - 1\right) \left(\rho - 1\right) \left(d n - 2 \rho + 2\right)}{n^{2}}
+        \mathrm{distance} = \frac{d \sigma_k^2 \sigma_q^2 \left(\sigma_x^2\right)^{2} \tau^{2} \left(1 - \rho\right) \left(n - 1\right) \left(d n - 2 \rho + 2\right)}{n^{2}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -3136,7 +3136,7 @@ def distance_to_uniform_gaussian(
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
     _distance = np.empty(_shape)
-    # 18 operations a point
+    # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
     for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
@@ -3146,7 +3146,7 @@ def distance_to_uniform_gaussian(
         if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
             with np.errstate(divide="ignore"):
                 _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _distance[_at] = -d*sigma_k2*sigma_q2*(n - 1)*(rho - 1)*(d*n + 2 - 2*rho)*np.square(sigma_x2)*np.square(tau)/np.square(n)
+        _distance[_at] = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*np.square(sigma_x2)*np.square(tau)/np.square(n)
     return _distance[()]
 
 

@@ -2211,7 +2211,7 @@ def distance_to_uniform_gaussian(
 
     .. math::
 
-        \mathrm{distance} = - \frac{d \sigma_k^2 \sigma_q^2 \left(\sigma_x^2\right)^{2} \tau^{2} \left(n - 1\right) \left(\rho - 1\right) \left(d n - 2 \rho + 2\right)}{n^{2}}
+        \mathrm{distance} = \frac{d \sigma_k^2 \sigma_q^2 \left(\sigma_x^2\right)^{2} \tau^{2} \left(1 - \rho\right) \left(n - 1\right) \left(d n - 2 \rho + 2\right)}{n^{2}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -2253,8 +2253,8 @@ def distance_to_uniform_gaussian(
         n, d, rho, sigma_q2, sigma_k2, sigma_x2, tau,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 18 operations a point
-    _distance = -d*sigma_k2*sigma_q2*(n - 1)*(rho - 1)*(d*n + 2 - 2*rho)*torch.square(sigma_x2)*torch.square(tau)/torch.square(n)
+    # 17 operations a point
+    _distance = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*torch.square(sigma_x2)*torch.square(tau)/torch.square(n)
     return _distance.expand(_shape)
 
 

@@ -29,8 +29,10 @@ class GatedUnit(Component):
     .. math:: q' = E\phi^2\, q_u, \qquad \Delta' = \Delta_\phi q_u + p_\phi \Delta_u
 
     with :math:`q_u = d \sigma_u^2 q` and the moments of :math:`\phi` at variance :math:`d \sigma_g^2 q`. ``width`` is the
-    hidden width, variances are absolute. Exact at any width for Gaussian weights. Backward the gate and the other branch
-    add, up to O(1/d): :math:`g_q' = d_F (\sigma_g^2 q_u E\phi'^2 + \sigma_u^2 E\phi^2)\, g_q`. Shazeer 2020.
+    hidden width, variances are absolute. Backward the gate and the other branch add,
+    :math:`g_q' = d_F (\sigma_g^2 q_u E\phi'^2 + \sigma_u^2 E\phi^2)\, g_q`, with 2/d of the derivative of every moment in
+    the scale of the covariances, because both read one input. Exact at any width for Gaussian weights and tokens of given
+    norms and inner products, as a norm leaves them. Shazeer 2020.
 
     >>> from symprop.core.symbols import d, d_F, n
     >>> x = Signal(q=sp.Integer(1), gap=sp.Integer(0), tokens=n, width=d)

@@ -60,10 +60,25 @@ def factored(expression: sp.Expr) -> sp.Expr:
     >>> x, L = sp.symbols("x L", positive=True)
     >>> factored((1 + x)**L*x + (1 + x)**L)
     (x + 1)*(x + 1)**L
+    >>> factored(x/(2 - L*2))
+    x/(2*(1 - L))
     """
     flat, generators = _generators(expression)
     inverse = {dummy: original for original, dummy in generators.items()}
-    return _joined_growth(sp.factor(sp.cancel(sp.together(flat))).xreplace(inverse))
+    return _upright(_joined_growth(sp.factor(sp.cancel(sp.together(flat))).xreplace(inverse)))
+
+
+def _upright(expression: sp.Expr) -> sp.Expr:
+    """Write -x/(p - 1) as x/(1 - p): the sign of a product goes into its first difference with a negative constant."""
+    coefficient, factors = expression.as_coeff_mul()
+    if not coefficient.is_negative:
+        return expression
+    for position, factor in enumerate(factors):
+        base, exponent = factor.as_base_exp()
+        if base.is_Add and exponent.is_odd and base.as_coeff_Add()[0].is_negative:
+            flipped = sp.Pow(-base, exponent)
+            return sp.Mul(-coefficient, *factors[:position], flipped, *factors[position + 1 :])
+    return expression
 
 
 def _joined_growth(expression: sp.Expr) -> sp.Expr:
