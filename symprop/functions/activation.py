@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import sympy as sp
 
 from symprop.core.errors import RefusedError
-from symprop.core.provenance import Source
+from symprop.core.provenance import EXACT, Source
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.depth_nodes import ExpMinusOne
 from symprop.functions.difference import Kernel
@@ -30,6 +30,7 @@ class Activation(ABC):
     """
 
     name: ClassVar[str]
+    neglected: ClassVar[str] = EXACT
     odd: ClassVar[bool] = False
     sources: ClassVar[tuple[Source, ...]] = ()
 
@@ -101,11 +102,11 @@ class OgiveActivation(Activation):
 
     def mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
         self._zero(m)
-        return sp.expand(_at_zero(ge.single_moment(self.terms), v, v))
+        return sp.expand(at_zero_mean(ge.single_moment(self.terms), v, v))
 
     def slope_mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
         self._zero(m)
-        return sp.expand(_at_zero(sp.diff(ge.single_moment(self.terms), ge.M1), v, v))
+        return sp.expand(at_zero_mean(sp.diff(ge.single_moment(self.terms), ge.M1), v, v))
 
     def cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
         self._zero(m1, m2)
@@ -143,14 +144,15 @@ class OgiveActivation(Activation):
 _GAP = sp.Symbol("gap_xy", nonnegative=True)
 
 
-def _at_zero(moment: sp.Expr, v1: sp.Expr, v2: sp.Expr) -> sp.Expr:
+def at_zero_mean(moment: sp.Expr, v1: sp.Expr, v2: sp.Expr) -> sp.Expr:
+    """A moment at zero means and the given variances."""
     return moment.subs({ge.M1: 0, ge.M2: 0}).subs({ge.V1: v1, ge.V2: v2}, simultaneous=True)
 
 
 @cache
 def _kernel(terms: tuple[ge.Term, ...], order: int) -> sp.Expr:
     """E phi phi at zero means, or its derivative in the covariance."""
-    kernel = _at_zero(ge.cross_moment(terms, terms), ge.V1, ge.V2)
+    kernel = at_zero_mean(ge.cross_moment(terms, terms), ge.V1, ge.V2)
     return sp.diff(kernel, ge.COV, order)
 
 

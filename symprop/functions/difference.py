@@ -1,7 +1,7 @@
 """Kernels of two tokens as functions of their covariance, and their differences without subtracting nearly equal numbers.
 
 A kernel at equal variances v is brought to the form P(c) + Q(c) asin(c/s) + T(c) sqrt(s^2 - c^2) with rational P, Q, T,
-where s = v + noise2: noise2 is 0 for a kinked activation, positive for a smooth ogive.
+where s^2 = (v + noise2)(v + other2): both are 0 for a kinked activation, positive for two smooth ogives.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import ArcCosine
 
 
+def _scale(v: sp.Expr, noise2: sp.Expr, other2: sp.Expr) -> sp.Expr:
+    return v + noise2 if noise2 == other2 else sp.sqrt((v + noise2) * (v + other2))
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """P(c) + Q(c) asin(c/s) + T(c) sqrt(s^2 - c^2), with c the ``covariance`` and s = ``v`` + ``noise2``."""
+    """P(c) + Q(c) asin(c/s) + T(c) sqrt(s^2 - c^2), c the ``covariance``, s^2 = (``v`` + ``noise2``)(``v`` + ``other2``)."""
 
     constant: sp.Expr
     angle: sp.Expr
@@ -24,11 +28,15 @@ class Kernel:
     covariance: sp.Symbol
     v: sp.Symbol
     noise2: sp.Expr
+    other2: sp.Expr
 
     @classmethod
-    def of(cls, expression: sp.Expr, covariance: sp.Symbol, v: sp.Symbol, noise2: sp.Expr) -> Kernel:
-        """The normal form of an expression in asin(c/s) and odd powers of sqrt(1 - c^2/s^2)."""
-        s = v + noise2
+    def of(
+        cls, expression: sp.Expr, covariance: sp.Symbol, v: sp.Symbol, noise2: sp.Expr, other2: sp.Expr | None = None
+    ) -> Kernel:
+        """The normal form of an expression in asin(c/s) and odd powers of sqrt(1 - c^2/s^2); ``other2`` as ``noise2``."""
+        other2 = noise2 if other2 is None else other2
+        s = _scale(v, noise2, other2)
         square = s**2 - covariance**2
         angle, root = sp.Dummy("angle"), sp.Dummy("root", positive=True)
 
@@ -44,12 +52,19 @@ class Kernel:
         if any(part.has(sp.nan, sp.zoo, root, angle) for part in parts):
             raise RefusedError(str(expression), "it is not linear in the angle and the root", "use quadrature")
         constant, slope, odd = (sp.factor_terms(sp.cancel(sp.together(part))) for part in parts)
-        return cls(constant, slope, odd, covariance, v, noise2)
+        return cls(constant, slope, odd, covariance, v, noise2, other2)
+
+    @property
+    def _excess(self) -> sp.Expr:
+        """s^2 - v^2, as a sum of positive terms."""
+        if self.noise2 == self.other2:
+            return self.noise2 * (2 * self.v + self.noise2)
+        return self.v * (self.noise2 + self.other2) + self.noise2 * self.other2
 
     def expression(self) -> sp.Expr:
         """The kernel, written out."""
-        s = self.v + self.noise2
-        square = self.noise2 * (2 * self.v + self.noise2) + self.v**2 - self.covariance**2
+        s = _scale(self.v, self.noise2, self.other2)
+        square = self._excess + self.v**2 - self.covariance**2
         return self.constant + self.angle * sp.asin(self.covariance / s) + self.root * sp.sqrt(square)
 
     def full(self) -> sp.Expr:
@@ -76,7 +91,7 @@ class Kernel:
         )
 
     def _smooth(self, gap: sp.Symbol) -> sp.Expr:
-        v, s, noise = self.v, self.v + self.noise2, self.noise2 * (2 * self.v + self.noise2)
+        v, s, noise = self.v, _scale(self.v, self.noise2, self.other2), self._excess
         at, square = v - gap, gap * (2 * v - gap)
         own, other = sp.sqrt(noise), sp.sqrt(noise + square)
         # Of every generator: its value at v, at v - gap, and the difference of the two.
@@ -100,7 +115,7 @@ class Kernel:
     def _odd_powers(self) -> list[tuple[int, sp.Expr]]:
         """The root part as a sum of odd powers of sqrt(s^2 - c^2), with coefficients at most linear in c."""
         c = self.covariance
-        square = sp.Poly(sp.expand((self.v + self.noise2) ** 2 - c**2), c)
+        square = sp.Poly(sp.expand((self.v + self.noise2) * (self.v + self.other2) - c**2), c)
         numerator, denominator = (sp.Poly(part, c) for part in sp.fraction(sp.cancel(sp.together(self.root))))
         power = 1
         while denominator.degree() > 0:

@@ -1,0 +1,161 @@
+"""Sums over the rows of a table of numbers, with a summand that is a formula: mixtures and quadrature rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import mpmath
+import sympy as sp
+from sympy.core.symbol import Str
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of mpmath numbers at the working precision; ``code`` is a Python expression for them where they are many."""
+
+    rows: Callable[[], Sequence[Row]]
+    code: str | None = None
+
+
+_TABLES: dict[str, Table] = {}
+
+
+def register_table(name: str, rows: Callable[[], Sequence[Row]], code: str | None = None) -> str:
+    """Give a table its name."""
+    _TABLES[name] = Table(rows, code)
+    return name
+
+
+def table_code(name: str) -> str:
+    """The rows of a table as a Python expression, rounded to the nearest double."""
+    code = _TABLES[name].code
+    if code is not None:
+        return code
+    lines = (f"    ({', '.join(repr(float(item)) for item in row)})," for row in table_rows(name))
+    return "(\n" + "\n".join(lines) + "\n)"
+
+
+@lru_cache(maxsize=64)
+def table_rows(name: str, precision: int = 100) -> tuple[Row, ...]:
+    """The rows of a table in mpmath numbers of that many bits."""
+    with mpmath.workprec(precision):
+        return tuple(tuple(+mpmath.mpf(item) for item in row) for row in _TABLES[name].rows())
+
+
+class TableSum(sp.Function):
+    r"""TableSum(label, table, summand, x_1, ...), the sum of summand(row, x_1, ...) over the rows of a table.
+
+    ``summand`` is a SymPy ``Lambda`` of the columns of the table and then of the arguments. ``label`` is what the sum stands
+    for, and prints as a function of the arguments. Derivatives go under the sum.
+
+    >>> a, b, x = sp.symbols("a b x")
+    >>> name = register_table("doctest", lambda: [(1, 2), (3, 4)])
+    >>> node = TableSum("f", name, sp.Lambda((a, b, x), a*sp.exp(b*x)), x)
+    >>> node, sp.N(node.subs(x, 1), 6), sp.N(node.diff(x).subs(x, 0), 6)
+    (f(x), 171.184, 14.0000)
+    """
+
+    @classmethod
+    def eval(cls, label: Any, table: Any, summand: Any, *arguments: sp.Expr) -> sp.Expr | None:
+        if isinstance(summand, sp.Lambda) and summand.expr == 0:
+            return sp.S.Zero
+        return None
+
+    def __new__(cls, label: Any, table: Any, summand: Any, *arguments: Any, **options: Any) -> sp.Expr:
+        label, table = (item if isinstance(item, Str) else Str(item) for item in (label, table))
+        made: sp.Expr = super().__new__(cls, label, table, summand, *arguments, **options)
+        return made
+
+    @property
+    def label(self) -> str:
+        """What the sum stands for."""
+        return str(self.args[0])
+
+    @property
+    def table(self) -> str:
+        """The name of the table."""
+        return str(self.args[1])
+
+    @property
+    def summand(self) -> sp.Lambda:
+        """The function that is summed."""
+        return self.args[2]
+
+    @property
+    def arguments(self) -> tuple[sp.Expr, ...]:
+        """What the sum is a function of."""
+        return self.args[3:]
+
+    def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr:
+        return self.func(*self.args[:3], *(argument._subs(old, new) for argument in self.arguments))
+
+    def fdiff(self, argindex: int = 4) -> sp.Expr:
+        signature, body = self.summand.signature, self.summand.expr
+        formal = signature[len(signature) - len(self.arguments) :][argindex - 4]
+        label = f"d{argindex - 3} {self.label}"
+        return TableSum(label, self.table, sp.Lambda(signature, sp.diff(body, formal)), *self.arguments)
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        terms = []
+        for index, argument in enumerate(self.arguments):
+            inner = sp.diff(argument, symbol)
+            if inner != 0:
+                terms.append(self.fdiff(index + 4) * inner)
+        return sp.Add(*terms)
+
+    def value(self, *arguments: Any) -> Any:
+        """The sum at mpmath numbers, with the working precision."""
+        compiled = _compiled(self.summand)
+        return mpmath.fsum(compiled(*row, *arguments) for row in table_rows(self.table, mpmath.mp.prec))
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        digits = int(prec / 3.3) + 20
+        numbers = [sp.N(argument, digits) for argument in self.arguments]
+        if any(not number.is_Float and not number.is_Integer for number in numbers):
+            return None
+        with mpmath.workprec(prec + 30):
+            value = self.value(*(mpmath.mpf(number._to_mpmath(prec + 30)) for number in numbers))
+            return sp.Float._new(mpmath.mpf(value)._mpf_, prec)
+
+    def _eval_is_real(self) -> bool | None:
+        return True if all(argument.is_real for argument in self.arguments) else None
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"{self.label}({', '.join(printer._print(argument) for argument in self.arguments)})"
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        text = self._latex_name() + rf"\left({', '.join(printer._print(item) for item in self.arguments)}\right)"
+        return text if exp is None else rf"\left[{text}\right]^{{{exp}}}"
+
+    def _latex_name(self) -> str:
+        return r"\mathrm{" + self.label.replace(" ", r"\,").replace("_", r"\_") + "}"
+
+
+@lru_cache(maxsize=256)
+def _compiled(summand: sp.Lambda) -> Callable[..., Any]:
+    function: Callable[..., Any] = sp.lambdify(summand.signature, summand.expr, modules="mpmath", cse=True)
+    return function
+
+
+def callable_sums(expression: sp.Expr) -> tuple[sp.Expr, Mapping[str, Callable[..., Any]]]:
+    """An expression with named functions in the place of its table sums, and these functions in mpmath numbers.
+
+    >>> x = sp.Symbol("x")
+    >>> callable_sums(x**2)
+    (x**2, {})
+    """
+    found: dict[sp.Expr, str] = {}
+    functions: dict[str, Callable[..., Any]] = {}
+
+    def named(node: TableSum) -> sp.Expr:
+        name = found.setdefault(node.summand, f"table_sum_{len(found)}")
+        functions[name] = node.value
+        return sp.Function(name)(*node.arguments)
+
+    replaced = expression.replace(lambda node: isinstance(node, TableSum), named)
+    return replaced, functions
