@@ -17,9 +17,14 @@ from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.signal import Gradient
 from symprop.functions.activation import Activation, Gelu, Relu, SquaredRelu
 from symprop.functions.arc_cosine import arc_cosine
+from symprop.functions.logistic import Silu
+from symprop.functions.quadrature_activation import GeluTanh
+from symprop.functions.table_sum import callable_sums
 from symprop.network import Block, residual, sequential, token_input, trace_of
 
-ACTIVATIONS: Mapping[str, type[Activation]] = {"relu": Relu, "gelu": Gelu, "squared_relu": SquaredRelu}
+ACTIVATIONS: Mapping[str, type[Activation]] = {
+    "relu": Relu, "gelu": Gelu, "gelu_tanh": GeluTanh, "silu": Silu, "squared_relu": SquaredRelu
+}  # fmt: skip
 """Activations of the feed-forward block, by name."""
 
 
@@ -180,7 +185,8 @@ def _branch(block: Block, width: int, tokens: sp.Expr, s: sp.Symbol, skip: float
     def compiled(arguments: list[sp.Symbol], expression: sp.Expr) -> Callable[..., float]:
         at = expression.subs(unit)
         at = sp.limit(at, symbols.n, sp.oo) if tokens is sp.oo else at.subs(symbols.n, tokens)
-        function: Callable[..., float] = sp.lambdify(arguments, at, modules=[_NODES, "math"])
+        plain, sums = callable_sums(at, double=True)
+        function: Callable[..., float] = sp.lambdify(arguments, plain, modules=[dict(sums), _NODES, "math"])
         return function
 
     alone = trace_of(block, signal).expand().q

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import count
 from typing import Any
 
@@ -20,6 +21,7 @@ from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
+from symprop.functions.table_sum import TableSum
 
 
 class _Lowered(sp.Function):
@@ -80,6 +82,18 @@ class ArcCosine2(_Lowered):
 
 class RisingStep(_Lowered):
     """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
+
+
+LOOPS: dict[str, TableSum] = {}
+"""Table sums that a lowered expression calls by name."""
+
+
+def _called(node: TableSum) -> Any:
+    """The function of the arguments that sums a table; its name follows from the summand."""
+    slug = "_".join(node.label.split())
+    name = f"_{slug}_{sha256(f'{node.table} {node.summand}'.encode()).hexdigest()[:6]}"
+    LOOPS[name] = node
+    return sp.Function(name)
 
 
 class LogGeometricSum(_Lowered):
@@ -200,6 +214,8 @@ class _Lowering:
         if isinstance(node, ArcCosine):
             k, gap, v = node.args
             return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
+        if isinstance(node, TableSum):
+            return _called(node)(*(self.lower(argument) for argument in node.arguments))
         if isinstance(node, sp.log):
             coefficient, rest = node.args[0].as_coeff_Add()
             return self.log_of_one_plus(rest) if coefficient == 1 else Log(self.lower(node.args[0]))

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from symprop.codegen import lowering
 from symprop.core.errors import RefusedError
 from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
+from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
 
 NUMPY: Mapping[type, str] = {
     lowering.Exp: "np.exp",
@@ -33,6 +35,8 @@ NUMPY: Mapping[type, str] = {
     lowering.ArcCosine2: "_arc_cosine_2",
     CorrelationDeficit: "_correlation_deficit",
     CorrelationSlopeDeficit: "_correlation_slope_deficit",
+    QuadratureNode: "_quadrature_node",
+    QuadratureWeight: "_quadrature_weight",
     lowering.Square: "np.square",
     lowering.Sqrt: "np.sqrt",
     sp.Max: "np.maximum",
@@ -99,6 +103,8 @@ class _Printer(StrPrinter):
             return self._where(list(expr.args))
         if kind in (sp.Max, sp.Min):
             return self._extreme(expr)
+        if isinstance(expr, AppliedUndef) and kind.__name__ in lowering.LOOPS:
+            return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
         if kind in self.table:
             return f"{self.table[kind]}({', '.join(self._print(argument) for argument in expr.args)})"
         if not isinstance(expr, (str, *_STRUCTURE)):

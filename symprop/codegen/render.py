@@ -11,6 +11,7 @@ import jinja2
 import sympy as sp
 
 from symprop.codegen import special
+from symprop.codegen.loops import loop_texts
 from symprop.codegen.lowering import in_groups, lower, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
@@ -54,12 +55,14 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
                            "rename one of them and keep quotes and final backslashes out of the docstring")
     functions = [_function(spec, backend) for spec in specs]
     used = "\n".join(line for item in functions for group in item["groups"] for line in group["lines"])
+    loops = list(loop_texts(used, backend))
+    used = "\n".join((used, *loops))
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
                                      undefined=jinja2.StrictUndefined, autoescape=False)
     text = environment.from_string(TEMPLATES[backend]).render(
         module_doc=module_doc,
         names=repr(sorted(name for item in functions for name in (item["name"], item["result"]) if name)),
-        helpers=[helper for name, helper in _helpers(backend).items() if re.search(rf"(?<![.\w]){name}\(", used)],
+        helpers=[helper for name, helper in _helpers(backend).items() if re.search(rf"(?<![.\w]){name}\(", used)] + loops,
         classes=[item for item in functions if item["result"]],
         functions=functions,
     )

@@ -18,6 +18,7 @@ from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
 from symprop.functions.rising_ratio import RisingRatio, rising_ratio
+from symprop.functions.table_sum import callable_sums
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
 """Names that the generated modules use themselves."""
@@ -177,7 +178,8 @@ def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
 def _value(name: str, expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr], digits: int) -> sp.Float:
     """Evaluate at doubling precision until two values agree to the digits asked for."""
     order = sorted(point, key=str)
-    compute = sp.lambdify(order, expression, modules=[_MPMATH, "mpmath"])
+    plain, sums = callable_sums(expression)
+    compute = sp.lambdify(order, plain, modules=[dict(sums), _MPMATH, "mpmath"])
     before: Any = None
     for precision in (2 * digits + 20, 4 * digits + 80, 8 * digits + 320):
         with mpmath.workdps(precision):

@@ -15,6 +15,7 @@ from symprop.core.errors import RefusedError
 from symprop.core.provenance import Source
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.activation import Activation, Erf
+from symprop.functions.logistic import Tanh
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,9 +58,15 @@ class DynamicTanh(Component):
         """Whether the moments of the saturating function are known at a nonzero mean."""
         return self.activation.takes_mean
 
+    @property
+    def neglected(self) -> str:  # type: ignore[override]
+        """What the saturating function's own moments leave out."""
+        return self.activation.neglected
+
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
         return (
+            cls(Tanh(), sp.S.Half),
             cls(Erf(), sp.S.Half),
             cls(Erf(), symbols.alpha_t, symbols.alpha_1, symbols.alpha_2),
         )

@@ -13,6 +13,8 @@ from symprop.core.errors import RefusedError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.activation import Absolute, Activation, Erf, Gelu, LeakyRelu, Relu, Sine, SkipSum, SquaredRelu
+from symprop.functions.logistic import Sigmoid, Silu, Tanh
+from symprop.functions.quadrature_activation import GeluTanh
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +33,8 @@ class Elementwise(Component):
 
     with x, y of the mean, variance and covariance of two tokens; the gradient is multiplied by the same moments of
     :math:`\phi'`. Exact for Gaussian coordinates. A residual sum around an activation is
-    ``Elementwise(SkipSum(activation, skip_scale, branch_scale))``. Kedia et al. 2024, component table; Cho & Saul 2009.
+    ``Elementwise(SkipSum(activation, skip_scale, branch_scale))``, and any smooth function becomes an activation with
+    ``Elementwise(QuadratureActivation(x, formula, name))``. Kedia et al. 2024, component table; Cho & Saul 2009.
 
     >>> from symprop.core.symbols import d, n
     >>> x = Signal(q=sp.Integer(2), gap=sp.Integer(1), tokens=n, width=d, gaussian=True)
@@ -52,11 +55,17 @@ class Elementwise(Component):
         """Whether the activation's moments are known at a nonzero mean."""
         return self.activation.takes_mean
 
+    @property
+    def neglected(self) -> str:  # type: ignore[override]
+        """What the activation's own moments leave out."""
+        return self.activation.neglected
+
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
         half = sp.Rational(1, 2)
-        choices = (Relu(), LeakyRelu(half), Absolute(), SquaredRelu(), Gelu(), Erf(), Sine(), SkipSum(Gelu(), half, 2))
-        return tuple(cls(choice) for choice in choices)
+        kinked = (Relu(), LeakyRelu(half), Absolute(), SquaredRelu())
+        smooth = (Gelu(), GeluTanh(), Silu(), Tanh(), Sigmoid(), Erf(), Sine(), SkipSum(Gelu(), half, 2))
+        return tuple(cls(choice) for choice in (*kinked, *smooth))
 
     def forward(self, *signals: Signal) -> Signal:
         self.accept(*signals)

@@ -15,6 +15,7 @@ from symprop.core.errors import RefusedError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.activation import Activation, Gelu, Identity, Relu
+from symprop.functions.logistic import Sigmoid, Silu
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,11 +54,15 @@ class GatedUnit(Component):
     def __post_init__(self) -> None:
         self._sympify("width", "gate_variance", "up_variance")
 
+    @property
+    def neglected(self) -> str:  # type: ignore[override]
+        """What the activation's own moments leave out."""
+        return self.activation.neglected
+
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
-        return tuple(
-            cls(symbols.d_F, symbols.sigma_up2, symbols.sigma_w2, choice) for choice in (Identity(), Relu(), Gelu())
-        )
+        choices = (Identity(), Sigmoid(), Relu(), Gelu(), Silu())
+        return tuple(cls(symbols.d_F, symbols.sigma_up2, symbols.sigma_w2, choice) for choice in choices)
 
     def forward(self, *signals: Signal) -> Signal:
         (x,) = signals

@@ -402,6 +402,11 @@ class SkipSum(Activation):
     def takes_mean(self) -> bool:
         return self.activation.takes_mean
 
+    @property
+    def neglected(self) -> str:  # type: ignore[override]
+        """What the moments of the branch leave out."""
+        return self.activation.neglected
+
     def expression(self, x: sp.Expr) -> sp.Expr:
         return self.skip_scale * x + self.branch_scale * self.activation.expression(x)
 

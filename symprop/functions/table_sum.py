@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import mpmath
@@ -89,7 +89,8 @@ class TableSum(sp.Function):
     @property
     def arguments(self) -> tuple[sp.Expr, ...]:
         """What the sum is a function of."""
-        return self.args[3:]
+        found: tuple[sp.Expr, ...] = self.args[3:]
+        return found
 
     def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr:
         return self.func(*self.args[:3], *(argument._subs(old, new) for argument in self.arguments))
@@ -138,24 +139,48 @@ class TableSum(sp.Function):
 
 @lru_cache(maxsize=256)
 def _compiled(summand: sp.Lambda) -> Callable[..., Any]:
-    function: Callable[..., Any] = sp.lambdify(summand.signature, summand.expr, modules="mpmath", cse=True)
+    return _lambdified(summand, mpmath)
+
+
+def _lambdified(summand: sp.Lambda, library: Any) -> Callable[..., Any]:
+    """The summand in the numbers of a library; a function that states its ``numeric`` form is evaluated by that."""
+    own = {
+        node.func.__name__: partial(node.func.numeric, library)
+        for node in summand.expr.atoms(sp.Function)
+        if hasattr(node.func, "numeric")
+    }
+    function: Callable[..., Any] = sp.lambdify(
+        summand.signature, summand.expr, modules=[own, library.__name__], cse=True
+    )
     return function
 
 
-def callable_sums(expression: sp.Expr) -> tuple[sp.Expr, Mapping[str, Callable[..., Any]]]:
-    """An expression with named functions in the place of its table sums, and these functions in mpmath numbers.
+def callable_sums(
+    expression: sp.Expr, *, double: bool = False
+) -> tuple[sp.Expr, Mapping[str, Callable[..., Any]]]:
+    """An expression with named functions in the place of its table sums, and these functions.
+
+    They take mpmath numbers and keep the working precision; with ``double`` they take and return floats.
 
     >>> x = sp.Symbol("x")
     >>> callable_sums(x**2)
     (x**2, {})
     """
-    found: dict[sp.Expr, str] = {}
+    names: dict[sp.Expr, str] = {}
     functions: dict[str, Callable[..., Any]] = {}
 
     def named(node: TableSum) -> sp.Expr:
-        name = found.setdefault(node.summand, f"table_sum_{len(found)}")
-        functions[name] = node.value
+        name = names.setdefault(sp.Tuple(node.args[1], node.summand), f"table_sum_{len(names)}")
+        functions[name] = _double(node) if double else node.value
         return sp.Function(name)(*node.arguments)
 
     replaced = expression.replace(lambda node: isinstance(node, TableSum), named)
     return replaced, functions
+
+
+def _double(node: TableSum) -> Callable[..., float]:
+    import numpy as np
+
+    columns = np.array([[float(item) for item in row] for row in table_rows(node.table)]).T
+    compiled = _lambdified(node.summand, np)
+    return lambda *arguments: float(np.sum(compiled(*columns, *arguments)))

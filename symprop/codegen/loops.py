@@ -1,0 +1,54 @@
+"""Functions of a generated module that sum a formula over the rows of a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from symprop.codegen.lowering import LOOPS, program
+from symprop.codegen.printers import Code
+from symprop.codegen.spec import FunctionSpec, Parameter
+from symprop.core.symbols import Domain
+from symprop.functions.table_sum import table_code
+
+
+def loop_texts(used: str, backend: str) -> Iterable[str]:
+    """The tables and functions that a text calls, in order of name."""
+    names = [name for name in sorted(LOOPS) if re.search(rf"(?<![.\w]){name}\(", used)]
+    for table in sorted({LOOPS[name].table for name in names}):
+        yield f"{_constant(table)} = {table_code(table)}"
+    yield from (_function(name, backend) for name in names)
+
+
+def _constant(table: str) -> str:
+    return f"_{table.upper()}"
+
+
+def _function(name: str, backend: str) -> str:
+    node, code = LOOPS[name], Code(backend)
+    signature = node.summand.signature
+    count = len(signature) - len(node.arguments)
+    columns, arguments = ([str(symbol) for symbol in part] for part in (signature[:count], signature[count:]))
+    parameters = tuple(Parameter(symbol, "", "", Domain()) for symbol in signature)
+    spec = FunctionSpec("table_sum", parameters, (("total", node.summand.expr),), node.label)
+    lowered = program(spec)
+    inside = (1 << count) - 1
+    before = [item for item in lowered.assignments if not item.depends & inside]
+    within = [item for item in lowered.assignments if item.depends & inside]
+    rows = _constant(node.table)
+    like = []
+    if backend == "torch":
+        like = [f"like = {' + '.join(arguments)}"]
+        rows = f"torch.tensor({rows}, dtype=like.dtype, device=like.device)"
+    lines = [
+        f"def {name}({', '.join(arguments)}):",
+        f'    """{node.label[0].upper() + node.label[1:]}, summed over the rows of a table."""',
+        *(f"    {line}" for line in like),
+        *(f"    {item.name} = {code.text(item.expression)}" for item in before),
+        "    total = 0.0",
+        f"    for {', '.join(columns)}{',' * (len(columns) == 1)} in {rows}:",
+        *(f"        {item.name} = {code.text(item.expression)}" for item in within),
+        f"        total = total + {code.text(lowered.results[0])}",
+        "    return total",
+    ]
+    return "\n".join(lines)
