@@ -95,6 +95,8 @@ from symprop.functions.activation import (
     SkipSum,
     SquaredRelu,
 )
+from symprop.functions.logistic import Sigmoid, Silu, Tanh
+from symprop.functions.quadrature_activation import GeluTanh
 from symprop.network import Block, Trace, sequential, trace_of
 from symprop.notation import KEDIA
 from symprop.simulate.measurement import Measurement
@@ -438,7 +440,7 @@ def _moments(activation: Activation) -> FunctionSpec:
     }
     component = Elementwise(activation)
     derived = {
-        key: Derived(sp.sympify(value), component.assumptions, "exact", (*component.sources, *activation.sources))
+        key: Derived(sp.sympify(value), component.assumptions, component.neglected, (*component.sources, *activation.sources))
         for key, value in outputs.items()
     }
     return FunctionSpec.from_derived(
@@ -450,7 +452,8 @@ def _moments(activation: Activation) -> FunctionSpec:
 
 
 def _activation_evaluators() -> tuple[FunctionSpec, ...]:
-    return tuple(_moments(item) for item in (Relu(), Absolute(), SquaredRelu(), Gelu(), Erf(), Sine()))
+    closed = (Relu(), Absolute(), SquaredRelu(), Gelu(), Erf(), Sine())
+    return tuple(_moments(item) for item in (*closed, Silu(), Tanh(), Sigmoid(), GeluTanh()))
 
 
 def _depth_evaluators() -> tuple[FunctionSpec, ...]:
@@ -473,7 +476,8 @@ def _activations() -> dict[str, Activation]:
     half = sp.Rational(1, 2)
     return {
         "ReLU": Relu(), "leaky ReLU": LeakyRelu(half), "abs": Absolute(), "squared ReLU": SquaredRelu(), "GeLU": Gelu(),
-        "erf": Erf(), "sin": Sine(), "x/2 + 2 GeLU(x)": SkipSum(Gelu(), half, 2),
+        "SiLU": Silu(), "tanh": Tanh(), "sigmoid": Sigmoid(), "erf": Erf(), "sin": Sine(),
+        "x/2 + 2 GeLU(x)": SkipSum(Gelu(), half, 2),
     }  # fmt: skip
 
 
@@ -497,10 +501,13 @@ def _cases(full: bool) -> tuple[Case, ...]:
     return (
         *(Case("linear", Linear(2 * d, 1 / d), item) for item in ((shifted, *grid) if full else (shifted,))),
         *(Case(name, Elementwise(item), at) for name, item in _activations().items() for at in settings),
+        Case("tanh GeLU", Elementwise(GeluTanh()), aligned),
         *(Case(name, GatedUnit(d_F, sigma_up2, sigma_up2, item), given)
-          for name, item in (("bilinear unit", Identity()), ("ReGLU", Relu()), ("GeGLU", Gelu()))),
+          for name, item in (("bilinear unit", Identity()), ("GLU", Sigmoid()), ("ReGLU", Relu()), ("GeGLU", Gelu()),
+                           ("SwiGLU", Silu()))),
         Case("LayerNorm", LayerNorm(finite=True), narrow, wide),
         Case("RMSNorm", RMSNorm(finite=True), narrow),
+        Case("dynamic tanh", DynamicTanh(Tanh(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), aligned),
         Case("dynamic erf", DynamicTanh(Erf(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), correlated),
         *(Case("dropout", Dropout(P), item) for item in ((shifted, *grid) if full else (shifted,))),
         Case("LayerScale", LayerScale(sp.Rational(1, 10)), shifted),

@@ -21,7 +21,7 @@ from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
-from symprop.functions.table_sum import TableSum
+from symprop.functions.table_sum import TableSum, table_rows
 
 
 class _Lowered(sp.Function):
@@ -150,6 +150,11 @@ def program(spec: FunctionSpec) -> Program:
     assignments = tuple(Assignment(rename[s], definitions[s].xreplace(rename), depends[s]) for s in order)
     final = tuple(result.xreplace(rename) for result in reduced[len(bound):])
     operations = sum(int(sp.count_ops(e)) for e in (*(a.expression for a in assignments), *final))
+    operations += sum(
+        int(sp.count_ops(LOOPS[call.func.__name__].summand.expr)) * len(table_rows(LOOPS[call.func.__name__].table))
+        for call in bound
+        if call.func.__name__ in LOOPS
+    )
     return Program(assignments, final, operations)
 
 

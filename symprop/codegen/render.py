@@ -20,7 +20,6 @@ from symprop.core.errors import RefusedError, UnknownNameError
 
 BLOCKED_OPERATIONS = 9
 """Formulas with fewer operations are bound by memory, and gain nothing from blocks that fit a cache."""
-
 _SHAPES = {
     "numpy": (
         "Every argument is a number or an array; they broadcast against each other as in numpy and the result has the "

@@ -51,7 +51,8 @@ class Kernel:
         parts = [flat.subs({angle: 0, root: 0}), sp.diff(flat, angle).subs(root, 0), sp.diff(flat, root).subs(angle, 0)]
         if any(part.has(sp.nan, sp.zoo, root, angle) for part in parts):
             raise RefusedError(str(expression), "it is not linear in the angle and the root", "use quadrature")
-        constant, slope, odd = (sp.factor_terms(sp.cancel(sp.together(part))) for part in parts)
+        tidy = sp.factor_terms if noise2 == other2 else sp.factor
+        constant, slope, odd = (tidy(sp.cancel(sp.together(part))) for part in parts)
         return cls(constant, slope, odd, covariance, v, noise2, other2)
 
     @property
@@ -96,7 +97,12 @@ class Kernel:
         own, other = sp.sqrt(noise), sp.sqrt(noise + square)
         # Of every generator: its value at v, at v - gap, and the difference of the two.
         covariance = (v, at, gap)
-        angle = (sp.asin(v / s), sp.asin(at / s), 2 * sp.atan(gap / (own + other)))
+        change = 2 * sp.atan(gap / (own + other))
+        if self.noise2 == self.other2:
+            angle = (sp.asin(v / s), sp.asin(at / s), change)
+        else:
+            # Without the root of a product of two scales.
+            angle = (sp.atan(v / own), sp.atan(at / other), change)
         root = (own, other, -square / (own + other))
         inverse = (1 / own, 1 / other, square / (own * other * (own + other)))
         parts = [(self.constant, []), (self.angle, [angle])]
