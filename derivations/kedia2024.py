@@ -5,6 +5,7 @@ The state is the paper's: mean, variance and correlation of two tokens, forward;
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from symprop.derivations.kedia2024_blocks import (
     post_norm,
     pre_norm,
     scaled,
+    scored_attention,
 )
 from symprop.derivations.kedia2024_simulation import GRADIENT, Case, Setting
 
@@ -44,6 +46,7 @@ from symprop.components import (
     LayerScale,
     Linear,
     RMSNorm,
+    Softmax,
 )
 from symprop.components.embedding import Embedding, Zipf
 from symprop.core.expression import factored
@@ -497,6 +500,19 @@ def _cases(full: bool) -> tuple[Case, ...]:
         return GRADIENT[0] - GRADIENT[1]
 
     published = {"q": attention_q, "g_q": attention_gradient}
+    row = Setting(correlation=0.0, tokens=64, width=16)
+    scored = Setting(correlation=0.3, tokens=48, width=64)
+
+    def softmax_q(s: Setting) -> float:
+        return math.exp(s.variance * (1 - s.correlation)) / s.tokens**2
+
+    def softmax_gradient(s: Setting) -> float:
+        return GRADIENT[1] * softmax_q(s)
+
+    def uniform_gradient(s: Setting) -> float:
+        return GRADIENT[0] / s.tokens + (1 - 1 / s.tokens) * (GRADIENT[0] - GRADIENT[1])
+
+    softmax = {"q": softmax_q, "g_q": softmax_gradient}
     settings = grid if full else (correlated, aligned)
     return (
         *(Case("linear", Linear(2 * d, 1 / d), item) for item in ((shifted, *grid) if full else (shifted,))),
@@ -511,6 +527,8 @@ def _cases(full: bool) -> tuple[Case, ...]:
         Case("dynamic erf", DynamicTanh(Erf(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), correlated),
         *(Case("dropout", Dropout(P), item) for item in ((shifted, *grid) if full else (shifted,))),
         Case("LayerScale", LayerScale(sp.Rational(1, 10)), shifted),
+        Case("softmax", Softmax(), row, softmax, fewer=2),
+        Case("attention", scored_attention(sp.S.Zero), scored, {"g_q": uniform_gradient}, fewer=8),
         Case("ReLU FFN block", feed_forward(), correlated),
         Case("GeLU FFN block", feed_forward(Gelu()), correlated),
         Case("attention block", attention(), few, published),

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import mpmath
 import sympy as sp
 
-from symprop.core.errors import RefusedError
 from symprop.core.provenance import Source
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.activation import Activation, at_zero_mean
 from symprop.functions.difference import Kernel
+from symprop.functions.quadrature_activation import QuadratureActivation
 from symprop.functions.table_sum import TableSum, register_table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TERMS, LOG_STEP, LOG_CENTRE = 12, "0.2", "0.55"
 _WEIGHT, _FIRST2, _SECOND2 = sp.symbols("weight noise_x noise_y", positive=True)
 _GAP = sp.Symbol("gap_xy", nonnegative=True)
+_X = sp.Symbol("x", real=True)
 
 
 @lru_cache(maxsize=1)
@@ -85,9 +86,12 @@ ORDERED = register_table("logistic_ordered", _ordered)
 
 
 class LogisticActivation(Activation):
-    """An activation that is linear in logistic functions; its moments are sums over the terms of the mixture."""
+    """An activation that is linear in logistic functions; its moments are sums over the terms of the mixture.
 
-    neglected = "relative 1e-8, a finite mixture for the logistic function"
+    At a nonzero mean they follow from the quadrature rule of :class:`QuadratureActivation`.
+    """
+
+    neglected = "relative 1e-8, a finite mixture for the logistic function or a quadrature rule"
     sources = (Source("andrews1974", "Section 3"), Source("williams1997", "Eq. 11"))
 
     @staticmethod
@@ -96,50 +100,50 @@ class LogisticActivation(Activation):
         """The activation with the normal cdf of squared scale ``noise2`` in place of the logistic function."""
 
     @property
-    def takes_mean(self) -> bool:
-        return False
+    def by_rule(self) -> QuadratureActivation:
+        """The same activation by quadrature, which takes any mean."""
+        return QuadratureActivation(_X, self.expression(_X), self.name)
 
     def mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        return self._single("mean", 0, m, v)
+        return self._single("mean", 0, v) if m == 0 else self.by_rule.mean(m, v)
 
     def slope_mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        return self._single("slope mean", 1, m, v)
+        return self._single("slope mean", 1, v) if m == 0 else self.by_rule.slope_mean(m, v)
 
     def second(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        return self._pair("second", 0, m, v)
+        return self._pair("second", 0, v) if m == 0 else self.by_rule.second(m, v)
 
     def slope_second(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        return self._pair("slope second", 1, m, v)
+        return self._pair("slope second", 1, v) if m == 0 else self.by_rule.slope_second(m, v)
 
     def gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
-        return self._pair("gap", 0, m, v, gap)
+        return self._pair("gap", 0, v, gap) if m == 0 else self.by_rule.gap(m, v, gap)
 
     def slope_gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
-        return self._pair("slope gap", 1, m, v, gap)
+        return self._pair("slope gap", 1, v, gap) if m == 0 else self.by_rule.slope_gap(m, v, gap)
 
     def cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
-        return self._crossed("cross", 0, m1, m2, v1, v2, c)
+        if m1 == 0 and m2 == 0:
+            return self._crossed("cross", 0, v1, v2, c)
+        return self.by_rule.cross(m1, m2, v1, v2, c)
 
     def slope_cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
-        return self._crossed("slope cross", 1, m1, m2, v1, v2, c)
+        if m1 == 0 and m2 == 0:
+            return self._crossed("slope cross", 1, v1, v2, c)
+        return self.by_rule.slope_cross(m1, m2, v1, v2, c)
 
-    def _single(self, what: str, order: int, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        self._zero(m)
+    def _single(self, what: str, order: int, v: sp.Expr) -> sp.Expr:
         summand = _single_summand(type(self), order)
         return TableSum(f"{self.name} {what}", SINGLES, sp.Lambda((_WEIGHT, _FIRST2, ge.V1), summand), v)
 
-    def _pair(self, what: str, order: int, m: sp.Expr, v: sp.Expr, gap: sp.Expr | None = None) -> sp.Expr:
-        self._zero(m)
+    def _pair(self, what: str, order: int, v: sp.Expr, gap: sp.Expr | None = None) -> sp.Expr:
         kernel = _kernel(type(self), order)
         summand = kernel.full() if gap is None else kernel.difference(_GAP)
         formal, arguments = ((ge.V1,), (v,)) if gap is None else ((ge.V1, _GAP), (v, gap))
         signature = (_WEIGHT, _FIRST2, _SECOND2, *formal)
         return TableSum(f"{self.name} {what}", PAIRS, sp.Lambda(signature, _WEIGHT * summand), *arguments)
 
-    def _crossed(
-        self, what: str, order: int, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr
-    ) -> sp.Expr:
-        self._zero(m1, m2)
+    def _crossed(self, what: str, order: int, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
         if v1 == v2:
             kernel = sp.Lambda(
                 (_WEIGHT, _FIRST2, _SECOND2, ge.V1, ge.COV), _WEIGHT * _kernel(type(self), order).expression()
@@ -148,14 +152,6 @@ class LogisticActivation(Activation):
         signature = (_WEIGHT, _FIRST2, _SECOND2, ge.V1, ge.V2, ge.COV)
         summand = sp.diff(_cross(type(self)), ge.COV, order)
         return TableSum(f"{self.name} {what}", ORDERED, sp.Lambda(signature, _WEIGHT * summand), v1, v2, c)
-
-    def _zero(self, *means: sp.Expr) -> None:
-        for m in means:
-            if m != 0:
-                raise RefusedError(
-                    self.name, f"its moments are derived at zero mean, and the mean is {m}",
-                    "put a linear layer or a norm before it",
-                )
 
 
 @cache
