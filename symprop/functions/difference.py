@@ -64,12 +64,8 @@ class Kernel:
 
     def expression(self) -> sp.Expr:
         """The kernel, written out."""
-        square = self._excess + self.v**2 - self.covariance**2
-        if self.noise2 != self.other2:
-            root = sp.sqrt(square)
-            powers = (coefficient * root**power for power, coefficient in self._odd_powers())
-            return sp.Add(self.constant, self.angle * sp.atan(self.covariance / root), *powers)
         s = _scale(self.v, self.noise2, self.other2)
+        square = self._excess + self.v**2 - self.covariance**2
         return self.constant + self.angle * sp.asin(self.covariance / s) + self.root * sp.sqrt(square)
 
     def full(self) -> sp.Expr:
