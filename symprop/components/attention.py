@@ -75,6 +75,7 @@ class Attention(Component):
         "participation of a row and the overlap of two rows"
     )
     gaussian_input = True
+    maps_entries = False
     assumptions = (GAUSSIAN_SCORES, INDEPENDENT_DROPOUT, INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
     neglected = "relative O(a/(n d) + a^2/d + a^3/d_k), a the score variance; backward also O(a^2/n)"
     sources = (Source("kedia2024", "component table, single-head attention"), Source("noci2022", "Eq. 1"))

@@ -62,7 +62,8 @@ class Component(ABC):
 
     ``rule`` is the word over the equals sign of a proof, ``reason`` the sentence behind it. ``assumptions`` and
     ``neglected`` are collected along a network. ``gaussian_input`` says that the moments are right for Gaussian
-    coordinates only, ``takes_mean`` that a nonzero coordinate mean is allowed. Parameters are SymPy expressions in
+    coordinates only, ``takes_mean`` that a nonzero coordinate mean is allowed, ``maps_entries`` that one entry of the token
+    Gram matrix maps alone. Parameters are SymPy expressions in
     registered symbols.
     """
 
@@ -71,6 +72,7 @@ class Component(ABC):
     inputs: ClassVar[int] = 1
     gaussian_input: ClassVar[bool] = False
     takes_mean: ClassVar[bool] = True
+    maps_entries: ClassVar[bool] = True
     assumptions: ClassVar[tuple[Assumption, ...]] = ()
     neglected: ClassVar[str] = EXACT
     sources: ClassVar[tuple[Source, ...]] = ()

@@ -41,6 +41,7 @@ class Softmax(Component):
     rule = "softmax"
     reason = "the weights of a row of Gaussian scores depend on the gap of the scores alone"
     gaussian_input = True
+    maps_entries = False
     assumptions = (GAUSSIAN_ROW, INDEPENDENT_GRADIENT)
     sources = (Source("kedia2024", "component table"),)
 
