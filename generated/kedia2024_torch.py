@@ -256,7 +256,8 @@ _QUADRATURE_PLANE = tuple((j/36, k/36) for j in range(-36, 36 + 1) for k in rang
 
 def _gelu_tanh_gap_daf53d(m_x, v_x, gap_xy):
     """Gelu_tanh gap, summed over the rows of a table."""
-    like = m_x + v_x + gap_xy
+    zero = 0*(m_x + v_x + gap_xy)
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
     x0 = 0.7978845608028654*m_x
     x1 = torch.sqrt(v_x)
     x2 = torch.sqrt(gap_xy)
@@ -265,7 +266,7 @@ def _gelu_tanh_gap_daf53d(m_x, v_x, gap_xy):
     x5 = torch.sqrt(x4)
     x6 = x3*x4
     total = 0.0
-    for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=like.dtype, device=like.device):
+    for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=zero.dtype, device=zero.device):
         x7 = _quadrature_weight(node_x, m_x, v_x)
         x8 = _quadrature_node(node_x, m_x, v_x)
         x9 = x1*x8
@@ -284,10 +285,11 @@ def _gelu_tanh_gap_daf53d(m_x, v_x, gap_xy):
 
 def _gelu_tanh_mean_a8e8ef(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
-    like = m_x + v_x
+    zero = 0*(m_x + v_x)
+    m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=like.dtype, device=like.device):
+    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
         x1 = _quadrature_node(node_x, m_x, v_x)
         x2 = _quadrature_weight(node_x, m_x, v_x)
         x3 = x0*x1
@@ -299,10 +301,11 @@ def _gelu_tanh_mean_a8e8ef(m_x, v_x):
 
 def _gelu_tanh_second_fdb9ed(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
-    like = m_x + v_x
+    zero = 0*(m_x + v_x)
+    m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=like.dtype, device=like.device):
+    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
         x1 = _quadrature_weight(node_x, m_x, v_x)
         x2 = _quadrature_node(node_x, m_x, v_x)
         x3 = x0*x2
@@ -315,7 +318,8 @@ def _gelu_tanh_second_fdb9ed(m_x, v_x):
 
 def _gelu_tanh_slope_gap_27d3ee(m_x, v_x, gap_xy):
     """Gelu_tanh slope gap, summed over the rows of a table."""
-    like = m_x + v_x + gap_xy
+    zero = 0*(m_x + v_x + gap_xy)
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
     x0 = 0.7978845608028654*m_x
     x1 = torch.sqrt(v_x)
     x2 = torch.sqrt(gap_xy)
@@ -324,7 +328,7 @@ def _gelu_tanh_slope_gap_27d3ee(m_x, v_x, gap_xy):
     x5 = torch.sqrt(x4)
     x6 = x3*x4
     total = 0.0
-    for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=like.dtype, device=like.device):
+    for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=zero.dtype, device=zero.device):
         x7 = _quadrature_weight(node_x, m_x, v_x)
         x8 = _quadrature_node(node_x, m_x, v_x)
         x9 = x1*x8
@@ -345,10 +349,11 @@ def _gelu_tanh_slope_gap_27d3ee(m_x, v_x, gap_xy):
 
 def _gelu_tanh_slope_mean_6683ab(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
-    like = m_x + v_x
+    zero = 0*(m_x + v_x)
+    m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=like.dtype, device=like.device):
+    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
         x1 = _quadrature_node(node_x, m_x, v_x)
         x2 = _quadrature_weight(node_x, m_x, v_x)
         x3 = x0*x1
@@ -361,10 +366,11 @@ def _gelu_tanh_slope_mean_6683ab(m_x, v_x):
 
 def _gelu_tanh_slope_second_cf1b9d(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
-    like = m_x + v_x
+    zero = 0*(m_x + v_x)
+    m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=like.dtype, device=like.device):
+    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
         x1 = _quadrature_weight(node_x, m_x, v_x)
         x2 = _quadrature_node(node_x, m_x, v_x)
         x3 = x0*x2
@@ -377,9 +383,10 @@ def _gelu_tanh_slope_second_cf1b9d(m_x, v_x):
 
 def _sigmoid_gap_d48208(v_x, gap_xy):
     """Sigmoid gap, summed over the rows of a table."""
-    like = v_x + gap_xy
+    zero = 0*(v_x + gap_xy)
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = noise_x*noise_y + v_x*(noise_x + noise_y)
         x1 = torch.sqrt(x0)
         x2 = torch.sqrt(gap_xy*(2*v_x - gap_xy) + x0)
@@ -390,18 +397,20 @@ def _sigmoid_gap_d48208(v_x, gap_xy):
 
 def _sigmoid_mean_e7e8ef(v_x):
     """Sigmoid mean, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=like.dtype, device=like.device):
+    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=zero.dtype, device=zero.device):
         total = total + 0.5*weight
     return total
 
 
 def _sigmoid_second_2c7529(v_x):
     """Sigmoid second, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = torch.sqrt(noise_x + v_x)
         x1 = torch.sqrt(noise_y + v_x)
         x2 = torch.arcsin(v_x/(x0*x1))
@@ -411,10 +420,11 @@ def _sigmoid_second_2c7529(v_x):
 
 def _sigmoid_slope_gap_83c17d(v_x, gap_xy):
     """Sigmoid slope gap, summed over the rows of a table."""
-    like = v_x + gap_xy
+    zero = 0*(v_x + gap_xy)
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
     x0 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x1 = noise_x*noise_y + v_x*(noise_x + noise_y)
         x2 = torch.sqrt(x1)
         x3 = torch.sqrt(x0 + x1)
@@ -424,9 +434,10 @@ def _sigmoid_slope_gap_83c17d(v_x, gap_xy):
 
 def _sigmoid_slope_mean_d40356(v_x):
     """Sigmoid slope mean, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=like.dtype, device=like.device):
+    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=zero.dtype, device=zero.device):
         x0 = torch.sqrt(noise_x + v_x)
         total = total + 0.3989422804014327*weight/x0
     return total
@@ -434,9 +445,10 @@ def _sigmoid_slope_mean_d40356(v_x):
 
 def _sigmoid_slope_second_8f35ca(v_x):
     """Sigmoid slope second, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = noise_x*noise_y
         x1 = torch.sqrt(v_x*(noise_x + noise_y) + x0)
         total = total + -0.15915494309189535*weight*x1/((-noise_x*v_x) - noise_y*v_x - x0)
@@ -445,12 +457,13 @@ def _sigmoid_slope_second_8f35ca(v_x):
 
 def _silu_gap_347b70(v_x, gap_xy):
     """Silu gap, summed over the rows of a table."""
-    like = v_x + gap_xy
+    zero = 0*(v_x + gap_xy)
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
     x0 = 6.283185307179586*v_x
     x1 = torch.square(v_x)
     x3 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x2 = noise_x*noise_y
         x4 = v_x*(noise_x + noise_y) + x2
         x5 = torch.sqrt(x4)
@@ -466,9 +479,10 @@ def _silu_gap_347b70(v_x, gap_xy):
 
 def _silu_mean_053b4d(v_x):
     """Silu mean, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=like.dtype, device=like.device):
+    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=zero.dtype, device=zero.device):
         x0 = torch.sqrt(noise_x + v_x)
         total = total + 0.3989422804014327*v_x*weight/x0
     return total
@@ -476,10 +490,11 @@ def _silu_mean_053b4d(v_x):
 
 def _silu_second_cf6ecf(v_x):
     """Silu second, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     x0 = torch.square(v_x)
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x1 = noise_x*noise_y
         x2 = noise_x + v_x
         x3 = noise_x*v_x
@@ -495,10 +510,11 @@ def _silu_second_cf6ecf(v_x):
 
 def _silu_slope_gap_f4666a(v_x, gap_xy):
     """Silu slope gap, summed over the rows of a table."""
-    like = v_x + gap_xy
+    zero = 0*(v_x + gap_xy)
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
     x4 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = noise_x*noise_y
         x1 = 0.15915494309189535*x0
         x2 = noise_x*v_x
@@ -523,19 +539,21 @@ def _silu_slope_gap_f4666a(v_x, gap_xy):
 
 def _silu_slope_mean_e7e8ef(v_x):
     """Silu slope mean, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=like.dtype, device=like.device):
+    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=zero.dtype, device=zero.device):
         total = total + 0.5*weight
     return total
 
 
 def _silu_slope_second_30388d(v_x):
     """Silu slope second, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     x2 = torch.square(v_x)
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = torch.square(noise_x)
         x1 = torch.square(noise_y)
         x3 = noise_x*noise_y
@@ -553,9 +571,10 @@ def _silu_slope_second_30388d(v_x):
 
 def _tanh_gap_c746ee(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
-    like = v_x + gap_xy
+    zero = 0*(v_x + gap_xy)
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = 0.0625*noise_x*noise_y + v_x*(0.25*noise_x + 0.25*noise_y)
         x1 = torch.sqrt(x0)
         x2 = torch.sqrt(gap_xy*(2*v_x - gap_xy) + x0)
@@ -566,9 +585,10 @@ def _tanh_gap_c746ee(v_x, gap_xy):
 
 def _tanh_second_142bff(v_x):
     """Tanh second, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = torch.sqrt(0.25*noise_x + v_x)
         x1 = torch.sqrt(0.25*noise_y + v_x)
         x2 = torch.arcsin(v_x/(x0*x1))
@@ -578,10 +598,11 @@ def _tanh_second_142bff(v_x):
 
 def _tanh_slope_gap_04565c(v_x, gap_xy):
     """Tanh slope gap, summed over the rows of a table."""
-    like = v_x + gap_xy
+    zero = 0*(v_x + gap_xy)
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
     x0 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x1 = 0.0625*noise_x*noise_y + v_x*(0.25*noise_x + 0.25*noise_y)
         x2 = torch.sqrt(x1)
         x3 = torch.sqrt(x0 + x1)
@@ -591,9 +612,10 @@ def _tanh_slope_gap_04565c(v_x, gap_xy):
 
 def _tanh_slope_mean_4a6f0a(v_x):
     """Tanh slope mean, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     total = 0.0
-    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=like.dtype, device=like.device):
+    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=zero.dtype, device=zero.device):
         x0 = torch.sqrt(0.25*noise_x + v_x)
         total = total + 0.7978845608028654*weight/x0
     return total
@@ -601,10 +623,11 @@ def _tanh_slope_mean_4a6f0a(v_x):
 
 def _tanh_slope_second_13f691(v_x):
     """Tanh slope second, summed over the rows of a table."""
-    like = v_x
+    zero = 0*(v_x)
+    v_x, = (item + zero for item in (v_x,))
     x0 = 4*v_x
     total = 0.0
-    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=like.dtype, device=like.device):
+    for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x1 = noise_x*noise_y
         x2 = torch.sqrt(v_x*(0.25*noise_x + 0.25*noise_y) + 0.0625*x1)
         total = total + -10.185916357881302*weight*x2/((-noise_x*x0) - noise_y*x0 - x1)

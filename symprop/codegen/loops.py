@@ -38,8 +38,12 @@ def _function(name: str, backend: str) -> str:
     rows = _constant(node.table)
     like = []
     if backend == "torch":
-        like = [f"like = {' + '.join(arguments)}"]
-        rows = f"torch.tensor({rows}, dtype=like.dtype, device=like.device)"
+        # An argument may be a number, and the functions below take tensors only.
+        like = [
+            f"zero = 0*({' + '.join(arguments)})",
+            f"{', '.join(arguments)}{',' * (len(arguments) == 1)} = (item + zero for item in ({', '.join(arguments)},))",
+        ]
+        rows = f"torch.tensor({rows}, dtype=zero.dtype, device=zero.device)"
     lines = [
         f"def {name}({', '.join(arguments)}):",
         f'    """{node.label[0].upper() + node.label[1:]}, summed over the rows of a table."""',

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.signal import Gradient
+from symprop.functions.table_sum import TableSum, callable_sums
 from symprop.network.trace import Trace
 
 Values: TypeAlias = Mapping[sp.Symbol, Any]
@@ -100,15 +101,17 @@ def numpy_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]
     A function that numpy lacks is evaluated point by point through SymPy: right, and slow. Pass another ``compile`` to
     :func:`iterate` where speed matters.
     """
-    own = {
+    plain, sums = callable_sums(sp.Tuple(*expressions), double=True)
+    own = {name: np.vectorize(function, otypes=[float]) for name, function in sums.items()}
+    own |= {
         node.func.__name__: np.vectorize(_through_sympy(node.func), otypes=[float])
         for expression in expressions
         for node in expression.atoms(sp.Function)
         if not hasattr(np, _NUMPY_NAMES.get(node.func.__name__, node.func.__name__))
-        and node.func not in (sp.Piecewise, sp.Max, sp.Min)
+        and node.func not in (sp.Piecewise, sp.Max, sp.Min, TableSum)
     }
     function: Callable[..., Sequence[Any]] = sp.lambdify(
-        list(arguments), list(expressions), modules=[own, "numpy"], cse=True
+        list(arguments), list(plain), modules=[own, "numpy"], cse=True
     )
     return function
 
@@ -222,14 +225,15 @@ def _mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Exp
 
         return value
 
-    own = {
+    plain, sums = callable_sums(sp.Tuple(*expressions))
+    own = dict(sums) | {
         node.func.__name__: through_sympy(node.func)
         for expression in expressions
         for node in expression.atoms(sp.Function)
-        if node.func.__module__.startswith("symprop.")
+        if node.func.__module__.startswith("symprop.") and node.func is not TableSum
     }
     function: Callable[..., Sequence[Any]] = sp.lambdify(
-        list(arguments), list(expressions), modules=[own, "mpmath"]
+        list(arguments), list(plain), modules=[own, "mpmath"]
     )
     return function
 

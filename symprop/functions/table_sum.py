@@ -170,9 +170,11 @@ def callable_sums(
     functions: dict[str, Callable[..., Any]] = {}
 
     def named(node: TableSum) -> sp.Expr:
-        name = names.setdefault(sp.Tuple(node.args[1], node.summand), f"table_sum_{len(names)}")
-        functions[name] = _double(node) if double else node.value
-        return sp.Function(name)(*node.arguments)
+        key = sp.Tuple(node.args[1], node.summand)
+        if key not in names:
+            names[key] = f"table_sum_{len(names)}"
+            functions[names[key]] = _double(node) if double else node.value
+        return sp.Function(names[key])(*node.arguments)
 
     replaced = expression.replace(lambda node: isinstance(node, TableSum), named)
     return replaced, functions

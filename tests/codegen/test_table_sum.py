@@ -54,5 +54,12 @@ def test_arrays_broadcast_and_torch_differentiates():
     assert torch.autograd.gradcheck(lambda *x: function(*x).change, at)
 
 
+def test_torch_takes_a_constant_variance():
+    torch = pytest.importorskip("torch")
+    spec = FunctionSpec("fixed", parameters(gap), (("change", Silu().gap(ZERO, sp.S.One, gap)),), "Unit variance.")
+    found = load(spec, "torch")(torch.tensor(0.5, dtype=torch.float64))
+    assert float(found) == pytest.approx(float(load(spec)(0.5)), rel=1e-14)
+
+
 def test_the_text_is_the_same_in_every_run():
     assert render([spec_of(Silu())], "numpy", "m") == render([spec_of(Silu())], "numpy", "m")

@@ -11,6 +11,7 @@ from symprop.core.errors import InputError
 from symprop.core.symbols import Domain, d, n, sigma_down2, sigma_up2, sigma_v2
 from symprop.depth.iterate import LayerMap, iterate, iterate_exact, layer_map
 from symprop.functions.activation import Relu
+from symprop.functions.logistic import Silu
 from symprop.network import residual, sequential, token_input, trace_of
 
 Q, GAP, A, B = sp.symbols("q_s gap_s a_s b_s", positive=True)
@@ -117,3 +118,17 @@ def test_missing_or_extra_values_are_named(start, depth, values, gradient, messa
             sweep(RATIONAL, start, depth, values, gradient)
     with pytest.raises(InputError, match="square"):
         LayerMap({Q: Q}, sp.Matrix([[1, 2]]))
+
+
+def test_a_block_with_a_mixture_activation_iterates_in_floats_and_in_fifty_digits():
+    tokens = token_input(sp.Integer(8), sp.Integer(16), gaussian=True)
+    branch = sequential(
+        LayerNorm(), Linear(sp.Integer(32), sp.Rational(1, 16)), Elementwise(Silu()), Linear(sp.Integer(16), sp.Rational(1, 32))
+    )
+    layer = layer_map(trace_of(residual(branch), tokens))
+    start = {tokens.q: sp.S.One, tokens.gap: sp.Rational(1, 2)}
+    exact = iterate_exact(layer, start, 3, {}, [1, sp.Rational(1, 2)])
+    floats = iterate(layer, {key: float(item) for key, item in start.items()}, 3, {}, [1.0, 0.5])
+    for state in layer.state:
+        assert floats.forward[state][-1] == pytest.approx(float(exact.forward[state][-1]), rel=1e-13)
+    assert floats.gradient[0] == pytest.approx([float(item) for item in exact.gradient[0]], rel=1e-13)
