@@ -81,29 +81,6 @@ def _blocks(shape, arguments, domains, block):
             yield index, changed, values
 
 
-def _quadrature_centre(mean, variance):
-    """Where the activation sits, in standard deviations from the mean, and the ends of the rule about it."""
-    mean, variance = mean + 0.0*variance, variance + 0.0*mean
-    centre = -mean*np.sqrt(variance)/(variance + 1e-290)
-    centre = centre*(1 + (centre**2/144)**8)**-0.0625
-    scale = 1/np.sqrt(1 + variance)
-    low, high = np.arcsinh((-8.5 - centre)/scale), np.arcsinh((8.5 - centre)/scale)
-    return centre, scale, (high + low)/2, (high - low)/2
-
-
-def _quadrature_node(t, mean, variance):
-    """The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one."""
-    centre, scale, middle, width = _quadrature_centre(mean, variance)
-    return centre + scale*np.sinh(middle + width*t)
-
-
-def _quadrature_weight(t, mean, variance):
-    """The weight of that node."""
-    centre, scale, middle, width = _quadrature_centre(mean, variance)
-    z = centre + scale*np.sinh(middle + width*t)
-    return width*scale*np.cosh(middle + width*t)*np.exp(-0.5*z*z)/(36*(2*np.pi)**0.5)
-
-
 def _arc_cosine_0(gap, v):
     """The angle of two tokens of variance v and covariance v - gap; zero at v = 0."""
     t = gap/np.where(v > 0, v, 1.0)
@@ -202,6 +179,37 @@ _GAUSS = (
     (0.9325316833444923, 0.0747256745752903),
     (0.9869532642585859, 0.03333567215434407),
 )
+
+
+def _quadrature_node(t, offset, variance):
+    """The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one."""
+    x0 = np.power(5.408789293239539e-18*np.square(np.square(np.square(np.square(offset)))) + 1, -0.0625)
+    x1 = offset*x0
+    x2 = np.sqrt(variance + 1)
+    x3 = np.arcsinh(x2*(x1 + 8.5))
+    x4 = np.arcsinh(x2*(x1 - 8.5))
+    x5 = 0.5*x3
+    x6 = 0.5*x4
+    x7 = np.sinh(t*(x5 - x6) + x5 + x6)
+    return x7/x2 - x1
+
+
+def _quadrature_weight(t, offset, variance):
+    """The weight of that node."""
+    x0 = np.power(5.408789293239539e-18*np.square(np.square(np.square(np.square(offset)))) + 1, -0.0625)
+    x1 = offset*x0
+    x2 = np.sqrt(variance + 1)
+    x3 = 1/x2
+    x4 = np.arcsinh(x2*(x1 + 8.5))
+    x5 = np.arcsinh(x2*(x1 - 8.5))
+    x6 = 0.5*x4
+    x7 = 0.5*x5
+    x8 = x6 - x7
+    x9 = t*x8 + x6 + x7
+    x10 = np.sinh(x9)
+    x11 = np.cosh(x9)
+    x12 = np.exp(-0.5*np.square(x10*x3 - x1))
+    return 0.011081730011150908*x11*x12*x3*x8
 
 _LOGISTIC = (
     (1.832732441641835e-05, 0.33287108369807955),
@@ -304,118 +312,128 @@ _QUADRATURE_LINE = tuple((k/36,) for k in range(-36, 36 + 1))
 _QUADRATURE_PLANE = tuple((j/36, k/36) for j in range(-36, 36 + 1) for k in range(-36, 36 + 1))
 
 
-def _gelu_tanh_gap_daf53d(m_x, v_x, gap_xy):
+def _gelu_tanh_gap_dc904b(m_x, v_x, gap_xy):
     """Gelu_tanh gap, summed over the rows of a table."""
     x0 = 0.7978845608028654*m_x
     x1 = np.sqrt(v_x)
     x2 = np.sqrt(gap_xy)
-    x3 = gap_xy/v_x
+    x3 = m_x*x1/(v_x + 1e-290)
     x4 = 2*v_x - gap_xy
-    x5 = np.sqrt(x4)
-    x6 = x3*x4
+    x5 = gap_xy/v_x
+    x6 = np.sqrt(x4)
+    x7 = x4*x5
+    x8 = x2*x6/x1
     total = 0.0
     for node_x, node_y in _QUADRATURE_PLANE:
-        x7 = _quadrature_weight(node_x, m_x, v_x)
-        x8 = _quadrature_node(node_x, m_x, v_x)
-        x9 = x1*x8
-        x10 = m_x + x9
-        x11 = np.tanh(x0 + 0.035677408136300125*x10*np.square(x10) + 0.7978845608028654*x9)
-        x12 = x9*(1 - x3)
-        x13 = m_x + x12
-        x14 = _quadrature_weight(node_y, x13, x6)
-        x15 = _quadrature_node(node_y, x13, x6)
-        x16 = x15*x2*x5/x1
-        x17 = x13 + x16
-        x18 = np.tanh(x0 + 0.7978845608028654*x12 + 0.7978845608028654*x16 + 0.035677408136300125*x17*np.square(x17))
-        total = total + 0.5*x14*x7*np.square(0.5*x10*(x11 + 1) - 0.5*x17*(x18 + 1))
+        x9 = _quadrature_weight(node_x, x3, v_x)
+        x10 = _quadrature_node(node_x, x3, v_x)
+        x11 = x1*x10
+        x12 = m_x + x11
+        x13 = np.tanh(x0 + 0.7978845608028654*x11 + 0.035677408136300125*x12*np.square(x12))
+        x14 = x11*(1 - x5)
+        x15 = m_x + x14
+        x16 = x15*x8/(x7 + 1e-290)
+        x17 = _quadrature_weight(node_y, x16, x7)
+        x18 = _quadrature_node(node_y, x16, x7)
+        x19 = x18*x8
+        x20 = x15 + x19
+        x21 = np.tanh(x0 + 0.7978845608028654*x14 + 0.7978845608028654*x19 + 0.035677408136300125*x20*np.square(x20))
+        total = total + 0.5*x17*x9*np.square(0.5*x12*(x13 + 1) - 0.5*x20*(x21 + 1))
     return total
 
 
-def _gelu_tanh_mean_a8e8ef(m_x, v_x):
+def _gelu_tanh_mean_7edae5(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in _QUADRATURE_LINE:
-        x1 = _quadrature_node(node_x, m_x, v_x)
-        x2 = _quadrature_weight(node_x, m_x, v_x)
-        x3 = x0*x1
-        x4 = m_x + x3
-        x5 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*np.square(x4))
-        total = total + 0.5*x2*x4*(x5 + 1)
+        x2 = _quadrature_node(node_x, x1, v_x)
+        x3 = _quadrature_weight(node_x, x1, v_x)
+        x4 = x0*x2
+        x5 = m_x + x4
+        x6 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*np.square(x5))
+        total = total + 0.5*x3*x5*(x6 + 1)
     return total
 
 
-def _gelu_tanh_second_fdb9ed(m_x, v_x):
+def _gelu_tanh_second_accf09(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in _QUADRATURE_LINE:
-        x1 = _quadrature_weight(node_x, m_x, v_x)
-        x2 = _quadrature_node(node_x, m_x, v_x)
-        x3 = x0*x2
-        x4 = m_x + x3
-        x5 = np.square(x4)
-        x6 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*x5)
-        total = total + 0.25*x1*x5*np.square(x6 + 1)
+        x2 = _quadrature_weight(node_x, x1, v_x)
+        x3 = _quadrature_node(node_x, x1, v_x)
+        x4 = x0*x3
+        x5 = m_x + x4
+        x6 = np.square(x5)
+        x7 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
+        total = total + 0.25*x2*x6*np.square(x7 + 1)
     return total
 
 
-def _gelu_tanh_slope_gap_27d3ee(m_x, v_x, gap_xy):
+def _gelu_tanh_slope_gap_7d4009(m_x, v_x, gap_xy):
     """Gelu_tanh slope gap, summed over the rows of a table."""
     x0 = 0.7978845608028654*m_x
     x1 = np.sqrt(v_x)
     x2 = np.sqrt(gap_xy)
-    x3 = gap_xy/v_x
+    x3 = m_x*x1/(v_x + 1e-290)
     x4 = 2*v_x - gap_xy
-    x5 = np.sqrt(x4)
-    x6 = x3*x4
+    x5 = gap_xy/v_x
+    x6 = np.sqrt(x4)
+    x7 = x4*x5
+    x8 = x2*x6/x1
     total = 0.0
     for node_x, node_y in _QUADRATURE_PLANE:
-        x7 = _quadrature_weight(node_x, m_x, v_x)
-        x8 = _quadrature_node(node_x, m_x, v_x)
-        x9 = x1*x8
-        x10 = m_x + x9
-        x11 = np.square(x10)
-        x12 = np.tanh(x0 + 0.035677408136300125*x10*x11 + 0.7978845608028654*x9)
-        x13 = x9*(1 - x3)
-        x14 = m_x + x13
-        x15 = _quadrature_weight(node_y, x14, x6)
-        x16 = _quadrature_node(node_y, x14, x6)
-        x17 = x16*x2*x5/x1
-        x18 = x14 + x17
-        x19 = np.square(x18)
-        x20 = np.tanh(x0 + 0.7978845608028654*x13 + 0.7978845608028654*x17 + 0.035677408136300125*x18*x19)
-        total = total + 0.5*x15*x7*np.square(0.3989422804014327*x10*(1 - np.square(x12))*(0.134145*x11 + 1) + 0.5*x12 - 0.3989422804014327*x18*(1 - np.square(x20))*(0.134145*x19 + 1) - 0.5*x20)
+        x9 = _quadrature_weight(node_x, x3, v_x)
+        x10 = _quadrature_node(node_x, x3, v_x)
+        x11 = x1*x10
+        x12 = m_x + x11
+        x13 = np.square(x12)
+        x14 = np.tanh(x0 + 0.7978845608028654*x11 + 0.035677408136300125*x12*x13)
+        x15 = x11*(1 - x5)
+        x16 = m_x + x15
+        x17 = x16*x8/(x7 + 1e-290)
+        x18 = _quadrature_weight(node_y, x17, x7)
+        x19 = _quadrature_node(node_y, x17, x7)
+        x20 = x19*x8
+        x21 = x16 + x20
+        x22 = np.square(x21)
+        x23 = np.tanh(x0 + 0.7978845608028654*x15 + 0.7978845608028654*x20 + 0.035677408136300125*x21*x22)
+        total = total + 0.5*x18*x9*np.square(0.3989422804014327*x12*(1 - np.square(x14))*(0.134145*x13 + 1) + 0.5*x14 - 0.3989422804014327*x21*(1 - np.square(x23))*(0.134145*x22 + 1) - 0.5*x23)
     return total
 
 
-def _gelu_tanh_slope_mean_6683ab(m_x, v_x):
+def _gelu_tanh_slope_mean_dfbeca(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in _QUADRATURE_LINE:
-        x1 = _quadrature_node(node_x, m_x, v_x)
-        x2 = _quadrature_weight(node_x, m_x, v_x)
-        x3 = x0*x1
-        x4 = m_x + x3
-        x5 = np.square(x4)
-        x6 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*x5)
-        total = total + x2*(0.3989422804014327*x4*(1 - np.square(x6))*(0.134145*x5 + 1) + 0.5*x6 + 0.5)
+        x2 = _quadrature_node(node_x, x1, v_x)
+        x3 = _quadrature_weight(node_x, x1, v_x)
+        x4 = x0*x2
+        x5 = m_x + x4
+        x6 = np.square(x5)
+        x7 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
+        total = total + x3*(0.3989422804014327*x5*(1 - np.square(x7))*(0.134145*x6 + 1) + 0.5*x7 + 0.5)
     return total
 
 
-def _gelu_tanh_slope_second_cf1b9d(m_x, v_x):
+def _gelu_tanh_slope_second_74ad91(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in _QUADRATURE_LINE:
-        x1 = _quadrature_weight(node_x, m_x, v_x)
-        x2 = _quadrature_node(node_x, m_x, v_x)
-        x3 = x0*x2
-        x4 = m_x + x3
-        x5 = np.square(x4)
-        x6 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*x5)
-        total = total + x1*np.square(0.3989422804014327*x4*(1 - np.square(x6))*(0.134145*x5 + 1) + 0.5*x6 + 0.5)
+        x2 = _quadrature_weight(node_x, x1, v_x)
+        x3 = _quadrature_node(node_x, x1, v_x)
+        x4 = x0*x3
+        x5 = m_x + x4
+        x6 = np.square(x5)
+        x7 = np.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
+        total = total + x2*np.square(0.3989422804014327*x5*(1 - np.square(x7))*(0.134145*x6 + 1) + 0.5*x7 + 0.5)
     return total
 
 
@@ -1465,7 +1483,7 @@ def gelu_tanh_moments(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 2605303 operations a point
+    # 4435851 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
     for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
@@ -1473,12 +1491,12 @@ def gelu_tanh_moments(
             sigma2, gap,
         ) = _values
         if _changed & 0b1:
-            x0 = _gelu_tanh_mean_a8e8ef(0, sigma2)
-            x1 = _gelu_tanh_second_fdb9ed(0, sigma2)
-            x2 = _gelu_tanh_slope_mean_6683ab(0, sigma2)
-            x3 = _gelu_tanh_slope_second_cf1b9d(0, sigma2)
-        x4 = _gelu_tanh_gap_daf53d(0, sigma2, gap)
-        x5 = _gelu_tanh_slope_gap_27d3ee(0, sigma2, gap)
+            x0 = _gelu_tanh_mean_7edae5(0, sigma2)
+            x1 = _gelu_tanh_second_accf09(0, sigma2)
+            x2 = _gelu_tanh_slope_mean_dfbeca(0, sigma2)
+            x3 = _gelu_tanh_slope_second_74ad91(0, sigma2)
+        x4 = _gelu_tanh_gap_dc904b(0, sigma2, gap)
+        x5 = _gelu_tanh_slope_gap_7d4009(0, sigma2, gap)
         _mean[_at] = x0
         _second[_at] = x1
         _change[_at] = x4

@@ -24,29 +24,6 @@ def _tensors(*values):
     ]
 
 
-def _quadrature_centre(mean, variance):
-    """Where the activation sits, in standard deviations from the mean, and the ends of the rule about it."""
-    mean, variance = mean + 0.0*variance, variance + 0.0*mean
-    centre = -mean*torch.sqrt(variance)/(variance + 1e-290)
-    centre = centre*(1 + (centre**2/144)**8)**-0.0625
-    scale = 1/torch.sqrt(1 + variance)
-    low, high = torch.arcsinh((-8.5 - centre)/scale), torch.arcsinh((8.5 - centre)/scale)
-    return centre, scale, (high + low)/2, (high - low)/2
-
-
-def _quadrature_node(t, mean, variance):
-    """The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one."""
-    centre, scale, middle, width = _quadrature_centre(mean, variance)
-    return centre + scale*torch.sinh(middle + width*t)
-
-
-def _quadrature_weight(t, mean, variance):
-    """The weight of that node."""
-    centre, scale, middle, width = _quadrature_centre(mean, variance)
-    z = centre + scale*torch.sinh(middle + width*t)
-    return width*scale*torch.cosh(middle + width*t)*torch.exp(-0.5*z*z)/(36*(2*torch.pi)**0.5)
-
-
 def _arc_cosine_0(gap, v):
     """The angle of two tokens of variance v and covariance v - gap; zero at v = 0."""
     t = gap/torch.where(v > 0, v, torch.ones_like(v))
@@ -153,6 +130,37 @@ _GAUSS = (
     (0.9869532642585859, 0.03333567215434407),
 )
 
+
+def _quadrature_node(t, offset, variance):
+    """The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one."""
+    x0 = torch.pow(5.408789293239539e-18*torch.square(torch.square(torch.square(torch.square(offset)))) + 1, -0.0625)
+    x1 = offset*x0
+    x2 = torch.sqrt(variance + 1)
+    x3 = torch.arcsinh(x2*(x1 + 8.5))
+    x4 = torch.arcsinh(x2*(x1 - 8.5))
+    x5 = 0.5*x3
+    x6 = 0.5*x4
+    x7 = torch.sinh(t*(x5 - x6) + x5 + x6)
+    return x7/x2 - x1
+
+
+def _quadrature_weight(t, offset, variance):
+    """The weight of that node."""
+    x0 = torch.pow(5.408789293239539e-18*torch.square(torch.square(torch.square(torch.square(offset)))) + 1, -0.0625)
+    x1 = offset*x0
+    x2 = torch.sqrt(variance + 1)
+    x3 = 1/x2
+    x4 = torch.arcsinh(x2*(x1 + 8.5))
+    x5 = torch.arcsinh(x2*(x1 - 8.5))
+    x6 = 0.5*x4
+    x7 = 0.5*x5
+    x8 = x6 - x7
+    x9 = t*x8 + x6 + x7
+    x10 = torch.sinh(x9)
+    x11 = torch.cosh(x9)
+    x12 = torch.exp(-0.5*torch.square(x10*x3 - x1))
+    return 0.011081730011150908*x11*x12*x3*x8
+
 _LOGISTIC = (
     (1.832732441641835e-05, 0.33287108369807955),
     (0.001297410077056945, 0.4965853037914095),
@@ -254,130 +262,140 @@ _QUADRATURE_LINE = tuple((k/36,) for k in range(-36, 36 + 1))
 _QUADRATURE_PLANE = tuple((j/36, k/36) for j in range(-36, 36 + 1) for k in range(-36, 36 + 1))
 
 
-def _gelu_tanh_gap_daf53d(m_x, v_x, gap_xy):
+def _gelu_tanh_gap_dc904b(m_x, v_x, gap_xy):
     """Gelu_tanh gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
     x0 = 0.7978845608028654*m_x
     x1 = torch.sqrt(v_x)
     x2 = torch.sqrt(gap_xy)
-    x3 = gap_xy/v_x
+    x3 = m_x*x1/(v_x + 1e-290)
     x4 = 2*v_x - gap_xy
-    x5 = torch.sqrt(x4)
-    x6 = x3*x4
+    x5 = gap_xy/v_x
+    x6 = torch.sqrt(x4)
+    x7 = x4*x5
+    x8 = x2*x6/x1
     total = 0.0
     for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=zero.dtype, device=zero.device):
-        x7 = _quadrature_weight(node_x, m_x, v_x)
-        x8 = _quadrature_node(node_x, m_x, v_x)
-        x9 = x1*x8
-        x10 = m_x + x9
-        x11 = torch.tanh(x0 + 0.035677408136300125*x10*torch.square(x10) + 0.7978845608028654*x9)
-        x12 = x9*(1 - x3)
-        x13 = m_x + x12
-        x14 = _quadrature_weight(node_y, x13, x6)
-        x15 = _quadrature_node(node_y, x13, x6)
-        x16 = x15*x2*x5/x1
-        x17 = x13 + x16
-        x18 = torch.tanh(x0 + 0.7978845608028654*x12 + 0.7978845608028654*x16 + 0.035677408136300125*x17*torch.square(x17))
-        total = total + 0.5*x14*x7*torch.square(0.5*x10*(x11 + 1) - 0.5*x17*(x18 + 1))
+        x9 = _quadrature_weight(node_x, x3, v_x)
+        x10 = _quadrature_node(node_x, x3, v_x)
+        x11 = x1*x10
+        x12 = m_x + x11
+        x13 = torch.tanh(x0 + 0.7978845608028654*x11 + 0.035677408136300125*x12*torch.square(x12))
+        x14 = x11*(1 - x5)
+        x15 = m_x + x14
+        x16 = x15*x8/(x7 + 1e-290)
+        x17 = _quadrature_weight(node_y, x16, x7)
+        x18 = _quadrature_node(node_y, x16, x7)
+        x19 = x18*x8
+        x20 = x15 + x19
+        x21 = torch.tanh(x0 + 0.7978845608028654*x14 + 0.7978845608028654*x19 + 0.035677408136300125*x20*torch.square(x20))
+        total = total + 0.5*x17*x9*torch.square(0.5*x12*(x13 + 1) - 0.5*x20*(x21 + 1))
     return total
 
 
-def _gelu_tanh_mean_a8e8ef(m_x, v_x):
+def _gelu_tanh_mean_7edae5(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x1 = _quadrature_node(node_x, m_x, v_x)
-        x2 = _quadrature_weight(node_x, m_x, v_x)
-        x3 = x0*x1
-        x4 = m_x + x3
-        x5 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*torch.square(x4))
-        total = total + 0.5*x2*x4*(x5 + 1)
+        x2 = _quadrature_node(node_x, x1, v_x)
+        x3 = _quadrature_weight(node_x, x1, v_x)
+        x4 = x0*x2
+        x5 = m_x + x4
+        x6 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*torch.square(x5))
+        total = total + 0.5*x3*x5*(x6 + 1)
     return total
 
 
-def _gelu_tanh_second_fdb9ed(m_x, v_x):
+def _gelu_tanh_second_accf09(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x1 = _quadrature_weight(node_x, m_x, v_x)
-        x2 = _quadrature_node(node_x, m_x, v_x)
-        x3 = x0*x2
-        x4 = m_x + x3
-        x5 = torch.square(x4)
-        x6 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*x5)
-        total = total + 0.25*x1*x5*torch.square(x6 + 1)
+        x2 = _quadrature_weight(node_x, x1, v_x)
+        x3 = _quadrature_node(node_x, x1, v_x)
+        x4 = x0*x3
+        x5 = m_x + x4
+        x6 = torch.square(x5)
+        x7 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
+        total = total + 0.25*x2*x6*torch.square(x7 + 1)
     return total
 
 
-def _gelu_tanh_slope_gap_27d3ee(m_x, v_x, gap_xy):
+def _gelu_tanh_slope_gap_7d4009(m_x, v_x, gap_xy):
     """Gelu_tanh slope gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
     x0 = 0.7978845608028654*m_x
     x1 = torch.sqrt(v_x)
     x2 = torch.sqrt(gap_xy)
-    x3 = gap_xy/v_x
+    x3 = m_x*x1/(v_x + 1e-290)
     x4 = 2*v_x - gap_xy
-    x5 = torch.sqrt(x4)
-    x6 = x3*x4
+    x5 = gap_xy/v_x
+    x6 = torch.sqrt(x4)
+    x7 = x4*x5
+    x8 = x2*x6/x1
     total = 0.0
     for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=zero.dtype, device=zero.device):
-        x7 = _quadrature_weight(node_x, m_x, v_x)
-        x8 = _quadrature_node(node_x, m_x, v_x)
-        x9 = x1*x8
-        x10 = m_x + x9
-        x11 = torch.square(x10)
-        x12 = torch.tanh(x0 + 0.035677408136300125*x10*x11 + 0.7978845608028654*x9)
-        x13 = x9*(1 - x3)
-        x14 = m_x + x13
-        x15 = _quadrature_weight(node_y, x14, x6)
-        x16 = _quadrature_node(node_y, x14, x6)
-        x17 = x16*x2*x5/x1
-        x18 = x14 + x17
-        x19 = torch.square(x18)
-        x20 = torch.tanh(x0 + 0.7978845608028654*x13 + 0.7978845608028654*x17 + 0.035677408136300125*x18*x19)
-        total = total + 0.5*x15*x7*torch.square(0.3989422804014327*x10*(1 - torch.square(x12))*(0.134145*x11 + 1) + 0.5*x12 - 0.3989422804014327*x18*(1 - torch.square(x20))*(0.134145*x19 + 1) - 0.5*x20)
+        x9 = _quadrature_weight(node_x, x3, v_x)
+        x10 = _quadrature_node(node_x, x3, v_x)
+        x11 = x1*x10
+        x12 = m_x + x11
+        x13 = torch.square(x12)
+        x14 = torch.tanh(x0 + 0.7978845608028654*x11 + 0.035677408136300125*x12*x13)
+        x15 = x11*(1 - x5)
+        x16 = m_x + x15
+        x17 = x16*x8/(x7 + 1e-290)
+        x18 = _quadrature_weight(node_y, x17, x7)
+        x19 = _quadrature_node(node_y, x17, x7)
+        x20 = x19*x8
+        x21 = x16 + x20
+        x22 = torch.square(x21)
+        x23 = torch.tanh(x0 + 0.7978845608028654*x15 + 0.7978845608028654*x20 + 0.035677408136300125*x21*x22)
+        total = total + 0.5*x18*x9*torch.square(0.3989422804014327*x12*(1 - torch.square(x14))*(0.134145*x13 + 1) + 0.5*x14 - 0.3989422804014327*x21*(1 - torch.square(x23))*(0.134145*x22 + 1) - 0.5*x23)
     return total
 
 
-def _gelu_tanh_slope_mean_6683ab(m_x, v_x):
+def _gelu_tanh_slope_mean_dfbeca(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x1 = _quadrature_node(node_x, m_x, v_x)
-        x2 = _quadrature_weight(node_x, m_x, v_x)
-        x3 = x0*x1
-        x4 = m_x + x3
-        x5 = torch.square(x4)
-        x6 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*x5)
-        total = total + x2*(0.3989422804014327*x4*(1 - torch.square(x6))*(0.134145*x5 + 1) + 0.5*x6 + 0.5)
+        x2 = _quadrature_node(node_x, x1, v_x)
+        x3 = _quadrature_weight(node_x, x1, v_x)
+        x4 = x0*x2
+        x5 = m_x + x4
+        x6 = torch.square(x5)
+        x7 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
+        total = total + x3*(0.3989422804014327*x5*(1 - torch.square(x7))*(0.134145*x6 + 1) + 0.5*x7 + 0.5)
     return total
 
 
-def _gelu_tanh_slope_second_cf1b9d(m_x, v_x):
+def _gelu_tanh_slope_second_74ad91(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
     x0 = torch.sqrt(v_x)
+    x1 = m_x*x0/(v_x + 1e-290)
     total = 0.0
     for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x1 = _quadrature_weight(node_x, m_x, v_x)
-        x2 = _quadrature_node(node_x, m_x, v_x)
-        x3 = x0*x2
-        x4 = m_x + x3
-        x5 = torch.square(x4)
-        x6 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x3 + 0.035677408136300125*x4*x5)
-        total = total + x1*torch.square(0.3989422804014327*x4*(1 - torch.square(x6))*(0.134145*x5 + 1) + 0.5*x6 + 0.5)
+        x2 = _quadrature_weight(node_x, x1, v_x)
+        x3 = _quadrature_node(node_x, x1, v_x)
+        x4 = x0*x3
+        x5 = m_x + x4
+        x6 = torch.square(x5)
+        x7 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
+        total = total + x2*torch.square(0.3989422804014327*x5*(1 - torch.square(x7))*(0.134145*x6 + 1) + 0.5*x7 + 0.5)
     return total
 
 
@@ -1327,13 +1345,13 @@ def gelu_tanh_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 2605303 operations a point
-    x0 = _gelu_tanh_mean_a8e8ef(0, sigma2)
-    x1 = _gelu_tanh_second_fdb9ed(0, sigma2)
-    x2 = _gelu_tanh_slope_mean_6683ab(0, sigma2)
-    x3 = _gelu_tanh_slope_second_cf1b9d(0, sigma2)
-    x4 = _gelu_tanh_gap_daf53d(0, sigma2, gap)
-    x5 = _gelu_tanh_slope_gap_27d3ee(0, sigma2, gap)
+    # 4435851 operations a point
+    x0 = _gelu_tanh_mean_7edae5(0, sigma2)
+    x1 = _gelu_tanh_second_accf09(0, sigma2)
+    x2 = _gelu_tanh_slope_mean_dfbeca(0, sigma2)
+    x3 = _gelu_tanh_slope_second_74ad91(0, sigma2)
+    x4 = _gelu_tanh_gap_dc904b(0, sigma2, gap)
+    x5 = _gelu_tanh_slope_gap_7d4009(0, sigma2, gap)
     _mean = x0
     _second = x1
     _change = x4

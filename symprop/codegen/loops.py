@@ -1,11 +1,13 @@
-"""Functions of a generated module that sum a formula over the rows of a table."""
+"""Functions of a generated module: formulas of their own, and sums of a formula over the rows of a table."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from symprop.codegen.lowering import LOOPS, program
+import sympy as sp
+
+from symprop.codegen.lowering import LOOPS, Program, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.core.symbols import Domain
@@ -24,14 +26,28 @@ def _constant(table: str) -> str:
     return f"_{table.upper()}"
 
 
+def formula_text(name: str, title: str, formula: sp.Lambda, backend: str) -> str:
+    """A function of tensors or arrays that computes one formula."""
+    code, lowered = Code(backend), _program(formula)
+    return "\n".join((
+        f"def {name}({', '.join(str(symbol) for symbol in formula.signature)}):",
+        f'    """{title}"""',
+        *(f"    {item.name} = {code.text(item.expression)}" for item in lowered.assignments),
+        f"    return {code.text(lowered.results[0])}",
+    ))
+
+
+def _program(formula: sp.Lambda) -> Program:
+    parameters = tuple(Parameter(symbol, "", "", Domain()) for symbol in formula.signature)
+    return program(FunctionSpec("formula", parameters, (("value", formula.expr),), ""))
+
+
 def _function(name: str, backend: str) -> str:
     node, code = LOOPS[name], Code(backend)
     signature = node.summand.signature
     count = len(signature) - len(node.arguments)
     columns, arguments = ([str(symbol) for symbol in part] for part in (signature[:count], signature[count:]))
-    parameters = tuple(Parameter(symbol, "", "", Domain()) for symbol in signature)
-    spec = FunctionSpec("table_sum", parameters, (("total", node.summand.expr),), node.label)
-    lowered = program(spec)
+    lowered = _program(node.summand)
     inside = (1 << count) - 1
     before = [item for item in lowered.assignments if not item.depends & inside]
     within = [item for item in lowered.assignments if item.depends & inside]

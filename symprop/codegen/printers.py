@@ -50,6 +50,7 @@ NUMPY: Mapping[type, str] = {
     sp.atan: "np.arctan",
     sp.sinh: "np.sinh",
     sp.cosh: "np.cosh",
+    sp.asinh: "np.arcsinh",
     sp.tanh: "np.tanh",
     sp.Piecewise: "np.where",
 }

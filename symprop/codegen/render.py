@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import jinja2
 import sympy as sp
 
 from symprop.codegen import special
-from symprop.codegen.loops import loop_texts
+from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.lowering import in_groups, lower, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.codegen.templates import HELPERS, TEMPLATES
 from symprop.core.errors import RefusedError, UnknownNameError
+from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
 
 BLOCKED_OPERATIONS = 9
 """Formulas with fewer operations are bound by memory, and gain nothing from blocks that fit a cache."""
@@ -69,8 +71,18 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
     return re.sub(r"\n+(?=(?:def|class|@np) ?)(?<!\"ignore\"\)\n)", "\n\n\n", text)
 
 
+@cache
 def _helpers(backend: str) -> dict[str, str]:
-    return {**HELPERS[backend], **special.helpers(backend)}
+    rule = {
+        "_quadrature_node": formula_text(
+            "_quadrature_node", "The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one.",
+            QuadratureNode.formula(), backend,
+        ),
+        "_quadrature_weight": formula_text(
+            "_quadrature_weight", "The weight of that node.", QuadratureWeight.formula(), backend
+        ),
+    }
+    return {**HELPERS[backend], **special.helpers(backend), **rule}
 
 
 def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:

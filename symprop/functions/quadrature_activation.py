@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import mpmath
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-HALF, REACH = 36, 8.5
+HALF, REACH = 36, sp.Rational(17, 2)
 """Nodes on either side, and how many standard deviations they reach."""
 _T, _U = sp.symbols("node_x node_y", real=True)
 _GAP = sp.Symbol("gap_xy", nonnegative=True)
@@ -41,6 +42,11 @@ class _Rule(sp.Function):
 
     nargs = (3,)
 
+    @classmethod
+    def formula(cls) -> sp.Lambda:
+        """The function of t, offset m/sqrt(v) and variance, written out."""
+        return _rule()[cls]
+
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.S.Zero
 
@@ -49,44 +55,37 @@ class _Rule(sp.Function):
 
 
 class QuadratureNode(_Rule):
-    r"""The standard normal variable at t in [-1, 1] of the rule for mean m and variance v: QuadratureNode(t, m, v).
+    r"""The standard normal variable z at t in [-1, 1]: QuadratureNode(t, m/sqrt(v), v) for mean m and variance v.
 
     :math:`\zeta + \sinh(p + qt)/\sqrt{1 + v}` with :math:`\zeta = -m/\sqrt{v}`: nodes crowd where the variable
     :math:`m + \sqrt{v} z` is of order one, so that what an activation does there is resolved at every variance.
     """
 
-    @staticmethod
-    def numeric(library: Any, t: Any, mean: Any, variance: Any) -> Any:
-        """In the numbers of mpmath or numpy."""
-        return _rule(library, t, mean, variance)[0]
-
 
 class QuadratureWeight(_Rule):
-    """The weight of a node of the rule: QuadratureWeight(t, m, v)."""
-
-    @staticmethod
-    def numeric(library: Any, t: Any, mean: Any, variance: Any) -> Any:
-        """In the numbers of mpmath or numpy."""
-        return _rule(library, t, mean, variance)[1]
+    """The weight of a node of the rule: QuadratureWeight(t, m/sqrt(v), v)."""
 
 
-def _rule(library: Any, t: Any, mean: Any, variance: Any) -> tuple[Any, Any]:
-    asinh = library.asinh if hasattr(library, "asinh") else library.arcsinh
-    # -m/sqrt(v), and zero where nothing spreads; beyond twelve standard deviations it does not matter.
-    centre = -mean * library.sqrt(variance) / (variance + 1e-290)
-    centre = centre * (1 + (centre**2 / 144) ** 8) ** -0.0625
-    scale = 1 / library.sqrt(1 + variance)
-    low, high = asinh((-REACH - centre) / scale), asinh((REACH - centre) / scale)
-    width = (high - low) / 2
-    at = (high + low) / 2 + width * t
-    z = centre + scale * library.sinh(at)
-    weight = width * scale * library.cosh(at) * library.exp(-z * z / 2) / (HALF * library.sqrt(2 * library.pi))
-    return z, weight
+@cache
+def _rule() -> Mapping[type[_Rule], sp.Lambda]:
+    """Node and weight as formulas: the one place where the rule is written."""
+    t, offset, variance = sp.symbols("t offset variance", real=True)
+    # Beyond twelve standard deviations the place of the activation does not matter.
+    centre = -offset * (1 + (offset**2 / 144) ** 8) ** sp.Rational(-1, 16)
+    scale = 1 / sp.sqrt(1 + variance)
+    low, high = (sp.asinh((end - centre) / scale) for end in (-REACH, REACH))
+    width, at = (high - low) / 2, (high + low) / 2 + (high - low) / 2 * t
+    z = centre + scale * sp.sinh(at)
+    weight = width * scale * sp.cosh(at) * sp.exp(-(z**2) / 2) / (HALF * sp.sqrt(2 * sp.pi))
+    return {kind: sp.Lambda((t, offset, variance), found) for kind, found in ((QuadratureNode, z), (QuadratureWeight, weight))}
 
 
 def _node(t: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     """A Gaussian variable and its weight."""
-    return mean + sp.sqrt(variance) * QuadratureNode(t, mean, variance), QuadratureWeight(t, mean, variance)
+    spread = sp.sqrt(variance)
+    # mean/spread, and zero where nothing spreads.
+    offset = mean * spread / (variance + sp.Float("1e-290"))
+    return mean + spread * QuadratureNode(t, offset, variance), QuadratureWeight(t, offset, variance)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import mpmath
@@ -143,11 +143,11 @@ def _compiled(summand: sp.Lambda) -> Callable[..., Any]:
 
 
 def _lambdified(summand: sp.Lambda, library: Any) -> Callable[..., Any]:
-    """The summand in the numbers of a library; a function that states its ``numeric`` form is evaluated by that."""
+    """The summand in the numbers of a library; a function that has a ``formula`` is evaluated by that."""
     own = {
-        node.func.__name__: partial(node.func.numeric, library)
-        for node in summand.expr.atoms(sp.Function)
-        if hasattr(node.func, "numeric")
+        kind.__name__: _lambdified(kind.formula(), library)
+        for kind in {node.func for node in summand.expr.atoms(sp.Function)}
+        if hasattr(kind, "formula")
     }
     function: Callable[..., Any] = sp.lambdify(
         summand.signature, summand.expr, modules=[own, library.__name__], cse=True
