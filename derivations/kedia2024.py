@@ -370,6 +370,7 @@ def _correlation_map(*branches: Block) -> Result:
     return Result(found, r"r_{l+1}(r_l)", (step,), assumptions=parts[0][0].assumptions, neglected="O(1/n + 1/l)")
 
 
+@lru_cache(maxsize=1)
 def _post_norm_map() -> sp.Expr:
     _, q, p = _unit(post_norm(attention()), limit=True)
     return factored((p / q).subs({sigma_v2: 1 / d, sigma_o2: 1 / d}))
@@ -513,9 +514,9 @@ def _cases(full: bool) -> tuple[Case, ...]:
         return GRADIENT[0] / s.tokens + (1 - 1 / s.tokens) * (GRADIENT[0] - GRADIENT[1])
 
     softmax = {"q": softmax_q, "g_q": softmax_gradient}
-    settings = grid if full else (correlated, aligned)
+    settings, shifts = (grid, (shifted, *grid)) if full else ((correlated, aligned), (shifted,))
     return (
-        *(Case("linear", Linear(2 * d, 1 / d), item) for item in ((shifted, *grid) if full else (shifted,))),
+        *(Case("linear", Linear(2 * d, 1 / d), item) for item in shifts),
         *(Case(name, Elementwise(item), at) for name, item in _activations().items() for at in settings),
         Case("tanh GeLU", Elementwise(GeluTanh()), aligned),
         *(Case(name, GatedUnit(d_F, sigma_up2, sigma_up2, item), given)
@@ -525,7 +526,7 @@ def _cases(full: bool) -> tuple[Case, ...]:
         Case("RMSNorm", RMSNorm(finite=True), narrow),
         Case("dynamic tanh", DynamicTanh(Tanh(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), aligned),
         Case("dynamic erf", DynamicTanh(Erf(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), correlated),
-        *(Case("dropout", Dropout(P), item) for item in ((shifted, *grid) if full else (shifted,))),
+        *(Case("dropout", Dropout(P), item) for item in shifts),
         Case("LayerScale", LayerScale(sp.Rational(1, 10)), shifted),
         Case("softmax", Softmax(), row, softmax, fewer=2),
         Case("attention", scored_attention(sp.S.Zero), scored, {"g_q": uniform_gradient}, fewer=8),

@@ -19,15 +19,15 @@ TABLE = "component table, softmax"
 ATTENTION = "component table, single-head attention"
 
 
-def _large_length(exact: Result, lowest: int) -> Result:
-    """A result up to the first correction in 1/n to its leading power n^-lowest."""
+def _large_length(exact: Result) -> Result:
+    """A moment of the weights, of order n^-2, up to its first correction in 1/n."""
     x = sp.Dummy("x", positive=True)
     grown = expanded(exact.expression, 1).replace(ExpMinusOne, lambda exponent: sp.exp(sp.factor(exponent)) - 1)
-    series = sp.expand(grown.subs(n, 1 / x) / x**lowest, power_exp=False)
-    shown = sp.Add(*(sp.factor_terms(series.coeff(x, k)) / n ** (lowest + k) for k in (0, 1)))
+    series = sp.expand(grown.subs(n, 1 / x) / x**2, power_exp=False)
+    shown = sp.Add(*(sp.factor_terms(series.coeff(x, k)) / n ** (2 + k) for k in (0, 1)))
     step = ProofStep("expand", "the moments of the weights, up to the first correction in 1/n", shown)
     return Result(shown, exact.quantity, (*exact.steps, step), assumptions=exact.assumptions,
-                  neglected=f"O(1/n^{lowest + 2})", sources=exact.sources)
+                  neglected="O(1/n^4)", sources=exact.sources)
 
 
 def _small_scores(exact: Result) -> Result:
@@ -54,10 +54,10 @@ def attention_claims() -> tuple[Claim, ...]:
     uniform = gain * s2 * (kept / n + (1 - 1 / n) * r_g)
 
     def softmax_variance() -> Result:
-        return _large_length(forward_result(Softmax(), KEDIA, "sigma2", X), 2)
+        return _large_length(forward_result(Softmax(), KEDIA, "sigma2", X))
 
     def softmax_gradient() -> Result:
-        return _large_length(backward_result(Softmax(), KEDIA, X, Gradient(s2, s2)), 2)
+        return _large_length(backward_result(Softmax(), KEDIA, X, Gradient(s2, s2)))
 
     def forward() -> Result:
         return _small_scores(forward_result(scored, KEDIA, "sigma2", X))
@@ -82,7 +82,7 @@ def attention_claims() -> tuple[Claim, ...]:
         Claim("sha-gradient", ATTENTION, "gradient through attention", gradient, uniform, expected=Status.REFUTED,
               corrected_by="sha-gradient-finite",
               note="The path through the values at uniform weights. The weights that are not uniform and the paths through "
-              "queries and keys are missing: at L = 1000 and omega = 0.36 more than half of the gradient."),
+              "queries and keys are missing: at r = r_g = 0, L = 1000 and omega = 0.36 more than half of the gradient."),
         Claim("sha-gradient-finite", ATTENTION, "gradient through attention, first order in the scores", gradient,
               uniform + gain * s2 * omega * ((1 - r) * kept / n + (2 - r) * kept_noise / n
                                              + r * (1 - r) * r_g * (2 - 4 / n))),

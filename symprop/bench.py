@@ -21,7 +21,7 @@ import sympy as sp
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, parameters
 from symprop.core import symbols as s
-from symprop.functions.activation import Activation, Gelu, Relu
+from symprop.functions.activation import Gelu, Relu
 from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import GrowthMinusOne
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
@@ -32,12 +32,6 @@ DERIVATIONS = ("symprop.derivations.noci2022",)
 _BLOCK = 16384
 _COMMON = s.q * (1 + (s.n - 1) * s.rho) / s.n
 _GAIN = s.sigma_v2 * s.d
-
-
-
-def _cross(activation: Activation) -> sp.Expr:
-    return activation.cross(sp.S.Zero, sp.S.Zero, s.sigma2, s.sigma2, s.sigma2 - s.gap)
-
 
 SPECS = (
     FunctionSpec(
@@ -56,8 +50,11 @@ SPECS = (
         "Token correlation after L blocks.",
     ),
     *(
-        FunctionSpec(f"{item.name}_cross", parameters(s.sigma2, s.gap),
-                     (("cross", _cross(item)),), f"E phi(x) phi(y) of two tokens, phi = {item.name}.")
+        FunctionSpec(
+            f"{item.name}_cross", parameters(s.sigma2, s.gap),
+            (("cross", item.cross(sp.S.Zero, sp.S.Zero, s.sigma2, s.sigma2, s.sigma2 - s.gap)),),
+            f"E phi(x) phi(y) of two tokens, phi = {item.name}.",
+        )
         for item in (Relu(), Gelu(), Silu(), Tanh(), Sigmoid())
     ),
 )

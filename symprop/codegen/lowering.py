@@ -150,11 +150,8 @@ def program(spec: FunctionSpec) -> Program:
     assignments = tuple(Assignment(rename[s], definitions[s].xreplace(rename), depends[s]) for s in order)
     final = tuple(result.xreplace(rename) for result in reduced[len(bound):])
     operations = sum(int(sp.count_ops(e)) for e in (*(a.expression for a in assignments), *final))
-    operations += sum(
-        int(sp.count_ops(LOOPS[call.func.__name__].summand.expr)) * len(table_rows(LOOPS[call.func.__name__].table))
-        for call in bound
-        if call.func.__name__ in LOOPS
-    )
+    loops = (LOOPS[call.func.__name__] for call in bound if call.func.__name__ in LOOPS)
+    operations += sum(int(sp.count_ops(loop.summand.expr)) * len(table_rows(loop.table)) for loop in loops)
     return Program(assignments, final, operations)
 
 

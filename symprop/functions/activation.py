@@ -126,11 +126,11 @@ class OgiveActivation(Activation):
 
     def gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
         self._zero(m)
-        return _normal(self.terms, 0).difference(_GAP).subs({ge.V1: v, _GAP: gap}, simultaneous=True)
+        return _normal(self.terms, 0).difference(ge.GAP).subs({ge.V1: v, ge.GAP: gap}, simultaneous=True)
 
     def slope_gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
         self._zero(m)
-        return _normal(self.terms, 1).difference(_GAP).subs({ge.V1: v, _GAP: gap}, simultaneous=True)
+        return _normal(self.terms, 1).difference(ge.GAP).subs({ge.V1: v, ge.GAP: gap}, simultaneous=True)
 
     def _zero(self, *means: sp.Expr) -> None:
         for m in means:
@@ -139,9 +139,6 @@ class OgiveActivation(Activation):
                     self.name, f"its moments are derived at zero mean, and the mean is {m}",
                     "put a linear layer or a norm before it",
                 )
-
-
-_GAP = sp.Symbol("gap_xy", nonnegative=True)
 
 
 def at_zero_mean(moment: sp.Expr, v1: sp.Expr, v2: sp.Expr) -> sp.Expr:

@@ -18,6 +18,7 @@ import sympy as sp
 M1, M2 = sp.symbols("m_x m_y", real=True)
 V1, V2 = sp.symbols("v_x v_y", positive=True)
 COV = sp.Symbol("c_xy", real=True)
+GAP = sp.Symbol("gap_xy", nonnegative=True)
 
 
 class NormalCdf(sp.Function):

@@ -20,7 +20,7 @@ from symprop.core.provenance import Source
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.activation import Activation, at_zero_mean
 from symprop.functions.difference import Kernel
-from symprop.functions.quadrature_activation import QuadratureActivation
+from symprop.functions.quadrature_activation import VARIABLE, QuadratureActivation
 from symprop.functions.table_sum import TableSum, register_table
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 TERMS, LOG_STEP, LOG_CENTRE = 12, "0.2", "0.55"
 _WEIGHT, _FIRST2, _SECOND2 = sp.symbols("weight noise_x noise_y", positive=True)
-_GAP = sp.Symbol("gap_xy", nonnegative=True)
-_X = sp.Symbol("x", real=True)
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +100,7 @@ class LogisticActivation(Activation):
     @property
     def by_rule(self) -> QuadratureActivation:
         """The same activation by quadrature, which takes any mean."""
-        return QuadratureActivation(_X, self.expression(_X), self.name)
+        return QuadratureActivation(VARIABLE, self.expression(VARIABLE), self.name)
 
     def mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
         return self._single("mean", 0, v) if m == 0 else self.by_rule.mean(m, v)
@@ -138,8 +136,8 @@ class LogisticActivation(Activation):
 
     def _pair(self, what: str, order: int, v: sp.Expr, gap: sp.Expr | None = None) -> sp.Expr:
         kernel = _kernel(type(self), order)
-        summand = kernel.full() if gap is None else kernel.difference(_GAP)
-        formal, arguments = ((ge.V1,), (v,)) if gap is None else ((ge.V1, _GAP), (v, gap))
+        summand = kernel.full() if gap is None else kernel.difference(ge.GAP)
+        formal, arguments = ((ge.V1,), (v,)) if gap is None else ((ge.V1, ge.GAP), (v, gap))
         signature = (_WEIGHT, _FIRST2, _SECOND2, *formal)
         return TableSum(f"{self.name} {what}", PAIRS, sp.Lambda(signature, _WEIGHT * summand), *arguments)
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 HALF, REACH = 36, sp.Rational(17, 2)
 """Nodes on either side, and how many standard deviations they reach."""
+VARIABLE = sp.Symbol("x", real=True)
+"""The variable of the formulas that this package writes."""
 _T, _U = sp.symbols("node_x node_y", real=True)
-_GAP = sp.Symbol("gap_xy", nonnegative=True)
 
 LINE = register_table(
     "quadrature_line", lambda: [(mpmath.mpf(k) / HALF,) for k in range(-HALF, HALF + 1)],
@@ -165,9 +166,9 @@ class QuadratureActivation(Activation):
     def _difference(self, what: str, function: sp.Expr, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
         if gap == 0:
             return sp.S.Zero
-        x, y, weight = _two(ge.M1, ge.M1, ge.V1, _GAP * (2 * ge.V1 - _GAP) / ge.V1, 1 - _GAP / ge.V1)
+        x, y, weight = _two(ge.M1, ge.M1, ge.V1, ge.GAP * (2 * ge.V1 - ge.GAP) / ge.V1, 1 - ge.GAP / ge.V1)
         change = function.subs(self.variable, x) - function.subs(self.variable, y)
-        summand = sp.Lambda((_T, _U, ge.M1, ge.V1, _GAP), weight * change**2 / 2)
+        summand = sp.Lambda((_T, _U, ge.M1, ge.V1, ge.GAP), weight * change**2 / 2)
         return TableSum(f"{self.name} {what}", PLANE, summand, m, v, gap)
 
     def _product(
@@ -204,15 +205,12 @@ def _numpy(variable: sp.Symbol, formula: sp.Expr) -> Any:
     return sp.lambdify(variable, formula, modules="numpy", cse=True)
 
 
-_X = sp.Symbol("x", real=True)
-
-
 class GeluTanh(QuadratureActivation):
     r"""GeLU as GPT-2 computes it, :math:`\tfrac12 x (1 + \tanh(\sqrt{2/\pi} (x + 0.044715 x^3)))`."""
 
     def __init__(self) -> None:
-        inner = sp.sqrt(2 / sp.pi) * (_X + sp.Rational(44715, 10**6) * _X**3)
-        super().__init__(_X, _X * (1 + sp.tanh(inner)) / 2, "gelu_tanh")
+        inner = sp.sqrt(2 / sp.pi) * (VARIABLE + sp.Rational(44715, 10**6) * VARIABLE**3)
+        super().__init__(VARIABLE, VARIABLE * (1 + sp.tanh(inner)) / 2, "gelu_tanh")
 
     def __repr__(self) -> str:
         return "GeluTanh()"

@@ -154,6 +154,19 @@ def test_a_single_token_attends_to_itself():
 LAYER = Attention(symbols.d_o, symbols.sigma_v2, symbols.d_k, symbols.sigma_q2, symbols.sigma_k2, temperature=symbols.tau)
 
 
+CORRELATED = Signal(
+    q=symbols.sigma_x2, gap=symbols.sigma_x2 * (1 - symbols.rho), tokens=n, width=d, gaussian=True
+)
+
+
+def square(size):
+    """As many tokens as coordinates and keys."""
+    return {
+        n: size, d: size, symbols.d_o: size, symbols.d_k: size, symbols.rho: sp.Rational(3, 10),
+        symbols.sigma_x2: sp.Rational(11, 10), symbols.sigma_q2: 1, symbols.sigma_k2: 1, symbols.sigma_v2: 1,
+    }  # fmt: skip
+
+
 def strength_coefficient(expression):
     """Coefficient of tau^2 of an expression, with its weight moments expanded."""
     flat = expanded(expression, 1).replace(ExpMinusOne, lambda x: sp.exp(x) - 1)
@@ -162,12 +175,8 @@ def strength_coefficient(expression):
 
 @pytest.mark.parametrize("size", [20, 80])
 def test_leading_order_forward_is_that_of_the_wick_calculus(size):
-    numbers = {
-        n: size, d: size, symbols.d_o: size, symbols.d_k: size, symbols.rho: sp.Rational(3, 10),
-        symbols.sigma_x2: sp.Rational(11, 10), symbols.sigma_q2: 1, symbols.sigma_k2: 1, symbols.sigma_v2: 1,
-    }
-    x = Signal(q=symbols.sigma_x2, gap=symbols.sigma_x2 * (1 - symbols.rho), tokens=n, width=d, gaussian=True)
-    ours = strength_coefficient(LAYER.forward(x).q).subs(numbers)
+    numbers = square(size)
+    ours = strength_coefficient(LAYER.forward(CORRELATED).q).subs(numbers)
     norm = token_average(output_norm_beyond_uniform()).expression
     theirs = sp.expand(norm).coeff(symbols.tau, 2).subs(numbers)
     # Neglected: 1/(n d) against 1/n + 1/d, so about 2/size.
@@ -176,14 +185,10 @@ def test_leading_order_forward_is_that_of_the_wick_calculus(size):
 
 @pytest.mark.parametrize("size", [20, 80])
 def test_leading_order_backward_is_that_of_the_wick_calculus(size):
-    numbers = {
-        n: size, d: size, symbols.d_o: size, symbols.d_k: size, symbols.rho: sp.Rational(3, 10),
-        symbols.sigma_x2: sp.Rational(11, 10), symbols.sigma_q2: 1, symbols.sigma_k2: 1, symbols.sigma_v2: 1,
-    }
-    x = Signal(q=symbols.sigma_x2, gap=symbols.sigma_x2 * (1 - symbols.rho), tokens=n, width=d, gaussian=True)
-    (back,) = LAYER.backward(Gradient(sp.S.One, sp.S.One), x)
+    numbers = square(size)
+    (back,) = LAYER.backward(Gradient(sp.S.One, sp.S.One), CORRELATED)
     # The calculus takes the weights 1/n in both factors: no change of the value path, no product of value and key path.
-    variance = LAYER.score_variance(x)
+    variance = LAYER.score_variance(CORRELATED)
     value_path = symbols.d_o * symbols.sigma_v2 * (Participation(variance, n) + 2 * variance / d * (1 - 1 / n) / n)
     ours = strength_coefficient(back.q - value_path).subs(numbers)
     theirs = sp.expand(mean_gradient_norm("X").expression).coeff(symbols.tau, 2).subs(numbers)
