@@ -15,16 +15,17 @@ from symprop.components.embedding import Embedding, RepeatProbability, Zipf
 from symprop.core import symbols
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.signal import Gradient
-from symprop.functions.activation import Activation, Gelu, Relu, SquaredRelu
+from symprop.functions.activation import Absolute, Activation, Erf, Gelu, Identity, Relu, Sine, SquaredRelu
 from symprop.functions.arc_cosine import arc_cosine
-from symprop.functions.logistic import Silu
+from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.quadrature_activation import GeluTanh
 from symprop.functions.table_sum import callable_sums
 from symprop.network import Block, residual, sequential, token_input, trace_of
 
-ACTIVATIONS: Mapping[str, type[Activation]] = {
-    "relu": Relu, "gelu": Gelu, "gelu_tanh": GeluTanh, "silu": Silu, "squared_relu": SquaredRelu
-}  # fmt: skip
+ACTIVATIONS: Mapping[str, Activation] = {
+    item.name: item
+    for item in (Relu(), Gelu(), GeluTanh(), Silu(), SquaredRelu(), Absolute(), Erf(), Sine(), Tanh(), Sigmoid(), Identity())
+}
 """Activations of the feed-forward block, by name."""
 
 
@@ -69,7 +70,7 @@ def solve_recipe(
     dropout: float = 0.1,
     tokens: int | None = None,
     expansion: int = 4,
-    activation: str = "relu",
+    activation: str | Activation = "relu",
     segments: bool = False,
     gradient_correlation: float = 0.0,
 ) -> Recipe:
@@ -77,16 +78,19 @@ def solve_recipe(
 
     The residual scales are lambda^2 = 1 - 2/N and beta^2 = 2/N for N ``layers`` of one attention and one feed-forward
     block each. Words follow Zipf's law over the ``vocabulary``, ``tokens`` is the sequence length (None for the limit of
-    many tokens), attention is uniform (small logits). ``gradient_correlation`` is that of dLoss/dx at the top. Raises
-    :class:`InputError` for a value out of range. Kedia et al. 2024, DeepScaleLM.
+    many tokens), attention is uniform (small logits), ``activation`` is a name or an activation of one's own.
+    ``gradient_correlation`` is that of dLoss/dx at the top. Raises :class:`InputError` for a value out of range. Kedia et
+    al. 2024, DeepScaleLM.
 
     >>> recipe = solve_recipe(12, 768, 30522)
     >>> round(recipe.layers[0].ffn_variance*768/math.sqrt(0.9/2), 12)
     1.0
     """
     _check(layers, width, vocabulary, dropout, tokens, expansion, gradient_correlation)
-    if activation not in ACTIVATIONS:
-        raise UnknownNameError("activation", activation, ACTIVATIONS)
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise UnknownNameError("activation", activation, ACTIVATIONS)
+        activation = ACTIVATIONS[activation]
     p = sp.nsimplify(dropout)
     hidden = expansion * width
     table = sp.Symbol("s", positive=True)
@@ -97,7 +101,7 @@ def solve_recipe(
     gap = float(sp.N(start.gap.subs(table, variance)))
     skip, branch = math.sqrt(1 - 2 / layers), math.sqrt(2 / layers)
     count = sp.oo if tokens is None else sp.Integer(tokens)
-    attention, feed_forward = _blocks(width, hidden, p, ACTIVATIONS[activation](), count, skip, branch)
+    attention, feed_forward = _blocks(width, hidden, p, activation, count, skip, branch)
     found = []
     for _ in range(layers):
         correlation = 1 - gap
@@ -175,7 +179,9 @@ def _blocks(
     )
 
 
-_NODES: dict[str, Callable[..., float]] = {"ArcCosine": lambda k, gap, v: float(arc_cosine(k, gap, v))}
+_NODES: dict[str, Callable[..., float]] = {
+    "ArcCosine": lambda k, gap, v: float(arc_cosine(k, gap, v)), "ExpMinusOne": math.expm1
+}  # fmt: skip
 
 
 def _branch(block: Block, width: int, tokens: sp.Expr, s: sp.Symbol, skip: float, branch: float) -> _Branch:

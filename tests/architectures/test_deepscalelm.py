@@ -3,11 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import sympy as sp
 
-from symprop.architectures import solve_recipe, torch_snippet
+from symprop.architectures import ACTIVATIONS, solve_recipe, torch_snippet
 from symprop.cli import main
 from symprop.core.errors import InputError, UnknownNameError
+from symprop.functions.activation import LeakyRelu
 
 
 def test_many_tokens_and_relu_are_the_paper():
@@ -31,12 +34,13 @@ def test_few_tokens_need_less_gain():
     assert few.layers[0].value_variance < many.layers[0].value_variance
 
 
-def test_other_activations_are_solved():
-    recipe = solve_recipe(12, 64, 1000, activation="gelu", dropout=0.0)
+@pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), LeakyRelu(sp.Rational(1, 5))], ids=lambda item: item.name)
+def test_every_activation_is_solved(activation):
+    recipe = solve_recipe(12, 64, 1000, activation=activation, dropout=0.0)
     variance = recipe.layers[3].ffn_variance
-    v = 64 * variance
-    second = v / 4 * (1 + 2 / math.pi * math.asin(v / (1 + v)) + 4 * v / (math.pi * (1 + v) * math.sqrt(1 + 2 * v)))
-    assert 256 * variance * second == pytest.approx(1, rel=1e-9)
+    nodes = np.linspace(-12, 12, 20001)
+    second = (activation.apply((64 * variance) ** 0.5 * nodes) ** 2 * np.exp(-(nodes**2) / 2)).sum() * (nodes[1] - nodes[0])
+    assert 256 * variance * second / math.sqrt(2 * math.pi) == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize(("change", "error"), [({"layers": 2}, InputError), ({"dropout": 1.0}, InputError),
