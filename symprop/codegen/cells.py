@@ -1,8 +1,9 @@
-"""Sums over tables as piecewise polynomials: the helper that fits them on first use and evaluates them.
+r"""Sums over tables as piecewise polynomials: the helper that fits them on first use and evaluates them.
 
 A :class:`SmoothSum` over its factor is analytic in the logarithms u = log(1 + x/s) of its lengths x (gap and 2v - gap, or
 2v), with singularities at a distance of at least pi from real u. On cells of side ``STEP`` a polynomial of total degree
-``DEGREE`` is therefore right to about (STEP/(4 pi))^(DEGREE + 1) relative to the change over the distance pi.
+``DEGREE`` is therefore right to about (STEP/(4 pi))^(DEGREE + 1) relative to the change over the distance pi: below 3e-9 of every
+moment, and mostly below 1e-10.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import cache
 
 STEP, DEGREE = 0.25, 6
 """Side of a cell, and total degree of its polynomial."""
-LIMIT = 128
+LIMIT = 80
 """Cells in each direction; beyond, where x > s e^(STEP LIMIT), the sum is evaluated itself."""
 
 
@@ -55,7 +56,7 @@ def _on_cells(total, factor, scale, *arguments):
     tops = [{top} for place in places]
     if max(tops) >= {limit}:
         return _beyond_cells(total, factor, scale, places, arguments)
-    counts = tuple([2**max(3, int(top).bit_length()) for top in tops])
+    counts = tuple([int(top)//16*16 + 16 for top in tops])
     corners = [np.floor(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
     index = {index}
