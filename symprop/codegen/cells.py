@@ -2,8 +2,8 @@ r"""Sums over tables as piecewise polynomials: the helper that fits them on firs
 
 A :class:`SmoothSum` over its factor is analytic in the logarithms u = log(1 + x/s) of its lengths x (gap and 2v - gap, or
 2v), with singularities at a distance of at least pi from real u. On cells of side ``STEP`` a polynomial of total degree
-``DEGREE`` is therefore right to about (STEP/(4 pi))^(DEGREE + 1) relative to the change over the distance pi: below 3e-9 of every
-moment, and mostly below 1e-10.
+``DEGREE`` is therefore right to about (STEP/(4 pi))^(DEGREE + 1) relative to the change over the distance pi: below
+3e-9 of every moment, and mostly below 1e-10.
 """
 
 from __future__ import annotations
