@@ -130,6 +130,66 @@ _GAUSS = (
     (0.9869532642585859, 0.03333567215434407),
 )
 
+_CELLS = {}
+
+
+def _cells(total, factor, scale, counts, like):
+    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
+    key, directions = (total, counts, like.dtype, like.device), len(counts)
+    if key in _CELLS:
+        return _CELLS[key]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = torch.meshgrid(*nodes, indexing="ij")
+    nodes = [item.reshape(-1) for item in nodes]
+    cells = torch.meshgrid(*[torch.arange(count, dtype=torch.float64, device=like.device) for count in counts], indexing="ij")
+    powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
+        (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
+    ]
+    design = torch.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
+    lengths = [
+        scale*torch.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
+        for cell, node in zip(cells, nodes)
+    ]
+    at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
+    with torch.no_grad():
+        _CELLS[key] = (torch.linalg.pinv(design) @ (total(*at)/factor(*at))).to(like.dtype)
+    return _CELLS[key]
+
+
+def _on_cells(total, factor, scale, *arguments):
+    """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
+    lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
+    places = [torch.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
+    tops = [float(torch.nan_to_num(place.detach()).max()) for place in places]
+    if max(tops) >= 80:
+        return _beyond_cells(total, factor, scale, places, arguments)
+    counts = tuple([int(top)//16*16 + 16 for top in tops])
+    corners = [torch.floor(place) for place in places]
+    x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
+    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).detach().long()
+    table = _cells(total, factor, scale, counts, y)
+    index = torch.clamp(index, 0, table.shape[1] - 1)
+    table = iter(table)
+    value = 0.0
+    for power in [6] if len(counts) == 1 else range(6 + 1):
+        inner = next(table)[index]
+        for _ in range(power):
+            inner = inner*y + next(table)[index]
+        value = value*x + inner
+    return factor(*arguments)*value
+
+
+def _beyond_cells(total, factor, scale, places, arguments):
+    """The same where some lengths have no cells: there by the sum itself."""
+    arguments = torch.broadcast_tensors(*arguments)
+    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 80
+    if torch.all(far):
+        return total(*arguments)
+    near = _on_cells(total, factor, scale, *(item[~far] for item in arguments))
+    result = total(*(torch.where(far, item, torch.ones_like(item)) for item in arguments))
+    return result.masked_scatter(~far, near)
+
 
 def _quadrature_node(t, offset, variance):
     """The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one."""
@@ -159,7 +219,7 @@ def _quadrature_weight(t, offset, variance):
     x10 = torch.sinh(x9)
     x11 = torch.cosh(x9)
     x12 = torch.exp(-0.5*torch.square(x10*x3 - x1))
-    return 0.011081730011150908*x11*x12*x3*x8
+    return 0.00831129750836318*x11*x12*x3*x8
 
 _LOGISTIC = (
     (1.832732441641835e-05, 0.33287108369807955),
@@ -257,9 +317,9 @@ _LOGISTIC_PAIRS = (
     (2.0118555939413417e-10, 27.112638920657886, 27.112638920657886),
 )
 
-_QUADRATURE_LINE = tuple((k/36,) for k in range(-36, 36 + 1))
+_QUADRATURE_LINE = tuple((k/48,) for k in range(-48, 48 + 1))
 
-_QUADRATURE_PLANE = tuple((j/36, k/36) for j in range(-36, 36 + 1) for k in range(-36, 36 + 1))
+_QUADRATURE_PLANE = tuple((j/48, k/48) for j in range(-48, 48 + 1) for k in range(-48, 48 + 1))
 
 
 def _gelu_tanh_gap_dc904b(m_x, v_x, gap_xy):
@@ -399,7 +459,7 @@ def _gelu_tanh_slope_second_74ad91(m_x, v_x):
     return total
 
 
-def _sigmoid_gap_d48208(v_x, gap_xy):
+def _sigmoid_gap_762e17_sum(v_x, gap_xy):
     """Sigmoid gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -413,17 +473,17 @@ def _sigmoid_gap_d48208(v_x, gap_xy):
     return total
 
 
-def _sigmoid_mean_e7e8ef(v_x):
-    """Sigmoid mean, summed over the rows of a table."""
-    zero = 0*(v_x)
-    v_x, = (item + zero for item in (v_x,))
-    total = 0.0
-    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=zero.dtype, device=zero.device):
-        total = total + 0.5*weight
-    return total
+def _sigmoid_gap_762e17_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return gap_xy
 
 
-def _sigmoid_second_2c7529(v_x):
+def _sigmoid_gap_762e17(v_x, gap_xy):
+    """Sigmoid gap, by polynomials on cells."""
+    return _on_cells(_sigmoid_gap_762e17_sum, _sigmoid_gap_762e17_factor, 0.33287108369807955, v_x, gap_xy)
+
+
+def _sigmoid_second_71ed80_sum(v_x):
     """Sigmoid second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -436,7 +496,17 @@ def _sigmoid_second_2c7529(v_x):
     return total
 
 
-def _sigmoid_slope_gap_83c17d(v_x, gap_xy):
+def _sigmoid_second_71ed80_factor(v_x):
+    """What it vanishes with."""
+    return 1
+
+
+def _sigmoid_second_71ed80(v_x):
+    """Sigmoid second, by polynomials on cells."""
+    return _on_cells(_sigmoid_second_71ed80_sum, _sigmoid_second_71ed80_factor, 0.33287108369807955, v_x)
+
+
+def _sigmoid_slope_gap_7e854e_sum(v_x, gap_xy):
     """Sigmoid slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -450,7 +520,17 @@ def _sigmoid_slope_gap_83c17d(v_x, gap_xy):
     return total
 
 
-def _sigmoid_slope_mean_d40356(v_x):
+def _sigmoid_slope_gap_7e854e_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.33287108369807955)*(2*v_x + 0.33287108369807955 - gap_xy))
+
+
+def _sigmoid_slope_gap_7e854e(v_x, gap_xy):
+    """Sigmoid slope gap, by polynomials on cells."""
+    return _on_cells(_sigmoid_slope_gap_7e854e_sum, _sigmoid_slope_gap_7e854e_factor, 0.33287108369807955, v_x, gap_xy)
+
+
+def _sigmoid_slope_mean_a3781d_sum(v_x):
     """Sigmoid slope mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -461,7 +541,17 @@ def _sigmoid_slope_mean_d40356(v_x):
     return total
 
 
-def _sigmoid_slope_second_8f35ca(v_x):
+def _sigmoid_slope_mean_a3781d_factor(v_x):
+    """What it vanishes with."""
+    return 1
+
+
+def _sigmoid_slope_mean_a3781d(v_x):
+    """Sigmoid slope mean, by polynomials on cells."""
+    return _on_cells(_sigmoid_slope_mean_a3781d_sum, _sigmoid_slope_mean_a3781d_factor, 0.33287108369807955, v_x)
+
+
+def _sigmoid_slope_second_eb709d_sum(v_x):
     """Sigmoid slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -473,7 +563,17 @@ def _sigmoid_slope_second_8f35ca(v_x):
     return total
 
 
-def _silu_gap_347b70(v_x, gap_xy):
+def _sigmoid_slope_second_eb709d_factor(v_x):
+    """What it vanishes with."""
+    return 1
+
+
+def _sigmoid_slope_second_eb709d(v_x):
+    """Sigmoid slope second, by polynomials on cells."""
+    return _on_cells(_sigmoid_slope_second_eb709d_sum, _sigmoid_slope_second_eb709d_factor, 0.33287108369807955, v_x)
+
+
+def _silu_gap_e0ea2d_sum(v_x, gap_xy):
     """Silu gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -495,7 +595,17 @@ def _silu_gap_347b70(v_x, gap_xy):
     return total
 
 
-def _silu_mean_053b4d(v_x):
+def _silu_gap_e0ea2d_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return gap_xy
+
+
+def _silu_gap_e0ea2d(v_x, gap_xy):
+    """Silu gap, by polynomials on cells."""
+    return _on_cells(_silu_gap_e0ea2d_sum, _silu_gap_e0ea2d_factor, 0.33287108369807955, v_x, gap_xy)
+
+
+def _silu_mean_36bf2a_sum(v_x):
     """Silu mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -506,7 +616,17 @@ def _silu_mean_053b4d(v_x):
     return total
 
 
-def _silu_second_cf6ecf(v_x):
+def _silu_mean_36bf2a_factor(_x):
+    """What it vanishes with."""
+    return _x
+
+
+def _silu_mean_36bf2a(_x):
+    """Silu mean, by polynomials on cells."""
+    return _on_cells(_silu_mean_36bf2a_sum, _silu_mean_36bf2a_factor, 0.33287108369807955, _x)
+
+
+def _silu_second_fb62b1_sum(v_x):
     """Silu second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -526,7 +646,17 @@ def _silu_second_cf6ecf(v_x):
     return total
 
 
-def _silu_slope_gap_f4666a(v_x, gap_xy):
+def _silu_second_fb62b1_factor(_x):
+    """What it vanishes with."""
+    return _x
+
+
+def _silu_second_fb62b1(_x):
+    """Silu second, by polynomials on cells."""
+    return _on_cells(_silu_second_fb62b1_sum, _silu_second_fb62b1_factor, 0.33287108369807955, _x)
+
+
+def _silu_slope_gap_89dc16_sum(v_x, gap_xy):
     """Silu slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -555,17 +685,17 @@ def _silu_slope_gap_f4666a(v_x, gap_xy):
     return total
 
 
-def _silu_slope_mean_e7e8ef(v_x):
-    """Silu slope mean, summed over the rows of a table."""
-    zero = 0*(v_x)
-    v_x, = (item + zero for item in (v_x,))
-    total = 0.0
-    for weight, noise_x in torch.tensor(_LOGISTIC, dtype=zero.dtype, device=zero.device):
-        total = total + 0.5*weight
-    return total
+def _silu_slope_gap_89dc16_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return gap_xy
 
 
-def _silu_slope_second_30388d(v_x):
+def _silu_slope_gap_89dc16(v_x, gap_xy):
+    """Silu slope gap, by polynomials on cells."""
+    return _on_cells(_silu_slope_gap_89dc16_sum, _silu_slope_gap_89dc16_factor, 0.33287108369807955, v_x, gap_xy)
+
+
+def _silu_slope_second_a1d265_sum(v_x):
     """Silu slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -587,7 +717,17 @@ def _silu_slope_second_30388d(v_x):
     return total
 
 
-def _tanh_gap_c746ee(v_x, gap_xy):
+def _silu_slope_second_a1d265_factor(v_x):
+    """What it vanishes with."""
+    return 1
+
+
+def _silu_slope_second_a1d265(v_x):
+    """Silu slope second, by polynomials on cells."""
+    return _on_cells(_silu_slope_second_a1d265_sum, _silu_slope_second_a1d265_factor, 0.33287108369807955, v_x)
+
+
+def _tanh_gap_a9b6fe_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -601,7 +741,17 @@ def _tanh_gap_c746ee(v_x, gap_xy):
     return total
 
 
-def _tanh_second_142bff(v_x):
+def _tanh_gap_a9b6fe_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return gap_xy
+
+
+def _tanh_gap_a9b6fe(v_x, gap_xy):
+    """Tanh gap, by polynomials on cells."""
+    return _on_cells(_tanh_gap_a9b6fe_sum, _tanh_gap_a9b6fe_factor, 0.08321777092451989, v_x, gap_xy)
+
+
+def _tanh_second_3d4a1a_sum(v_x):
     """Tanh second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -614,7 +764,17 @@ def _tanh_second_142bff(v_x):
     return total
 
 
-def _tanh_slope_gap_04565c(v_x, gap_xy):
+def _tanh_second_3d4a1a_factor(_x):
+    """What it vanishes with."""
+    return _x
+
+
+def _tanh_second_3d4a1a(_x):
+    """Tanh second, by polynomials on cells."""
+    return _on_cells(_tanh_second_3d4a1a_sum, _tanh_second_3d4a1a_factor, 0.08321777092451989, _x)
+
+
+def _tanh_slope_gap_20da35_sum(v_x, gap_xy):
     """Tanh slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -628,7 +788,17 @@ def _tanh_slope_gap_04565c(v_x, gap_xy):
     return total
 
 
-def _tanh_slope_mean_4a6f0a(v_x):
+def _tanh_slope_gap_20da35_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.08321777092451989)*(2*v_x + 0.08321777092451989 - gap_xy))
+
+
+def _tanh_slope_gap_20da35(v_x, gap_xy):
+    """Tanh slope gap, by polynomials on cells."""
+    return _on_cells(_tanh_slope_gap_20da35_sum, _tanh_slope_gap_20da35_factor, 0.08321777092451989, v_x, gap_xy)
+
+
+def _tanh_slope_mean_03daec_sum(v_x):
     """Tanh slope mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -639,7 +809,17 @@ def _tanh_slope_mean_4a6f0a(v_x):
     return total
 
 
-def _tanh_slope_second_13f691(v_x):
+def _tanh_slope_mean_03daec_factor(v_x):
+    """What it vanishes with."""
+    return 1
+
+
+def _tanh_slope_mean_03daec(v_x):
+    """Tanh slope mean, by polynomials on cells."""
+    return _on_cells(_tanh_slope_mean_03daec_sum, _tanh_slope_mean_03daec_factor, 0.08321777092451989, v_x)
+
+
+def _tanh_slope_second_63e643_sum(v_x):
     """Tanh slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -650,6 +830,16 @@ def _tanh_slope_second_13f691(v_x):
         x2 = torch.sqrt(v_x*(0.25*noise_x + 0.25*noise_y) + 0.0625*x1)
         total = total + -10.185916357881302*weight*x2/((-noise_x*x0) - noise_y*x0 - x1)
     return total
+
+
+def _tanh_slope_second_63e643_factor(v_x):
+    """What it vanishes with."""
+    return 1
+
+
+def _tanh_slope_second_63e643(v_x):
+    """Tanh slope second, by polynomials on cells."""
+    return _on_cells(_tanh_slope_second_63e643_sum, _tanh_slope_second_63e643_factor, 0.08321777092451989, v_x)
 
 
 class ReluMomentsResult(NamedTuple):
@@ -1140,7 +1330,7 @@ def silu_moments(
 
     .. math::
 
-        \mathrm{mean} = \mathrm{silu\,mean}\left(\sigma^2\right) \\ \mathrm{second} = \mathrm{silu\,second}\left(\sigma^2\right) \\ \mathrm{change} = \mathrm{silu\,gap}\left(\sigma^2, \Delta\right) \\ \mathrm{slope\_mean} = \mathrm{silu\,slope\,mean}\left(\sigma^2\right) \\ \mathrm{slope\_second} = \mathrm{silu\,slope\,second}\left(\sigma^2\right) \\ \mathrm{slope\_change} = \mathrm{silu\,slope\,gap}\left(\sigma^2, \Delta\right)
+        \mathrm{mean} = \mathrm{silu\,mean}\left(\sigma^2\right) \\ \mathrm{second} = \mathrm{silu\,second}\left(\sigma^2\right) \\ \mathrm{change} = \mathrm{silu\,gap}\left(\sigma^2, \Delta\right) \\ \mathrm{slope\_mean} = \frac{1}{2} \\ \mathrm{slope\_second} = \mathrm{silu\,slope\,second}\left(\sigma^2\right) \\ \mathrm{slope\_change} = \mathrm{silu\,slope\,gap}\left(\sigma^2, \Delta\right)
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
@@ -1169,19 +1359,18 @@ def silu_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 38928 operations a point
-    x0 = _silu_mean_053b4d(sigma2)
-    x1 = _silu_second_cf6ecf(sigma2)
-    x2 = _silu_slope_mean_e7e8ef(sigma2)
-    x3 = _silu_slope_second_30388d(sigma2)
-    x4 = _silu_gap_347b70(sigma2, gap)
-    x5 = _silu_slope_gap_f4666a(sigma2, gap)
+    # 215 operations a point
+    x0 = _silu_mean_36bf2a(sigma2)
+    x1 = _silu_second_fb62b1(sigma2)
+    x2 = _silu_slope_second_a1d265(sigma2)
+    x3 = _silu_gap_e0ea2d(sigma2, gap)
+    x4 = _silu_slope_gap_89dc16(sigma2, gap)
     _mean = x0
     _second = x1
-    _change = x4
-    _slope_mean = x2
-    _slope_second = x3
-    _slope_change = x5
+    _change = x3
+    _slope_mean = sigma2.new_full((), 0.5)
+    _slope_second = x2
+    _slope_change = x4
     return SiluMomentsResult(
         _mean.expand(_shape),
         _second.expand(_shape),
@@ -1228,12 +1417,12 @@ def tanh_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 9341 operations a point
-    x0 = _tanh_second_142bff(sigma2)
-    x1 = _tanh_slope_mean_4a6f0a(sigma2)
-    x2 = _tanh_slope_second_13f691(sigma2)
-    x3 = _tanh_gap_c746ee(sigma2, gap)
-    x4 = _tanh_slope_gap_04565c(sigma2, gap)
+    # 215 operations a point
+    x0 = _tanh_second_3d4a1a(sigma2)
+    x1 = _tanh_slope_mean_03daec(sigma2)
+    x2 = _tanh_slope_second_63e643(sigma2)
+    x3 = _tanh_gap_a9b6fe(sigma2, gap)
+    x4 = _tanh_slope_gap_20da35(sigma2, gap)
     _mean = sigma2.new_full((), 0)
     _second = x0
     _change = x3
@@ -1257,7 +1446,7 @@ def sigmoid_moments(
 
     .. math::
 
-        \mathrm{mean} = \mathrm{sigmoid\,mean}\left(\sigma^2\right) \\ \mathrm{second} = \mathrm{sigmoid\,second}\left(\sigma^2\right) \\ \mathrm{change} = \mathrm{sigmoid\,gap}\left(\sigma^2, \Delta\right) \\ \mathrm{slope\_mean} = \mathrm{sigmoid\,slope\,mean}\left(\sigma^2\right) \\ \mathrm{slope\_second} = \mathrm{sigmoid\,slope\,second}\left(\sigma^2\right) \\ \mathrm{slope\_change} = \mathrm{sigmoid\,slope\,gap}\left(\sigma^2, \Delta\right)
+        \mathrm{mean} = \frac{1}{2} \\ \mathrm{second} = \mathrm{sigmoid\,second}\left(\sigma^2\right) \\ \mathrm{change} = \mathrm{sigmoid\,gap}\left(\sigma^2, \Delta\right) \\ \mathrm{slope\_mean} = \mathrm{sigmoid\,slope\,mean}\left(\sigma^2\right) \\ \mathrm{slope\_second} = \mathrm{sigmoid\,slope\,second}\left(\sigma^2\right) \\ \mathrm{slope\_change} = \mathrm{sigmoid\,slope\,gap}\left(\sigma^2, \Delta\right)
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
@@ -1286,19 +1475,18 @@ def sigmoid_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 7482 operations a point
-    x0 = _sigmoid_mean_e7e8ef(sigma2)
-    x1 = _sigmoid_second_2c7529(sigma2)
-    x2 = _sigmoid_slope_mean_d40356(sigma2)
-    x3 = _sigmoid_slope_second_8f35ca(sigma2)
-    x4 = _sigmoid_gap_d48208(sigma2, gap)
-    x5 = _sigmoid_slope_gap_83c17d(sigma2, gap)
-    _mean = x0
-    _second = x1
-    _change = x4
-    _slope_mean = x2
-    _slope_second = x3
-    _slope_change = x5
+    # 215 operations a point
+    x0 = _sigmoid_second_71ed80(sigma2)
+    x1 = _sigmoid_slope_mean_a3781d(sigma2)
+    x2 = _sigmoid_slope_second_eb709d(sigma2)
+    x3 = _sigmoid_gap_762e17(sigma2, gap)
+    x4 = _sigmoid_slope_gap_7e854e(sigma2, gap)
+    _mean = sigma2.new_full((), 0.5)
+    _second = x0
+    _change = x3
+    _slope_mean = x1
+    _slope_second = x2
+    _slope_change = x4
     return SigmoidMomentsResult(
         _mean.expand(_shape),
         _second.expand(_shape),
@@ -1345,7 +1533,7 @@ def gelu_tanh_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 4435851 operations a point
+    # 7821795 operations a point
     x0 = _gelu_tanh_mean_7edae5(0, sigma2)
     x1 = _gelu_tanh_second_accf09(0, sigma2)
     x2 = _gelu_tanh_slope_mean_dfbeca(0, sigma2)

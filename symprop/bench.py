@@ -51,8 +51,8 @@ SPECS = (
     ),
     *(
         FunctionSpec(
-            f"{item.name}_cross", parameters(s.sigma2, s.gap),
-            (("cross", item.cross(sp.S.Zero, sp.S.Zero, s.sigma2, s.sigma2, s.sigma2 - s.gap)),),
+            f"{item.name}_cross", parameters(s.sigma2, s.rho),
+            (("cross", item.cross(sp.S.Zero, sp.S.Zero, s.sigma2, s.sigma2, s.sigma2 * s.rho)),),
             f"E phi(x) phi(y) of two tokens, phi = {item.name}.",
         )
         for item in (Relu(), Gelu(), Silu(), Tanh(), Sigmoid())
@@ -75,13 +75,13 @@ def _correlation(rho: Any, n: Any, d: Any, L: Any, alpha_1: Any, sigma_v2: Any) 
     return 1 - (1 - rho) / (1 + np.expm1(L * np.log1p(alpha_1**2 * sigma_v2 * d)) * (1 + (n - 1) * rho) / n)
 
 
-def _relu_cross(sigma2: Any, gap: Any) -> Any:
-    c = sigma2 - gap
+def _relu_cross(sigma2: Any, rho: Any) -> Any:
+    c = sigma2 * rho
     return (np.sqrt(sigma2**2 - c**2) + c * (np.pi - np.arccos(c / sigma2))) / (2 * np.pi)
 
 
-def _gelu_cross(sigma2: Any, gap: Any) -> Any:
-    c, spread = sigma2 - gap, 1 + sigma2
+def _gelu_cross(sigma2: Any, rho: Any) -> Any:
+    c, spread = sigma2 * rho, 1 + sigma2
     root = np.sqrt(spread**2 - c**2)
     angle = np.pi / 2 + np.arcsin(c / spread)
     return (c * angle + (sigma2**2 + (c / spread) ** 2 * (1 - sigma2**2)) / root) / (2 * np.pi)

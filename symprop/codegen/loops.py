@@ -11,7 +11,7 @@ from symprop.codegen.lowering import LOOPS, Program, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.core.symbols import Domain
-from symprop.functions.table_sum import table_code
+from symprop.functions.table_sum import SmoothSum, TableSum, table_code
 
 
 def loop_texts(used: str, backend: str) -> Iterable[str]:
@@ -19,7 +19,8 @@ def loop_texts(used: str, backend: str) -> Iterable[str]:
     names = [name for name in sorted(LOOPS) if re.search(rf"(?<![.\w]){name}\(", used)]
     for table in sorted({LOOPS[name].table for name in names}):
         yield f"{_constant(table)} = {table_code(table)}"
-    yield from (_function(name, backend) for name in names)
+    for name in names:
+        yield from _smooth(name, backend) if isinstance(LOOPS[name], SmoothSum) else [_function(name, backend)]
 
 
 def _constant(table: str) -> str:
@@ -42,7 +43,25 @@ def _program(formula: sp.Lambda) -> Program:
     return program(FunctionSpec("formula", parameters, (("value", formula.expr),), ""))
 
 
-def _function(name: str, backend: str) -> str:
+def _smooth(name: str, backend: str) -> Iterable[str]:
+    """The sum itself, the factor in it, and the function that interpolates their ratio."""
+    node = LOOPS[name]
+    assert isinstance(node, SmoothSum)
+    formal = ", ".join(str(symbol) for symbol in node.formal_factor.signature)
+    yield _function(name, backend, "_sum")
+    yield formula_text(f"{name}_factor", "What it vanishes with.", node.formal_factor, backend)
+    yield "\n".join((
+        f"def {name}({formal}):",
+        f'    """{_title(node)}, by polynomials on cells."""',
+        f"    return _on_cells({name}_sum, {name}_factor, {float(node.scale)!r}, {formal})",
+    ))
+
+
+def _title(node: TableSum) -> str:
+    return node.label[0].upper() + node.label[1:]
+
+
+def _function(name: str, backend: str, suffix: str = "") -> str:
     node, code = LOOPS[name], Code(backend)
     signature = node.summand.signature
     count = len(signature) - len(node.arguments)
@@ -61,8 +80,8 @@ def _function(name: str, backend: str) -> str:
         ]
         rows = f"torch.tensor({rows}, dtype=zero.dtype, device=zero.device)"
     lines = [
-        f"def {name}({', '.join(arguments)}):",
-        f'    """{node.label[0].upper() + node.label[1:]}, summed over the rows of a table."""',
+        f"def {name}{suffix}({', '.join(arguments)}):",
+        f'    """{_title(node)}, summed over the rows of a table."""',
         *(f"    {line}" for line in like),
         *(f"    {item.name} = {code.text(item.expression)}" for item in before),
         "    total = 0.0",

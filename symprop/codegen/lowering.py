@@ -16,12 +16,13 @@ from typing import Any
 import sympy as sp
 from sympy.logic.boolalg import Boolean
 
+from symprop.codegen import cells
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
-from symprop.functions.table_sum import TableSum, table_rows
+from symprop.functions.table_sum import SmoothSum, TableSum, table_rows
 
 
 class _Lowered(sp.Function):
@@ -91,7 +92,8 @@ LOOPS: dict[str, TableSum] = {}
 def _called(node: TableSum) -> Any:
     """The function of the arguments that sums a table; its name follows from the summand."""
     slug = "_".join(node.label.split())
-    name = f"_{slug}_{sha256(f'{node.table} {node.summand}'.encode()).hexdigest()[:6]}"
+    parts = (node.table, node.summand, *node.args[3 : node.described_by])
+    name = f"_{slug}_{sha256(' '.join(map(str, parts)).encode()).hexdigest()[:6]}"
     LOOPS[name] = node
     return sp.Function(name)
 
@@ -151,8 +153,14 @@ def program(spec: FunctionSpec) -> Program:
     final = tuple(result.xreplace(rename) for result in reduced[len(bound):])
     operations = sum(int(sp.count_ops(e)) for e in (*(a.expression for a in assignments), *final))
     loops = (LOOPS[call.func.__name__] for call in bound if call.func.__name__ in LOOPS)
-    operations += sum(int(sp.count_ops(loop.summand.expr)) * len(table_rows(loop.table)) for loop in loops)
+    operations += sum(_operations(loop) for loop in loops)
     return Program(assignments, final, operations)
+
+
+def _operations(loop: TableSum) -> int:
+    if isinstance(loop, SmoothSum):
+        return cells.operations(len(loop.arguments))
+    return int(sp.count_ops(loop.summand.expr)) * len(table_rows(loop.table))
 
 
 def lower(expression: sp.Expr) -> sp.Expr:

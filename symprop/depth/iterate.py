@@ -108,7 +108,7 @@ def numpy_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]
         for expression in expressions
         for node in expression.atoms(sp.Function)
         if not hasattr(np, _NUMPY_NAMES.get(node.func.__name__, node.func.__name__))
-        and node.func not in (sp.Piecewise, sp.Max, sp.Min, TableSum)
+        and not issubclass(node.func, (sp.Piecewise, sp.Max, sp.Min, TableSum))
     }
     function: Callable[..., Sequence[Any]] = sp.lambdify(
         list(arguments), list(plain), modules=[own, "numpy"], cse=True
@@ -230,7 +230,7 @@ def _mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Exp
         node.func.__name__: through_sympy(node.func)
         for expression in expressions
         for node in expression.atoms(sp.Function)
-        if node.func.__module__.startswith("symprop.") and node.func is not TableSum
+        if node.func.__module__.startswith("symprop.") and not issubclass(node.func, TableSum)
     }
     function: Callable[..., Sequence[Any]] = sp.lambdify(
         list(arguments), list(plain), modules=[own, "mpmath"]

@@ -68,6 +68,14 @@ class Kernel:
         square = self._excess + self.v**2 - self.covariance**2
         return self.constant + self.angle * sp.asin(self.covariance / s) + self.root * sp.sqrt(square)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether the covariances c and -c give the same value."""
+        mirrored = {self.covariance: -self.covariance}
+        changes = (self.constant - self.constant.subs(mirrored), self.angle + self.angle.subs(mirrored),
+                   self.root - self.root.subs(mirrored))
+        return all(sp.cancel(change) == 0 for change in changes)
+
     def full(self) -> sp.Expr:
         """The kernel at covariance v."""
         if self.noise2 != 0:

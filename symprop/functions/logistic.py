@@ -21,7 +21,7 @@ from symprop.functions import gaussian_expectation as ge
 from symprop.functions.activation import Activation, at_zero_mean
 from symprop.functions.difference import Kernel
 from symprop.functions.quadrature_activation import VARIABLE, QuadratureActivation
-from symprop.functions.table_sum import TableSum, register_table
+from symprop.functions.table_sum import SmoothSum, TableSum, register_table, table_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,6 +97,11 @@ class LogisticActivation(Activation):
     def member(noise2: sp.Expr) -> tuple[ge.Term, ...]:
         """The activation with the normal cdf of squared scale ``noise2`` in place of the logistic function."""
 
+    @classmethod
+    def noise2(cls, squared: sp.Expr) -> sp.Expr:
+        """The squared scale of the normal cdf in the member with that squared scale of the logistic function."""
+        return next(base.noise2 for _, _, base in cls.member(squared) if base)
+
     @property
     def by_rule(self) -> QuadratureActivation:
         """The same activation by quadrature, which takes any mean."""
@@ -132,24 +137,48 @@ class LogisticActivation(Activation):
 
     def _single(self, what: str, order: int, v: sp.Expr) -> sp.Expr:
         summand = _single_summand(type(self), order)
-        return TableSum(f"{self.name} {what}", SINGLES, sp.Lambda((_WEIGHT, _FIRST2, ge.V1), summand), v)
+        # The weights add to one.
+        return self._smooth(what, SINGLES, summand, v) if summand.has(_FIRST2) else summand / _WEIGHT
 
     def _pair(self, what: str, order: int, v: sp.Expr, gap: sp.Expr | None = None) -> sp.Expr:
         kernel = _kernel(type(self), order)
-        summand = kernel.full() if gap is None else kernel.difference(ge.GAP)
-        formal, arguments = ((ge.V1,), (v,)) if gap is None else ((ge.V1, ge.GAP), (v, gap))
-        signature = (_WEIGHT, _FIRST2, _SECOND2, *formal)
-        return TableSum(f"{self.name} {what}", PAIRS, sp.Lambda(signature, _WEIGHT * summand), *arguments)
+        if gap is None:
+            return self._smooth(what, PAIRS, _WEIGHT * kernel.full(), v)
+        factor = ge.GAP
+        if kernel.is_even:
+            other = 2 * ge.V1 - ge.GAP
+            factor *= other / ((ge.GAP + self._scale) * (other + self._scale))
+        return self._smooth(what, PAIRS, _WEIGHT * kernel.difference(ge.GAP), v, gap, factor=factor)
 
     def _crossed(self, what: str, order: int, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
         if v1 == v2:
-            kernel = sp.Lambda(
-                (_WEIGHT, _FIRST2, _SECOND2, ge.V1, ge.COV), _WEIGHT * _kernel(type(self), order).expression()
-            )
-            return TableSum(f"{self.name} {what}", PAIRS, kernel, v1, c)
+            # What independent tokens have is the square of the mean; the rest vanishes with the covariance.
+            kernel = _kernel(type(self), order).expression()
+            summand = _WEIGHT * (kernel - kernel.subs(ge.COV, 0)).subs(ge.COV, ge.V1 - ge.GAP)
+            label, zero = f"{what} beyond independence", sp.S.Zero
+            rest = self._smooth(label, PAIRS, summand, v1, v1 - c, factor=ge.V1 - ge.GAP)
+            return rest + (self.slope_mean if order else self.mean)(zero, v1) ** 2
         signature = (_WEIGHT, _FIRST2, _SECOND2, ge.V1, ge.V2, ge.COV)
         summand = sp.diff(_cross(type(self)), ge.COV, order)
         return TableSum(f"{self.name} {what}", ORDERED, sp.Lambda(signature, _WEIGHT * summand), v1, v2, c)
+
+    @property
+    def _scale(self) -> sp.Expr:
+        """How far the nearest singularity of a moment is from real gaps."""
+        return sp.Float(float(min(self.noise2(s2) for _, s2 in mixture())))
+
+    def _smooth(
+        self, what: str, table: str, summand: sp.Expr, *arguments: sp.Expr, factor: sp.Expr | None = None
+    ) -> sp.Expr:
+        """A sum over the mixture; without a gap its factor is the variance, if it vanishes there, or one."""
+        formal = (ge.V1, ge.GAP)[: len(arguments)]
+        columns = (_WEIGHT, _FIRST2, _SECOND2)[: len(table_rows(table)[0])]
+        if factor is None:
+            factor = ge.V1 if summand.subs(ge.V1, 0) == 0 else sp.S.One
+        return SmoothSum(
+            f"{self.name} {what}", table, sp.Lambda((*columns, *formal), summand), sp.Lambda(formal, factor),
+            self._scale, *arguments,
+        )
 
 
 @cache
@@ -160,8 +189,7 @@ def _cross(kind: type[LogisticActivation]) -> sp.Expr:
 @cache
 def _kernel(kind: type[LogisticActivation], order: int) -> Kernel:
     kernel = sp.diff(_cross(kind), ge.COV, order).subs(ge.V2, ge.V1)
-    first, second = (next(base.noise2 for _, _, base in kind.member(s) if base) for s in (_FIRST2, _SECOND2))
-    return Kernel.of(kernel, ge.COV, ge.V1, first, second)
+    return Kernel.of(kernel, ge.COV, ge.V1, kind.noise2(_FIRST2), kind.noise2(_SECOND2))
 
 
 @cache

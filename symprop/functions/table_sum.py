@@ -60,6 +60,10 @@ class TableSum(sp.Function):
     (f(x), 171.184, 14.0000)
     """
 
+    is_commutative = True
+    described_by = 3
+    """How many of the arguments of the node say what it is; the others are what the sum is a function of."""
+
     @classmethod
     def eval(cls, label: Any, table: Any, summand: Any, *arguments: sp.Expr) -> sp.Expr | None:
         if isinstance(summand, sp.Lambda) and summand.expr == 0:
@@ -89,16 +93,16 @@ class TableSum(sp.Function):
     @property
     def arguments(self) -> tuple[sp.Expr, ...]:
         """What the sum is a function of."""
-        found: tuple[sp.Expr, ...] = self.args[3:]
+        found: tuple[sp.Expr, ...] = self.args[self.described_by :]
         return found
 
     def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr:
-        return self.func(*self.args[:3], *(argument._subs(old, new) for argument in self.arguments))
+        return self.func(*self.args[: self.described_by], *(argument._subs(old, new) for argument in self.arguments))
 
     def fdiff(self, argindex: int = 4) -> sp.Expr:
-        signature, body = self.summand.signature, self.summand.expr
-        formal = signature[len(signature) - len(self.arguments) :][argindex - 4]
-        label = f"d{argindex - 3} {self.label}"
+        signature, body, index = self.summand.signature, self.summand.expr, argindex - self.described_by
+        formal = signature[len(signature) - len(self.arguments) :][index - 1]
+        label = f"d{index} {self.label}"
         return TableSum(label, self.table, sp.Lambda(signature, sp.diff(body, formal)), *self.arguments)
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
@@ -106,7 +110,7 @@ class TableSum(sp.Function):
         for index, argument in enumerate(self.arguments):
             inner = sp.diff(argument, symbol)
             if inner != 0:
-                terms.append(self.fdiff(index + 4) * inner)
+                terms.append(self.fdiff(index + self.described_by + 1) * inner)
         return sp.Add(*terms)
 
     def value(self, *arguments: Any) -> Any:
@@ -135,6 +139,40 @@ class TableSum(sp.Function):
 
     def _latex_name(self) -> str:
         return r"\mathrm{" + self.label.replace(" ", r"\,").replace("_", r"\_") + "}"
+
+
+class SmoothSum(TableSum):
+    r"""SmoothSum(label, table, summand, factor, scale, v[, gap]), a table sum that is a factor times a smooth function.
+
+    ``factor`` is a SymPy ``Lambda`` of the arguments: what the sum does where it vanishes. The rest is analytic in
+    :math:`\log(1 + \Delta/s)` and :math:`\log(1 + (2v - \Delta)/s)` with s = ``scale`` for gap :math:`\Delta \in [0, 2v]`,
+    in :math:`\log(1 + 2v/s)` without a gap, and bounded away from zero. Generated code interpolates that rest; the sum
+    remains what the node means, for digits and for derivatives.
+
+    >>> a, x = sp.symbols("a x", positive=True)
+    >>> name = register_table("doctest", lambda: [(1,), (3,)])
+    >>> node = SmoothSum("f", name, sp.Lambda((a, x), x/sp.sqrt(a + x)), sp.Lambda(x, x), 1, x)
+    >>> node, sp.N(node.subs(x, 1), 6), node.factor
+    (f(x), 1.20711, x)
+    """
+
+    described_by = 5
+
+    @property
+    def factor(self) -> sp.Expr:
+        """The factor at the arguments."""
+        found: sp.Expr = self.args[3](*self.arguments)
+        return found
+
+    @property
+    def formal_factor(self) -> sp.Lambda:
+        """The factor as a function of the arguments."""
+        return self.args[3]
+
+    @property
+    def scale(self) -> sp.Expr:
+        """The length s, at most the distance of the nearest singularity of the sum from real gaps."""
+        return self.args[4]
 
 
 @lru_cache(maxsize=256)

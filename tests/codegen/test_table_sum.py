@@ -12,6 +12,8 @@ from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.quadrature_activation import GeluTanh
 
 ZERO = sp.S.Zero
+INTERPOLATION = 3e-9
+"""The relative error of the piecewise polynomials, as their module states it."""
 
 
 def spec_of(activation):
@@ -39,9 +41,68 @@ def test_generated_code_is_the_formula(activation, backend):
         for name, expression in spec.outputs:
             at = {sigma2: sp.Rational(variance), gap: sp.Rational(share * variance)}
             # Differences of doubles f(x) - f(y) at steps of sqrt(gap) lose that many digits, and average out.
-            loss = 1e-9 if activation.name == "gelu_tanh" else 1e-11
+            loss = 1e-9 if activation.name == "gelu_tanh" else INTERPOLATION
             rounding = 1e-15 * variance
             assert float(getattr(found, name)) == pytest.approx(float(sp.N(expression.subs(at), 17)), rel=loss, abs=rounding)
+
+
+def moments_of(activation):
+    covariance = sigma2 - gap
+    candidates = {
+        "mean": activation.mean(ZERO, sigma2), "second": activation.second(ZERO, sigma2),
+        "slope_mean": activation.slope_mean(ZERO, sigma2), "slope_second": activation.slope_second(ZERO, sigma2),
+        "change": activation.gap(ZERO, sigma2, gap), "slope_change": activation.slope_gap(ZERO, sigma2, gap),
+        "cross": activation.cross(ZERO, ZERO, sigma2, sigma2, covariance),
+        "slope_cross": activation.slope_cross(ZERO, ZERO, sigma2, sigma2, covariance),
+    }
+    outputs = tuple((name, item) for name, item in candidates.items() if item.free_symbols)
+    return FunctionSpec(f"{activation.name}_moments", parameters(sigma2, gap), outputs, "Moments.")
+
+
+def spread(largest):
+    """Variances from 1e-7 up and gaps to either end of their range, at relative distances down to 1e-16."""
+    rng = np.random.default_rng(0)
+    near, middle, far = 10 ** rng.uniform(-16, 0, 400), rng.uniform(0, 2, 400), 2 - 10 ** rng.uniform(-12, 0, 200)
+    share = np.concatenate([near, middle, far, [0, 1, 2]])
+    variance = 10 ** rng.uniform(-7, np.log10(largest), share.size)
+    return variance, share * variance
+
+
+@pytest.mark.parametrize("largest", [30.0, pytest.param(1e6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("activation", [Silu(), Tanh(), Sigmoid()], ids=lambda item: item.name)
+def test_polynomials_on_cells_are_the_sums(activation, largest):
+    spec = moments_of(activation)
+    text = render([spec], "numpy", "Moments.")
+    fast, direct = {}, {}
+    for namespace in (fast, direct):
+        exec(compile(text, "<moments>", "exec"), namespace)
+    direct["_on_cells"] = lambda total, factor, scale, *arguments: total(*arguments)
+    found, expected = (item[spec.name](*spread(largest)) for item in (fast, direct))
+    for name, _ in spec.outputs:
+        one, other = getattr(found, name), getattr(expected, name)
+        # A covariance's sign may differ from that of the square of the mean: then the parts add up to their size.
+        size = getattr(expected, name.replace("cross", "second")) if activation.name != "tanh" else np.abs(other)
+        assert np.all(np.abs(one - other) <= INTERPOLATION * size), name
+
+
+def test_variances_beyond_the_cells_take_the_sum():
+    for backend in ("numpy", "torch"):
+        if backend == "torch":
+            pytest.importorskip("torch")
+        function = load(spec_of(Silu()), backend)
+        variance, share = 1e15, 1e-3
+        one = function(variance, share * variance)
+        at = {sigma2: sp.Integer(10) ** 15, gap: sp.Rational(share * variance)}
+        for name, expression in spec_of(Silu()).outputs:
+            assert float(getattr(one, name)) == pytest.approx(float(sp.N(expression.subs(at), 17)), rel=1e-10)
+    mixed = load(spec_of(Silu()))(np.array([1e15, 2.0]), np.array([1e12, 1.0]))
+    assert mixed.change.tolist() == [float(one.change), load(spec_of(Silu()))(2.0, 1.0).change]
+
+
+def test_nothing_varies_at_zero_variance():
+    found = load(moments_of(Silu()))(0.0, 0.0)
+    assert (found.mean, found.second, found.change, found.cross) == (0, 0, 0, 0)
+    assert found.slope_second == pytest.approx(0.25, rel=INTERPOLATION)
 
 
 def test_arrays_broadcast_and_torch_differentiates():
@@ -52,6 +113,19 @@ def test_arrays_broadcast_and_torch_differentiates():
     function = load(spec, "torch")
     at = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.3, 0.4)]
     assert torch.autograd.gradcheck(lambda *x: function(*x).change, at)
+
+
+@pytest.mark.parametrize("variance", [1e-6, 0.7, 1e5])
+@pytest.mark.parametrize("share", [1e-12, 0.3, 1.6])
+def test_torch_derivatives_are_those_of_the_sum(variance, share):
+    torch = pytest.importorskip("torch")
+    moment = Silu().gap(ZERO, sigma2, gap)
+    at = {sigma2: sp.Rational(variance), gap: sp.Rational(share * variance)}
+    inputs = [torch.tensor(float(value), dtype=torch.float64, requires_grad=True) for value in at.values()]
+    function = load(FunctionSpec("one", parameters(sigma2, gap), (("change", moment),), "One."), "torch")
+    found = torch.autograd.grad(function(*inputs), inputs)
+    for symbol, slope in zip(at, found, strict=True):
+        assert float(slope) == pytest.approx(float(sp.N(sp.diff(moment, symbol).subs(at), 17)), rel=1e-6)
 
 
 def test_torch_takes_a_constant_variance():
