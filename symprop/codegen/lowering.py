@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from itertools import count
 from typing import Any
@@ -91,9 +92,14 @@ LOOPS: dict[str, TableSum] = {}
 def _called(node: TableSum) -> Any:
     """The function of the arguments that sums a table; its name follows from the summand."""
     slug = "_".join(node.label.split())
-    name = f"_{slug}_{sha256(f'{node.table} {node.summand}'.encode()).hexdigest()[:6]}"
+    name = f"_{slug}_{_digest(node.table, node.summand)}"
     LOOPS[name] = node
     return sp.Function(name)
+
+
+@lru_cache(maxsize=256)
+def _digest(table: str, summand: sp.Lambda) -> str:
+    return sha256(f"{table} {summand}".encode()).hexdigest()[:6]
 
 
 class LogGeometricSum(_Lowered):

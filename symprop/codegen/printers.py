@@ -17,7 +17,9 @@ from sympy.printing.str import StrPrinter
 from symprop.codegen import lowering
 from symprop.core.errors import RefusedError
 from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
+from symprop.functions.normal_moment import NormalMoment
 from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
+from symprop.functions.table_sum import Larger, Smaller
 
 NUMPY: Mapping[type, str] = {
     lowering.Exp: "np.exp",
@@ -30,6 +32,8 @@ NUMPY: Mapping[type, str] = {
     lowering.LogGeometricSum: "_geometric_sum",
     lowering.Power: "np.power",
     lowering.RisingStep: "_rising_ratio",
+    NormalMoment: "_normal_moment",
+    sp.erf: "_erf",
     lowering.ArcCosine0: "_arc_cosine_0",
     lowering.ArcCosine1: "_arc_cosine_1",
     lowering.ArcCosine2: "_arc_cosine_2",
@@ -39,6 +43,8 @@ NUMPY: Mapping[type, str] = {
     QuadratureWeight: "_quadrature_weight",
     lowering.Square: "np.square",
     lowering.Sqrt: "np.sqrt",
+    Larger: "np.maximum",
+    Smaller: "np.minimum",
     sp.Max: "np.maximum",
     sp.Min: "np.minimum",
     sp.Abs: "np.abs",
@@ -78,10 +84,10 @@ class Code:
     >>> x = sp.Symbol("x")
     >>> Code("numpy").text(2*lowering.Expm1(x)/(1 + lowering.Square(x)))
     '2*np.expm1(x)/(np.square(x) + 1)'
-    >>> Code("numpy").text(sp.erf(x))
+    >>> Code("numpy").text(sp.erfc(x))
     Traceback (most recent call last):
     ...
-    symprop.core.errors.RefusedError: erf: the numpy backend has no such function; remedy: use the torch backend
+    symprop.core.errors.RefusedError: erfc: the numpy backend has no such function; remedy: use the torch backend
     """
 
     backend: str

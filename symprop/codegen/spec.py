@@ -17,6 +17,7 @@ from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_un
 from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
+from symprop.functions.normal_moment import normal_moment
 from symprop.functions.rising_ratio import RisingRatio, rising_ratio
 from symprop.functions.table_sum import callable_sums
 
@@ -206,6 +207,7 @@ _MPMATH = {
     "GeometricSum": _geometric_sum,
     "Saturated": lambda x: x,
     "ArcCosine": arc_cosine,
+    "NormalMoment": normal_moment,
     "RisingRatio": rising_ratio,
     "CorrelationDeficit": correlation_deficit,
     "CorrelationSlopeDeficit": correlation_slope_deficit,

@@ -14,6 +14,42 @@ from sympy.core.symbol import Str
 Row: TypeAlias = tuple[Any, ...]
 
 
+class Larger(sp.Function):
+    """The larger of two real numbers, compared only once they are numbers: SymPy's ``Max`` takes long to try."""
+
+    nargs = (2,)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        first, second = self.args
+        own, other = (first, second) if argindex == 1 else (second, first)
+        chosen = own <= other if isinstance(self, Smaller) else own >= other
+        return sp.Piecewise((1, chosen), (0, True))
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class Smaller(Larger):
+    """The smaller of two real numbers."""
+
+
+class Reach(sp.Function):
+    """The logarithm of one over the rounding error: a summand uses it to stop where nothing is left to add."""
+
+    nargs = (0,)
+
+    @staticmethod
+    def at(summand: sp.Lambda, precision: int = 53) -> sp.Lambda:
+        """The summand for numbers of that many bits, those of a double unless told otherwise."""
+        return sp.Lambda(summand.signature, summand.expr.xreplace({REACH: sp.Integer(precision * 7 // 10 + 3)}))
+
+    def _eval_is_positive(self) -> bool:
+        return True
+
+
+REACH = Reach()
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of mpmath numbers at the working precision; ``code`` is a Python expression for them where they are many."""
@@ -111,7 +147,7 @@ class TableSum(sp.Function):
 
     def value(self, *arguments: Any) -> Any:
         """The sum at mpmath numbers, with the working precision."""
-        compiled = _compiled(self.summand)
+        compiled = _compiled(self.summand, mpmath.mp.prec)
         return mpmath.fsum(compiled(*row, *arguments) for row in table_rows(self.table, mpmath.mp.prec))
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
@@ -138,8 +174,8 @@ class TableSum(sp.Function):
 
 
 @lru_cache(maxsize=256)
-def _compiled(summand: sp.Lambda) -> Callable[..., Any]:
-    return _lambdified(summand, mpmath)
+def _compiled(summand: sp.Lambda, precision: int) -> Callable[..., Any]:
+    return _lambdified(Reach.at(summand, precision), mpmath)
 
 
 def _lambdified(summand: sp.Lambda, library: Any) -> Callable[..., Any]:
@@ -149,10 +185,18 @@ def _lambdified(summand: sp.Lambda, library: Any) -> Callable[..., Any]:
         for kind in {node.func for node in summand.expr.atoms(sp.Function)}
         if hasattr(kind, "formula")
     }
+    larger, smaller = (max, min) if library is mpmath else (library.maximum, library.minimum)
+    own |= {"ExpMinusOne": library.expm1, "log_of_one_plus": library.log1p, "Larger": larger, "Smaller": smaller}
     function: Callable[..., Any] = sp.lambdify(
-        summand.signature, summand.expr, modules=[own, library.__name__], cse=True
+        summand.signature, summand.expr.replace(sp.log, _exact_log), modules=[own, library.__name__], cse=True
     )
     return function
+
+
+def _exact_log(argument: sp.Expr) -> sp.Expr:
+    """A logarithm, by a function of its own near one."""
+    one, rest = argument.as_coeff_Add()
+    return sp.Function("log_of_one_plus")(rest) if one == 1 else sp.log(argument)
 
 
 def callable_sums(
@@ -184,5 +228,5 @@ def _double(node: TableSum) -> Callable[..., float]:
     import numpy as np
 
     columns = np.array([[float(item) for item in row] for row in table_rows(node.table)]).T
-    compiled = _lambdified(node.summand, np)
+    compiled = _lambdified(Reach.at(node.summand), np)
     return lambda *arguments: float(np.sum(compiled(*columns, *arguments)))
