@@ -19,10 +19,10 @@ from sympy.logic.boolalg import Boolean
 
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
-from symprop.functions.arc_cosine import ArcCosine
+from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
-from symprop.functions.table_sum import TableSum, table_rows
+from symprop.functions.table_sum import Smaller, TableSum, table_rows
 
 
 class _Lowered(sp.Function):
@@ -222,6 +222,10 @@ class _Lowering:
         if isinstance(node, ArcCosine):
             k, gap, v = node.args
             return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
+        if isinstance(node, AbsoluteGap):
+            gap, v = node.args
+            near = Smaller(self.lower(gap), self.lower(2 * v - gap))
+            return near - _number(2 / sp.pi) * ArcCosine1(near, self.lower(v))
         if isinstance(node, TableSum):
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
         if isinstance(node, sp.log):

@@ -24,7 +24,7 @@ import sympy as sp
 
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.depth_nodes import ExpMinusOne
-from symprop.functions.table_sum import REACH, Larger, Row, Smaller, TableSum, register_table
+from symprop.functions.table_sum import REACH, Larger, Row, Smaller, register_table
 
 NODES = 96
 """Nodes of the rule in double precision; beyond it the rule grows with the precision."""
@@ -138,17 +138,18 @@ def density_summand(
     upper: sp.Expr,
     arguments: tuple[sp.Symbol, ...],
     vanishing: int = 0,
+    every_scale: bool = False,
 ) -> sp.Lambda:
     """Summand, over the rows of ``GAUSS``, of an integral of ``weight`` times the kernel over the distance.
 
     ``lower`` and ``upper`` are distances beyond the least one, ``noise2``; ``vanishing`` is the order of the zero of the
-    weight where the distance is zero.
+    weight where the distance is zero. ``every_scale`` says that it varies at small distances, whatever their scale.
     """
     scale, least = pair.scale, pair.noise2
     low, high = _window(pair.near, pair.far, _odds(least + lower, scale), _odds(least + upper, scale))
     first = lower if low is None else Larger(lower, 2 * scale * low / (1 + low) - least)
     last = upper if high is None else Smaller(upper, 2 * scale * high / (1 + high) - least)
-    if least == 0 and pair.far == 0:
+    if least == 0 and pair.far == 0 and not every_scale:
         # A step has no noise to set a scale near distance zero, where the kernel is a function of the root.
         start, end = sp.sqrt(first), sp.sqrt(last)
         beyond = (start + (end - start) * _NODE) ** 2

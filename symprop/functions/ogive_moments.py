@@ -46,7 +46,7 @@ class OgiveMoments:
 
     @property
     def _noise2(self) -> sp.Expr:
-        return next((base.noise2 for _, _, base in self.terms if base is not None), sp.S.Zero)
+        return _noise(self.terms)
 
     def mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
         """E phi(x)."""
@@ -196,7 +196,7 @@ def _asymmetry(terms: Terms) -> sp.Lambda:
     return density_summand(
         pair, _polynomial(terms),
         lambda beyond, odds: -ExpMinusOne(-pair.near * (1 / odds - odds)) * beyond**power / factorial, sp.S.Zero, ge.V1,
-        (ge.M1, ge.V1), vanishing=power,
+        (ge.M1, ge.V1), vanishing=power, every_scale=True,
     )  # fmt: skip
 
 

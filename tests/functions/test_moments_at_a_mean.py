@@ -11,9 +11,9 @@ from symprop.codegen import FunctionSpec, parameters
 from symprop.codegen.render import load
 from symprop.core.symbols import gap, mu, sigma2
 from symprop.functions.activation import Absolute, Erf, Gelu, LeakyRelu, Relu, SkipSum, SquaredRelu
-from symprop.functions.normal_moment import NormalMoment
 
-ACTIVATIONS = (Relu(), LeakyRelu(sp.Rational(1, 5)), Absolute(), SquaredRelu(), Gelu(), Erf(), SkipSum(Gelu(), sp.Rational(3, 5), 2))
+SUM = SkipSum(Gelu(), sp.Rational(3, 5), 2)
+ACTIVATIONS = (Relu(), LeakyRelu(sp.Rational(1, 5)), Absolute(), SquaredRelu(), Gelu(), Erf(), SUM)
 CLOSED = ACTIVATIONS[:-1]
 ZERO = sp.S.Zero
 named = pytest.mark.parametrize("activation", CLOSED, ids=lambda item: item.name)
@@ -112,7 +112,8 @@ def erf_by_owen(m, v, r):
 
 
 @pytest.mark.parametrize(
-    ("activation", "formula"), [(Relu(), relu_by_owen), (Gelu(), gelu_by_owen), (Erf(), erf_by_owen)], ids=lambda item: str(item)[:6]
+    ("activation", "formula"), [(Relu(), relu_by_owen), (Gelu(), gelu_by_owen), (Erf(), erf_by_owen)],
+    ids=["relu", "gelu", "erf"],
 )
 def test_generated_code_keeps_the_digits_that_owens_formulas_lose(activation, formula):
     function = compiled(activation, "numpy")
@@ -146,3 +147,81 @@ EDGES = [
     (-30, 1e-6, 1e-16), (-30, 1.0, 1e-3), (-30, 1e6, 1.5), (-8, 1.0, 2.0), (-3, 100.0, 1e-8), (-0.3, 1e-6, 1.9),
     (1e-5, 1.0, 2.0), (0.5, 1e6, 1e-16), (0.5, 1.0, 1.0), (3, 1e-2, 0.3), (30, 1.0, 1e-10), (30, 1e6, 1.999),
 ]  # fmt: skip
+
+
+@named
+def test_small_means_meet_the_forms_at_zero_mean(activation):
+    tiny, v, g = sp.Rational(1, 10**30), sp.Rational(13, 10), sp.Rational(19, 10)
+    at_zero, near = moments(activation, ZERO, v, g), moments(activation, tiny, v, g)
+    for name, value in at_zero.items():
+        # What is odd in the mean is of its order.
+        assert abs(sp.N(value, 45) - sp.N(near[name], 45)) < sp.Float("1e-28"), name
+    unequal = activation.cross(ZERO, ZERO, v, 2 * v, -1), activation.cross(tiny, -tiny, v, 2 * v, -1)
+    assert abs(sp.N(unequal[0], 45) - sp.N(unequal[1], 45)) < sp.Float("1e-28")
+
+
+@named
+def test_price_and_stein(activation):
+    """The slopes are the derivatives of the moments in the covariance and in the mean, which the integrals know."""
+    m, v, c = sp.symbols("m v c", real=True)
+    point = {m: sp.Rational(3, 5), v: sp.Rational(13, 10), c: sp.Rational(1, 2)}
+    pairs = (
+        (sp.diff(activation.cross(m, m, v, v, c), c), activation.slope_cross(m, m, v, v, c)),
+        (-sp.diff(activation.gap(m, v, v - c), c), activation.slope_cross(m, m, v, v, c)),
+        (sp.diff(activation.mean(m, v), m), activation.slope_mean(m, v)),
+    )
+    for derivative, slope in pairs:
+        assert abs(sp.N(derivative.subs(point) - slope.subs(point), 20)) < sp.Float("1e-15")
+
+
+def test_aligned_and_opposite_tokens():
+    m, v = sp.Rational(1, 2), sp.Rational(2)
+    for activation in CLOSED:
+        assert activation.gap(m, v, ZERO) == 0
+        same = activation.second(m, v) - activation.gap(m, v, 2 * v) - activation.cross(m, m, v, v, -v)
+        assert abs(sp.N(same, 20)) < sp.Float("1e-15")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_opposite_tokens_of_an_even_function_are_alike(backend):
+    v = 2.0
+    outputs = (("change", Absolute().gap(ZERO, sigma2, gap)), ("slope_change", Absolute().slope_gap(ZERO, sigma2, gap)))
+    function = load(FunctionSpec("absolute", parameters(sigma2, gap), outputs, "At zero mean."), backend)
+    for distance in (0.0, 1e-15, 1e-6, 0.3, 1.9):
+        near = float(function(v, distance).change)
+        assert float(function(v, 2 * v - distance).change) == pytest.approx(near, rel=1e-6 if 0 < distance < 1e-9 else 1e-9)
+    given = 4.0 - 2.0**-40
+    expected = sp.N(Absolute().gap(ZERO, sp.Integer(2), sp.Rational(given)), 20)
+    assert float(function(v, given).change) == pytest.approx(float(expected), rel=1e-13)
+    assert float(expected) == pytest.approx(2.0**-40, rel=1e-5)
+
+
+def test_torch_gradients_are_the_symbolic_derivatives():
+    torch = pytest.importorskip("torch")
+    activation, function = Relu(), compiled(Relu(), "torch")
+    point = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (-0.7, 1.3, 0.4)]
+    found = function(*point)
+    at = dict(zip((mu, sigma2, gap), map(sp.Rational, (-0.7, 1.3, 0.4)), strict=True))
+    for name, value in moments(activation).items():
+        gradients = torch.autograd.grad(getattr(found, name), point, retain_graph=True, allow_unused=True)
+        for symbol, gradient in zip((mu, sigma2, gap), gradients, strict=True):
+            expected = float(sp.N(sp.diff(value, symbol).subs(at), 15))
+            assert (0.0 if gradient is None else float(gradient)) == pytest.approx(expected, rel=1e-11, abs=1e-13), name
+
+
+def test_normal_moments():
+    for k in range(5):
+        for m, v in ((-30.0, 1.0), (-1.2, 0.7), (0.4, 2.5)):
+            start = max(0.0, m)
+            with mpmath.workdps(30):
+                reach = [mpmath.mpf(x) for x in (0, 0.1, 1, 3, start + 12)]
+                integral = mpmath.quad(lambda x, k=k, m=m, v=v: x**k * mpmath.npdf(x, m, mpmath.sqrt(v)), reach)
+            node = NormalMoment(k, sp.Rational(m), sp.Rational(v))
+            assert float(sp.N(node, 20)) == pytest.approx(float(integral), rel=1e-13)
+    m, v = sp.symbols("m v", real=True)
+    for symbol in (m, v):
+        value = NormalMoment(2, m, v)
+        step = {m: sp.Rational(1, 2), v: sp.Rational(3, 2)}
+        shifts = (-sp.Rational(1, 10**12), sp.Rational(1, 10**12))
+        moved = [sp.N(value.subs(step | {symbol: step[symbol] + shift}), 40) for shift in shifts]
+        assert abs((moved[1] - moved[0]) * 10**12 / 2 - sp.N(value.diff(symbol).subs(step), 40)) < sp.Float("1e-20")
