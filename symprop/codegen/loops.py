@@ -11,7 +11,7 @@ from symprop.codegen.lowering import LOOPS, Program, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.core.symbols import Domain
-from symprop.functions.table_sum import Reach, table_code
+from symprop.functions.table_sum import table_code
 
 
 def loop_texts(used: str, backend: str) -> Iterable[str]:
@@ -47,7 +47,7 @@ def _function(name: str, backend: str) -> str:
     signature = node.summand.signature
     count = len(signature) - len(node.arguments)
     columns, arguments = ([str(symbol) for symbol in part] for part in (signature[:count], signature[count:]))
-    lowered = _program(Reach.at(node.summand))
+    lowered = _program(node.summand)
     inside = (1 << count) - 1
     before = [item for item in lowered.assignments if not item.depends & inside]
     within = [item for item in lowered.assignments if item.depends & inside]

@@ -133,7 +133,8 @@ def program(spec: FunctionSpec) -> Program:
     names = {parameter.name for parameter in spec.parameters}
     lowering = _Lowering(expression for _, expression in spec.outputs)
     bound: dict[sp.Expr, sp.Symbol] = {}
-    results = [_bind(lowering.lower(expression), bound) for _, expression in spec.outputs]
+    seen: dict[sp.Expr, sp.Expr] = {}
+    results = [_bind(lowering.lower(expression), bound, seen) for _, expression in spec.outputs]
     shared, reduced = sp.cse([*bound, *results], symbols=(sp.Dummy(f"shared{k}") for k in count()), order="canonical")
     definitions = dict(zip(bound.values(), reduced, strict=False)) | dict(shared)
     bits = {parameter.symbol: 1 << k for k, parameter in enumerate(spec.signature)}
@@ -172,14 +173,16 @@ def lower(expression: sp.Expr) -> sp.Expr:
     return lowered
 
 
-def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
+def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol], seen: dict[sp.Expr, sp.Expr]) -> sp.Expr:
     """Replace every elementary function by a name, innermost first; equal ones share it."""
     if expression.is_Atom:
         return expression
-    expression = expression.func(*(_bind(argument, bound) for argument in expression.args))
-    if isinstance(expression, sp.Function) and not isinstance(expression, (Square, sp.Piecewise)):
-        return bound.setdefault(expression, sp.Dummy(f"bound{len(bound)}"))
-    return expression
+    if expression not in seen:
+        found = expression.func(*(_bind(argument, bound, seen) for argument in expression.args))
+        if isinstance(found, sp.Function) and not isinstance(found, (Square, sp.Piecewise)):
+            found = bound.setdefault(found, sp.Dummy(f"bound{len(bound)}"))
+        seen[expression] = found
+    return seen[expression]
 
 
 _LARGEST = sp.Float(sys.float_info.max)
@@ -188,6 +191,7 @@ _LARGEST = sp.Float(sys.float_info.max)
 class _Lowering:
     def __init__(self, expressions: Iterable[sp.Expr]) -> None:
         self.alone: set[sp.Expr] = set()
+        self.known: dict[Any, Any] = {}
         for expression in list(expressions):
             for node in sp.preorder_traversal(expression):
                 if isinstance(node, GrowthMinusOne):
@@ -196,6 +200,12 @@ class _Lowering:
                     self.alone.update(base for r in node.args[:2] for _, base, _ in _log_terms(r))
 
     def lower(self, node: Any) -> Any:
+        """The node in the classes of the printer tables; a node that occurs twice is lowered once."""
+        if node not in self.known:
+            self.known[node] = self._lowered(node)
+        return self.known[node]
+
+    def _lowered(self, node: Any) -> Any:
         if not node.free_symbols:
             return node if isinstance(node, Boolean) else _number(node)
         if node.is_Symbol:

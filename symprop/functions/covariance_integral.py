@@ -10,7 +10,7 @@ activation is a Gaussian density times a polynomial, or Dirac's delta, then
 
 with an elementary kernel K. Every term is positive for c > 0, so that no digit is lost in a difference or in a tail. For
 n = 1 and two steps this is Owen's T function. The integrals run over a fixed Gauss rule in the logarithm of the distance
-to full covariance, cut where the density is below rounding.
+to full covariance (in its root for steps), cut where the density is below rounding.
 """
 
 from __future__ import annotations
@@ -113,9 +113,13 @@ class Pair:
 
     def conditional(self, polynomial: tuple[ge.Term, ...], distance: sp.Expr) -> sp.Expr:
         """E P(x) P(y) where both variables are zero with their noise."""
-        c, noise = self.sign * (self.scale - distance), self.noise2
-        if noise == 0:
+        if self.noise2 == 0:
             return sp.Add(*(coefficient for coefficient, _, _ in polynomial)) ** 2
+        near = sp.Dummy("distance", positive=True)
+        return self._conditional(polynomial, near).xreplace({near: distance})
+
+    def _conditional(self, polynomial: tuple[ge.Term, ...], distance: sp.Expr) -> sp.Expr:
+        c, noise = self.sign * (self.scale - distance), self.noise2
         determinant = distance * (2 * self.scale - distance)
         means = (
             noise * sp.cancel((one * v - c * other) / determinant)
@@ -137,28 +141,33 @@ def density_summand(
     lower: sp.Expr,
     upper: sp.Expr,
     arguments: tuple[sp.Symbol, ...],
-    vanishing: int = 0,
-    every_scale: bool = False,
+    asymmetric: bool = False,
 ) -> sp.Lambda:
     """Summand, over the rows of ``GAUSS``, of an integral of ``weight`` times the kernel over the distance.
 
-    ``lower`` and ``upper`` are distances beyond the least one, ``noise2``; ``vanishing`` is the order of the zero of the
-    weight where the distance is zero. ``every_scale`` says that it varies at small distances, whatever their scale.
+    ``lower`` and ``upper`` are distances beyond the least one, ``noise2``. ``asymmetric`` says that the weight has the factor
+    of the density at the opposite covariance.
     """
     scale, least = pair.scale, pair.noise2
     low, high = _window(pair.near, pair.far, _odds(least + lower, scale), _odds(least + upper, scale))
     first = lower if low is None else Larger(lower, 2 * scale * low / (1 + low) - least)
     last = upper if high is None else Smaller(upper, 2 * scale * high / (1 + high) - least)
-    if least == 0 and pair.far == 0 and not every_scale:
-        # A step has no noise to set a scale near distance zero, where the kernel is a function of the root.
-        start, end = sp.sqrt(first), sp.sqrt(last)
-        beyond = (start + (end - start) * _NODE) ** 2
-        measure = 2 * (end - start) / sp.sqrt(2 * scale - beyond + _TINY)
+    if least == 0:
+        # A step has no noise to set a scale near distance zero, where the kernel is a function of the root; the factor that
+        # vanishes towards full covariance has its own scale there, above which the root moves in proportion to itself.
+        start, end, far = sp.sqrt(first), sp.sqrt(last), pair.near if asymmetric else pair.far
+        if far == 0:
+            root, rate = start + (end - start) * _NODE, end - start
+        else:
+            size = sp.sqrt(2 * scale * (far + sp.Float("1e-32"))) + _TINY
+            begin, finish = sp.asinh(start / size), sp.asinh(end / size)
+            at = begin + (finish - begin) * _NODE
+            root, rate = size * sp.sinh(at), size * sp.cosh(at) * (finish - begin)
+        beyond = root**2
+        measure = 2 * rate / sp.sqrt(2 * scale - beyond + _TINY)
     else:
-        if least == 0:
-            first = Larger(first, last * sp.exp(-2 * REACH / (2 * vanishing + 1)))
         start = least + first
-        length = sp.log(1 + (last - first) / (start + _TINY))
+        length = sp.log(1 + (last - first) / start)
         beyond = first + start * ExpMinusOne(length * _NODE)
         measure = length * sp.sqrt(_odds(least + beyond, scale))
     odds = _odds(least + beyond, scale)

@@ -6,7 +6,8 @@ that is a density times a polynomial, :math:`f_k = E\phi^{(k)}` and c = v - gap:
 .. math::
 
     E\phi^2 - E\phi(x)\phi(y) = \sum_{k<n} \frac{v^k - c^k}{k!} f_k^2
-        + \int_0^v \frac{(v-s)^{n-1} - (c-s)_+^{n-1}}{(n-1)!} K(s)\, ds - (-1)^n \int_0^{-c} \frac{(-c-s)^{n-1}}{(n-1)!} K(-s)\, ds
+        + \int_0^v \frac{(v-s)^{n-1} - (c-s)_+^{n-1}}{(n-1)!} K(s)\, ds
+        - (-1)^n \int_0^{-c} \frac{(-c-s)^{n-1}}{(n-1)!} K(-s)\, ds
 
 where the last integral counts for c < 0 only.
 """
@@ -95,7 +96,8 @@ class OgiveMoments:
         ))  # fmt: skip
         arguments: tuple[sp.Expr, ...] = (m1, v1) if (m1, v1) == (m2, v2) else (m1, m2, v1, v2)
         for sign in (1, -1):
-            part = self._sum("cross aligned" if sign == 1 else "cross opposed", _crossed(sign, len(arguments) == 2), (*arguments, sp.Max(sign * c, 0)))
+            what = "cross aligned" if sign == 1 else "cross opposed"
+            part = self._sum(what, _crossed(sign, len(arguments) == 2), (*arguments, sp.Max(sign * c, 0)))
             total += sign ** len(derivatives) * part
         return total
 
@@ -184,7 +186,7 @@ def _second(terms: Terms) -> sp.Lambda:
     power, factorial = _over(terms)
     return density_summand(
         _pair(terms, 1), _polynomial(terms), lambda beyond, _: beyond**power / factorial, sp.S.Zero, ge.V1,
-        (ge.M1, ge.V1), vanishing=power,
+        (ge.M1, ge.V1),
     )  # fmt: skip
 
 
@@ -196,7 +198,7 @@ def _asymmetry(terms: Terms) -> sp.Lambda:
     return density_summand(
         pair, _polynomial(terms),
         lambda beyond, odds: -ExpMinusOne(-pair.near * (1 / odds - odds)) * beyond**power / factorial, sp.S.Zero, ge.V1,
-        (ge.M1, ge.V1), vanishing=power, every_scale=True,
+        (ge.M1, ge.V1), asymmetric=True,
     )  # fmt: skip
 
 
@@ -215,7 +217,7 @@ def _near_summand(terms: Terms, sign: int) -> sp.Lambda:
     power, factorial = _over(terms)
     return density_summand(
         _pair(terms, sign), _polynomial(terms), lambda beyond, _: beyond**power / factorial, sp.S.Zero, ge.GAP,
-        (ge.M1, ge.V1, ge.GAP), vanishing=power,
+        (ge.M1, ge.V1, ge.GAP),
     )  # fmt: skip
 
 

@@ -34,14 +34,20 @@ class Smaller(Larger):
 
 
 class Reach(sp.Function):
-    """The logarithm of one over the rounding error: a summand uses it to stop where nothing is left to add."""
+    """The logarithm of one over the rounding error: a summand uses it to stop where nothing is left to add.
+
+    As a number it is that of a double.
+    """
 
     nargs = (0,)
 
     @staticmethod
-    def at(summand: sp.Lambda, precision: int = 53) -> sp.Lambda:
-        """The summand for numbers of that many bits, those of a double unless told otherwise."""
-        return sp.Lambda(summand.signature, summand.expr.xreplace({REACH: sp.Integer(precision * 7 // 10 + 3)}))
+    def at(precision: int) -> int:
+        """The value for numbers of that many bits."""
+        return precision * 7 // 10 + 3
+
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        return sp.Float._new(mpmath.mpf(self.at(53))._mpf_, prec)
 
     def _eval_is_positive(self) -> bool:
         return True
@@ -175,16 +181,17 @@ class TableSum(sp.Function):
 
 @lru_cache(maxsize=256)
 def _compiled(summand: sp.Lambda, precision: int) -> Callable[..., Any]:
-    return _lambdified(Reach.at(summand, precision), mpmath)
+    return _lambdified(summand, mpmath, precision)
 
 
-def _lambdified(summand: sp.Lambda, library: Any) -> Callable[..., Any]:
+def _lambdified(summand: sp.Lambda, library: Any, precision: int = 53) -> Callable[..., Any]:
     """The summand in the numbers of a library; a function that has a ``formula`` is evaluated by that."""
     own = {
-        kind.__name__: _lambdified(kind.formula(), library)
+        kind.__name__: _lambdified(kind.formula(), library, precision)
         for kind in {node.func for node in summand.expr.atoms(sp.Function)}
         if hasattr(kind, "formula")
     }
+    own["Reach"] = lambda: Reach.at(precision)
     larger, smaller = (max, min) if library is mpmath else (library.maximum, library.minimum)
     own |= {"ExpMinusOne": library.expm1, "log_of_one_plus": library.log1p, "Larger": larger, "Smaller": smaller}
     function: Callable[..., Any] = sp.lambdify(
@@ -228,5 +235,5 @@ def _double(node: TableSum) -> Callable[..., float]:
     import numpy as np
 
     columns = np.array([[float(item) for item in row] for row in table_rows(node.table)]).T
-    compiled = _lambdified(Reach.at(node.summand), np)
+    compiled = _lambdified(node.summand, np)
     return lambda *arguments: float(np.sum(compiled(*columns, *arguments)))

@@ -11,6 +11,7 @@ from symprop.codegen import FunctionSpec, parameters
 from symprop.codegen.render import load
 from symprop.core.symbols import gap, mu, sigma2
 from symprop.functions.activation import Absolute, Erf, Gelu, LeakyRelu, Relu, SkipSum, SquaredRelu
+from symprop.functions.normal_moment import NormalMoment
 
 SUM = SkipSum(Gelu(), sp.Rational(3, 5), 2)
 ACTIVATIONS = (Relu(), LeakyRelu(sp.Rational(1, 5)), Absolute(), SquaredRelu(), Gelu(), Erf(), SUM)
