@@ -108,7 +108,7 @@ class _Printer(StrPrinter):
             return f" {_RELATIONS[kind]} ".join(f"({self._print(argument)})" for argument in expr.args)
         if kind is sp.Piecewise:
             return self._where(list(expr.args))
-        if kind in (sp.Max, sp.Min):
+        if kind in (sp.Max, sp.Min, Larger, Smaller):
             return self._extreme(expr)
         if isinstance(expr, AppliedUndef) and kind.__name__ in lowering.LOOPS:
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
@@ -154,7 +154,7 @@ class _Printer(StrPrinter):
         for argument in rest[1:]:
             text = f"{self.table[type(expr)]}({text}, {self._print(argument)})"
         for number in numbers:
-            bound = "min" if isinstance(expr, sp.Max) else "max"
+            bound = "min" if type(expr) in (sp.Max, Larger) else "max"
             text = (f"torch.clamp({text}, {bound}={self._print(number)})" if self.backend == "torch"
                     else f"{self.table[type(expr)]}({text}, {self._print(number)})")
         return text
