@@ -26,7 +26,7 @@ from symprop.functions import gaussian_expectation as ge
 from symprop.functions.depth_nodes import ExpMinusOne
 from symprop.functions.table_sum import REACH, Larger, Row, Smaller, register_table
 
-NODES = 144
+NODES = 200
 """Nodes of the rule in double precision; beyond it the rule grows with the precision."""
 _NODE, _WEIGHT = sp.symbols("node weight", positive=True)
 _TINY = sp.Float("1e-290")

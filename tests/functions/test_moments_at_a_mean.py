@@ -112,6 +112,7 @@ def erf_by_owen(m, v, r):
     return 1 - 8 * owen(h, mpmath.sqrt((1 + 2 * v - 2 * r * v) / (1 + 2 * v + 2 * r * v)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "formula"), [(Relu(), relu_by_owen), (Gelu(), gelu_by_owen), (Erf(), erf_by_owen)],
     ids=["relu", "gelu", "erf"],
@@ -131,6 +132,7 @@ def test_generated_code_keeps_the_digits_that_owens_formulas_lose(activation, fo
                     assert float(found.change) == pytest.approx(float(change), rel=1e-12), (h, v, t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @named
 def test_generated_code_keeps_every_digit(activation, backend):
