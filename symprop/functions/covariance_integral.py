@@ -59,7 +59,7 @@ def _legendre(points: int, x: Any) -> tuple[Any, Any]:
 
 def _double_exponential() -> list[Row]:
     """The tanh-sinh rule on [0, 1], to the working precision: its nodes cost one exponential each."""
-    step = mpmath.mpf(7) / mpmath.mp.prec
+    step = mpmath.mpf("1.8") / mpmath.mp.prec
     end = mpmath.asinh((mpmath.mp.prec + 10) * mpmath.ln(2) / mpmath.pi)
     rows = []
     for k in range(-int(end / step), int(end / step) + 1):
