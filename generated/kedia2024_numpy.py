@@ -1037,7 +1037,7 @@ def abs_moments(
 
     .. math::
 
-        \mathrm{mean} = \frac{\sqrt{2} \sqrt{\sigma^2}}{\sqrt{\pi}} \\ \mathrm{second} = \sigma^2 \\ \mathrm{change} = \Delta - \frac{2 \operatorname{ArcCosine}{\left(1,\Delta,\sigma^2 \right)}}{\pi} \\ \mathrm{slope\_mean} = 0 \\ \mathrm{slope\_second} = 1 \\ \mathrm{slope\_change} = \frac{2 \operatorname{ArcCosine}{\left(0,\Delta,\sigma^2 \right)}}{\pi}
+        \mathrm{mean} = \frac{\sqrt{2} \sqrt{\sigma^2}}{\sqrt{\pi}} \\ \mathrm{second} = \sigma^2 \\ \mathrm{change} = \left(\Delta - \frac{2 \operatorname{ArcCosine}{\left(1,\Delta,\sigma^2 \right)}}{\pi}\right) \\ \mathrm{slope\_mean} = 0 \\ \mathrm{slope\_second} = 1 \\ \mathrm{slope\_change} = \frac{2 \operatorname{ArcCosine}{\left(0,\Delta,\sigma^2 \right)}}{\pi}
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
@@ -1073,20 +1073,21 @@ def abs_moments(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 7 operations a point
+    # 10 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
+    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
         (
             sigma2, gap,
         ) = _values
         if _changed & 0b1:
             x0 = np.sqrt(sigma2)
-        x1 = _arc_cosine_1(gap, sigma2)
+        x1 = np.minimum(gap, 2*sigma2 - gap)
         x2 = _arc_cosine_0(gap, sigma2)
+        x3 = _arc_cosine_1(x1, sigma2)
         _mean[_at] = 0.7978845608028654*x0
         _second[_at] = sigma2
-        _change[_at] = gap - 0.6366197723675814*x1
+        _change[_at] = x1 - 0.6366197723675814*x3
         _slope_mean[_at] = 0
         _slope_second[_at] = 1
         _slope_change[_at] = 0.6366197723675814*x2

@@ -16,8 +16,9 @@ from symprop.core import symbols
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.signal import Gradient
 from symprop.functions.activation import Absolute, Activation, Erf, Gelu, Identity, Relu, Sine, SquaredRelu
-from symprop.functions.arc_cosine import arc_cosine
+from symprop.functions.arc_cosine import absolute_gap, arc_cosine
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
+from symprop.functions.normal_moment import normal_moment
 from symprop.functions.quadrature_activation import GeluTanh
 from symprop.functions.table_sum import callable_sums
 from symprop.network import Block, residual, sequential, token_input, trace_of
@@ -180,8 +181,11 @@ def _blocks(
 
 
 _NODES: dict[str, Callable[..., float]] = {
-    "ArcCosine": lambda k, gap, v: float(arc_cosine(k, gap, v)), "ExpMinusOne": math.expm1
-}  # fmt: skip
+    "ArcCosine": lambda k, gap, v: float(arc_cosine(k, gap, v)),
+    "AbsoluteGap": lambda gap, v: float(absolute_gap(gap, v)),
+    "NormalMoment": lambda k, m, v: float(normal_moment(k, m, v)),
+    "ExpMinusOne": math.expm1,
+}
 
 
 def _branch(block: Block, width: int, tokens: sp.Expr, s: sp.Symbol, skip: float, branch: float) -> _Branch:

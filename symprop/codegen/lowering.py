@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from itertools import count
 from typing import Any
@@ -19,10 +20,10 @@ from sympy.logic.boolalg import Boolean
 from symprop.codegen import cells
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
-from symprop.functions.arc_cosine import ArcCosine
+from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
-from symprop.functions.table_sum import SmoothSum, TableSum, table_rows
+from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
 
 
 class _Lowered(sp.Function):
@@ -92,10 +93,14 @@ LOOPS: dict[str, TableSum] = {}
 def _called(node: TableSum) -> Any:
     """The function of the arguments that sums a table; its name follows from the summand."""
     slug = "_".join(node.label.split())
-    parts = (node.table, node.summand, *node.args[3 : node.described_by])
-    name = f"_{slug}_{sha256(' '.join(map(str, parts)).encode()).hexdigest()[:6]}"
+    name = f"_{slug}_{_digest(node.table, node.summand, *node.args[3 : node.described_by])}"
     LOOPS[name] = node
     return sp.Function(name)
+
+
+@lru_cache(maxsize=256)
+def _digest(table: str, summand: sp.Lambda) -> str:
+    return sha256(f"{table} {summand}".encode()).hexdigest()[:6]
 
 
 class LogGeometricSum(_Lowered):
@@ -129,7 +134,8 @@ def program(spec: FunctionSpec) -> Program:
     names = {parameter.name for parameter in spec.parameters}
     lowering = _Lowering(expression for _, expression in spec.outputs)
     bound: dict[sp.Expr, sp.Symbol] = {}
-    results = [_bind(lowering.lower(expression), bound) for _, expression in spec.outputs]
+    seen: dict[sp.Expr, sp.Expr] = {}
+    results = [_bind(lowering.lower(expression), bound, seen) for _, expression in spec.outputs]
     shared, reduced = sp.cse([*bound, *results], symbols=(sp.Dummy(f"shared{k}") for k in count()), order="canonical")
     definitions = dict(zip(bound.values(), reduced, strict=False)) | dict(shared)
     bits = {parameter.symbol: 1 << k for k, parameter in enumerate(spec.signature)}
@@ -174,14 +180,16 @@ def lower(expression: sp.Expr) -> sp.Expr:
     return lowered
 
 
-def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
+def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol], seen: dict[sp.Expr, sp.Expr]) -> sp.Expr:
     """Replace every elementary function by a name, innermost first; equal ones share it."""
     if expression.is_Atom:
         return expression
-    expression = expression.func(*(_bind(argument, bound) for argument in expression.args))
-    if isinstance(expression, sp.Function) and not isinstance(expression, (Square, sp.Piecewise)):
-        return bound.setdefault(expression, sp.Dummy(f"bound{len(bound)}"))
-    return expression
+    if expression not in seen:
+        found = expression.func(*(_bind(argument, bound, seen) for argument in expression.args))
+        if isinstance(found, sp.Function) and not isinstance(found, (Square, sp.Piecewise)):
+            found = bound.setdefault(found, sp.Dummy(f"bound{len(bound)}"))
+        seen[expression] = found
+    return seen[expression]
 
 
 _LARGEST = sp.Float(sys.float_info.max)
@@ -190,6 +198,7 @@ _LARGEST = sp.Float(sys.float_info.max)
 class _Lowering:
     def __init__(self, expressions: Iterable[sp.Expr]) -> None:
         self.alone: set[sp.Expr] = set()
+        self.known: dict[Any, Any] = {}
         for expression in list(expressions):
             for node in sp.preorder_traversal(expression):
                 if isinstance(node, GrowthMinusOne):
@@ -198,6 +207,12 @@ class _Lowering:
                     self.alone.update(base for r in node.args[:2] for _, base, _ in _log_terms(r))
 
     def lower(self, node: Any) -> Any:
+        """The node in the classes of the printer tables; a node that occurs twice is lowered once."""
+        if node not in self.known:
+            self.known[node] = self._lowered(node)
+        return self.known[node]
+
+    def _lowered(self, node: Any) -> Any:
         if not node.free_symbols:
             return node if isinstance(node, Boolean) else _number(node)
         if node.is_Symbol:
@@ -224,6 +239,10 @@ class _Lowering:
         if isinstance(node, ArcCosine):
             k, gap, v = node.args
             return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
+        if isinstance(node, AbsoluteGap):
+            gap, v = node.args
+            near = Smaller(self.lower(gap), self.lower(2 * v - gap))
+            return near - _number(2 / sp.pi) * ArcCosine1(near, self.lower(v))
         if isinstance(node, TableSum):
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
         if isinstance(node, sp.log):

@@ -17,7 +17,9 @@ from sympy.printing.str import StrPrinter
 from symprop.codegen import lowering
 from symprop.core.errors import RefusedError
 from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
+from symprop.functions.normal_moment import NormalMoment
 from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
+from symprop.functions.table_sum import Larger, Smaller
 
 NUMPY: Mapping[type, str] = {
     lowering.Exp: "np.exp",
@@ -30,6 +32,8 @@ NUMPY: Mapping[type, str] = {
     lowering.LogGeometricSum: "_geometric_sum",
     lowering.Power: "np.power",
     lowering.RisingStep: "_rising_ratio",
+    NormalMoment: "_normal_moment",
+    sp.erf: "_erf",
     lowering.ArcCosine0: "_arc_cosine_0",
     lowering.ArcCosine1: "_arc_cosine_1",
     lowering.ArcCosine2: "_arc_cosine_2",
@@ -39,6 +43,8 @@ NUMPY: Mapping[type, str] = {
     QuadratureWeight: "_quadrature_weight",
     lowering.Square: "np.square",
     lowering.Sqrt: "np.sqrt",
+    Larger: "np.maximum",
+    Smaller: "np.minimum",
     sp.Max: "np.maximum",
     sp.Min: "np.minimum",
     sp.Abs: "np.abs",
@@ -78,10 +84,10 @@ class Code:
     >>> x = sp.Symbol("x")
     >>> Code("numpy").text(2*lowering.Expm1(x)/(1 + lowering.Square(x)))
     '2*np.expm1(x)/(np.square(x) + 1)'
-    >>> Code("numpy").text(sp.erf(x))
+    >>> Code("numpy").text(sp.erfc(x))
     Traceback (most recent call last):
     ...
-    symprop.core.errors.RefusedError: erf: the numpy backend has no such function; remedy: use the torch backend
+    symprop.core.errors.RefusedError: erfc: the numpy backend has no such function; remedy: use the torch backend
     """
 
     backend: str
@@ -102,7 +108,7 @@ class _Printer(StrPrinter):
             return f" {_RELATIONS[kind]} ".join(f"({self._print(argument)})" for argument in expr.args)
         if kind is sp.Piecewise:
             return self._where(list(expr.args))
-        if kind in (sp.Max, sp.Min):
+        if kind in (sp.Max, sp.Min, Larger, Smaller):
             return self._extreme(expr)
         if isinstance(expr, AppliedUndef) and kind.__name__ in lowering.LOOPS:
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
@@ -148,7 +154,7 @@ class _Printer(StrPrinter):
         for argument in rest[1:]:
             text = f"{self.table[type(expr)]}({text}, {self._print(argument)})"
         for number in numbers:
-            bound = "min" if isinstance(expr, sp.Max) else "max"
+            bound = "min" if type(expr) in (sp.Max, Larger) else "max"
             text = (f"torch.clamp({text}, {bound}={self._print(number)})" if self.backend == "torch"
                     else f"{self.table[type(expr)]}({text}, {self._print(number)})")
         return text

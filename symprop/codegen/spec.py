@@ -14,9 +14,10 @@ import sympy as sp
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
-from symprop.functions.arc_cosine import arc_cosine
+from symprop.functions.arc_cosine import absolute_gap, arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
+from symprop.functions.normal_moment import normal_moment
 from symprop.functions.rising_ratio import RisingRatio, rising_ratio
 from symprop.functions.table_sum import callable_sums
 
@@ -206,6 +207,8 @@ _MPMATH = {
     "GeometricSum": _geometric_sum,
     "Saturated": lambda x: x,
     "ArcCosine": arc_cosine,
+    "AbsoluteGap": absolute_gap,
+    "NormalMoment": normal_moment,
     "RisingRatio": rising_ratio,
     "CorrelationDeficit": correlation_deficit,
     "CorrelationSlopeDeficit": correlation_slope_deficit,

@@ -8,6 +8,7 @@ import mpmath
 from sympy.integrals.quadrature import gauss_legendre
 
 from symprop.functions.arc_cosine import arc_cosine
+from symprop.functions.covariance_integral import gauss_legendre as gauss_rule
 
 DEGREE = 17
 """Degree of the polynomials of the arc-cosine family: their error is below the rounding of a double."""
@@ -62,6 +63,45 @@ def _torch_text(k: int) -> str:
     }[k]
     return f"{head}    y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)\n{_horner(k)}\n{tail}"
 
+
+_NORMAL = '''\
+def _normal_below(k, h):
+    """The moment of order k of the positive part of a normal variable of unit variance and mean -h <= 0."""
+    # The integrand is followed until it is below rounding.
+    reach = 80/(h + {sqrt}(h*h + 80))
+    total = 0.0
+    for node, weight in _HALF_LINE:
+        x = reach*node
+        total = total + weight*x**k*{exp}(-x*(0.5*x + h))
+    return 0.3989422804014327*{exp}(-0.5*h*h)*reach*total
+
+
+def _normal_moment(k, m, v):
+    """E max(x, 0)^k of a normal variable of mean m and variance v; no digit is lost at negative m."""
+    spread = {sqrt}(v + 1e-290)
+    h = m/spread
+    below = _normal_below(k, {where}(h > 0, h, -h))
+    whole = (1.0, h, h*h + 1, h*(h*h + 3), h*h*(h*h + 6) + 3)[k]
+    return spread**k*{where}(h > 0, whole - (-1)**k*below, below)
+
+
+_HALF_LINE = (
+{half_line}
+)'''
+
+_ERF = '''\
+def _erf(x):
+    """The error function: Gauss's rule up to where it is one."""
+    end = np.clip(x, -6.5, 6.5)
+    total = 0.0
+    for node, weight in _HALF_LINE:
+        total = total + weight*np.exp(-np.square(node*end))
+    return 1.1283791670955126*end*total
+
+
+_HALF_LINE = (
+{half_line}
+)'''
 
 _RISING = '''\
 def _stirling_rest(x):
@@ -124,12 +164,22 @@ def _gauss(points: int) -> str:
     return "\n".join(f"    ({node!r}, {weight!r})," for node, weight in pairs)
 
 
+def _half_line() -> str:
+    """A rule for a Gaussian density over as many standard deviations as count."""
+    with mpmath.workdps(25):
+        return "\n".join(f"    ({float(node)!r}, {float(weight)!r})," for node, weight in gauss_rule(36))
+
+
 @cache
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     write = {"numpy": _numpy_text, "torch": _torch_text}[backend]
-    names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log1p", "abs", "where")}
+    names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log1p", "abs", "where", "sqrt")}
     rising = _RISING.format(
         zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_gauss(10), **names
     )
-    return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {"_rising_ratio": rising}
+    half_line = _half_line()
+    normal = _NORMAL.format(half_line=half_line, **names)
+    return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {
+        "_rising_ratio": rising, "_normal_moment": normal, "_erf": _ERF.format(half_line=half_line),
+    }

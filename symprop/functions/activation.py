@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
-from symprop.core.errors import RefusedError
 from symprop.core.provenance import EXACT, Source
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.depth_nodes import ExpMinusOne
 from symprop.functions.difference import Kernel
+from symprop.functions.ogive_moments import OgiveMoments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,10 +85,11 @@ class Activation(ABC):
 
 
 class OgiveActivation(Activation):
-    r"""A polynomial times a step or a normal cdf, plus a polynomial; its moments are derived at zero mean.
+    r"""A polynomial times a step or a normal cdf, plus a polynomial; its moments are derived.
 
-    Slopes follow from Price's theorem: :math:`E \phi'(x)\phi'(y) = \partial_c E \phi(x)\phi(y)`, and
-    :math:`E \phi' = \partial_m E \phi`.
+    At zero mean they are elementary up to an angle; slopes follow from Price's theorem,
+    :math:`E \phi'(x)\phi'(y) = \partial_c E \phi(x)\phi(y)`, and :math:`E \phi' = \partial_m E \phi`. At any other mean
+    they are those of :class:`~symprop.functions.ogive_moments.OgiveMoments`.
     """
 
     @property
@@ -97,48 +98,44 @@ class OgiveActivation(Activation):
         """phi as coefficients, powers and bases."""
 
     @property
-    def takes_mean(self) -> bool:
-        return False
+    def _at_mean(self) -> OgiveMoments:
+        return OgiveMoments(self.name, self.terms)
 
     def mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        self._zero(m)
+        if m != 0:
+            return self._at_mean.mean(m, v)
         return sp.expand(at_zero_mean(ge.single_moment(self.terms), v, v))
 
     def slope_mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        self._zero(m)
+        if m != 0:
+            return self._at_mean.slope.mean(m, v)
         return sp.expand(at_zero_mean(sp.diff(ge.single_moment(self.terms), ge.M1), v, v))
 
     def cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
-        self._zero(m1, m2)
+        if m1 != 0 or m2 != 0:
+            return self._at_mean.cross(m1, m2, v1, v2, c)
         return _kernel(self.terms, 0).subs({ge.V1: v1, ge.V2: v2, ge.COV: c}, simultaneous=True)
 
     def slope_cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
-        self._zero(m1, m2)
+        if m1 != 0 or m2 != 0:
+            return self._at_mean.slope.cross(m1, m2, v1, v2, c)
         return _kernel(self.terms, 1).subs({ge.V1: v1, ge.V2: v2, ge.COV: c}, simultaneous=True)
 
     def second(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        self._zero(m)
-        return _normal(self.terms, 0).full().subs(ge.V1, v)
+        return self._at_mean.second(m, v) if m != 0 else _normal(self.terms, 0).full().subs(ge.V1, v)
 
     def slope_second(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        self._zero(m)
-        return _normal(self.terms, 1).full().subs(ge.V1, v)
+        return self._at_mean.slope.second(m, v) if m != 0 else _normal(self.terms, 1).full().subs(ge.V1, v)
 
     def gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
-        self._zero(m)
+        if m != 0:
+            return self._at_mean.gap(m, v, gap)
         return _normal(self.terms, 0).difference(ge.GAP).subs({ge.V1: v, ge.GAP: gap}, simultaneous=True)
 
     def slope_gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
-        self._zero(m)
+        if m != 0:
+            return self._at_mean.slope.gap(m, v, gap)
         return _normal(self.terms, 1).difference(ge.GAP).subs({ge.V1: v, ge.GAP: gap}, simultaneous=True)
-
-    def _zero(self, *means: sp.Expr) -> None:
-        for m in means:
-            if m != 0:
-                raise RefusedError(
-                    self.name, f"its moments are derived at zero mean, and the mean is {m}",
-                    "put a linear layer or a norm before it",
-                )
 
 
 def at_zero_mean(moment: sp.Expr, v1: sp.Expr, v2: sp.Expr) -> sp.Expr:

@@ -100,6 +100,69 @@ class ArcCosine(sp.Function):
         return True if all(argument.is_nonnegative for argument in self.args) else None
 
 
+class AbsoluteGap(sp.Function):
+    r"""AbsoluteGap(gap, v) :math:`= \Delta - 2 A_1(\Delta)/\pi`, which is :math:`E x^2 - E|x||y|` at zero mean.
+
+    The same for opposite tokens, :math:`\Delta \to 2v - \Delta`: its value vanishes at both ends, with all its digits.
+
+    >>> g, v = sp.symbols("g v", positive=True)
+    >>> AbsoluteGap(g, v).diff(g), AbsoluteGap(2*v, v), sp.N(AbsoluteGap(2 - sp.Rational(1, 10**20), 1), 10)
+    (1 - 2*ArcCosine(0, g, v)/pi, 0, 9.999999999e-21)
+    """
+
+    nargs = (2,)
+
+    @classmethod
+    def eval(cls, gap: sp.Expr, v: sp.Expr) -> sp.Expr | None:
+        return sp.S.Zero if gap == 0 or v == 0 or sp.expand(gap - 2 * v) == 0 else None
+
+    def in_angle(self, gap: sp.Expr) -> sp.Expr:
+        """The definition, in the gap or in that of opposite tokens."""
+        return gap - 2 * ArcCosine(1, gap, self.args[1]) / sp.pi
+
+    def elementary(self) -> sp.Expr:
+        """The definition in arccos and square roots."""
+        return self.in_angle(self.args[0]).replace(lambda node: isinstance(node, ArcCosine), lambda node: node.elementary())
+
+    def _eval_rewrite_as_Pow(self, *args: Any, **hints: Any) -> sp.Expr:
+        return self.elementary()
+
+    _eval_rewrite_as_acos = _eval_rewrite_as_Pow
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        gap, v = self.args
+        slope = 1 - 2 * ArcCosine(0, gap, v) / sp.pi
+        return slope if argindex == 1 else (self - gap * slope) / v
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        digits = int(prec / 3.3) + 20
+        gap, v = (sp.N(argument, 2 * digits) for argument in self.args)
+        if not gap.is_real or not v.is_real or not gap.is_number or not v.is_number:
+            return None
+        with mpmath.workprec(prec + 30):
+            value = absolute_gap(*(mpmath.mpf(item._to_mpmath(2 * prec + 60)) for item in (gap, v)))
+            return sp.Float._new(value._mpf_, prec)
+
+    def _eval_as_leading_term(self, x: sp.Symbol, logx: Any = None, cdir: int = 0) -> sp.Expr:
+        return self.in_angle(self.args[0]).as_leading_term(x, logx=logx, cdir=cdir)
+
+    def _eval_nseries(self, x: sp.Symbol, n: int, logx: Any, cdir: int = 0) -> sp.Expr:
+        return self.in_angle(self.args[0])._eval_nseries(x, n, logx, cdir)
+
+    def _eval_is_real(self) -> bool | None:
+        return True if all(argument.is_nonnegative for argument in self.args) else None
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        text = rf"\left({printer._print(self.in_angle(self.args[0]))}\right)"
+        return text if exp is None else rf"{text}^{{{exp}}}"
+
+
+def absolute_gap(gap: Any, v: Any) -> Any:
+    """The function in mpmath numbers at the working precision."""
+    near = min(gap, 2 * v - gap)
+    return near - 2 * arc_cosine(1, near, v) / mpmath.pi
+
+
 def arc_cosine(k: Any, gap: Any, v: Any) -> Any:
     """The function in mpmath numbers at the working precision, with guard digits near gap = 0."""
     if gap == 0 or v == 0:

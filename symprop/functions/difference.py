@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sympy as sp
 
 from symprop.core.errors import RefusedError
-from symprop.functions.arc_cosine import ArcCosine
+from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 
 
 def _scale(v: sp.Expr, noise2: sp.Expr, other2: sp.Expr) -> sp.Expr:
@@ -95,6 +95,9 @@ class Kernel:
         quotient, remainder = sp.div(linear, sp.Poly(sp.expand(gap * (v + at)), gap))
         even = sp.expand(self.full() - constant - angle * sp.pi / 2)
         first_coefficient = sp.expand(3 * at * quotient.as_expr() - root)
+        size = -sp.pi * first_coefficient / 2
+        if quotient.is_zero and remainder.is_zero and sp.expand(even - size * gap) == 0:
+            return size * AbsoluteGap(gap, v)
         return (
             even + remainder.as_expr() * zeroth + first_coefficient * first + 4 * quotient.as_expr() * second
         )

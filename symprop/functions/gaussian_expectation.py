@@ -80,9 +80,38 @@ class Ogive:
     noise2: sp.Expr = sp.S.Zero
 
 
+@dataclass(frozen=True)
+class Bump:
+    r"""The derivative of an ogive: the density of a normal variable of variance ``noise2``, Dirac's delta at zero."""
+
+    noise2: sp.Expr = sp.S.Zero
+
+
 STEP = Ogive()
-Term = tuple[sp.Expr, int, Ogive | None]
+Base = Ogive | Bump | None
+Term = tuple[sp.Expr, int, Base]
 """Coefficient, power and base (None for one) of a term of a function."""
+
+
+def derivative(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """The derivative of a function, as terms; a power of x times Dirac's delta is zero.
+
+    >>> derivative(((sp.S.One, 1, STEP),)) == ((sp.S.One, 0, STEP),)
+    True
+    """
+    found: dict[tuple[int, Base], sp.Expr] = {}
+
+    def add(coefficient: sp.Expr, power: int, base: Base) -> None:
+        if coefficient != 0 and not (base == Bump() and power > 0):
+            found[power, base] = found.get((power, base), sp.S.Zero) + coefficient
+
+    for coefficient, power, base in terms:
+        add(coefficient * power, power - 1, base)
+        if isinstance(base, Ogive):
+            add(coefficient, power, Bump(base.noise2))
+        elif isinstance(base, Bump):
+            add(-coefficient / base.noise2, power + 1, base)
+    return tuple((coefficient, power, base) for (power, base), coefficient in found.items())
 
 
 @cache
@@ -107,11 +136,11 @@ def product(first: tuple[Term, ...], second: tuple[Term, ...]) -> tuple[Term, ..
     )
 
 
-def _no_product(one: Ogive, other: Ogive) -> bool:
+def _no_product(one: Base, other: Base) -> bool:
     raise ValueError(f"the product of {one} and {other} is not one base: take the two-variable moment at full covariance")
 
 
-def _moment(i: int, one: Ogive | None, j: int, other: Ogive | None) -> sp.Expr:
+def _moment(i: int, one: Base, j: int, other: Base) -> sp.Expr:
     found = _base(one, other)
     for _ in range(i):
         found = M1 * found + V1 * sp.diff(found, M1) + COV * sp.diff(found, M2)
@@ -120,7 +149,7 @@ def _moment(i: int, one: Ogive | None, j: int, other: Ogive | None) -> sp.Expr:
     return found
 
 
-def _base(one: Ogive | None, other: Ogive | None) -> sp.Expr:
+def _base(one: Base, other: Base) -> sp.Expr:
     spread = [None if base is None else sp.sqrt(v + base.noise2) for base, v in ((one, V1), (other, V2))]
     first, second = spread
     if first is not None and second is not None:

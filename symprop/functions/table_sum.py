@@ -14,6 +14,48 @@ from sympy.core.symbol import Str
 Row: TypeAlias = tuple[Any, ...]
 
 
+class Larger(sp.Function):
+    """The larger of two real numbers, compared only once they are numbers: SymPy's ``Max`` takes long to try."""
+
+    nargs = (2,)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        first, second = self.args
+        own, other = (first, second) if argindex == 1 else (second, first)
+        chosen = own <= other if isinstance(self, Smaller) else own >= other
+        return sp.Piecewise((1, chosen), (0, True))
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class Smaller(Larger):
+    """The smaller of two real numbers."""
+
+
+class Reach(sp.Function):
+    """The logarithm of one over the rounding error: a summand uses it to stop where nothing is left to add.
+
+    As a number it is that of a double.
+    """
+
+    nargs = (0,)
+
+    @staticmethod
+    def at(precision: int) -> int:
+        """The value for numbers of that many bits."""
+        return precision * 7 // 10 + 3
+
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        return sp.Float._new(mpmath.mpf(self.at(53))._mpf_, prec)
+
+    def _eval_is_positive(self) -> bool:
+        return True
+
+
+REACH = Reach()
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of mpmath numbers at the working precision; ``code`` is a Python expression for them where they are many."""
@@ -115,7 +157,7 @@ class TableSum(sp.Function):
 
     def value(self, *arguments: Any) -> Any:
         """The sum at mpmath numbers, with the working precision."""
-        compiled = _compiled(self.summand)
+        compiled = _compiled(self.summand, mpmath.mp.prec)
         return mpmath.fsum(compiled(*row, *arguments) for row in table_rows(self.table, mpmath.mp.prec))
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
@@ -176,21 +218,30 @@ class SmoothSum(TableSum):
 
 
 @lru_cache(maxsize=256)
-def _compiled(summand: sp.Lambda) -> Callable[..., Any]:
-    return _lambdified(summand, mpmath)
+def _compiled(summand: sp.Lambda, precision: int) -> Callable[..., Any]:
+    return _lambdified(summand, mpmath, precision)
 
 
-def _lambdified(summand: sp.Lambda, library: Any) -> Callable[..., Any]:
+def _lambdified(summand: sp.Lambda, library: Any, precision: int = 53) -> Callable[..., Any]:
     """The summand in the numbers of a library; a function that has a ``formula`` is evaluated by that."""
     own = {
-        kind.__name__: _lambdified(kind.formula(), library)
+        kind.__name__: _lambdified(kind.formula(), library, precision)
         for kind in {node.func for node in summand.expr.atoms(sp.Function)}
         if hasattr(kind, "formula")
     }
+    own["Reach"] = lambda: Reach.at(precision)
+    larger, smaller = (max, min) if library is mpmath else (library.maximum, library.minimum)
+    own |= {"ExpMinusOne": library.expm1, "log_of_one_plus": library.log1p, "Larger": larger, "Smaller": smaller}
     function: Callable[..., Any] = sp.lambdify(
-        summand.signature, summand.expr, modules=[own, library.__name__], cse=True
+        summand.signature, summand.expr.replace(sp.log, _exact_log), modules=[own, library.__name__], cse=True
     )
     return function
+
+
+def _exact_log(argument: sp.Expr) -> sp.Expr:
+    """A logarithm, by a function of its own near one."""
+    one, rest = argument.as_coeff_Add()
+    return sp.Function("log_of_one_plus")(rest) if one == 1 else sp.log(argument)
 
 
 def callable_sums(

@@ -10,7 +10,6 @@ from scipy.integrate import quad
 
 from symprop.codegen import FunctionSpec, evaluate, parameters
 from symprop.codegen.render import load
-from symprop.core.errors import RefusedError
 from symprop.core.symbols import gap, sigma2
 from symprop.functions.activation import Absolute, Erf, Gelu, Identity, LeakyRelu, Relu, Sine, SkipSum, SquaredRelu
 from symprop.functions.arc_cosine import ArcCosine
@@ -121,11 +120,6 @@ def test_arc_cosine_series_and_derivatives():
             change = node.diff(symbol) - node.elementary().diff(symbol)
             assert abs(sp.N(change.subs(point), 40, maxn=300)) < 1e-35
     assert sp.limit(Relu().gap(ZERO, sp.S.One, g) / g, g, 0) == sp.S.Half
-
-
-def test_a_kinked_kernel_at_a_mean_is_refused():
-    with pytest.raises(RefusedError, match="zero mean"):
-        Relu().gap(sp.Rational(1, 2), sp.S.One, sp.S.Half)
 
 
 def test_correlation_deficit_is_that_of_samples():
