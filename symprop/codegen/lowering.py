@@ -99,8 +99,8 @@ def _called(node: TableSum) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _digest(table: str, summand: sp.Lambda) -> str:
-    return sha256(f"{table} {summand}".encode()).hexdigest()[:6]
+def _digest(*parts: Any) -> str:
+    return sha256(" ".join(map(str, parts)).encode()).hexdigest()[:6]
 
 
 class LogGeometricSum(_Lowered):
