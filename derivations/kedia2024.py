@@ -432,32 +432,33 @@ def recipe_claims() -> tuple[Claim, ...]:
     )
 
 
-def _moments(activation: Activation) -> FunctionSpec:
-    zero = sp.S.Zero
+def _moments(activation: Activation, mean: sp.Expr = sp.S.Zero) -> FunctionSpec:
     outputs = {
-        "mean": activation.mean(zero, sigma2),
-        "second": activation.second(zero, sigma2),
-        "change": activation.gap(zero, sigma2, gap),
-        "slope_mean": activation.slope_mean(zero, sigma2),
-        "slope_second": activation.slope_second(zero, sigma2),
-        "slope_change": activation.slope_gap(zero, sigma2, gap),
+        "mean": activation.mean(mean, sigma2),
+        "second": activation.second(mean, sigma2),
+        "change": activation.gap(mean, sigma2, gap),
+        "slope_mean": activation.slope_mean(mean, sigma2),
+        "slope_second": activation.slope_second(mean, sigma2),
+        "slope_change": activation.slope_gap(mean, sigma2, gap),
     }
     component = Elementwise(activation)
     derived = {
         key: Derived(sp.sympify(value), component.assumptions, component.neglected, (*component.sources, *activation.sources))
         for key, value in outputs.items()
     }
+    at, ending = ("zero mean", "") if mean == 0 else (f"mean {mean}", "_at_mean")
     return FunctionSpec.from_derived(
-        f"{activation.name}_moments",
-        f"Moments of {activation.name} and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - "
+        f"{activation.name}_moments{ending}",
+        f"Moments of {activation.name} and of its slope for two tokens of {at}, variance sigma2 and covariance sigma2 - "
         "gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.",
-        (sigma2, gap), derived,
+        (*(() if mean == 0 else (mean,)), sigma2, gap), derived,
     )
 
 
 def _activation_evaluators() -> tuple[FunctionSpec, ...]:
     closed = (Relu(), Absolute(), SquaredRelu(), Gelu(), Erf(), Sine())
-    return tuple(_moments(item) for item in (*closed, Silu(), Tanh(), Sigmoid(), GeluTanh()))
+    centred = (_moments(item) for item in (*closed, Silu(), Tanh(), Sigmoid(), GeluTanh()))
+    return (*centred, *(_moments(item, mu) for item in closed))
 
 
 def _depth_evaluators() -> tuple[FunctionSpec, ...]:
