@@ -14,6 +14,7 @@ from symprop.core.errors import InputError, RefusedError
 from symprop.core.expression import compare
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.depth_nodes import ExpMinusOne
+from symprop.functions.softmax_expansion import weight_moment
 from symprop.functions.softmax_overlap import (
     OverlapGap,
     Participation,
@@ -24,7 +25,6 @@ from symprop.functions.softmax_overlap import (
     expanded,
     softmax_gradient,
     softmax_variance,
-    weight_moment,
 )
 from symprop.wick import mean_gradient_norm, output_norm_beyond_uniform, token_average
 
