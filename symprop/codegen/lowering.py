@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 import sympy as sp
+from sympy.core.symbol import Str
 from sympy.logic.boolalg import Boolean
 
 from symprop.codegen.spec import FunctionSpec
@@ -21,6 +22,16 @@ from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
+from symprop.functions.softmax_overlap import (
+    JacobianOverlap,
+    OverlapGap,
+    PairNode,
+    RowGap,
+    RowNode,
+    SoftmaxSlope,
+    WeightGap,
+    jacobian_square,
+)
 from symprop.functions.table_sum import TableSum, table_rows
 
 
@@ -82,6 +93,30 @@ class ArcCosine2(_Lowered):
 
 class RisingStep(_Lowered):
     """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
+
+
+class SoftmaxRow(_Lowered):
+    """Moments of a row of softmax weights: (text of the requests, variance, tokens, dimension or None, spread)."""
+
+
+class SoftmaxPair(_Lowered):
+    """Moments of two rows: (text of the requests, variance, gap, tokens, additional keys)."""
+
+
+class SoftmaxWeightGap(_Lowered):
+    """WeightGap of (variance, tokens)."""
+
+
+class SoftmaxRowGap(_Lowered):
+    """RowGap of (variance, gap, tokens)."""
+
+
+class SoftmaxOverlapGap(_Lowered):
+    """OverlapGap of (variance, gap, tokens)."""
+
+
+class Entry(_Lowered):
+    """The k-th of several values, given these and k."""
 
 
 LOOPS: dict[str, TableSum] = {}
@@ -171,7 +206,7 @@ def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
     if expression.is_Atom:
         return expression
     expression = expression.func(*(_bind(argument, bound) for argument in expression.args))
-    if isinstance(expression, sp.Function) and not isinstance(expression, (Square, sp.Piecewise)):
+    if isinstance(expression, sp.Function) and not isinstance(expression, (Square, Entry, sp.Piecewise)):
         return bound.setdefault(expression, sp.Dummy(f"bound{len(bound)}"))
     return expression
 
@@ -182,8 +217,12 @@ _LARGEST = sp.Float(sys.float_info.max)
 class _Lowering:
     def __init__(self, expressions: Iterable[sp.Expr]) -> None:
         self.alone: set[sp.Expr] = set()
+        self.requests: dict[tuple[type, tuple[sp.Expr, ...]], dict[Any, None]] = {}
         for expression in list(expressions):
             for node in sp.preorder_traversal(expression):
+                for moment in _moments(node):
+                    kind, request, arguments = _request(moment)
+                    self.requests.setdefault((kind, arguments), {}).setdefault(request)
                 if isinstance(node, GrowthMinusOne):
                     self.alone.add(node.args[0])
                 elif isinstance(node, GeometricSum):
@@ -218,6 +257,18 @@ class _Lowering:
             return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
         if isinstance(node, TableSum):
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
+        if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
+            return self.lower(_spelled(node))
+        if isinstance(node, (WeightGap, RowGap, OverlapGap)):
+            gap = {WeightGap: SoftmaxWeightGap, RowGap: SoftmaxRowGap, OverlapGap: SoftmaxOverlapGap}[node.func]
+            return gap(*(self.lower(argument) for argument in node.args))
+        if isinstance(node, (RowNode, PairNode)):
+            kind, request, arguments = _request(node)
+            requests = sorted(self.requests[kind, arguments])
+            values = kind(Str(repr(requests)), *(
+                Str("None") if argument is sp.oo else self.lower(argument) for argument in arguments
+            ))
+            return Entry(values, sp.Integer(requests.index(request)))
         if isinstance(node, sp.log):
             coefficient, rest = node.args[0].as_coeff_Add()
             return self.log_of_one_plus(rest) if coefficient == 1 else Log(self.lower(node.args[0]))
@@ -281,6 +332,32 @@ class _Lowering:
                 logarithm = self.log_of_one_plus(base) if plus_one else PowerLog(self.lower(base))
                 total.append(_number(coefficient) * logarithm)
         return sp.Add(*total)
+
+
+def _spelled(node: sp.Expr) -> sp.Expr:
+    """A node that is evaluated as a sum of moments; there is no division by zero for a single token."""
+    if isinstance(node, SoftmaxSlope):
+        return jacobian_square(*node.args) / sp.Max(node.tokens - 1, 1)
+    spelled: sp.Expr = node.moments()
+    return spelled
+
+
+def _moments(node: sp.Expr) -> Iterator[RowNode | PairNode]:
+    """The moments of softmax weights that a node needs."""
+    if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
+        for inner in sp.preorder_traversal(_spelled(node)):
+            yield from _moments(inner)
+    elif isinstance(node, (RowNode, PairNode)) and not isinstance(node, (RowGap, OverlapGap)):
+        yield node
+
+
+def _request(node: RowNode | PairNode) -> tuple[type, Any, tuple[sp.Expr, ...]]:
+    """What evaluates a moment, its exponents (with the power of G for a row), and the arguments that share an evaluation."""
+    if isinstance(node, RowNode):
+        *arguments, weight = node.rest
+        power = int(weight) if weight.is_Integer else float(weight)
+        return SoftmaxRow, (node.powers, power), tuple(arguments)
+    return SoftmaxPair, node.powers, node.rest
 
 
 def _log_terms(base: sp.Expr) -> list[tuple[sp.Expr, sp.Expr, bool]]:

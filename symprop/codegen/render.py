@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import sympy as sp
 
-from symprop.codegen import special
+from symprop.codegen import special, special_softmax
 from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.lowering import in_groups, lower, program
 from symprop.codegen.printers import Code
@@ -82,7 +82,7 @@ def _helpers(backend: str) -> dict[str, str]:
             "_quadrature_weight", "The weight of that node.", QuadratureWeight.formula(), backend
         ),
     }
-    return {**HELPERS[backend], **special.helpers(backend), **rule}
+    return {**HELPERS[backend], **special.helpers(backend), **special_softmax.helpers(backend), **rule}
 
 
 def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 r"""Contractions of softmax weights with the Gram matrix of their keys, for keys o_j that are uniform on a sphere.
 
 Given the cosines c_j with the query, :math:`\Omega_{jk} = o_j \cdot o_k = c_j c_k + \sqrt{(1 - c_j^2)(1 - c_k^2)}\, \nu_{jk}`
-for j != k, where :math:`\nu_{jk}` is a cosine of two independent directions in D - 1 dimensions: of mean 0 and variance 1/(D - 1),
+for j != k, where :math:`\nu_{jk}` is a cosine of two directions in D - 1 dimensions: of mean 0 and variance 1/(D - 1),
 uncorrelated for different pairs. A contraction therefore is a polynomial in :math:`T(k, p) = \sum_j w_j^k c_j^p`, found
 here by summing over the tokens that coincide. Arguments of the named functions: score variance a, tokens n, dimension D of the
 keys and, as in :class:`~symprop.functions.softmax_overlap.WeightMoment`, w and k. ``D = oo`` stands for normal keys
@@ -54,7 +54,7 @@ def _over_distinct(powers: list[Power]) -> Polynomial:
 
 @lru_cache(maxsize=64)
 def contraction(powers: tuple[Power, ...], edges: tuple[Edge, ...]) -> tuple[tuple[Monomial, sp.Expr], ...]:
-    r"""The expectation over directions of :math:`\sum_{j_1, j_2, ...} \prod_i w_{j_i}^{k_i} c_{j_i}^{p_i} \prod_e \Omega_{j_e j_{e'}}`.
+    r"""Expectation over directions of :math:`\sum_{j_1, ...} \prod_i w_{j_i}^{k_i} c_{j_i}^{p_i} \prod_e \Omega_{j_e j_e'}`.
 
     At most two edges. Returns pairs of a monomial and its coefficient, which depends on the symbol D.
 

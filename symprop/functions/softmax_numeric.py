@@ -287,3 +287,109 @@ def pair_moments(
     for k in range(len(first)):
         found[:, k] = _pair_point(requests, first[k], second[k], deficit[k], tokens[k], extra[k], step)
     return found
+
+
+def _legendre_nodes(count: Any) -> Any:
+    """Gauss nodes and weights on [0, 1]."""
+    matrix = np.zeros((1, count, count), dtype=np.float64)
+    for k in range(1, count):
+        matrix[:, k, k - 1] = matrix[:, k - 1, k] = k / (4 * k * k - 1) ** 0.5
+    nodes, vectors = np.linalg.eigh(matrix)
+    return (1 + nodes[0]) / 2, vectors[0, 0] ** 2
+
+
+def _one_shape(*values: Any) -> Any:
+    """The common shape of arrays that broadcast, and the arrays as float64 vectors of its size."""
+    zero = sum(0.0 * np.isfinite(value) for value in values)
+    return zero.shape, [(value + zero).reshape(-1) for value in values]
+
+
+def averaged_moments(
+    requests: Any, variance: Any, tokens: Any, dimension: Any, spread: Any, evaluate: Any = row_moments
+) -> Any:
+    """E over G of G^k times a moment of a row at the score variance G a, of shape (requests, broadcast shape).
+
+    ``requests`` lists pairs of the exponents and of k; G has the variance ``spread``. ``dimension`` None is a normal law.
+    """
+    given = variance if dimension is None else dimension
+    shape, (a, n, law, w) = _one_shape(variance, tokens, given, spread)
+    law = 0 * a + float("inf") if dimension is None else law
+    kinds = sorted({powers for powers, _ in requests})
+    if float(w.max()) > 0:
+        nodes, parts = gamma_nodes(w)
+        wide = [(item[:, None] + 0 * nodes).reshape(-1) for item in (n, law)]
+        values = evaluate(kinds, (a[:, None] * nodes).reshape(-1), *wide).reshape(len(kinds), len(a), 5)
+        found = [(parts * nodes ** float(k) * values[kinds.index(powers)]).sum(1) for powers, k in requests]
+    else:
+        values = evaluate(kinds, a, n, law)
+        found = [values[kinds.index(powers)] for powers, _ in requests]
+    return np.stack(found).reshape(len(found), *shape)
+
+
+def weight_gap(variance: Any, tokens: Any, evaluate: Any = row_moments) -> Any:
+    """(n Y - 1)/(n - 1), as an integral of dY/da where a is small, so that it keeps its digits."""
+    shape, (a, n) = _one_shape(variance, tokens)
+    small = a < 0.5
+    found = 0.0 * a
+    if bool(small.any()):
+        nodes, parts = _legendre_nodes(12)
+        b, m = a[small], n[small]
+        places = (b[:, None] * nodes).reshape(-1)
+        square, cube, product = evaluate(
+            [((2, 0),), ((3, 0),), ((2, 0), (2, 0))], places, (m[:, None] + 0 * nodes).reshape(-1), 0 * places + float("inf")
+        )
+        slope = ((square - 4 * cube + 3 * product).reshape(len(b), 12) * parts).sum(1)
+        found[small] = b * m * slope / np.clip(m - 1, 1.0, None)
+    if not bool(small.all()):
+        b, m = a[~small], n[~small]
+        found[~small] = (m * evaluate([((2, 0),)], b, m, 0 * b + float("inf"))[0] - 1) / np.clip(m - 1, 1.0, None)
+    return found.reshape(shape)
+
+
+def two_rows(requests: Any, variance: Any, gap: Any, tokens: Any, extra: Any) -> Any:
+    """:func:`pair_moments` of rows of one variance, by the gap of their scores; all arguments are vectors."""
+    flat = variance == 0
+    deficit = np.where(flat, 0 * gap, gap) / np.where(flat, 1 + 0 * variance, variance)
+    return pair_moments(requests, variance, variance, deficit, tokens, extra)
+
+
+def overlap_moments(requests: Any, variance: Any, gap: Any, tokens: Any, extra: Any, evaluate: Any = two_rows) -> Any:
+    """Moments of two rows, of shape (requests, broadcast shape)."""
+    shape, (a, g, n, m) = _one_shape(variance, gap, tokens, extra)
+    return evaluate(requests, a, g, n, m).reshape(len(requests), *shape)
+
+
+def _jacobian_integral(variance: Any, first: Any, last: Any, tokens: Any, evaluate: Any) -> Any:
+    """The integral of E tr(J_i J_k) over the score gap between two gaps that differ little."""
+    nodes, parts = _legendre_nodes(4)
+    a, n = ((item[:, None] + 0 * nodes).reshape(-1) for item in (variance, tokens))
+    gaps = (first[:, None] + (last - first)[:, None] * nodes).reshape(-1)
+    one, two, three = evaluate([((1, 1),), ((1, 2),), ((1, 1), (1, 1))], a, gaps, n, 0 * a)
+    return (last - first) * ((one - 2 * two + three).reshape(len(first), 4) * parts).sum(1)
+
+
+def row_gap(variance: Any, gap: Any, tokens: Any, evaluate: Any = two_rows) -> Any:
+    """Overlap of a row with itself minus that of two rows; an integral of its slope where the gap is small."""
+    shape, (a, g, n) = _one_shape(variance, gap, tokens)
+    small = g < 0.02 * a
+    found = 0.0 * a
+    if bool(small.any()):
+        found[small] = _jacobian_integral(a[small], 0 * g[small], g[small], n[small], evaluate)
+    if not bool(small.all()):
+        b, h, m = a[~small], g[~small], n[~small]
+        found[~small] = evaluate([((1, 1),)], b, 0 * h, m, 0 * m)[0] - evaluate([((1, 1),)], b, h, m, 0 * m)[0]
+    return found.reshape(shape)
+
+
+def overlap_gap(variance: Any, gap: Any, tokens: Any, evaluate: Any = two_rows) -> Any:
+    """(n V - 1)/(n - 1) of the overlap V of two rows; an integral of its slope where the covariance is small."""
+    shape, (a, g, n) = _one_shape(variance, gap, tokens)
+    small = abs(a - g) < 0.02
+    found = 0.0 * a
+    if bool(small.any()):
+        b, h, m = a[small], g[small], n[small]
+        found[small] = _jacobian_integral(b, h, b, m, evaluate) * m / np.clip(m - 1, 1.0, None)
+    if not bool(small.all()):
+        b, h, m = a[~small], g[~small], n[~small]
+        found[~small] = (m * evaluate([((1, 1),)], b, h, m, 0 * m)[0] - 1) / np.clip(m - 1, 1.0, None)
+    return found.reshape(shape)

@@ -140,6 +140,7 @@ def pair_monomial(powers: Any) -> Monomial:
 
 
 def _pair_sum(terms: _Local) -> Polynomial:
+    """The sum over j for two rows."""
     found: Polynomial = {}
     for (local, sums), value in terms.items():
         add_term(found, pair_monomial((local, *sums)), value)
@@ -166,4 +167,5 @@ def own_heat(powers: Monomial) -> Polynomial:
 
 
 def _by_length(item: tuple[Monomial, Any]) -> tuple[int, Monomial]:
+    """Short monomials first."""
     return len(item[0]), item[0]

@@ -143,7 +143,7 @@ def _pair(powers: tuple[Monomial, ...], variance: Any, gap: Any, tokens: int, ex
     return _pair_moments(powers, variance, gap, tokens, extra, mpmath.mp.prec)
 
 
-class _RowNode(_WeightNode):
+class RowNode(_WeightNode):
     r"""E over G of G^k times the moment at the score variance G a, for keys of a law given by a dimension D.
 
     Trailing arguments: the variance a, the tokens n and, if they are not the defaults, the dimension D (oo: normal keys;
@@ -159,30 +159,30 @@ class _RowNode(_WeightNode):
         raise NotImplementedError
 
     @property
-    def _rest(self) -> tuple[sp.Expr, ...]:
+    def rest(self) -> tuple[sp.Expr, ...]:
         """Variance, tokens, dimension, spread and weight."""
         rest = self._numeric
         return rest + self._DEFAULTS[len(rest) - 2 :]
 
     @property
     def variance(self) -> sp.Expr:
-        return self._rest[0]
+        return self.rest[0]
 
     @property
     def tokens(self) -> sp.Expr:
-        return self._rest[1]
+        return self.rest[1]
 
     @property
     def leading(self) -> int:  # type: ignore[override]
         return sum(k - 1 for k, _ in self.powers)
 
     def coefficients(self, order: int) -> tuple[PolyElement, ...]:
-        if self._rest[2:] != self._DEFAULTS or any(p for _, p in self.powers):
+        if self.rest[2:] != self._DEFAULTS or any(p for _, p in self.powers):
             raise self._refuse_expansion()
         return product_moment(tuple((k, 0) for k, _ in self.powers), order)
 
     def _exact(self) -> mpmath.mpf:
-        variance, tokens, dimension, spread, weight = self._rest
+        variance, tokens, dimension, spread, weight = self.rest
         width = None if dimension is sp.oo else _mp(dimension)
         if width is not None and width < 0:
             raise RefusedError(str(self), "the scale mixture of key laws is evaluated in double precision only",
@@ -196,11 +196,11 @@ class _RowNode(_WeightNode):
         )
 
     def _of(self, powers: Monomial, shift: sp.Expr = sp.S.Zero) -> sp.Expr:
-        variance, tokens, dimension, spread, weight = self._rest
+        variance, tokens, dimension, spread, weight = self.rest
         return WeightMoment(powers, variance, tokens, dimension, spread, weight + shift)
 
     def _variance_slope(self) -> sp.Expr:
-        dimension = self._rest[2]
+        dimension = self.rest[2]
         if all(p == 0 for _, p in self.powers) and not dimension.is_negative:
             sphere = dimension is not sp.oo
             factor = dimension / (dimension - 1) if sphere else sp.S.One
@@ -240,7 +240,7 @@ def key_moment(power: int, dimension: sp.Expr) -> sp.Expr:
     return sp.factorial2(power - 1) / rising
 
 
-class WeightMoment(_RowNode):
+class WeightMoment(RowNode):
     r"""WeightMoment(powers, a, n[, D[, w[, k]]]), the moment :math:`E_G\, G^k\, E \prod_b \sum_j w_j^{k_b} c_j^{p_b}` of a row.
 
     ``powers`` lists the pairs (k_b, p_b), or integers k_b for p_b = 0; c_j are the keys in the units of
@@ -290,7 +290,7 @@ class WeightMoment(_RowNode):
         >>> sp.factor(WeightMoment(((1, 1),), a, n).by_parts())
         -sqrt(a)*(Participation(a, n) - 1)
         """
-        variance, tokens, dimension, spread, weight = self._rest
+        variance, tokens, dimension, spread, weight = self.rest
         if dimension is not sp.oo:
             return self
         total = sp.S.Zero
@@ -336,7 +336,7 @@ def _uniform(sums: Monomial, tokens: sp.Expr, dimension: sp.Expr) -> sp.Expr:
     return sp.factor(total / tokens ** sum(k for k, _ in sums))
 
 
-class Participation(_RowNode):
+class Participation(RowNode):
     r"""Participation(a, n[, D[, w[, k]]]) of a row of softmax weights, :math:`Y = E \sum_j A_j^2`: the moment ((2, 0),).
 
     1/n for uniform weights, 1 for a single token. Arguments as in :class:`WeightMoment`: the variance a of a score about what
@@ -454,28 +454,32 @@ class SoftmaxSlope(_PlainRowNode):
         return _mp(self.moments())
 
 
-class _PairNode(_WeightNode):
+class PairNode(_WeightNode):
     """A moment of two rows; arguments: variance a, gap g = a - c, tokens n and, for a row with more keys, how many more."""
 
     nargs: Any = (3, 4)
+    @property
+    def powers(self) -> Monomial:
+        """The exponents (k, l) of the factors sum_j A_ij^k A_i'j^l, for a moment."""
+        raise NotImplementedError
 
     @property
-    def _rest(self) -> tuple[sp.Expr, ...]:
+    def rest(self) -> tuple[sp.Expr, ...]:
         """Variance, score gap, tokens and additional keys of the second row."""
         rest = self._numeric
         return rest if len(rest) == 4 else (*rest, sp.S.Zero)
 
     @property
     def variance(self) -> sp.Expr:
-        return self._rest[0]
+        return self.rest[0]
 
     @property
     def score_gap(self) -> sp.Expr:
-        return self._rest[1]
+        return self.rest[1]
 
     @property
     def tokens(self) -> sp.Expr:
-        return self._rest[2]
+        return self.rest[2]
 
     def moments(self) -> sp.Expr:
         """The node in moments of rows and of pairs of rows."""
@@ -487,20 +491,20 @@ class _PairNode(_WeightNode):
             raise self._no_slope(("the number of tokens", "the number of additional keys")[place - 2])
         names = sp.symbols("a g", positive=True, cls=sp.Dummy)
         moments = self.func(*names, *self._numeric[2:]).moments()
-        return moments.diff(names[place]).xreplace(dict(zip(names, self._rest[:2], strict=True)))
+        return moments.diff(names[place]).xreplace(dict(zip(names, self.rest[:2], strict=True)))
 
     def _exact_pair(self, *powers: Monomial) -> Any:
-        variance, gap, tokens, extra = self._rest
+        variance, gap, tokens, extra = self.rest
         if not (extra.is_integer and extra.is_nonnegative):
             raise InputError("additional keys", extra, "an integer >= 0")
         return _pair(powers, _mp(variance), _mp(gap), int(tokens), int(extra))
 
     def _refuse_unequal(self) -> None:
-        if self._rest[3] != 0:
+        if self.rest[3] != 0:
             raise self._refuse_expansion()
 
 
-class PairMoment(_PairNode):
+class PairMoment(PairNode):
     r"""PairMoment(powers, a, g, n[, m]), the moment :math:`E \prod_b \sum_j A_{ij}^{k_b} A_{i'j}^{l_b}` of two rows.
 
     ``powers`` lists the pairs (k_b, l_b). Row i has n keys, row i' these and m more (a causal mask).
@@ -569,23 +573,23 @@ class PairMoment(_PairNode):
         return text if exp is None else rf"\left[{text}\right]^{{{exp}}}"
 
 
-def _pair_slope(node: _PairNode, powers: Monomial, place: int) -> sp.Expr:
+def _pair_slope(node: PairNode, powers: Monomial, place: int) -> sp.Expr:
     """Derivative of a moment of two rows in the variance (0) or the gap (1)."""
     if place > 1:
         raise node._no_slope(("the number of tokens", "the number of additional keys")[place - 2])
 
     def moment(inner: Monomial) -> sp.Expr:
-        return PairMoment(inner, *node._rest)
+        return PairMoment(inner, *node.rest)
 
     across = _combined(cross_heat(powers), moment)
     if place == 1:
         return -across
-    if node._rest[3] != 0:
+    if node.rest[3] != 0:
         raise node._no_slope("the variance of rows of unequal length")
     return across + _combined(own_heat(powers), moment)
 
 
-class RowOverlap(_PairNode):
+class RowOverlap(PairNode):
     r"""Overlap of two rows of softmax weights, :math:`E \sum_j A_{ij} A_{kj}`: 1/n uniform, 1 for a single token.
 
     Arguments: the variance a of a score about what its row shares, the gap g = a - c of the scores of two rows with
@@ -613,6 +617,11 @@ class RowOverlap(_PairNode):
         self._refuse_unequal()
         return product_moment(((1, 1),), order)
 
+    @property
+    def powers(self) -> Monomial:
+        """The exponents of the two rows."""
+        return ((1, 1),)
+
     def moments(self) -> sp.Expr:
         return self
 
@@ -626,7 +635,7 @@ class RowOverlap(_PairNode):
         return True if self.variance.is_nonnegative and self.tokens.is_positive else None
 
 
-class JacobianOverlap(_PairNode):
+class JacobianOverlap(PairNode):
     r"""Overlap of the Jacobians of two rows, :math:`B = E\, \mathrm{tr}(J_i J_k)`, :math:`J = \mathrm{diag}(A) - A A^\top`.
 
     The derivative of :class:`RowOverlap` in the covariance of the scores; its arguments. :math:`(1 - Y)^2/(n - 1)` for
@@ -651,7 +660,7 @@ class JacobianOverlap(_PairNode):
         return jacobian_square(variance, tokens) if score_gap == 0 and extra == 0 else None
 
     def moments(self) -> sp.Expr:
-        return _combined(cross_heat(((1, 1),)), lambda powers: PairMoment(powers, *self._rest))
+        return _combined(cross_heat(((1, 1),)), lambda powers: PairMoment(powers, *self.rest))
 
     def coefficients(self, order: int) -> tuple[PolyElement, ...]:
         self._refuse_unequal()
@@ -671,7 +680,7 @@ class JacobianOverlap(_PairNode):
         return True if inside else None
 
 
-class OverlapGap(_PairNode):
+class OverlapGap(PairNode):
     r"""Gap of the overlap of two rows, times n: :math:`n E(A_{i1} A_{k1} - A_{i1} A_{k2})`; arguments of :class:`RowOverlap`.
 
     >>> a, n = sp.symbols("a n", positive=True)
@@ -701,7 +710,7 @@ class OverlapGap(_PairNode):
             return (count * self._exact_pair(((1, 1),))[0] - 1) / (count - 1)
 
 
-class RowGap(_PairNode):
+class RowGap(PairNode):
     r"""How much two rows of weights differ, :math:`\tfrac12 E \sum_j (A_{ij} - A_{kj})^2`: participation minus overlap.
 
     Proportional to the gap g of the scores as g vanishes, without cancellation. Arguments of :class:`RowOverlap`.
@@ -796,8 +805,10 @@ __all__ = [
     "JacobianOverlap",
     "OverlapGap",
     "PairMoment",
+    "PairNode",
     "Participation",
     "RowGap",
+    "RowNode",
     "RowOverlap",
     "SoftmaxSlope",
     "WeightGap",
