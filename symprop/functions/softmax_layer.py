@@ -23,6 +23,7 @@ from functools import cached_property, lru_cache
 
 
 import sympy as sp
+from sympy.core.symbol import Str
 
 from symprop.functions.softmax_closed import closed_form
 from symprop.functions.softmax_contractions import (
@@ -51,6 +52,8 @@ from symprop.functions.softmax_overlap import (
 _A, _N, _D, _X = sp.symbols("a n D x", positive=True, cls=sp.Dummy)
 """Score variance, tokens, dimension of the keys, and 1 - rho of two rows."""
 
+ROW_ARGUMENTS = (_A, _N, _D)
+PAIR_ARGUMENTS = (_A, _N, _D, _X)
 Formulas = Mapping[str, sp.Expr]
 
 
@@ -75,7 +78,7 @@ def gamma_rule(variance: sp.Expr) -> tuple[tuple[sp.Expr, sp.Expr], ...]:
     return tuple(found)
 
 
-_LEGENDRE = tuple((sp.Rational(1, 2) + shift * sp.sqrt(15) / 10, weight)
+LEGENDRE = tuple((sp.Rational(1, 2) + shift * sp.sqrt(15) / 10, weight)
                   for shift, weight in ((-1, sp.Rational(5, 18)), (0, sp.Rational(4, 9)), (1, sp.Rational(5, 18))))
 """Gauss's rule of three nodes on [0, 1]."""
 
@@ -188,6 +191,7 @@ def _row_formulas(sphere: bool) -> dict[str, sp.Expr]:
             "size": own + (WeightMoment(((2, 2),), *row) - own) / _D,
         }
     formulas |= {"own": own, "square": square, "slope": 2 * _A * own.diff(_A)}
+    formulas["excess"] = _A * (1 - 3 * own + 2 * WeightMoment((3,), *row))
     return formulas | {"mean_slope": formulas["mean"].diff(_A), "own_slope": own.diff(_A)}
 
 
@@ -235,14 +239,15 @@ LEVELS = ("uniform", "closed_form", "exact", "reference")
 
 
 @lru_cache(maxsize=8)
-def _formulas(level: str, sphere: bool) -> tuple[Formulas, Formulas]:
+def formulas(level: str, sphere: bool) -> tuple[Formulas, Formulas]:
     """Formulas of one row and of two rows at a level."""
     if level == "uniform":
         at = {"square": (_N - 1) / _N**2, "trace": (1 - 1 / _N) ** 2}
         along, double = score_jacobian_square(0, _N), score_variance_square(0, _N)
         zero = sp.S.Zero
         row = {
-            "mean": 1 / _N, "own": 1 / _N, "size": 1 / _N, "gap": zero, "slope": zero, "mean_slope": zero, "own_slope": zero,
+            "mean": 1 / _N, "own": 1 / _N, "size": 1 / _N, "gap": zero, "slope": zero, "mean_slope": zero,
+            "own_slope": zero, "excess": zero,
             "square": at["square"], "jacobian": at["square"] + (along - at["square"]) / _D,
             "form": at["square"] + (at["trace"] - at["square"]) / _D + 2 * (_D - 1) / _D**2 * along
             + (double - at["trace"]) / _D**2,
@@ -260,97 +265,182 @@ def _formulas(level: str, sphere: bool) -> tuple[Formulas, Formulas]:
 
 
 @dataclass(frozen=True)
-class Averages:
-    """Expectations of the formulas of a level over the scales and correlations of a geometry."""
+class _Averages:
+    """Expectations of the formulas of a level over the scales and correlations of a geometry, as formulas."""
 
     geometry: Geometry
-    level: str = "exact"
-    sphere: bool = False
-    """Keys on a sphere, otherwise normal."""
+    level: str
+    sphere: bool
 
     def _put(self, expression: sp.Expr, variance: sp.Expr, deficit: sp.Expr = sp.S.Zero) -> sp.Expr:
         item = self.geometry
         return expression.xreplace({_A: variance, _N: item.tokens, _D: item.dimension, _X: deficit})
 
-    @property
-    def _fluctuates(self) -> bool:
-        return self.level != "uniform"
-
-    def one(self, name: str, scaled: bool = False) -> sp.Expr:
-        """E over G of a moment of one row, times G with ``scaled``."""
-        formula = _formulas(self.level, self.sphere)[0][name]
-        if not self._fluctuates:
-            return self._put(formula, sp.S.Zero)
-        a = self.geometry.variance
-        return sp.Add(*(
-            weight * (1 + shift if scaled else 1) * self._put(formula, a * (1 + shift)) for shift, weight in self.geometry.one_row
+    def value(self, average: Average) -> sp.Expr:
+        """One of the averages."""
+        a, item = self.geometry.variance, self.geometry
+        row, pair = formulas(self.level, self.sphere)
+        if average.kind == "row":
+            return sp.Add(*(
+                weight * (1 + shift) ** average.power * self._put(row[average.formula], a * (1 + shift))
+                for shift, weight in item.one_row
+            ))
+        total = sp.Add(*(
+            weight * (scale * (1 - deficit)) ** average.power * self._put(pair[average.formula], a * scale, deficit)
+            for scale, _, deficit, weight in item.two_rows
         ))
-
-    def two(self, name: str, scaled: bool = False) -> sp.Expr:
-        """E over P and rho of a moment of two rows, times P rho with ``scaled``."""
-        formula = _formulas(self.level, self.sphere)[1][name]
-        if not self._fluctuates:
-            return self._put(formula, sp.S.Zero) * (self.geometry.query_rho if scaled else 1)
-        a = self.geometry.variance
-        return sp.Add(*(
-            weight * (scale * (1 - deficit) if scaled else 1) * self._put(formula, a * scale, deficit)
-            for scale, _, deficit, weight in self.geometry.two_rows
-        ))
-
-    def scale_gap(self, name: str) -> sp.Expr:
-        """E over G minus E over P of a moment of one row whose derivative is ``name``, without a difference."""
-        formula = _formulas(self.level, self.sphere)[0][name]
-        if not self._fluctuates:
-            return sp.S.Zero
-        a = self.geometry.variance
-        total = sp.S.Zero
-        scales: dict[tuple[sp.Expr, sp.Expr], list[sp.Expr]] = {}
-        for scale, wider, _, weight in self.geometry.two_rows:
-            scales.setdefault((scale, wider), []).append(weight)
-        for (scale, wider), weights in scales.items():
-            for place, part in _LEGENDRE:
-                total += sp.Add(*weights) * part * a * wider * self._put(formula, a * (scale + place * wider))
+        if average.slope:
+            total += sp.Add(*(
+                weight * part * a * wider * self._put(row[average.slope], a * (scale + place * wider))
+                for scale, wider, _, weight in item.two_rows for place, part in LEGENDRE
+            ))
         return total
 
 
-NAMES = ("mean", "token_gap", "own", "size", "gap", "overlap_gap", "slope", "pair_slope", "square", "jacobian", "scaled_square",
-         "scaled_jacobian", "form", "scaled_form", "along", "scaled_along", "pair_jacobian", "pair_trace", "joint", "scaled_joint")
+@dataclass(frozen=True)
+class Average:
+    """The expectation of one formula: of one row times G^power, or of two rows times (P rho)^power.
 
-
-def moments(geometry: Geometry, level: str) -> dict[str, sp.Expr]:
-    """All averaged moments of a layer: of normal keys, or mixed with those of keys on a sphere for tokens of fixed norm.
-
-    To first order in 1/d every correction is linear in the variance of the private norm of a token, which the norm of a stream
-    reduces by (1 - r)^2: the mixture of the two laws of the keys with that weight.
+    With ``slope`` the mean over G of a moment of one row, less the mean of the moment of two rows: the difference of the
+    two laws of the scale is the integral of that derivative.
     """
-    found = _averaged(Averages(geometry, level))
-    if not geometry.unit or level in ("uniform", "closed_form"):
-        return found
-    other, theta = _averaged(Averages(geometry, level, sphere=True)), geometry.deficit**2
-    mixed = {key: theta * other[key] + (1 - theta) * found[key] for key in found}
-    # The private part of a token is large where its shared part is small.
-    plain = Averages(geometry, level)
-    excess = sp.Add(*(w * a_k * plain._put(_EXCESS, a_k) for a_k, w in (
-        (geometry.variance * (1 + shift), w) for shift, w in geometry.one_row)))
-    mixed["trade"] = (1 - theta) / geometry.dimension * excess
-    return mixed
+
+    kind: str
+    formula: str
+    power: int = 0
+    slope: str = ""
 
 
-_EXCESS = 1 - 3 * Participation(_A, _N) + 2 * WeightMoment((3,), _A, _N)
+AVERAGES: Mapping[str, Average] = {
+    **{name: Average("row", name) for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess")},
+    **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along")},
+    "row_gap": Average("pair", "row_gap", slope="own_slope"),
+    "token_gap": Average("pair", "token_gap", slope="mean_slope"),
+    "pair_slope": Average("pair", "slope"),
+    "pair_jacobian": Average("pair", "jacobian", 1),
+    "joint": Average("pair", "joint"),
+    "scaled_joint": Average("pair", "joint", 1),
+}
+"""What :class:`LayerMoment` knows, by name."""
 
 
-def _averaged(average: Averages) -> dict[str, sp.Expr]:
-    item = average.geometry
-    found = {name: average.one(name) for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along")}
-    found |= {f"scaled_{name}": average.one(name, scaled=True) for name in ("square", "jacobian", "form", "along")}
-    found["row_gap"] = average.two("row_gap") + average.scale_gap("own_slope")
-    found["token_gap"] = average.two("token_gap") + average.scale_gap("mean_slope")
-    found["pair_slope"] = average.two("slope")
-    found["pair_jacobian"] = average.two("jacobian", scaled=True)
-    found["joint"], found["scaled_joint"] = average.two("joint"), average.two("joint", scaled=True)
-    found["trade"] = sp.S.Zero
-    # Own form of the query path: two keys of W_K W_K^T see u_i through d_k directions.
-    for prefix in ("", "scaled_"):
-        found[f"{prefix}query"] = ((item.key_width - 1) * found[f"{prefix}form"]
-                                   + item.dimension * found[f"{prefix}along"]) / item.key_width
-    return found
+class LayerMoment(sp.Function):
+    r"""LayerMoment(name, level, a, n, D, d_k, deficit, bias, unit): an averaged moment of the softmax weights of a layer.
+
+    ``name`` is one of :data:`AVERAGES`, ``level`` one of :data:`LEVELS`, and the rest is a :class:`Geometry` (unit as 0 or 1).
+    Rational at the level ``uniform``; otherwise opaque, ``formula`` is its expression in moments of one and two rows.
+
+    >>> n, d, a = sp.symbols("n d a", positive=True)
+    >>> layer_moment("own", "uniform", Geometry(n, d, d, a, sp.S.Half))
+    1/n
+    """
+
+    nargs = (9,)
+
+    @classmethod
+    def eval(cls, name: sp.Expr, level: sp.Expr, *rest: sp.Expr) -> sp.Expr | None:
+        a, n, dimension = rest[:3]
+        average = AVERAGES[str(name)]
+        if n == 1:
+            return sp.S.One if str(name) in ("mean", "own", "size") else sp.S.Zero
+        if a == 0 or str(level) == "uniform":
+            if average.slope:
+                return sp.S.Zero
+            row, pair = formulas("uniform", False)
+            formula = (row if average.kind == "row" else pair)[average.formula]
+            scale = 1 if average.kind == "row" else (1 - rest[4] / (1 + rest[5])) ** average.power
+            return scale * formula.xreplace({_N: n, _D: dimension})
+        return None
+
+    @property
+    def name(self) -> str:
+        """Which average."""
+        return str(self.args[0])
+
+    @property
+    def level(self) -> str:
+        """How exactly."""
+        return str(self.args[1])
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of which layer."""
+        a, n, dimension, key_width, deficit, bias, unit = self.args[2:]
+        return Geometry(n, dimension, key_width, a, deficit, bias, bool(unit))
+
+    def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr:
+        return self.func(*self.args[:2], *(argument._subs(old, new) for argument in self.args[2:]))
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        if not any(symbol in argument.free_symbols for argument in self.args[2:]):
+            return sp.S.Zero
+        return self.formula().diff(symbol)
+
+    def formula(self) -> sp.Expr:
+        """The moment in moments of one and two rows (thousands of terms at the level ``exact``)."""
+        item, average = self.geometry, AVERAGES[self.name]
+        plain = _Averages(item, self.level, False).value(average)
+        if not item.unit or self.level == "closed_form":
+            return plain
+        theta = item.deficit**2
+        return theta * _Averages(item, self.level, True).value(average) + (1 - theta) * plain
+
+    @property
+    def is_number(self) -> bool:
+        return all(argument.is_number for argument in self.args[2:])
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        """In double precision (relative 1e-10) up to about 25 digits asked for, exact but slow beyond."""
+        if not self.is_number:
+            return None
+        if prec > 100:
+            return sp.N(self.formula(), int(prec / 3.32) + 3)._eval_evalf(prec)
+        from symprop.functions.softmax_values import value
+
+        return sp.Float(value(self), precision=prec)
+
+    def small_scores(self) -> sp.Expr:
+        """Up to the first order in the score variance.
+
+        The difference of one row and two needs E (G - P) + E P (1 - rho) = 1 - r only.
+        """
+        a, n, dimension = self.args[2:5]
+        item, average = self.geometry, AVERAGES[self.name]
+        uniform = layer_moment(self.name, "uniform", item)
+        if self.name == "row_gap":
+            return a * item.query_deficit * layer_moment("square", "uniform", item)
+        if self.name == "token_gap":
+            return a * item.query_deficit * layer_moment("joint", "uniform", item)
+        if self.name == "pair_slope":
+            return 2 * a * item.query_rho * layer_moment("square", "uniform", item)
+        if average.kind == "pair" or average.power or self.name not in ("mean", "own", "size", "gap", "slope", "excess"):
+            return uniform
+        first = closed_form(formulas("exact", False)[0][self.name]).diff(_A).subs(_A, 0)
+        return uniform + a * sp.factor(first.xreplace({_N: n, _D: dimension}))
+
+    def _eval_is_real(self) -> bool | None:
+        return True
+
+    def _latex(self, printer: object, exp: str | None = None) -> str:
+        text = rf"\mathrm{{{self.name.replace('_', ' ')}}}"
+        return text if exp is None else rf"{text}^{{{exp}}}"
+
+
+def small_scores(expression: sp.Expr) -> sp.Expr:
+    """Every averaged moment that the paths need at the first order in the scores, where the others multiply a score variance.
+
+    >>> n, d, a = sp.symbols("n d a", positive=True)
+    >>> sp.factor(small_scores(layer_moment("own", "exact", Geometry(n, d, d, a, sp.S.Half))))
+    (a*n - a + n)/n**2
+    """
+    return expression.replace(lambda node: isinstance(node, LayerMoment), lambda node: node.small_scores())
+
+
+def layer_moment(name: str, level: str, geometry: Geometry) -> sp.Expr:
+    """The moment of that name at a level."""
+    item = geometry
+    rest = (item.variance, item.tokens, item.dimension, item.key_width, item.deficit, item.bias, sp.Integer(item.unit))
+    return LayerMoment(Str(name), Str(level), *rest)
+
+
+__all__ = ["AVERAGES", "LEVELS", "Geometry", "LayerMoment", "formulas", "gamma_rule", "layer_moment", "small_scores"]
