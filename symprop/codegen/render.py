@@ -95,7 +95,8 @@ def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
     [2.0, 4.0, 1024.0]
     """
     namespace: dict[str, Any] = {"__name__": f"symprop_{spec.name}"}
-    exec(compile(render([spec], backend, spec.summary), f"<symprop {spec.name} {backend}>", "exec"), namespace)
+    text = render([spec], backend, spec.summary)
+    exec(compile(text, f"<symprop {spec.name} {backend}>", "exec", dont_inherit=True), namespace)
     function: Callable[..., Any] = namespace[spec.name]
     return function
 

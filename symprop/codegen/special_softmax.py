@@ -26,8 +26,9 @@ class _Bare(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self.generic_visit(node)
         node.name, node.returns = self._name(node.name), None
-        for argument in node.args.args:
-            argument.annotation = None
+        for argument in (*node.args.args, node.args.vararg):
+            if argument is not None:
+                argument.annotation = None
         head = (ast.get_docstring(node) or "").splitlines()[0]
         node.body[0] = ast.Expr(ast.Constant(head.replace(":func:", "").replace("`", "")))
         return node

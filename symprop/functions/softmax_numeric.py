@@ -300,7 +300,7 @@ def _legendre_nodes(count: Any) -> Any:
 
 def _one_shape(*values: Any) -> Any:
     """The common shape of arrays that broadcast, and the arrays as float64 vectors of its size."""
-    zero = sum(0.0 * np.isfinite(value) for value in values)
+    zero = sum(0.0 * np.clip(value, -1.0, 1.0) for value in values)
     return zero.shape, [(value + zero).reshape(-1) for value in values]
 
 

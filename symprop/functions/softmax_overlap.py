@@ -35,7 +35,7 @@ from symprop.functions.softmax_operators import (
 )
 
 
-class _WeightNode(sp.Function):
+class WeightNode(sp.Function):
     """A moment of softmax weights: opaque in formulas, a series in 1/n by ``expansion``, exact in ``evalf``."""
 
     leading: int
@@ -120,7 +120,7 @@ def _mp(value: sp.Expr) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _exact_value(node: _WeightNode, precision: int) -> mpmath.mpf:
+def _exact_value(node: WeightNode, precision: int) -> mpmath.mpf:
     with mpmath.workprec(precision):
         return +node._exact()
 
@@ -143,7 +143,7 @@ def _pair(powers: tuple[Monomial, ...], variance: Any, gap: Any, tokens: int, ex
     return _pair_moments(powers, variance, gap, tokens, extra, mpmath.mp.prec)
 
 
-class RowNode(_WeightNode):
+class RowNode(WeightNode):
     r"""E over G of G^k times the moment at the score variance G a, for keys of a law given by a dimension D.
 
     Trailing arguments: the variance a, the tokens n and, if they are not the defaults, the dimension D (oo: normal keys;
@@ -368,7 +368,7 @@ class Participation(RowNode):
         return text if exp is None else rf"Y^{{{exp}}}" + text[1:]
 
 
-class _PlainRowNode(_WeightNode):
+class _PlainRowNode(WeightNode):
     nargs = (2,)
 
     @property
@@ -454,7 +454,7 @@ class SoftmaxSlope(_PlainRowNode):
         return _mp(self.moments())
 
 
-class PairNode(_WeightNode):
+class PairNode(WeightNode):
     """A moment of two rows; arguments: variance a, gap g = a - c, tokens n and, for a row with more keys, how many more."""
 
     nargs: Any = (3, 4)
@@ -748,7 +748,7 @@ def expanded(expression: sp.Expr, order: int = 1) -> sp.Expr:
     >>> expanded(n*Participation(a, n), 0)
     ExpMinusOne(a) + 1
     """
-    return expression.replace(lambda node: isinstance(node, _WeightNode), lambda node: node.expansion(order))
+    return expression.replace(lambda node: isinstance(node, WeightNode), lambda node: node.expansion(order))
 
 
 def softmax_variance(variance: sp.Expr, tokens: sp.Expr) -> sp.Expr:
@@ -813,6 +813,7 @@ __all__ = [
     "SoftmaxSlope",
     "WeightGap",
     "WeightMoment",
+    "WeightNode",
     "expanded",
     "jacobian_square",
     "jacobian_trace_square",
