@@ -10,6 +10,7 @@ import numpy as np
 import sympy as sp
 
 from symprop.functions import softmax_numeric
+from symprop.functions.softmax_layer import LayerMoment
 from symprop.functions.softmax_overlap import (
     JacobianOverlap,
     OverlapGap,
@@ -20,8 +21,9 @@ from symprop.functions.softmax_overlap import (
     WeightGap,
     WeightNode,
 )
+from symprop.functions.softmax_values import value
 
-DOUBLE = (WeightNode,)
+DOUBLE = (WeightNode, LayerMoment)
 """The nodes that are evaluated in double precision."""
 DOUBLE_DIGITS = 10
 """Their significant digits."""
@@ -36,9 +38,9 @@ def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[s
     {Participation(a, n): 0.2410}
     """
     found: dict[sp.Expr, sp.Float] = {}
-    for node in expression.atoms(WeightNode):
+    for node in expression.atoms(*DOUBLE):
         at = node.xreplace(dict(point))
-        found[node] = sp.Float(_value(at)) if isinstance(at, WeightNode) else at
+        found[node] = sp.Float(_value(at) if isinstance(at, WeightNode) else value(at))
     return found
 
 

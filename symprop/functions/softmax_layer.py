@@ -372,9 +372,15 @@ class LayerMoment(sp.Function):
         return self.func(*self.args[:2], *(argument._subs(old, new) for argument in self.args[2:]))
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        if not any(symbol in argument.free_symbols for argument in self.args[2:]):
-            return sp.S.Zero
-        return self.formula().diff(symbol)
+        """Opaque as well; that of ``formula`` is explicit."""
+        terms = []
+        for place, argument in enumerate(self.args[2:], 2):
+            inner = argument.diff(symbol)
+            if inner != 0:
+                at = sp.Dummy("at", real=True)
+                moved = self.func(*self.args[:place], at, *self.args[place + 1 :])
+                terms.append(inner * sp.Subs(sp.Derivative(moved, at, evaluate=False), at, argument))
+        return sp.Add(*terms)
 
     def formula(self) -> sp.Expr:
         """The moment in moments of one and two rows (thousands of terms at the level ``exact``)."""
