@@ -22,6 +22,7 @@ from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
+from symprop.functions.softmax_layer import AVERAGES, LayerMoment
 from symprop.functions.softmax_overlap import (
     JacobianOverlap,
     OverlapGap,
@@ -113,6 +114,10 @@ class SoftmaxRowGap(_Lowered):
 
 class SoftmaxOverlapGap(_Lowered):
     """OverlapGap of (variance, gap, tokens)."""
+
+
+class SoftmaxLayer(_Lowered):
+    """Averaged moments of a layer: (name of the function, the arguments of a LayerMoment but for name, level and unit)."""
 
 
 class Entry(_Lowered):
@@ -257,6 +262,10 @@ class _Lowering:
             return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
         if isinstance(node, TableSum):
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
+        if isinstance(node, LayerMoment):
+            name = f"_softmax_layer_{node.level}" + ("_unit" if node.geometry.unit else "")
+            values = SoftmaxLayer(Str(name), *(self.lower(argument) for argument in node.args[2:-1]))
+            return Entry(values, sp.Integer(list(AVERAGES).index(node.name)))
         if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
             return self.lower(_spelled(node))
         if isinstance(node, (WeightGap, RowGap, OverlapGap)):

@@ -114,6 +114,8 @@ class _Printer(StrPrinter):
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
         if kind is Str:
             return str(expr.name)
+        if kind is lowering.SoftmaxLayer:
+            return f"{expr.args[0].name}({', '.join(self._print(argument) for argument in expr.args[1:])})"
         if kind is lowering.Entry:
             return f"{self._print(expr.args[0])}[{expr.args[1]}]"
         if kind in self.table:

@@ -16,6 +16,7 @@ from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.lowering import in_groups, lower, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
+from symprop.codegen.special_layer import layer_texts
 from symprop.codegen.templates import HELPERS, TEMPLATES
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
@@ -56,7 +57,7 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
                            "rename one of them and keep quotes and final backslashes out of the docstring")
     functions = [_function(spec, backend) for spec in specs]
     used = "\n".join(line for item in functions for group in item["groups"] for line in group["lines"])
-    loops = list(loop_texts(used, backend))
+    loops = [*loop_texts(used, backend), *layer_texts(used, backend)]
     used = "\n".join((used, *loops))
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
                                      undefined=jinja2.StrictUndefined, autoescape=False)

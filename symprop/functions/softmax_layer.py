@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-
 import sympy as sp
 from sympy.core.symbol import Str
 
@@ -322,6 +321,12 @@ AVERAGES: Mapping[str, Average] = {
     "scaled_joint": Average("pair", "joint", 1),
 }
 """What :class:`LayerMoment` knows, by name."""
+LINEAR = ("gap", "slope", "excess", "row_gap", "token_gap", "pair_slope")
+"""Averages that vanish linearly with the score variance; the others tend to a constant."""
+SINGLE = ("mean", "own", "size")
+"""Averages that are 1 for a single token; the others are 0."""
+SMALLEST = 1e-9
+"""Below this score variance the first order of every average is right to double precision."""
 
 
 class LayerMoment(sp.Function):
@@ -342,7 +347,7 @@ class LayerMoment(sp.Function):
         a, n, dimension = rest[:3]
         average = AVERAGES[str(name)]
         if n == 1:
-            return sp.S.One if str(name) in ("mean", "own", "size") else sp.S.Zero
+            return sp.S.One if str(name) in SINGLE else sp.S.Zero
         if a == 0 or str(level) == "uniform":
             if average.slope:
                 return sp.S.Zero
@@ -449,4 +454,4 @@ def layer_moment(name: str, level: str, geometry: Geometry) -> sp.Expr:
     return LayerMoment(Str(name), Str(level), *rest)
 
 
-__all__ = ["AVERAGES", "LEVELS", "Geometry", "LayerMoment", "formulas", "gamma_rule", "layer_moment", "small_scores"]
+__all__ = ["AVERAGES", "LEGENDRE", "LEVELS", "LINEAR", "PAIR_ARGUMENTS", "ROW_ARGUMENTS", "SINGLE", "SMALLEST", "Geometry", "LayerMoment", "formulas", "gamma_rule", "layer_moment", "small_scores"]

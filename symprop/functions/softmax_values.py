@@ -14,12 +14,14 @@ from symprop.core.errors import InputError
 from symprop.functions.softmax_layer import (
     AVERAGES,
     LEGENDRE,
+    LINEAR,
     PAIR_ARGUMENTS,
     ROW_ARGUMENTS,
+    SINGLE,
+    SMALLEST,
     Geometry,
     LayerMoment,
     formulas,
-    layer_moment,
 )
 from symprop.functions.softmax_numeric import gamma_nodes, pair_moments, row_moments
 from symprop.functions.softmax_operators import Monomial, cross_heat, heat
@@ -107,10 +109,11 @@ def _compiled(level: str, sphere: bool) -> tuple[Evaluator, Evaluator, list[str]
 def _layer(level: str, a: float, n: float, dimension: float, key_width: float, deficit: float, bias: float, unit: float
            ) -> dict[str, float]:
     """All averages of a layer."""
-    if n == 1 or a == 0:
-        arguments = map(sp.Float, (a, n, dimension, key_width, deficit, bias))
-        item = Geometry(*(sp.Integer(1) if x == 1 else sp.S.Zero if x == 0 else x for x in arguments), unit=bool(unit))
-        return {name: float(layer_moment(name, level, item)) for name in AVERAGES}
+    if n == 1:
+        return {name: float(name in SINGLE) for name in AVERAGES}
+    if a < SMALLEST:
+        found = _layer(level, SMALLEST, n, dimension, key_width, deficit, bias, unit)
+        return {name: item * a / SMALLEST if name in LINEAR else item for name, item in found.items()}
     if not unit or level == "closed_form":
         return _layer_of(level, False, a, n, dimension, key_width, deficit, bias, unit)
     one, two = (_layer_of(level, sphere, a, n, dimension, key_width, deficit, bias, unit) for sphere in (True, False))
