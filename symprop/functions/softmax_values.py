@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+import mpmath
 import numpy as np
 import sympy as sp
 from sympy.codegen.cfunctions import log1p
 
 from symprop.core.errors import InputError
+from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
 from symprop.functions.softmax_layer import (
     AVERAGES,
     LEGENDRE,
@@ -48,6 +50,11 @@ _SMALL = 0.02
 """A score variance, gap or covariance below this: a difference of moments is the integral of its derivative."""
 _PLACES, _WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(5))
 _PLACES = _PLACES + 0.5
+_FUNCTIONS = {
+    "ExpMinusOne": np.expm1,
+    "CorrelationDeficit": lambda *x: float(correlation_deficit(*map(mpmath.mpf, x))),
+    "CorrelationSlopeDeficit": lambda *x: float(correlation_slope_deficit(*map(mpmath.mpf, x))),
+}
 _TABLE: dict[_Key, float] = {}
 _TABLE_SIZE = 500_000
 
@@ -69,7 +76,7 @@ class Evaluator:
         names = [sp.Dummy(f"m{k}") for k in range(len(nodes))]
         table = dict(zip(nodes, names, strict=True))
         self._nodes = [_terms(node) for node in nodes]
-        modules: list[Any] = [{"ExpMinusOne": np.expm1}, "numpy"]
+        modules: list[Any] = [_FUNCTIONS, "numpy"]
         places = [list(node.args[2:] if isinstance(node, LayerMoment) else node._numeric) for node in nodes]
         self._inner = sp.lambdify(tuple(arguments), places, modules, cse=True)
         self._outer = sp.lambdify((*arguments, *names), [item.xreplace(table) for item in plain], modules, cse=True)
