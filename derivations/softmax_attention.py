@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import sympy as sp
 from symprop.derivations import softmax_attention_simulation as simulation
@@ -55,7 +56,7 @@ def _condensation() -> Comparison:
     """At twice the critical score deviation sqrt(2 log n) the participation tends to 1/2 as n grows."""
     lengths = (10**2, 10**3, 10**4, 10**5, 10**6)
     over = [value(Participation(sp.N(8 * sp.log(size)), sp.Integer(size))) - 0.5 for size in lengths]
-    falls = all(0 < later < earlier for earlier, later in zip(over, over[1:], strict=False))
+    falls = all(0 < later < earlier for earlier, later in pairwise(over))
     return Comparison(None if falls else False, "the distance from the limit falls with every decade of n", len(lengths))
 
 
@@ -140,9 +141,9 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
         )
 
     return (
-        spec("output_q", "Second moment of a coordinate of the output of softmax attention.", False, output_q=y.q),
+        spec("output_q", "Second moment of a coordinate of the output.", False, output_q=y.q),
         spec("output_moments", "Second moment and token gap of the output of softmax attention.", False, q=y.q, gap=y.gap),
-        spec("input_gradient", "Second moment and token gap of the gradient of the input, s2 and r_g those of the output.", True,
+        spec("input_gradient", "Second moment and token gap of the input gradient, for s2 and r_g of the output.", True,
              variance=back.q, gap=back.gap),
         spec("weight_gradients", "Expected squared norms of the gradients of the query, key and value weights.", True,
              query=weights.query, key=weights.key, value=weights.value),
@@ -159,8 +160,8 @@ DERIVATION = PaperDerivation(
     study=simulation.study,
     figures=simulation.figures,
     references=(
-        Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the Role "
-              "of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),
+        Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
+              "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),
         Paper("kedia2024", "Kedia, Akhil and others", "Transformers Get Stable: An End-to-End Signal Propagation Theory for "
               "Language Models", "International Conference on Machine Learning", 2024),
     ),

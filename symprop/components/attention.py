@@ -73,7 +73,8 @@ class Attention(Component):
 
     - ``uniform``: all weights are 1/n, with the softmax's derivative there (score standard deviation below 0.3);
     - ``closed_form``: elementary functions, with Gamma variables of equal mean and variance for the exponentials (below 1);
-    - ``exact``: integrals over one row, and the overlap of two rows between its exact ends (3% there at 3, 8% at 4.5, 15% at 6);
+    - ``exact``: integrals over one row, and the overlap of two rows between its exact ends (error
+      3% at deviation 3, 8% at 4.5, 15% at 6);
     - ``reference``: the integral over two rows as well, for Gaussian tokens.
 
     Outside its range a level warns with the error to expect. Tokens are Gaussian, or Gaussian ones of fixed norm where
@@ -211,11 +212,11 @@ class Attention(Component):
         if not variance.is_number or not x.tokens.is_number or float(variance) <= _RANGE[self.level] ** 2:
             return None
         if self.level == "exact":
-            return min(1.0, 0.15 * (float(variance) / 36) ** 1.15)
+            return float(min(1.0, 0.15 * (float(variance) / 36) ** 1.15))
         from symprop.functions.softmax_values import value
 
         found, right = (value(layer_moment("own", level, self.geometry(x))) for level in (self.level, "exact"))
-        return abs(found / right - 1)
+        return float(abs(found / right - 1))
 
     def _warn(self, x: Signal) -> None:
         error = self.expected_error(x)
@@ -314,9 +315,9 @@ class Attention(Component):
     def weight_gradients(self, gradient: Gradient, signal: Signal) -> WeightGradients:
         r"""E ||dLoss/dW||^2 of the query, key and value matrices and of the query bias.
 
-        ``gradient`` is that of the output before a projection, ``signal`` the input. The prefactor of queries and keys is
-        :math:`n d\, d_{out} \sigma_v^2 \kappa \Delta^2 q`, over the variance of the matrix; in the diagonal the query norm is tied
-        to G, and off the diagonal the inner product of two tokens to that of their rows, both by regression (Stein's lemma).
+        ``gradient`` is that of the output before a projection, ``signal`` the input. Queries and keys have the factor
+        :math:`n d\, d_{out} \sigma_v^2 \kappa \Delta^2 q`, over the variance of the matrix; in the diagonal the query norm is
+        tied to G, and off the diagonal the inner product of two tokens to that of their rows, both by Stein's lemma.
         The norms of shared key and value heads are sums over their groups.
 
         >>> from symprop.core.symbols import d, n

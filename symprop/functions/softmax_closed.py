@@ -1,7 +1,8 @@
 r"""Moments of softmax weights in closed form, with Gamma variables in place of the exponentials of the scores.
 
-The exponentials of normal scores of variance a have the relative variance :math:`v = e^a - 1`. Weights :math:`X_j/\sum_k X_k` of
-independent Gamma variables of that relative variance have a Dirichlet law, whose moments are rational in v:
+The exponentials of normal scores of variance a have the relative variance :math:`v = e^a - 1`. Weights
+:math:`X_j/\sum_k X_k` of independent Gamma variables of that relative variance have a Dirichlet law, with moments
+rational in v:
 
 .. math:: E \prod_b \sum_j w_j^{k_b} = \sum_{\text{partitions}} n (n-1) \cdots (n-m+1)
     \frac{\prod_{i \le m} \prod_{l < k_i} (1 + l v)}{\prod_{l < K} (n + l v)}

@@ -86,9 +86,9 @@ LEGENDRE = tuple((sp.Rational(1, 2) + shift * sp.sqrt(15) / 10, weight)
 class Geometry:
     r"""What the tokens and the sizes of a layer say about its scores.
 
-    ``tokens`` n, ``dimension`` of the token space (one less after LayerNorm), ``key_width`` d_k, ``variance`` a of a score about
-    what its row shares, ``deficit`` 1 - r of the tokens, ``bias`` the second moment of the query bias relative to the rest of a
-    query, ``unit`` whether tokens have a fixed norm. With ``fixed`` the scale of the scores does not fluctuate (normalised queries and keys).
+    ``tokens`` n, ``dimension`` of the token space (one less after LayerNorm), ``key_width`` d_k, ``variance`` a of a score
+    about what its row shares, ``deficit`` 1 - r of the tokens, ``bias`` the second moment of the query bias relative to the
+    rest of a query, ``unit`` whether tokens have a fixed norm.
     """
 
     tokens: sp.Expr
@@ -311,7 +311,10 @@ class Average:
 
 
 AVERAGES: Mapping[str, Average] = {
-    **{name: Average("row", name) for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess")},
+    **{
+        name: Average("row", name)
+        for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess")
+    },
     **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along")},
     "row_gap": Average("pair", "row_gap", slope="own_slope"),
     "token_gap": Average("pair", "token_gap", slope="mean_slope"),
@@ -454,4 +457,19 @@ def layer_moment(name: str, level: str, geometry: Geometry) -> sp.Expr:
     return LayerMoment(Str(name), Str(level), *rest)
 
 
-__all__ = ["AVERAGES", "LEGENDRE", "LEVELS", "LINEAR", "PAIR_ARGUMENTS", "ROW_ARGUMENTS", "SINGLE", "SMALLEST", "Geometry", "LayerMoment", "formulas", "gamma_rule", "layer_moment", "small_scores"]
+__all__ = [
+    "AVERAGES",
+    "LEGENDRE",
+    "LEVELS",
+    "LINEAR",
+    "PAIR_ARGUMENTS",
+    "ROW_ARGUMENTS",
+    "SINGLE",
+    "SMALLEST",
+    "Geometry",
+    "LayerMoment",
+    "formulas",
+    "gamma_rule",
+    "layer_moment",
+    "small_scores",
+]

@@ -103,7 +103,8 @@ def _rules(unit: bool) -> Callable[..., Any]:
     names = sp.symbols("D d_k deficit bias", positive=True)
     dimension, key_width, deficit, bias = names
     item = Geometry(sp.S.One, dimension, key_width, sp.S.One, deficit, bias, unit)
-    return sp.lambdify(names, [item.one_row, item.two_rows], "numpy", cse=True)
+    found: Callable[..., Any] = sp.lambdify(names, [item.one_row, item.two_rows], "numpy", cse=True)
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -257,8 +258,8 @@ def _tabulate(wanted: set[_Key]) -> None:
     for kind, powers, *at in missing:
         points.setdefault((kind, *at), set()).add(powers)
     groups: dict[tuple[str, tuple[Monomial, ...]], list[_Key]] = {}
-    for (kind, *at), powers in points.items():
-        groups.setdefault((kind, tuple(sorted(powers))), []).append(tuple(at))
+    for (kind, *place), wished in points.items():
+        groups.setdefault((kind, tuple(sorted(wished))), []).append(tuple(place))
     for (kind, requests), places in groups.items():
         columns = [np.array(column, dtype=np.float64) for column in zip(*sorted(places), strict=True)]
         if kind == "row":
@@ -267,9 +268,9 @@ def _tabulate(wanted: set[_Key]) -> None:
             variance, gap, *rest = columns
             deficit = np.divide(gap, variance, out=np.zeros_like(gap), where=variance > 0)
             found = pair_moments(list(requests), variance, variance, deficit, *rest)
-        for k, at in enumerate(sorted(places)):
+        for k, point in enumerate(sorted(places)):
             for powers, number in zip(requests, found[:, k], strict=True):
-                _TABLE[kind, powers, *at] = float(number)
+                _TABLE[kind, powers, *point] = float(number)
 
 
 __all__ = ["Evaluator", "evaluator", "value"]
