@@ -12,7 +12,7 @@ from symprop.claims import Curve, Figure, Points, Progress
 from symprop.components.base import Array
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import P, d, d_F, d_k, n, sigma_down2, sigma_k2, sigma_o2, sigma_q2, sigma_up2, sigma_v2
-from symprop.functions.softmax_values import value
+from symprop.functions.softmax_double import in_double
 from symprop.network import Block, trace_of
 from symprop.simulate.measurement import Measurement, measurement
 from symprop.simulate.network import pullback
@@ -103,7 +103,8 @@ def moments(x: Array) -> tuple[Array, Array]:
 def number(expression: sp.Expr, setting: Setting) -> float:
     """An expression at a setting."""
     exact = {key: sp.nsimplify(value) for key, value in setting.values.items()}
-    return value(sp.sympify(expression).subs(exact))
+    at = sp.sympify(expression).subs(exact)
+    return float(sp.N(at.xreplace(in_double(at, {})), 20))
 
 
 def measured(case: Case, seed: int, draws: int) -> list[Measurement]:
