@@ -12,6 +12,7 @@ from symprop.core.proof import ProofStep
 from symprop.core.signal import Gradient
 from symprop.core.symbols import P, d, d_k, n, omega, r, r_g, s2, sigma2, sigma_k2, sigma_q2, sigma_v2
 from symprop.functions import ExpMinusOne
+from symprop.functions.softmax_layer import small_scores
 from symprop.functions.softmax_overlap import expanded
 from symprop.notation import KEDIA
 
@@ -34,7 +35,7 @@ def _small_scores(exact: Result) -> Result:
     """Attention up to the first order in the scores and in 1/n, for infinitely wide tokens and keys of unit variance."""
     gain = d * sigma_v2
     x = sp.Dummy("x", positive=True)
-    expression = expanded(exact.expression, 1).subs({sigma_q2: omega / d, sigma_k2: 1 / d, sigma2: 1}) / gain
+    expression = small_scores(exact.expression).subs({sigma_q2: omega / d, sigma_k2: 1 / d, sigma2: 1}) / gain
     shown = sp.S.Zero
     for order in (0, 1):
         coefficient = sp.cancel(sp.diff(expression, omega, order).subs(omega, 0))

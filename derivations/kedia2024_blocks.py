@@ -43,7 +43,7 @@ def attention(dropout: sp.Expr = P) -> Block:
     return sequential(UniformAttention(d, sigma_v2), Linear(d, sigma_o2), Dropout(dropout))
 
 
-def scored_attention(dropout: sp.Expr = P) -> Attention:
+def scored_attention(dropout: sp.Expr | int = P) -> Attention:
     """Attention with its softmax and dropout on the weights, before the output layer."""
     return Attention(d, sigma_v2, d_k, sigma_q2, sigma_k2, dropout)
 

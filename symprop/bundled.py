@@ -26,10 +26,10 @@ def index() -> dict[str, Any]:
 
 
 def names() -> tuple[str, ...]:
-    """Names of the bundled derivations."""
+    """Names of the bundled derivations: the modules that declare one. Their helpers do not, and none is imported here."""
     folder = resources.files("symprop.derivations")
-    files = (item.name.removesuffix(".py") for item in folder.iterdir() if item.name.endswith(".py"))
-    return tuple(sorted(name for name in files if "_" not in name))
+    files = {item.name.removesuffix(".py"): item for item in folder.iterdir() if item.name.endswith(".py")}
+    return tuple(sorted(name for name, item in files.items() if "\nDERIVATION = " in item.read_text(encoding="utf-8")))
 
 
 def derivation(name: str) -> PaperDerivation:

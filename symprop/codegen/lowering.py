@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 import sympy as sp
+from sympy.core.symbol import Str
 from sympy.logic.boolalg import Boolean
 
 from symprop.codegen import cells
@@ -23,6 +24,17 @@ from symprop.core.errors import RefusedError
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
+from symprop.functions.softmax_layer import AVERAGES, LayerMoment
+from symprop.functions.softmax_overlap import (
+    JacobianOverlap,
+    OverlapGap,
+    PairNode,
+    RowGap,
+    RowNode,
+    SoftmaxSlope,
+    WeightGap,
+    jacobian_square,
+)
 from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
 
 
@@ -84,6 +96,34 @@ class ArcCosine2(_Lowered):
 
 class RisingStep(_Lowered):
     """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
+
+
+class SoftmaxRow(_Lowered):
+    """Moments of a row of softmax weights: (text of the requests, variance, tokens, dimension or None, spread)."""
+
+
+class SoftmaxPair(_Lowered):
+    """Moments of two rows: (text of the requests, variance, gap, tokens, additional keys)."""
+
+
+class SoftmaxWeightGap(_Lowered):
+    """WeightGap of (variance, tokens)."""
+
+
+class SoftmaxRowGap(_Lowered):
+    """RowGap of (variance, gap, tokens)."""
+
+
+class SoftmaxOverlapGap(_Lowered):
+    """OverlapGap of (variance, gap, tokens)."""
+
+
+class SoftmaxLayer(_Lowered):
+    """Averaged moments of a layer: (name of the function, the arguments of a LayerMoment but for name, level and unit)."""
+
+
+class Entry(_Lowered):
+    """The k-th of several values, given these and k."""
 
 
 LOOPS: dict[str, TableSum] = {}
@@ -186,7 +226,7 @@ def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol], seen: dict[sp.Ex
         return expression
     if expression not in seen:
         found = expression.func(*(_bind(argument, bound, seen) for argument in expression.args))
-        if isinstance(found, sp.Function) and not isinstance(found, (Square, sp.Piecewise)):
+        if isinstance(found, sp.Function) and not isinstance(found, (Square, Entry, sp.Piecewise)):
             found = bound.setdefault(found, sp.Dummy(f"bound{len(bound)}"))
         seen[expression] = found
     return seen[expression]
@@ -199,8 +239,12 @@ class _Lowering:
     def __init__(self, expressions: Iterable[sp.Expr]) -> None:
         self.alone: set[sp.Expr] = set()
         self.known: dict[Any, Any] = {}
+        self.requests: dict[tuple[type, tuple[sp.Expr, ...]], dict[Any, None]] = {}
         for expression in list(expressions):
             for node in sp.preorder_traversal(expression):
+                for moment in _moments(node):
+                    kind, request, arguments = _request(moment)
+                    self.requests.setdefault((kind, arguments), {}).setdefault(request)
                 if isinstance(node, GrowthMinusOne):
                     self.alone.add(node.args[0])
                 elif isinstance(node, GeometricSum):
@@ -245,6 +289,22 @@ class _Lowering:
             return near - _number(2 / sp.pi) * ArcCosine1(near, self.lower(v))
         if isinstance(node, TableSum):
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
+        if isinstance(node, LayerMoment):
+            name = f"_softmax_layer_{node.level}" + ("_unit" if node.geometry.unit else "")
+            values = SoftmaxLayer(Str(name), *(self.lower(argument) for argument in node.args[2:-1]))
+            return Entry(values, sp.Integer(list(AVERAGES).index(node.name)))
+        if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
+            return self.lower(_spelled(node))
+        if isinstance(node, (WeightGap, RowGap, OverlapGap)):
+            gap = {WeightGap: SoftmaxWeightGap, RowGap: SoftmaxRowGap, OverlapGap: SoftmaxOverlapGap}[node.func]
+            return gap(*(self.lower(argument) for argument in node.args))
+        if isinstance(node, (RowNode, PairNode)):
+            kind, request, arguments = _request(node)
+            requests = sorted(self.requests[kind, arguments])
+            values = kind(Str(repr(requests)), *(
+                Str("None") if argument is sp.oo else self.lower(argument) for argument in arguments
+            ))
+            return Entry(values, sp.Integer(requests.index(request)))
         if isinstance(node, sp.log):
             coefficient, rest = node.args[0].as_coeff_Add()
             return self.log_of_one_plus(rest) if coefficient == 1 else Log(self.lower(node.args[0]))
@@ -308,6 +368,32 @@ class _Lowering:
                 logarithm = self.log_of_one_plus(base) if plus_one else PowerLog(self.lower(base))
                 total.append(_number(coefficient) * logarithm)
         return sp.Add(*total)
+
+
+def _spelled(node: sp.Expr) -> sp.Expr:
+    """A node that is evaluated as a sum of moments; there is no division by zero for a single token."""
+    if isinstance(node, SoftmaxSlope):
+        return jacobian_square(*node.args) / sp.Max(node.tokens - 1, 1)
+    spelled: sp.Expr = node.moments()
+    return spelled
+
+
+def _moments(node: sp.Expr) -> Iterator[RowNode | PairNode]:
+    """The moments of softmax weights that a node needs."""
+    if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
+        for inner in sp.preorder_traversal(_spelled(node)):
+            yield from _moments(inner)
+    elif isinstance(node, (RowNode, PairNode)) and not isinstance(node, (RowGap, OverlapGap)):
+        yield node
+
+
+def _request(node: RowNode | PairNode) -> tuple[type, Any, tuple[sp.Expr, ...]]:
+    """What evaluates a moment, its exponents (with the power of G for a row), and the arguments that share an evaluation."""
+    if isinstance(node, RowNode):
+        *arguments, weight = node.rest
+        power = int(weight) if weight.is_Integer else float(weight)
+        return SoftmaxRow, (node.powers, power), tuple(arguments)
+    return SoftmaxPair, node.powers, node.rest
 
 
 def _log_terms(base: sp.Expr) -> list[tuple[sp.Expr, sp.Expr, bool]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
+from sympy.core.symbol import Str
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
@@ -34,6 +35,11 @@ NUMPY: Mapping[type, str] = {
     lowering.RisingStep: "_rising_ratio",
     NormalMoment: "_normal_moment",
     sp.erf: "_erf",
+    lowering.SoftmaxRow: "_softmax_row",
+    lowering.SoftmaxPair: "_softmax_pair",
+    lowering.SoftmaxWeightGap: "_softmax_weight_gap",
+    lowering.SoftmaxRowGap: "_softmax_row_gap",
+    lowering.SoftmaxOverlapGap: "_softmax_overlap_gap",
     lowering.ArcCosine0: "_arc_cosine_0",
     lowering.ArcCosine1: "_arc_cosine_1",
     lowering.ArcCosine2: "_arc_cosine_2",
@@ -112,6 +118,12 @@ class _Printer(StrPrinter):
             return self._extreme(expr)
         if isinstance(expr, AppliedUndef) and kind.__name__ in lowering.LOOPS:
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
+        if kind is Str:
+            return str(expr.name)
+        if kind is lowering.SoftmaxLayer:
+            return f"{expr.args[0].name}({', '.join(self._print(argument) for argument in expr.args[1:])})"
+        if kind is lowering.Entry:
+            return f"{self._print(expr.args[0])}[{expr.args[1]}]"
         if kind in self.table:
             return f"{self.table[kind]}({', '.join(self._print(argument) for argument in expr.args)})"
         if not isinstance(expr, (str, *_STRUCTURE)):

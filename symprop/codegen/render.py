@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 import sympy as sp
 
-from symprop.codegen import cells, special
+from symprop.codegen import cells, special, special_softmax
 from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.lowering import in_groups, lower, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
+from symprop.codegen.special_layer import layer_texts
 from symprop.codegen.templates import HELPERS, TEMPLATES
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
@@ -56,7 +57,7 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
                            "rename one of them and keep quotes and final backslashes out of the docstring")
     functions = [_function(spec, backend) for spec in specs]
     used = "\n".join(line for item in functions for group in item["groups"] for line in group["lines"])
-    loops = list(loop_texts(used, backend))
+    loops = [*loop_texts(used, backend), *layer_texts(used, backend)]
     used = "\n".join((used, *loops))
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
                                      undefined=jinja2.StrictUndefined, autoescape=False)
@@ -82,7 +83,8 @@ def _helpers(backend: str) -> dict[str, str]:
             "_quadrature_weight", "The weight of that node.", QuadratureWeight.formula(), backend
         ),
     }
-    return {**HELPERS[backend], **special.helpers(backend), **cells.helpers(backend), **rule}
+    found = (HELPERS[backend], special.helpers(backend), cells.helpers(backend), special_softmax.helpers(backend), rule)
+    return {name: text for texts in found for name, text in texts.items()}
 
 
 def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
@@ -95,7 +97,8 @@ def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
     [2.0, 4.0, 1024.0]
     """
     namespace: dict[str, Any] = {"__name__": f"symprop_{spec.name}"}
-    exec(compile(render([spec], backend, spec.summary), f"<symprop {spec.name} {backend}>", "exec"), namespace)
+    text = render([spec], backend, spec.summary)
+    exec(compile(text, f"<symprop {spec.name} {backend}>", "exec", dont_inherit=True), namespace)
     function: Callable[..., Any] = namespace[spec.name]
     return function
 

@@ -19,6 +19,7 @@ from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinus
 from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
 from symprop.functions.normal_moment import normal_moment
 from symprop.functions.rising_ratio import RisingRatio, rising_ratio
+from symprop.functions.softmax_double import DOUBLE, DOUBLE_DIGITS, in_double
 from symprop.functions.table_sum import callable_sums
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
@@ -144,6 +145,9 @@ _NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum, Saturated, RisingRatio)
 def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) -> dict[str, sp.Float]:
     """The outputs of a spec at one point, correct to ``digits`` significant digits.
 
+    Moments of softmax weights are evaluated in double precision, so that an output that contains one has
+    ten digits at most (a relative 1e-10, where its terms do not cancel).
+
     Numbers may be of any kind that SymPy takes exactly; floats stand for their binary value. Raises
     ``UnknownNameError`` for a name that is no parameter and ``InputError`` for a missing value, one outside its
     range, or a result that is not a finite real number.
@@ -179,6 +183,10 @@ def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
 def _value(name: str, expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr], digits: int) -> sp.Float:
     """Evaluate at doubling precision until two values agree to the digits asked for."""
     order = sorted(point, key=str)
+    moments = expression.has(*DOUBLE)
+    if moments:
+        digits = min(digits, DOUBLE_DIGITS)
+        expression = expression.xreplace(in_double(expression, point))
     plain, sums = callable_sums(expression)
     compute = sp.lambdify(order, plain, modules=[dict(sums), _MPMATH, "mpmath"])
     before: Any = None

@@ -55,7 +55,8 @@ class Dropout(Component):
         (x,) = signals
         # One token has no pair to compare with: its gap stays zero.
         gap = sp.S.Zero if x.tokens == 1 else x.gap + self._added * x.q
-        return x.replace(q=x.q / (1 - self.probability), gap=gap, gaussian=x.gaussian and self.probability == 0)
+        return x.replace(q=x.q / (1 - self.probability), gap=gap, gaussian=x.gaussian and self.probability == 0,
+                         fixed_norm=x.fixed_norm if self.probability == 0 else None)
 
     def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
         (x,) = signals

@@ -81,6 +81,7 @@ class DynamicTanh(Component):
             q=self._shifted(phi.second(m, v), phi.mean(m, v)),
             gap=gain2 * phi.gap(m, v, gap) if gap != 0 else sp.S.Zero,
             gaussian=False,
+            fixed_norm=None,
             fresh=x.fresh and phi.odd and self.shift == 0,
         )
 

@@ -75,6 +75,7 @@ class Elementwise(Component):
             q=self.activation.second(x.mean, x.var),
             gap=self.activation.gap(x.mean, x.var, x.gap) if x.gap != 0 else sp.S.Zero,
             gaussian=False,
+            fixed_norm=None,
             fresh=x.fresh and self.activation.odd,
         )
 

@@ -75,6 +75,7 @@ class GatedUnit(Component):
             gap=change * up * x.q + (second - change) * up * x.gap,
             width=self.width,
             gaussian=False,
+            fixed_norm=None,
             fresh=True,
         )
 

@@ -85,6 +85,7 @@ class _Norm(Component):
         return x.replace(
             mean=self.normalised_mean(x), q=self.gain2 * q, gap=self.gain2 * gap,
             gaussian=x.gaussian and not self.finite, fresh=x.fresh,
+            fixed_norm=self.freedom(x.width) if x.gaussian or x.fixed_norm is not None else None,
         )
 
     def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:

@@ -17,7 +17,8 @@ class Signal:
     Per coordinate and for exchangeable tokens t != s: ``mean`` = E x_t, ``q`` = E x_t^2 and ``gap`` = E x_t^2 - E x_t x_s.
     The gap is stored, not p = E x_t x_s, because q - p loses every digit near rank collapse. ``gaussian`` says that the
     entries are jointly Gaussian, ``fresh`` that the matrix has zero mean given everything computed before it (a random
-    linear map sets it), ``label`` is how the signal prints.
+    linear map sets it), ``label`` is how the signal prints. ``fixed_norm`` says that every token has the same norm, as after a
+    norm of Gaussian tokens: the number of dimensions that it varies in; None where norms fluctuate.
 
     >>> from symprop.core.symbols import n, d
     >>> Signal(q=sp.Integer(2), gap=sp.Integer(1), tokens=n, width=d).rho
@@ -32,6 +33,7 @@ class Signal:
     gaussian: bool = False
     fresh: bool = False
     label: str = "X"
+    fixed_norm: sp.Expr | None = None
 
     def __post_init__(self) -> None:
         if self.tokens == 1 and self.gap != 0:

@@ -1,0 +1,168 @@
+"""Softmax attention that is right at finite length: what the literature says of it, what follows here, and the simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import sympy as sp
+from symprop.derivations import softmax_attention_simulation as simulation
+
+from symprop.claims import Claim, Paper, PaperDerivation, Result, Status
+from symprop.codegen import FunctionSpec
+from symprop.components import Attention, UniformAttention
+from symprop.core.expression import Comparison
+from symprop.core.proof import ProofStep
+from symprop.core.provenance import Derived
+from symprop.core.signal import Gradient, Signal
+from symprop.core.symbols import P, d, d_k, d_o, gap, n, q, r_g, s2, sigma_k2, sigma_q2, sigma_v2
+from symprop.functions.softmax_layer import small_scores
+from symprop.functions.softmax_overlap import Participation
+from symprop.functions.softmax_values import value
+from symprop.network import token_input, trace_of
+from symprop.notation import KEDIA
+
+PAPER = Paper(
+    "softmax_attention", "symprop", "Softmax attention at finite length, forward and backward", "symprop", 2026,
+)
+
+X = Signal(q=q, gap=gap, tokens=n, width=d, gaussian=True)
+LAYER = Attention(d_o, sigma_v2, d_k, sigma_q2, sigma_k2, P)
+G = Gradient(s2, s2 * (1 - r_g))
+
+
+def _result(expression: sp.Expr, quantity: str, rule: str, reason: str) -> Result:
+    return Result(expression, quantity, (ProofStep(rule, reason, expression),), assumptions=LAYER.assumptions,
+                  neglected=LAYER.neglected, sources=LAYER.sources)
+
+
+def _at_zero(of: Callable[[Attention], sp.Expr], quantity: str) -> Result:
+    """The limit of small scores of the exact level."""
+    found = sp.factor(small_scores(of(Attention(d_o, sigma_v2, d_k, sigma_q2, sigma_k2))).subs(sigma_q2, 0))
+    return _result(found, quantity, "small scores", "the moments of the weights at vanishing score variance")
+
+
+def _first_order() -> sp.Expr:
+    """The score variance's coefficient in the participation."""
+    return sp.factor(sp.diff(small_scores(LAYER.participation(X)), sigma_q2) / sp.diff(LAYER.score_variance(X), sigma_q2))
+
+
+def _participation(variance: sp.Expr, tokens: sp.Expr) -> Result:
+    return _result(sp.Float(value(Participation(variance, tokens)), 10), r"E \sum_j A_j^2", "integral",
+                   "one row of weights at finite length, by an integral over the normaliser")
+
+
+def _condensation() -> Comparison:
+    """At twice the critical score deviation sqrt(2 log n) the participation tends to 1/2 as n grows."""
+    lengths = (10**2, 10**3, 10**4, 10**5, 10**6)
+    over = [value(Participation(sp.N(8 * sp.log(size)), sp.Integer(size))) - 0.5 for size in lengths]
+    falls = all(0 < later < earlier for earlier, later in pairwise(over))
+    return Comparison(None if falls else False, "the distance from the limit falls with every decade of n", len(lengths))
+
+
+def _paths() -> Result:
+    """Query path over key path of the input gradient at uniform weights, for iid gradients."""
+    layer = Attention(d_o, sigma_v2, d_k, sigma_q2, sigma_k2, level="uniform")
+    form, along, jacobian = (layer.moment(name, X) for name in ("form", "along", "jacobian"))
+    own = ((d_k - 1) * form + d * along) / d_k
+    return _result(sp.factor(gap / q * ((1 - 1 / d) * own + along) / jacobian), r"q_Q/q_K", "uniform attention",
+                   "both paths with the Jacobian of the softmax at equal weights and the Gram matrix of Gaussian tokens")
+
+
+def _numbers(expression: sp.Expr, at: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
+    return sp.Float(value(expression.subs(at)), 10)
+
+
+POINT = {q: sp.S.One, gap: sp.S.One, n: sp.Integer(256), d: sp.Integer(64), d_o: sp.Integer(64), d_k: sp.Integer(32),
+         sigma_v2: sp.Rational(1, 64), P: sp.S.Zero, s2: sp.S.One, r_g: sp.S.Zero}
+"""Independent tokens of unit variance."""
+
+
+def _scores(deviation: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
+    return {**POINT, sigma_q2: deviation / 64, sigma_k2: deviation / 64}
+
+
+def _gradient(deviation: sp.Expr) -> Result:
+    (back,) = LAYER.backward(G, X)
+    return _result(_numbers(back.q, _scores(deviation)), r"E g_t^2", "attention", LAYER.reason)
+
+
+def claims() -> tuple[Claim, ...]:
+    """What the literature says of softmax attention."""
+    uniform = UniformAttention(d_o, sigma_v2)
+    annealed = sp.exp(sp.Integer(9)) / (1023 + sp.exp(sp.Integer(9)))
+    return (
+        Claim("uniform-forward", "Noci et al. 2022, Lemma A.6", "small scores: the value layer of the average token",
+              lambda: _at_zero(lambda layer: layer.forward(X).q, r"q'"), uniform.forward(X).q),
+        Claim("uniform-gap", "Noci et al. 2022, Lemma A.6", "small scores: all outputs are equal",
+              lambda: _at_zero(lambda layer: layer.forward(X).gap, r"\Delta'"), sp.S.Zero),
+        Claim("uniform-backward", "Noci et al. 2022, Lemma A.6", "small scores: gradient by values",
+              lambda: _at_zero(lambda layer: layer.backward(G, X)[0].q, r"E g_t^2"), uniform.backward(G, X)[0].q),
+        Claim("value-gradient", "Noci et al. 2022, Eq. 17", "gradient of the value weights for iid gradients of unit variance",
+              lambda: _at_zero(lambda layer: layer.weight_gradients(Gradient(sp.S.One, sp.S.One), X).value, r"\|dW_V\|^2"),
+              n * d * d_o * (q - (1 - 1 / n) * gap)),
+        Claim("participation-first-order", "Kedia et al. 2024, component table", "first order of the participation",
+              lambda: _result(_first_order(), r"dY/da", "expand", "first order in the score variance"), (n - 1) / n**2),
+        Claim("key-equals-query", "Noci et al. 2022, Eq. 36", "the query and key paths of the input gradient are equal",
+              _paths, sp.S.One, expected=Status.REFUTED,
+              note="At independent tokens the query path has the Gram fluctuation of n keys in d dimensions, of relative size "
+              "n/d, which the key path has not; correlated tokens lower it by 1 - r."),
+        Claim("uniform-beyond-range", "Noci et al. 2022, Assumption 3.1", "uniform weights at a score deviation of 1",
+              lambda: _participation(sp.S.One, sp.Integer(256)), sp.Rational(1, 256), expected=Status.REFUTED,
+              note="The participation is 2.65 times 1/n at n = 256."),
+        Claim("lognormal", "Cowsik et al. 2024 (annealed)", "ratio of the means of numerator and denominator at deviation 3",
+              lambda: _participation(sp.Integer(9), sp.Integer(1024)), annealed, expected=Status.REFUTED,
+              note="Valid for a < (2/3) log n; rare rows dominate beyond, and the ratio is many times too large."),
+        Claim("random-energy", "Giorlandino and Goldt 2025", "condensed weights at n = 10^6 and deviation 6",
+              lambda: _participation(sp.Integer(36), sp.Integer(10**6)), 1 - sp.sqrt(2 * sp.log(10**6)) / 6,
+              expected=Status.REFUTED, corrected_by="random-energy-limit",
+              note="The random energy model is reached logarithmically: 0.124 instead of 0.241 at a million tokens."),
+        Claim("kedia-gradient", "Kedia et al. 2024, component table", "gradient by values alone at deviation 1",
+              lambda: _gradient(sp.S.One), sp.Rational(1, 256), expected=Status.REFUTED,
+              note="No path through the softmax and no participation: see uniform-beyond-range."),
+        Claim("random-energy-limit", "Giorlandino and Goldt 2025", "condensation: twice the critical deviation as n grows",
+              lambda: _participation(sp.N(8 * sp.log(10**6)), sp.Integer(10**6)), sp.S.Half, statement=_condensation,
+              expected=Status.AGREES),
+    )
+
+
+def _evaluators() -> tuple[FunctionSpec, ...]:
+    shared = (n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P)
+    defaults = {d_o: d, d_k: d, q: sp.S.One, gap: q, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d, P: sp.S.Zero}
+    y, (back,) = LAYER.forward(X), LAYER.backward(G, X)
+    weights = LAYER.weight_gradients(G, X)
+
+    def spec(name: str, summary: str, gradient: bool, **outputs: sp.Expr) -> FunctionSpec:
+        derived = {key: Derived(item, LAYER.assumptions, LAYER.neglected, LAYER.sources) for key, item in outputs.items()}
+        more = (s2, r_g) if gradient else ()
+        return FunctionSpec.from_derived(
+            name, summary, (*shared, *more), derived, formula=r"\text{see Attention}",
+            defaults={**defaults, **({s2: sp.S.One, r_g: sp.S.Zero} if gradient else {})},
+        )
+
+    return (
+        spec("output_q", "Second moment of a coordinate of the output.", False, output_q=y.q),
+        spec("output_moments", "Second moment and token gap of the output of softmax attention.", False, q=y.q, gap=y.gap),
+        spec("input_gradient", "Second moment and token gap of the input gradient, for s2 and r_g of the output.", True,
+             variance=back.q, gap=back.gap),
+        spec("weight_gradients", "Expected squared norms of the gradients of the query, key and value weights.", True,
+             query=weights.query, key=weights.key, value=weights.value),
+    )
+
+
+DERIVATION = PaperDerivation(
+    paper=PAPER,
+    view=KEDIA,
+    values={},
+    build_trace=lambda: trace_of(LAYER, token_input(gaussian=True)),
+    build_claims=claims,
+    build_evaluators=(_evaluators,),
+    study=simulation.study,
+    figures=simulation.figures,
+    references=(
+        Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
+              "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),
+        Paper("kedia2024", "Kedia, Akhil and others", "Transformers Get Stable: An End-to-End Signal Propagation Theory for "
+              "Language Models", "International Conference on Machine Learning", 2024),
+    ),
+)

@@ -1,0 +1,45 @@
+"""The derivation of softmax attention: its verdicts, and its evaluators in three forms."""
+
+import numpy as np
+import pytest
+
+from symprop import bundled
+from symprop.claims import check
+from symprop.codegen.render import load
+from symprop.codegen.spec import evaluate
+
+DERIVATION = bundled.derivation("softmax_attention")
+POINT = {"n": 48, "d": 64, "q": 1.5, "gap": 0.5, "P": 0.1}
+
+
+@pytest.mark.parametrize("claim", DERIVATION.claims, ids=lambda claim: claim.id)
+def test_verdicts(claim):
+    verdict = check(claim)
+    assert verdict.as_expected, verdict.detail
+
+
+def test_a_derivation_is_a_module_that_declares_one():
+    assert set(bundled.names()) >= {"kedia2024", "noci2022", "softmax_attention"}
+    assert not any(name.endswith("_simulation") for name in bundled.names())
+
+
+@pytest.mark.parametrize("spec", DERIVATION.evaluators, ids=lambda spec: spec.name)
+def test_generated_code_is_the_formula(spec):
+    torch = pytest.importorskip("torch")
+    numbers = evaluate(spec, POINT)
+    plain = load(spec)(**{key: np.array([item]) for key, item in POINT.items()})
+    tensors = load(spec, "torch")(**{key: torch.tensor([item], dtype=torch.float64) for key, item in POINT.items()})
+    for k, (name, number) in enumerate(numbers.items()):
+        one, two = (item[k] if len(numbers) > 1 else item for item in (plain, tensors))
+        assert float(one[0]) == pytest.approx(float(number), rel=1e-9), name
+        assert float(two[0]) == pytest.approx(float(number), rel=1e-9), name
+
+
+def test_the_gap_is_carried_to_collapse():
+    spec = DERIVATION.evaluator("output_moments")
+    gaps = np.array([1e-3, 1e-30, 1e-300, 0.0])
+    out = load(spec)(n=32.0, d=64.0, q=1.0, gap=gaps).gap
+    assert out[2] == 0 and out[3] == 0
+    # Quadratic in the gap at collapse: 1e-60.
+    assert out[1] == pytest.approx(float(evaluate(spec, {"n": 32, "d": 64, "q": 1, "gap": 1e-30})["gap"]), rel=1e-8)
+    assert 0 < out[1] < 1e-60

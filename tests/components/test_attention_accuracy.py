@@ -1,0 +1,148 @@
+"""Attention against torch autograd: forward, input gradient and weight gradients over scores, widths, norms and options."""
+
+import importlib.util
+import random
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from symprop.components import Attention, LayerNorm, RMSNorm
+from symprop.components.attention import LevelWarning
+from symprop.core import symbols
+from symprop.core.signal import Gradient, Signal
+from symprop.functions.softmax_layer import LEVELS, gamma_rule, small_scores
+from symprop.functions.softmax_values import evaluator, value
+
+_PATH = Path(__file__).parents[1] / "oracle" / "attention.py"
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    pytest.importorskip("torch")
+    spec = importlib.util.spec_from_file_location("attention_oracle", _PATH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["attention_oracle"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def predicted(cell, level="exact"):
+    """The same names as the oracle's."""
+    n, d, d_k, width = (sp.Integer(x) for x in (cell.n, cell.d, cell.d_k, cell.d_k * cell.heads))
+    exact = {name: sp.nsimplify(getattr(cell, name)) for name in ("r", "r_g", "std", "dropout", "bias_q", "bias_k", "bias_v")}
+    x = Signal(q=sp.S.One, gap=1 - exact["r"], tokens=n, width=d, gaussian=True)
+    if cell.law != "gaussian":
+        x = {"rms": RMSNorm, "layernorm": LayerNorm}[cell.law](finite=True).forward(x)
+    layer = Attention(
+        width, 1 / d, d_k, exact["std"] / d, exact["std"] / d, exact["dropout"], heads=cell.heads,
+        key_heads=cell.heads // cell.shared, query_bias=exact["bias_q"], key_bias=exact["bias_k"], value_bias=exact["bias_v"],
+        level=level,
+    )
+    second = d / width if cell.project else sp.S.One
+    g = Gradient(second, second * (1 - exact["r_g"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LevelWarning)
+        y, (back,), weights = layer.forward(x), layer.backward(g, x), layer.weight_gradients(g, x)
+    found = {"q": y.q, "p": y.p, "var": back.q, "cov": back.p, "v": weights.value, "q_weight": weights.query, "k": weights.key}
+    return dict(zip(found, evaluator(tuple(found.values()), ())(), strict=True))
+
+
+CELLS = {
+    "independent": {"r": 0.0, "std": 2.0},
+    "correlated": {"r": 0.5, "std": 1.0, "r_g": 0.3},
+    "dropout": {"r": 0.3, "std": 1.0, "dropout": 0.3},
+    "biases": {"r": 0.3, "std": 1.0, "bias_q": 0.4, "bias_k": 0.5, "bias_v": 0.3, "r_g": 0.2},
+    "shared keys": {"r": 0.3, "std": 1.5, "heads": 4, "shared": 2, "project": True},
+    "RMSNorm": {"r": 0.2, "std": 2.0, "law": "rms"},
+    "LayerNorm": {"r": 0.0, "std": 2.0, "law": "layernorm", "r_g": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_against_autograd(oracle, name):
+    cell = oracle.Cell(**{"n": 24, "d": 48, "d_k": 32, **CELLS[name]})
+    measured, theory = oracle.simulate(cell, 1500, 3, 250), predicted(cell)
+    # Neglected: second order in w = 1/d_k + 2/d, for weight gradients with a coefficient of the order of the score variance.
+    w = 1 / cell.d_k + 2 / cell.d
+    for key in theory:
+        mean, error = measured[key]
+        order = w**2 * (1 + cell.std**2 * (key in ("q_weight", "k")))
+        assert abs(theory[key] - mean) < 4 * error + order * abs(mean), (key, theory[key], mean, error)
+
+
+@pytest.mark.slow
+def test_percentiles_over_a_random_grid(oracle):
+    rng, errors = random.Random(17), {}
+    limits = {"q": (0.5, 2, 5), "p": (0.5, 2, 5), "var": (0.5, 2, 5), "cov": (0.5, 2, 5), "v": (1, 3, 6), "q_weight": (1, 3, 6),
+              "k": (1, 3, 6)}
+    for index in range(40):
+        cell = oracle.Cell(
+            n=rng.choice([16, 64, 200]), d=rng.choice([64, 128, 256]), d_k=rng.choice([32, 64]),
+            r=rng.choice([0, 0.1, 0.3, 0.6, 0.9]), std=rng.choice([0.05, 0.3, 1, 2, 3, 4, 6]), r_g=rng.choice([0, 0.3]),
+        )
+        measured, theory = oracle.simulate(cell, 6000, 100 + index, 100), predicted(cell)
+        for key, (mean, error) in measured.items():
+            if error < 0.02 * abs(mean):
+                # What the simulation does not know is not counted against the theory.
+                errors.setdefault(key, []).append(100 * max(0.0, abs(theory[key] - mean) - error) / abs(mean))
+    for key, limit in limits.items():
+        assert np.all(np.percentile(errors[key], [50, 90, 99]) <= limit), (key, np.percentile(errors[key], [50, 90, 99]))
+
+
+def test_levels_agree_where_the_scores_are_small_and_warn_beyond_their_range():
+    x = Signal(q=sp.S.One, gap=sp.Rational(7, 10), tokens=sp.Integer(64), width=sp.Integer(128), gaussian=True)
+    small, large = sp.Rational(1, 128 * 50), sp.Rational(4, 128)
+    results = [value(Attention(128, 1, 64, small, small, level=level).forward(x).q) for level in LEVELS]
+    # The score variance is 3e-4, and 1/n of it enters.
+    assert results == pytest.approx([results[-1]] * 4, rel=1e-4)
+    assert results[1] == pytest.approx(results[2], rel=1e-7)
+    for level in ("uniform", "closed_form", "exact"):
+        layer = Attention(128, 1, 64, large, large, level=level)
+        with pytest.warns(LevelWarning, match=re.escape(f"expect an error of {100 * layer.expected_error(x):.2g}%")):
+            layer.forward(x)
+        assert f"level={level}" in layer.describe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Attention(128, 1, 64, large, large, level="reference").forward(x)
+
+
+def test_the_rule_of_the_scale_has_the_moments_of_a_gamma_law():
+    for v in (sp.Rational(1, 100), sp.Rational(1, 8), sp.Integer(2)):
+        rule, moment = gamma_rule(v), sp.S.One
+        for k in range(6):
+            assert abs(sp.N(sum(weight * (1 + shift) ** k for shift, weight in rule) - moment, 30)) < 1e-25 * moment
+            moment *= 1 + k * v
+        assert all(1 + sp.N(shift) > 0 for shift, _ in rule)
+
+
+def test_small_scores_are_the_limit_of_the_integrals():
+    q, gap = sp.S.One, sp.Rational(3, 10)
+    for unit in (None, sp.Integer(96)):
+        x = Signal(q=q, gap=gap, tokens=sp.Integer(24), width=sp.Integer(96), gaussian=True, fixed_norm=unit)
+        strength = sp.Rational(1, 10**6) / 96
+        layer = Attention(96, 1, 32, strength, strength)
+        # Two rows on a sphere have the contractions of both Jacobians up to a relative 1/d only.
+        more = () if unit else ("joint", "scaled_joint", "pair_jacobian", "pair_slope")
+        for name in ("own", "gap", "row_gap", "token_gap", "mean", *more):
+            node = layer.moment(name, x)
+            # The next order is a few times the score variance, 3e-13; moments near 1/n keep an absolute 1e-15.
+            assert value(node) == pytest.approx(float(small_scores(node)), rel=1e-6), name
+
+
+def test_the_layer_is_fast_after_the_first():
+    q, gap = symbols.q, symbols.gap
+    x = Signal(q=q, gap=gap, tokens=symbols.n, width=symbols.d, gaussian=True)
+    layer = Attention(symbols.d, 1 / symbols.d, 32, 1 / symbols.d, 1 / symbols.d)
+    y, (back,) = layer.forward(x), layer.backward(Gradient(sp.S.One, sp.S.Half), x)
+    compiled = evaluator((y.q, y.gap, back.q, back.gap), (q, gap, symbols.n, symbols.d))
+    compiled(1.0, 0.5, 64.0, 128.0)
+    start = time.process_time()
+    for k in range(5):
+        compiled(1.0, 0.5 + 0.05 * (k + 1), 64.0, 128.0)
+    assert (time.process_time() - start) / 5 < 0.15
