@@ -198,7 +198,7 @@ def iterate_exact(
     rows = _rows(layer, start, depth, values, gradient)
     arguments = (*layer.state, *layer.parameters)
     with mpmath.workdps(digits + 15):
-        step, pull = (_mpmath_compile(arguments, wanted) for wanted in (tuple(layer.updates.values()), layer.entries))
+        step, pull = (mpmath_compile(arguments, wanted) for wanted in (tuple(layer.updates.values()), layer.entries))
         fixed = [[_number(row[key]) for key in layer.parameters] for row in rows]
         states = [[_number(start[symbol]) for symbol in layer.state]]
         for row in fixed:
@@ -216,7 +216,9 @@ def iterate_exact(
     return Trajectory(forward, back[::-1])
 
 
-def _mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]) -> Callable[..., Sequence[Any]]:
+def mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]) -> Callable[..., Sequence[Any]]:
+    """Compile for mpmath numbers at the working precision; nodes of this package go through SymPy."""
+
     def through_sympy(function: Any) -> Callable[..., Any]:
         def value(*values: Any) -> Any:
             exact = (sp.Integer(int(v)) if v == mpmath.floor(v) and abs(v) < 2**53 else sp.Float(v, mpmath.mp.dps)
