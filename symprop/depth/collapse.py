@@ -98,7 +98,7 @@ class Collapse:
     @property
     def angle(self) -> sp.Expr:
         """Growth of gap/q over one block."""
-        return self.slope * factored(self.trace.input.q / self.q)
+        return _tidy(self.slope * self.trace.input.q / self.q)
 
     @property
     def added(self) -> sp.Expr:

@@ -92,7 +92,8 @@ def find_interior(layer: LayerMap, values: Mapping[sp.Symbol, Any] | None = None
 
     At every correlation on a grid (1 - rho from 1e-9 to 1, crowded towards 0) q is set to the value that a layer keeps;
     what is left is how much one layer multiplies the gap, whose crossings of one are bracketed and refined by Newton's
-    method on (q, gap). Two points closer than the grid (5% in 1 - rho) may be missed. Nodes that stand for a
+    method on (q, gap). Two points closer than the grid (5% in 1 - rho) may be missed, and negative
+    correlations are not looked at. Nodes that stand for a
     quadrature rule or a mixture carry their own error. Raises ``InputError`` for a missing value and
     :class:`RefusedError` where no q is kept.
 
@@ -114,7 +115,7 @@ def find_interior(layer: LayerMap, values: Mapping[sp.Symbol, Any] | None = None
     excess = growth(shares)
     if not np.isfinite(excess).any():
         raise RefusedError(f"fixed points of ({q}, {gap})", f"no {q} is kept at any correlation", "iterate the map")
-    crossing = np.flatnonzero(excess[:-1] * excess[1:] < 0)
+    crossing = np.flatnonzero((excess[:-1] * excess[1:] < 0) | (excess[1:] == 0))
     points = [_polished(fixed, q, gap, *growth.bisected(shares[k], shares[k + 1]), digits) for k in crossing]
     return tuple(points)
 
@@ -151,11 +152,12 @@ class _GapGrowth:
         """q and gap at the crossing between two shares."""
         sides = np.array([low, high])
         start = self(sides)
-        for _ in range(40):
+        for _ in range(40 if start[1] != 0 else 0):
             middle = np.array([np.sqrt(sides[0] * sides[1])])
             sides[0 if self(middle)[0] * start[0] > 0 else 1] = middle[0]
-        q = self.stationary(sides[:1])[0]
-        return float(q), float(q * sides[0])
+        share = sides[1]
+        q = self.stationary(sides[1:])[0]
+        return float(q), float(q * share)
 
 
 def _polished(layer: LayerMap, q: sp.Symbol, gap: sp.Symbol, start_q: float, start_gap: float, digits: int) -> InteriorPoint:

@@ -26,9 +26,34 @@ class SlopeMoment(sp.Function):
         return True
 
     def fdiff(self, argindex: int = 2) -> sp.Expr:
-        if argindex == 2:
-            return sp.Derivative(self, self.args[1]) if self.args[1].is_Symbol else super().fdiff(argindex)
-        raise sp.ArgumentIndexError(self, argindex)
+        if argindex != 2:
+            raise sp.ArgumentIndexError(self, argindex)
+        order, v = self.args
+        return SlopeMoment(order + 1, v) + MixedMoment(order, order + 2, v)
+
+
+class MixedMoment(sp.Function):
+    r"""MixedMoment(j, k, v) :math:`= E \phi^{(j)}(x) \phi^{(k)}(x)` at zero mean and variance v.
+
+    Twice the derivative of an expectation in the variance is that of the second derivative in x.
+
+    >>> v = sp.Symbol("v", positive=True)
+    >>> MixedMoment(1, 1, v), SlopeMoment(0, v).diff(v)
+    (SlopeMoment(1, v), MixedMoment(0, 2, v) + SlopeMoment(1, v))
+    """
+
+    nargs = (3,)
+
+    @classmethod
+    def eval(cls, first: sp.Expr, second: sp.Expr, v: sp.Expr) -> sp.Expr | None:
+        return SlopeMoment(first, v) if first == second else cls(second, first, v) if first > second else None
+
+    def fdiff(self, argindex: int = 3) -> sp.Expr:
+        if argindex != 3:
+            raise sp.ArgumentIndexError(self, argindex)
+        first, second, v = self.args
+        outer = MixedMoment(first + 2, second, v) + MixedMoment(first, second + 2, v)
+        return outer / 2 + MixedMoment(first + 1, second + 1, v)
 
 
 class SlopeDifference(sp.Function):
