@@ -17,7 +17,7 @@ from symprop.derivations import cowsik2024_simulation as simulation
 from symprop.claims import Claim, Curve, Figure, LatexName, Paper, PaperDerivation, Progress, Result, Status
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
-from symprop.core.expression import Comparison, compare, factored
+from symprop.core.expression import Comparison, factored
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source
 from symprop.core.symbols import (
@@ -103,7 +103,8 @@ def _stationary() -> Result:
 
 def _half() -> Result:
     half = collapse(trace_of(attention_half(), X))
-    return _result(half.q.subs(X.q, linearised().stationary), "q_A", ("attention", "second moment after the first half", half.q))
+    kept = half.q.subs(X.q, linearised().stationary)
+    return _result(kept, "q_A", ("attention", "second moment after the first half", half.q))
 
 
 def _angle() -> Result:
@@ -197,8 +198,8 @@ def _claims() -> tuple[Claim, ...]:
         Claim("gradient-exponent-deviation", where, "gradient exponent of the token-deviation mode", _deviation, sp.log(angle)),
         Claim("one-gradient-exponent", where, "the gradient has one exponent", _common, sp.log(angle), expected=Status.REFUTED,
               corrected_by="two-gradient-exponents",
-              note="A gradient that all tokens share comes back through the values as well, one of zero sum over tokens through "
-              "the skip alone: the two grow at different rates, and a measured gradient changes from one to the other at "
+              note="A gradient that all tokens share comes back through the values as well, one of zero sum over tokens "
+              "through the skip alone: the two grow at different rates, and a measured gradient changes from one to the other at "
               "depth log(n) over their difference."),
         Claim("two-gradient-exponents", where, "common over deviation mode of an attention half r x + attention(norm(x))",
               _two_exponents, sp.log((alpha_1**2 + sigma_v2 / X.q) / alpha_1**2)),

@@ -1,4 +1,4 @@
-"""What is simulated for Cowsik et al. 2024: nearly equal tokens and both gradient modes through blocks with the real softmax."""
+"""What is simulated for Cowsik et al. 2024: equal tokens but for a trace, and both gradient modes, with the real softmax."""
 
 from __future__ import annotations
 

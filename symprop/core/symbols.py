@@ -193,6 +193,6 @@ eps = declare("eps", r"\epsilon", "constant added to a token's variance in a nor
 A = declare("A", "A", "squared weight of the attention branch; that of its skip is 1 - A", lower=0, upper=1)
 M = declare("M", "M", "squared weight of the feed-forward branch; that of its skip is 1 - M", lower=0, upper=1)
 m_f = declare("m", "m", "second moment of the feed-forward branch for unit input", lower=0)
-chi = declare("chi", r"\chi", "slope of the gap through the feed-forward branch for equal tokens of unit second moment", lower=0)
-sigma_w = declare("sigma_w", r"\sigma_w", "scale of the first feed-forward weights: their variance is sigma_w^2/fan-in", lower=0)
+chi = declare("chi", r"\chi", "slope of the gap through the feed-forward branch at collapse, for unit input", lower=0)
+sigma_w = declare("sigma_w", r"\sigma_w", "scale of the first feed-forward weights, of variance sigma_w^2/fan-in", lower=0)
 sigma_b2 = declare("sigma_b2", r"\sigma_b^2", "variance of a bias", lower=0)

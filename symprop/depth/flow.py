@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.expression import compare, factored
-from symprop.core.provenance import Derived
+from symprop.core.provenance import Derived, neglected_order
 from symprop.depth.iterate import LayerMap, iterate, layer_map, numpy_compile
 from symprop.depth.solution import INDEPENDENT_LAYERS
 from symprop.network.trace import Trace
@@ -83,7 +83,7 @@ def depth_flow(trace: Trace, scaling: Mapping[sp.Basic, sp.Expr]) -> DepthFlow:
                                "scale every branch with the depth")
         field[state] = factored(sp.diff(scaled, step).subs(step, 0))
     provenance = Derived(
-        sp.Tuple(*field.values()), (*trace.assumptions, INDEPENDENT_LAYERS), f"{trace.neglected}, O(1/L)".removeprefix("exact, "),
+        sp.Tuple(*field.values()), (*trace.assumptions, INDEPENDENT_LAYERS), neglected_order(trace.neglected, "O(1/L)"),
         trace.sources, ("depth to infinity with the residual weights scaled by depth",),
     )
     return DepthFlow(layer, MappingProxyType(dict(scaling)), MappingProxyType(field), provenance, pinned)

@@ -87,7 +87,9 @@ def solve_interior(layer: LayerMap) -> tuple[InteriorPoint, ...]:
     return tuple(found)
 
 
-def find_interior(layer: LayerMap, values: Mapping[sp.Symbol, Any] | None = None, digits: int = 50) -> tuple[InteriorPoint, ...]:
+def find_interior(
+    layer: LayerMap, values: Mapping[sp.Symbol, Any] | None = None, digits: int = 50
+) -> tuple[InteriorPoint, ...]:
     """Fixed points with gap > 0 to ``digits`` digits, in increasing order of the gap.
 
     At every correlation on a grid (1 - rho from 1e-9 to 1, crowded towards 0) q is set to the value that a layer keeps;

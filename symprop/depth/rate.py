@@ -113,7 +113,7 @@ def drift_law(trace: Trace) -> DriftLaw:
     >>> law.angle.rate, law.common, law.deviation
     (-1/2, 1, 1/2)
     """
-    linear, q, layer = collapse(trace), trace.input.q, symbols.layer
+    linear, q = collapse(trace), trace.input.q
     added = sp.limit(linear.added, q, sp.oo)
     if added.has(sp.oo, -sp.oo, sp.zoo, sp.nan) or added == 0 or added.has(q):
         raise RefusedError("law of the block", f"what it adds to {q}, {linear.added}, does not tend to a constant",

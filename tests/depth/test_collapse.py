@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import sympy as sp
+from symprop.derivations.cowsik2024 import X, attention_half, feed_forward_half
+
 from symprop.components import Attention, Dropout, LayerNorm, Linear, UniformAttention
 from symprop.core.errors import RefusedError
 from symprop.core.expression import compare
 from symprop.core.symbols import A, M, alpha_1, d, d_k, n, sigma_k2, sigma_q2, sigma_v2, sigma_w
 from symprop.depth.collapse import collapse
 from symprop.depth.iterate import iterate_exact, layer_map
-from symprop.derivations.cowsik2024 import X, attention_half, feed_forward_half
 from symprop.functions.activation import Erf, Relu
 from symprop.functions.generic_activation import GenericActivation
 from symprop.functions.logistic import Tanh

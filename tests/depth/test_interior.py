@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import sympy as sp
+from symprop.derivations.cowsik2024 import X, block
 
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.symbols import A, M, n, sigma_w
 from symprop.depth.interior import find_interior, solve_interior
 from symprop.depth.iterate import LayerMap, iterate_exact, layer_map
-from symprop.derivations.cowsik2024 import X, block
 from symprop.functions.activation import Erf
 from symprop.functions.logistic import Tanh
 from symprop.network import trace_of

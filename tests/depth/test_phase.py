@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import sympy as sp
+from symprop.derivations.cowsik2024 import X, linearised, named
 
 from symprop.components import LayerNorm, Linear, UniformAttention
 from symprop.core.errors import InputError, RefusedError
@@ -11,12 +12,11 @@ from symprop.core.symbols import A, L, M, alpha_1, d, n, sigma_v2, sigma_w
 from symprop.depth.collapse import collapse
 from symprop.depth.iterate import iterate_exact, layer_map
 from symprop.depth.phase import critical_strength, find_boundary, odds_law, solve_boundary
-from symprop.derivations.cowsik2024 import X, linearised, named
 from symprop.functions.activation import Erf
 from symprop.functions.logistic import Tanh
 from symprop.network import pre_norm, residual, sequential, trace_of
 
-STRENGTHS = np.array([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3], [0.4, 0.4], [0.5, 0.5], [0.3, 0.6], [0.1, 0.5], [0.2, 0.8], [0.5, 0.8]])
+STRENGTHS = np.array([[1, 1], [2, 2], [3, 3], [4, 4], [5, 5], [3, 6], [1, 5], [2, 8], [5, 8]]) / 10
 SCALES = [3.3985, 3.4646, 3.5839, 3.7732, 4.0653, 1.6991, 0.8383, 0.9756, 2.3219]
 COMMON = [0.0113, 0.0459, 0.1057, 0.1943, 0.3180, 0.1436, 0.0284, 0.0994, 0.3810]
 

@@ -52,15 +52,17 @@ def test_smooth_activation_at_slope_one():
 def test_smooth_law_with_a_moving_second_moment():
     """A block whose q follows the gap: attention at criticality, against the iterated map."""
     scale, weight = sp.Rational(3, 2), sp.Rational(1, 2)
-    halves = (pre_norm(UniformAttention(d, weight / d), 1, sp.sqrt(weight)), pre_norm(feed_forward(Erf(), scale), 1, sp.Rational(3, 5)))
-    unknown = sp.Symbol("gain", positive=True)
-    free = trace_of(sequential(halves[0], pre_norm(feed_forward(Erf(), scale, unknown), 1, sp.Rational(3, 5))), X)
+    unknown, attention = sp.Symbol("gain", positive=True), pre_norm(UniformAttention(d, weight / d), 1, sp.sqrt(weight))
+
+    def with_gain(gain):
+        return sequential(attention, pre_norm(feed_forward(Erf(), scale, gain), 1, sp.Rational(3, 5)))
+
+    free = trace_of(with_gain(unknown), X)
     (gain,) = [root for root in sp.solve(collapse(free).exponents.angle_factor - 1, unknown) if root.is_positive]
     law = rate_law(free, {unknown: gain})
     assert law.kind == "algebraic" and law.rate == -1
-    block = sequential(halves[0], pre_norm(feed_forward(Erf(), scale, gain), 1, sp.Rational(3, 5)))
     share = sp.Rational(1, 10**4)
-    path = shares(block, 400, share, {n: sp.Integer(16)}, 40)
+    path = shares(with_gain(gain), 400, share, {n: sp.Integer(16)}, 40)
     # 1/share grows by the coefficient of every layer once q has settled.
     grown = (1 / path[400] - 1 / path[100]) / 300
     predicted = float(sp.N((1 / law.share).subs({layer: 1, n: 16}), 20))
