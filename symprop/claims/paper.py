@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import sympy as sp
 
-from symprop.claims.claim import Claim
+from symprop.claims.claim import Claim, Result
 from symprop.core.errors import UnknownNameError
 from symprop.core.provenance import Assumption, Derived, merge_unique
 from symprop.depth.solution import DepthSolution
@@ -84,6 +84,7 @@ class PaperDerivation:
     ``build_trace`` gives the block as it prints, ``build_solution`` solves it over depth where that has a closed form.
     ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
     built when first asked for, evaluators in groups so that one is found without deriving all.
+    ``build_dynamics`` lists what the map of a block does over depth where it is not affine: exponents and boundaries.
     ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
     the data of the appendix's figures.
     """
@@ -99,6 +100,7 @@ class PaperDerivation:
     slips: tuple[Slip, ...] = ()
     references: tuple[Paper, ...] = field(default=())
     build_solution: Callable[[], DepthSolution] | None = None
+    build_dynamics: Callable[[], tuple[Result, ...]] | None = None
 
     @property
     def key(self) -> str:
@@ -114,6 +116,11 @@ class PaperDerivation:
     def solution(self) -> DepthSolution | None:
         """The block, solved over depth; None where the map of a block is not affine."""
         return None if self.build_solution is None else self.build_solution()
+
+    @cached_property
+    def dynamics(self) -> tuple[Result, ...]:
+        """Exponents and boundaries over depth; empty where the block is solved."""
+        return () if self.build_dynamics is None else self.build_dynamics()
 
     @property
     def provenance(self) -> Derived:

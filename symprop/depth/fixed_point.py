@@ -152,9 +152,9 @@ def small_parameter(
     on_axis = residual.subs(small, 0)
     if compare(sp.limit(on_axis, distance, 0), sp.S.Zero).equal is not True:
         raise RefusedError(name, f"{start} is not fixed at {parameter} = 0", "pass the fixed point at zero parameter")
-    moved, height = _leading(on_axis, distance, name)
+    moved, height = leading_power(on_axis, distance, name)
     off_axis = sp.limit(residual, distance, 0)
-    pushed, power = _leading(off_axis, small, name)
+    pushed, power = leading_power(off_axis, small, name)
     amount = factored(-pushed / moved)
     if amount.is_negative:
         raise RefusedError(name, "the point would leave on the other side", "set below to the opposite")
@@ -198,7 +198,7 @@ def approach(update: sp.Expr, variable: sp.Symbol, point: sp.Expr, *, below: boo
     if slope == 0:
         return Approach("finite", slope)
     if compare(slope, sp.S.One).equal is True:
-        moved, power = _leading(after - distance, distance, name)
+        moved, power = leading_power(after - distance, distance, name)
         if moved.is_positive:
             return Approach("repelling", slope)
         exponent = -1 / (power - 1)
@@ -210,7 +210,7 @@ def approach(update: sp.Expr, variable: sp.Symbol, point: sp.Expr, *, below: boo
     raise RefusedError(name, f"whether its slope {slope} is below one is undecided", "give the parameters values")
 
 
-def _leading(expression: sp.Expr, variable: sp.Symbol, name: str) -> tuple[sp.Expr, sp.Expr]:
+def leading_power(expression: sp.Expr, variable: sp.Symbol, name: str) -> tuple[sp.Expr, sp.Expr]:
     """Coefficient and exponent of the leading power of a function as its positive variable tends to zero."""
     root = sp.Dummy("z", positive=True)
     # Half-integer powers, as square roots at the end of a range make them, become integer ones.

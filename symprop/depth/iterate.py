@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.signal import Gradient
+from symprop.functions.arc_cosine import arc_cosine_array
 from symprop.functions.table_sum import TableSum, callable_sums
 from symprop.network.trace import Trace
 
@@ -98,23 +99,26 @@ class Trajectory:
 def numpy_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]) -> Callable[..., Sequence[Any]]:
     """Compile with :func:`sympy.lambdify` for arrays.
 
-    A function that numpy lacks is evaluated point by point through SymPy: right, and slow. Pass another ``compile`` to
-    :func:`iterate` where speed matters.
+    A function that numpy lacks is evaluated point by point through SymPy: right, and slow; the kernels of kinked
+    activations and e^x - 1 are not among them. Pass another ``compile`` to :func:`iterate` where speed matters.
     """
     plain, sums = callable_sums(sp.Tuple(*expressions), double=True)
-    own = {name: np.vectorize(function, otypes=[float]) for name, function in sums.items()}
+    own = _ARRAYS | {name: np.vectorize(function, otypes=[float]) for name, function in sums.items()}
     own |= {
         node.func.__name__: np.vectorize(_through_sympy(node.func), otypes=[float])
         for expression in expressions
         for node in expression.atoms(sp.Function)
         if not hasattr(np, _NUMPY_NAMES.get(node.func.__name__, node.func.__name__))
         and not issubclass(node.func, (sp.Piecewise, sp.Max, sp.Min, TableSum))
+        and node.func.__name__ not in _ARRAYS
     }
     function: Callable[..., Sequence[Any]] = sp.lambdify(
         list(arguments), list(plain), modules=[own, "numpy"], cse=True
     )
     return function
 
+
+_ARRAYS: dict[str, Callable[..., Any]] = {"ArcCosine": arc_cosine_array, "ExpMinusOne": np.expm1}
 
 _NUMPY_NAMES = {"acos": "arccos", "asin": "arcsin", "atan": "arctan", "acosh": "arccosh", "asinh": "arcsinh",
                 "atanh": "arctanh", "atan2": "arctan2", "Abs": "abs"}
@@ -176,6 +180,69 @@ def iterate(
     return Trajectory(states, back)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """Where points of a grid ended: their states, the layer at which each stopped, and why.
+
+    ``collapsed`` says that gap/q fell below the given share, ``settled`` that no state moved any more; neither is set
+    where the depth was used up.
+    """
+
+    states: Mapping[sp.Symbol, NDArray[np.float64]]
+    layers: NDArray[np.int64]
+    collapsed: NDArray[np.bool_]
+    settled: NDArray[np.bool_]
+
+
+def iterate_until(
+    layer: LayerMap,
+    start: Values,
+    depth: int,
+    values: Values = MappingProxyType({}),
+    *,
+    share: float = 0.0,
+    change: float = 0.0,
+    compile: Compile = numpy_compile,
+) -> Reached:
+    """Propagate a grid of parameters, and drop points that have collapsed or settled: what is left runs on.
+
+    The first two states are q and gap. A point stops once gap/q < ``share`` or no state moves by more than the fraction
+    ``change`` in a layer. Only the end is kept, in the shape that start and values broadcast to. Raises ``InputError`` as
+    :func:`iterate` does.
+
+    >>> q, gap, a = sp.symbols("q gap a", positive=True)
+    >>> halves = LayerMap({q: q, gap: a*gap})
+    >>> iterate_until(halves, {q: 1, gap: 1}, 100, {a: [0.5, 0.1, 1]}, share=1e-6).layers.tolist()
+    [20, 7, 100]
+    """
+    (row,) = _rows(layer, start, 1, values, None)
+    if depth != int(depth) or depth < 0:
+        raise InputError("depth", depth, "an integer >= 0")
+    wanted = (*(start[key] for key in layer.state), *(row[key] for key in layer.parameters))
+    given = [np.asarray(item, dtype=float) for item in wanted]
+    shape = np.broadcast_shapes(*(item.shape for item in given))
+    flat = np.stack([np.broadcast_to(item, shape).ravel() for item in given])
+    count = len(layer.state)
+    end, layers = flat[:count].copy(), np.full(flat.shape[1], int(depth))
+    collapsed, settled = (np.zeros(flat.shape[1], dtype=bool) for _ in range(2))
+    step = compile((*layer.state, *layer.parameters), tuple(layer.updates.values()))
+    active, state, parameters = np.arange(flat.shape[1]), flat[:count], flat[count:]
+    for position in range(int(depth) + 1):
+        fallen = state[1] < share * state[0]
+        still = np.zeros_like(fallen)
+        if position < depth:
+            moved = np.stack([np.broadcast_to(item, state.shape[1:]) for item in step(*state, *parameters)])
+            still = ~fallen & np.all(np.abs(moved - state) <= change * np.abs(state), axis=0) if change > 0 else still
+        stop = fallen | still
+        end[:, active], layers[active[stop]] = state, position
+        collapsed[active], settled[active] = fallen, still
+        if position == depth or stop.all():
+            break
+        active, state, parameters = active[~stop], moved[:, ~stop], parameters[:, ~stop]
+    states = {symbol: end[index].reshape(shape) for index, symbol in enumerate(layer.state)}
+    return Reached(MappingProxyType(states), *(item.reshape(shape) for item in (layers, collapsed, settled)))
+
+
 def _pulled(entries: Sequence[Any], above: NDArray[np.float64]) -> NDArray[np.float64]:
     count = len(above)
     rows = [sum(entries[row * count + column] * above[column] for column in range(count)) for row in range(count)]
@@ -198,7 +265,7 @@ def iterate_exact(
     rows = _rows(layer, start, depth, values, gradient)
     arguments = (*layer.state, *layer.parameters)
     with mpmath.workdps(digits + 15):
-        step, pull = (_mpmath_compile(arguments, wanted) for wanted in (tuple(layer.updates.values()), layer.entries))
+        step, pull = (mpmath_compile(arguments, wanted) for wanted in (tuple(layer.updates.values()), layer.entries))
         fixed = [[_number(row[key]) for key in layer.parameters] for row in rows]
         states = [[_number(start[symbol]) for symbol in layer.state]]
         for row in fixed:
@@ -216,7 +283,9 @@ def iterate_exact(
     return Trajectory(forward, back[::-1])
 
 
-def _mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]) -> Callable[..., Sequence[Any]]:
+def mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]) -> Callable[..., Sequence[Any]]:
+    """Compile for mpmath numbers at the working precision; nodes of this package go through SymPy."""
+
     def through_sympy(function: Any) -> Callable[..., Any]:
         def value(*values: Any) -> Any:
             exact = (sp.Integer(int(v)) if v == mpmath.floor(v) and abs(v) < 2**53 else sp.Float(v, mpmath.mp.dps)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import sympy as sp
 
 from symprop.components.base import Component
+from symprop.components.norm import LayerNorm
 from symprop.components.sum import Sum
 from symprop.core import symbols
 from symprop.core.errors import InputError
@@ -29,6 +30,15 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """Branches that read one signal, ``before`` applied to the stream, each added to the stream in turn."""
+
+    branches: tuple[Block, ...]
+    sums: tuple[Sum, ...]
+    before: Block
+
+
+@dataclass(frozen=True)
 class Named:
     """A block whose output prints under a name of its own."""
 
@@ -44,7 +54,7 @@ class Stack:
     depth: sp.Expr
 
 
-Block: TypeAlias = Component | Sequential | Residual | Named | Stack
+Block: TypeAlias = Component | Sequential | Residual | Parallel | Named | Stack
 
 
 def sequential(*blocks: Block) -> Block:
@@ -57,6 +67,42 @@ def sequential(*blocks: Block) -> Block:
 def residual(branch: Block, scale: Any = 1, skip_scale: Any = 1) -> Block:
     """Add a branch, times the amplitude ``scale``, to the stream it reads, times ``skip_scale``."""
     return Residual(branch, Sum(scale, skip_scale))
+
+
+def pre_norm(branch: Block, scale: Any = 1, skip_scale: Any = 1, norm: Block | None = None) -> Block:
+    """``skip_scale x + scale branch(norm(x))``; the norm is LayerNorm unless given. Xiong et al. 2020."""
+    return residual(sequential(norm or LayerNorm(), branch), scale, skip_scale)
+
+
+def post_norm(branch: Block, scale: Any = 1, skip_scale: Any = 1, norm: Block | None = None) -> Block:
+    """``norm(skip_scale x + scale branch(x))``; the norm is LayerNorm unless given. Vaswani et al. 2017."""
+    return sequential(residual(branch, scale, skip_scale), norm or LayerNorm())
+
+
+def peri_norm(branch: Block, scale: Any = 1, skip_scale: Any = 1, norm: Block | None = None) -> Block:
+    """``skip_scale x + scale norm(branch(norm(x)))``: a norm on both sides of the branch, also called sandwich norm.
+
+    Kim et al. 2025; Ding et al. 2021.
+    """
+    around = norm or LayerNorm()
+    return residual(sequential(around, branch, around), scale, skip_scale)
+
+
+def parallel(*branches: Block, scale: Any = 1, skip_scale: Any = 1, norm: Block | None = None) -> Block:
+    """``skip_scale x + scale (branch_1(norm(x)) + branch_2(norm(x)) + ...)``: all branches read the same norm.
+
+    Wang & Komatsuzaki 2021.
+
+    >>> from symprop.components import Linear
+    >>> from symprop.core.symbols import d
+    >>> from symprop.network import trace_of
+    >>> trace_of(parallel(Linear(d, 1/d), Linear(d, 2/d))).expand().q
+    q_X + 3
+    """
+    if not branches:
+        raise InputError("branches", "()", "at least one block")
+    sums = (Sum(scale, skip_scale), *(Sum(scale) for _ in branches[1:]))
+    return Parallel(branches, sums, norm or LayerNorm())
 
 
 def named(block: Block, label: str) -> Block:

@@ -178,6 +178,9 @@ def _overview(derivation: PaperDerivation, view: View) -> dict[str, Any]:
         "depth_limit": list(block.limit),
         "limit_neglected": block.limit_neglected,
         "correlation_limit": block.correlation,
+        "dynamics": [
+            Formula(item.quantity, item.expression, claim_names(derivation, view, item), view) for item in derivation.dynamics
+        ],
         "neglected": provenance.neglected,
         "sources": [str(source) for source in provenance.sources],
         "claims": [
@@ -255,13 +258,17 @@ class _Writer:
         if data["correlation_limit"]:
             self._heading("Infinite depth, residual weights that do not shrink")
             self._equation(data["correlation_limit"].quantity, data["correlation_limit"])
+        if data["dynamics"]:
+            self._heading("Exponents and boundaries over depth")
+        for formula in data["dynamics"]:
+            self._equation(formula.quantity, formula)
         self._provenance(data)
         if data["claims"]:
             self._heading("Claims")
             for claim in data["claims"]:
                 state = "holds" if claim["expected"] in ("proved", "agrees") else claim["expected"]
                 after = f" -> {claim['corrected_by']}" if claim["corrected_by"] else ""
-                self._text(f"{claim['where']}: {claim['title']}. [{state}{after}]", head=f"{claim['id']:<16}")
+                self._text(f"{claim['where']}: {claim['title']}. [{state}{after}]", head=f"{claim['id']:<15} ")
 
     def claim(self, data: dict[str, Any]) -> None:
         self._heading(f"{data['id']} - {data['where']}: {self._words(data['title'])}")

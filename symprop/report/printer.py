@@ -224,6 +224,18 @@ class ProofPrinter(LatexPrinter):
     def _print_CorrelationDeficit(self, expr: sp.Expr, exp: Any = None) -> str:
         return self._called("H", [str(self._print(argument)) for argument in expr.args], exp)
 
+    def _print_SlopeMoment(self, expr: sp.Expr, exp: Any = None) -> str:
+        order, v = expr.args
+        return self._called(rf"\mathbb{{E}}[{_slope(order)}^2]", [str(self._print(v))], exp)
+
+    def _print_SlopeDifference(self, expr: sp.Expr, exp: Any = None) -> str:
+        order, *rest = expr.args
+        return self._called(rf"\Delta[{_slope(order)}]", [str(self._print(argument)) for argument in rest], exp)
+
+    def _print_TableSum(self, expr: sp.Expr, exp: Any = None) -> str:
+        arguments = [str(self._print(argument)) for argument in expr.arguments]
+        return self._called(rf"\text{{{expr.label}}}", arguments, exp)
+
     def _print_RisingRatio(self, expr: sp.Expr, exp: Any = None) -> str:
         first, second, count = expr.args
         index = sp.Symbol("j")
@@ -336,6 +348,11 @@ class ProofPrinter(LatexPrinter):
         loose = (sp.MatAdd, sp.KroneckerProduct, sp.HadamardProduct)
         texts = ((isinstance(part, loose), str(self._print(part))) for part in expr.args)
         return sign.join(brackets(body) if inner else body for inner, body in texts)
+
+
+def _slope(order: sp.Expr) -> str:
+    """A derivative of an activation that is not named."""
+    return rf"\phi^{{({order})}}" if order > 2 else r"\phi" + "'" * int(order)
 
 
 def latex(expression: Any, names: Mapping[sp.Symbol, LatexName] | None = None, view: View | None = None) -> str:

@@ -12,7 +12,7 @@ from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.uniform_attention import UniformAttention
 from symprop.core.errors import InputError
 from symprop.core.signal import Signal
-from symprop.network.builders import Block, Named, Residual, Sequential, Stack
+from symprop.network.builders import Block, Named, Parallel, Residual, Sequential, Stack
 from symprop.network.trace import Trace, trace_of
 
 CHUNK_BYTES = 32 * 2**20
@@ -116,6 +116,9 @@ def with_component(block: Block, change: Callable[[Component], Component]) -> Bl
         return replace(block, blocks=tuple(with_component(item, change) for item in block.blocks))
     if isinstance(block, Residual):
         return replace(block, branch=with_component(block.branch, change))
+    if isinstance(block, Parallel):
+        branches = tuple(with_component(item, change) for item in block.branches)
+        return replace(block, branches=branches, before=with_component(block.before, change))
     if isinstance(block, Named):
         return replace(block, block=with_component(block.block, change))
     if isinstance(block, Stack):

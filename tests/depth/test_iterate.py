@@ -1,5 +1,6 @@
 """Numeric propagation over depth against exact rational iteration, 50 digits and generated code."""
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -8,12 +9,14 @@ from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.components import Elementwise, LayerNorm, Linear, UniformAttention
 from symprop.core.errors import InputError
-from symprop.core.symbols import Domain, d, n, sigma_down2, sigma_up2, sigma_v2
-from symprop.depth.iterate import LayerMap, iterate, iterate_exact, layer_map
+from symprop.core.symbols import Domain, alpha_1, d, n, sigma_down2, sigma_up2, sigma_v2
+from symprop.depth.iterate import LayerMap, iterate, iterate_exact, iterate_until, layer_map
 from symprop.functions.activation import Relu
+from symprop.functions.arc_cosine import arc_cosine, arc_cosine_array
 from symprop.functions.logistic import Silu
-from symprop.network import residual, sequential, token_input, trace_of
+from symprop.network import post_norm, residual, sequential, token_input, trace_of
 
+TOKENS = token_input(gaussian=True)
 Q, GAP, A, B = sp.symbols("q_s gap_s a_s b_s", positive=True)
 RATIONAL = LayerMap(
     {Q: Q + A, GAP: GAP * (1 - A / (Q + 1)) + B}, sp.Matrix([[1 + A / Q, -B / Q], [GAP / (Q + GAP), 1]])
@@ -132,3 +135,44 @@ def test_a_block_with_a_mixture_activation_iterates_in_floats_and_in_fifty_digit
     for state in layer.state:
         assert floats.forward[state][-1] == pytest.approx(float(exact.forward[state][-1]), rel=1e-13)
     assert floats.gradient[0] == pytest.approx([float(item) for item in exact.gradient[0]], rel=1e-13)
+
+
+def test_kernels_of_arrays_keep_their_digits():
+    for k in (0, 1, 2):
+        for gap in (1e-300, 1e-12, 1e-3, 0.4999, 0.5, 0.7, 1.3, 1.999999, 2.0):
+            exact = arc_cosine(k, mpmath.mpf(3 * gap), mpmath.mpf(3))
+            assert abs(float(arc_cosine_array(k, 3 * gap, 3.0)) / float(exact) - 1) < 2e-14 if float(exact) else True
+    assert arc_cosine_array(1, 0.0, 0.0) == 0
+
+
+def test_a_grid_with_early_exit_ends_where_the_loop_does():
+    trace = trace_of(post_norm(sequential(Linear(d, 2 / d), Elementwise(Relu()), Linear(d, 1 / d)), 1, alpha_1), TOKENS)
+    layer = layer_map(trace, backward=False)
+    strengths = np.array([[0.0, 0.1], [1.0, 5.0]])
+    start = {TOKENS.q: 1.0, TOKENS.gap: 0.5}
+    whole = iterate(layer, start, 60, {alpha_1: strengths}).forward[TOKENS.gap]
+    found = iterate_until(layer, start, 60, {alpha_1: strengths}, share=0.02)
+    assert found.layers.shape == strengths.shape
+    for index in np.ndindex(strengths.shape):
+        stop = found.layers[index]
+        assert found.states[TOKENS.gap][index] == pytest.approx(whole[(stop, *index)], rel=1e-14)
+        assert found.collapsed[index] == (whole[(stop, *index)] < 0.02)
+        assert stop == 60 or whole[(stop - 1, *index)] >= 0.02
+    nothing = iterate_until(layer, start, 0, {alpha_1: strengths})
+    assert (nothing.layers == 0).all() and (nothing.states[TOKENS.gap] == 0.5).all()
+
+
+def test_tiny_gaps_keep_every_digit_over_depth():
+    trace = trace_of(post_norm(sequential(Linear(d, 2 / d), Elementwise(Relu()), Linear(d, 1 / d)), 1, alpha_1), TOKENS)
+    layer = layer_map(trace, backward=False)
+    for gap in (1e-300, 1e-30, 1e-3):
+        values, start = {alpha_1: sp.S.Half}, {TOKENS.q: sp.Integer(1), TOKENS.gap: sp.Rational(gap)}
+        exact = iterate_exact(layer, start, 40, values).forward[TOKENS.gap][-1]
+        found = iterate(layer, {TOKENS.q: 1.0, TOKENS.gap: gap}, 40, {alpha_1: 0.5}).forward[TOKENS.gap][-1]
+        assert abs(float(found / exact - 1)) < 40 * 4e-16
+
+
+def test_settled_points_stop():
+    layer = LayerMap({Q: 1 + Q / 2, GAP: GAP / 2 + sp.S.Half})
+    found = iterate_until(layer, {Q: 1, GAP: [1, 4]}, 1000, change=1e-12)
+    assert found.settled.all() and (found.layers < 60).all() and np.allclose(found.states[GAP], 1)

@@ -1,0 +1,360 @@
+"""Cowsik et al. 2024, Geometric Dynamics of Signal Propagation: exponents, phases and boundaries of a Pre-LN block.
+
+Each half is sqrt(1 - w) x + sqrt(w) branch(norm(x)), with w = A for attention of value gain 1 and w = M for a
+feed-forward branch of gains sigma_w^2 and 1. What depends on the activation is its second moment m and its slope chi at
+unit input; both stay symbols until an activation is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import sympy as sp
+from symprop.derivations import cowsik2024_simulation as simulation
+
+from symprop.claims import Claim, Curve, Figure, LatexName, Paper, PaperDerivation, Progress, Result, Status
+from symprop.codegen import FunctionSpec
+from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
+from symprop.core.expression import Comparison, factored
+from symprop.core.proof import ProofStep
+from symprop.core.provenance import Derived, Source
+from symprop.core.symbols import (
+    A,
+    L,
+    M,
+    alpha_1,
+    chi,
+    d,
+    d_k,
+    m_f,
+    n,
+    sigma_b2,
+    sigma_k2,
+    sigma_q2,
+    sigma_v2,
+    sigma_w,
+)
+from symprop.depth.collapse import Collapse, collapse
+from symprop.depth.phase import find_boundary, solve_boundary
+from symprop.functions.activation import Activation, Erf, Gelu, Relu
+from symprop.functions.generic_activation import GenericActivation, SlopeMoment
+from symprop.functions.logistic import Tanh
+from symprop.network import Block, residual, sequential, token_input, trace_of
+from symprop.notation import COWSIK
+from symprop.simulate.measurement import Measurement
+
+PAPER = Paper(
+    "cowsik2024",
+    "Cowsik, Aditya and Nebabu, Tamra and Qi, Xiao-Liang and Ganguli, Surya",
+    "Geometric Dynamics of Signal Propagation Predict Trainability of Transformers",
+    "arXiv",
+    2024,
+    "https://arxiv.org/abs/2403.02579",
+)
+
+X = token_input(gaussian=True)
+MLP = {SlopeMoment(0, sigma_w**2): m_f, SlopeMoment(1, sigma_w**2): chi / sigma_w**2}
+"""The moments of an unnamed activation, as the two numbers that the block needs."""
+
+
+def attention_half(attention: Block | None = None) -> Block:
+    """sqrt(1 - A) x + sqrt(A) attention(norm(x))."""
+    branch = sequential(LayerNorm(), attention or UniformAttention(d, 1 / d))
+    return residual(branch, sp.sqrt(A), sp.sqrt(1 - A))
+
+
+def feed_forward_half(activation: Activation, bias: sp.Expr = sp.S.Zero) -> Block:
+    """sqrt(1 - M) x + sqrt(M) W_2 phi(W_1 norm(x)), with an output bias where ``bias`` is its variance."""
+    branch = sequential(LayerNorm(), Linear(d, sigma_w**2 / d), Elementwise(activation), Linear(d, 1 / d, bias))
+    return residual(branch, sp.sqrt(M), sp.sqrt(1 - M))
+
+
+def block(activation: Activation, bias: sp.Expr = sp.S.Zero) -> Block:
+    """Both halves."""
+    return sequential(attention_half(), feed_forward_half(activation, bias))
+
+
+@lru_cache(maxsize=4)
+def linearised(bias: sp.Expr = sp.S.Zero) -> Collapse:
+    """The block of an unnamed activation at collapse."""
+    return collapse(trace_of(block(GenericActivation(), bias), X))
+
+
+def named(expression: sp.Expr, activation: Activation) -> sp.Expr:
+    """An expression in the moments of an unnamed activation, for a named one."""
+    moments = (activation.second, activation.slope_second)
+    return expression.replace(SlopeMoment, lambda order, v: moments[int(order)](sp.S.Zero, v))
+
+
+def _result(expression: sp.Expr, quantity: str, *steps: tuple[str, str, sp.Expr], neglected: str = "O(1/d)") -> Result:
+    found = linearised().provenance
+    links = tuple(ProofStep(rule, reason, shown.subs(MLP)) for rule, reason, shown in steps)
+    shown = expression.subs(MLP)
+    return Result(shown, quantity, (*links, ProofStep("result", "at the stationary second moment", shown)),
+                  assumptions=found.assumptions, neglected=neglected, sources=found.sources)
+
+
+def _stationary() -> Result:
+    found = linearised()
+    return _result(found.stationary, "q^*", ("block", "second moment after a block, at collapse", found.q))
+
+
+def _half() -> Result:
+    half = collapse(trace_of(attention_half(), X))
+    kept = half.q.subs(X.q, linearised().stationary)
+    return _result(kept, "q_A", ("attention", "second moment after the first half", half.q))
+
+
+def _angle() -> Result:
+    found = linearised()
+    return _result(found.exponents.lyapunov_angle, r"\lambda_a",
+                   ("chain rule", "d gap'/d gap at gap 0, step by step; attention adds nothing at linear order", found.slope))
+
+
+def _common() -> Result:
+    found = linearised()
+    return _result(found.exponents.lyapunov_common, r"\lambda_g^{com}",
+                   ("chain rule", "gradients that all tokens share, from the output back", found.common))
+
+
+def _deviation() -> Result:
+    found = linearised()
+    return _result(found.exponents.lyapunov_deviation, r"\lambda_g^{dev}",
+                   ("chain rule", "gradients of zero sum over tokens, from the output back", found.deviation))
+
+
+def _boundary() -> sp.Expr:
+    return solve_boundary(linearised().exponents.angle_factor.subs(MLP), chi)
+
+
+def _gradient_boundary(bias: sp.Expr = sp.S.Zero) -> Result:
+    found = linearised(bias).exponents.common_factor.subs(MLP)
+    return _result(solve_boundary(found, chi), r"\chi_g", ("boundary", "growth of the common mode equals one", found))
+
+
+def _small_strength() -> Result:
+    size, ratio = sp.Dummy("size", positive=True), sp.Dummy("ratio", positive=True)
+    path = _boundary().subs({A: ratio * size, M: size}, simultaneous=True)
+    limit = sp.limit(path, size, 0).subs(ratio, A / M)
+    return _result(limit, r"\chi_c", ("limit", "A and M to zero at a fixed ratio", _boundary()), neglected="O(A + M)")
+
+
+@lru_cache(maxsize=1)
+def _general_half() -> Collapse:
+    branch = sequential(LayerNorm(), UniformAttention(d, sigma_v2 / d))
+    return collapse(trace_of(residual(branch, 1, alpha_1), X))
+
+
+def _two_exponents() -> Result:
+    half = _general_half()
+    ratio = factored(half.common / half.deviation)
+    return _result(sp.log(ratio), r"\lambda_g^{com} - \lambda_g^{dev}",
+                   ("common", "through skip and values", half.common), ("deviation", "through the skip alone", half.deviation))
+
+
+def _reciprocity() -> Comparison:
+    """Steps of the block with its softmax: what takes deviations forward takes gradient deviations back."""
+    scored = Attention(d, 1 / d, d_k, sigma_q2, sigma_k2)
+    return collapse(trace_of(sequential(attention_half(scored), feed_forward_half(GenericActivation())), X)).reciprocity()
+
+
+def _relu_is_ordered() -> Comparison:
+    """1 minus the angle factor of ReLU is a product of positive terms for A in (0, 1), so that no boundary exists."""
+    factor = named(linearised().exponents.angle_factor, Relu())
+    excess = factored(1 - factor)
+    keep, rest = sp.symbols("keep rest", positive=True)
+    inside = factored(excess.subs({A: 1 / (1 + keep), M: 1 / (1 + rest)}))
+    terms = [term for part in sp.fraction(inside) for term in sp.Add.make_args(sp.expand(part))]
+    if all(term.is_nonnegative for term in terms):
+        return Comparison(True, "1 - e^lambda_a is a ratio of sums of positive terms")
+    return Comparison(None, "the sign was not decided", 1)
+
+
+def _both_vanish() -> Result:
+    found = linearised().exponents
+    at = found.common_factor.subs(MLP).subs(chi, _boundary())
+    return _result(factored(at), r"e^{\lambda_g^{com}}", ("boundary", "at lambda_a = 0", _boundary()))
+
+
+def _crossover() -> Result:
+    found = linearised().exponents
+    expression = found.crossover_depth(n).subs(MLP)
+    return _result(expression, r"L_\times", ("modes", "an independent gradient", found.gradient_growth(n, L)))
+
+
+def _claims() -> tuple[Claim, ...]:
+    where, q_star = "exponents", ((1 - M) * A + M * m_f) / (1 - (1 - M) * (1 - A))
+    q_half = (1 - A) * q_star + A
+    angle = (1 - A) * (1 - M + M * chi / q_half)
+    common = ((1 - M) * q_half + M * chi) / ((1 - M) * q_half + M * m_f)
+    phases = "phase boundaries"
+    return (
+        Claim("second-moment", where, "second moment that a block keeps", _stationary, q_star),
+        Claim("second-moment-half", where, "second moment between attention and feed-forward", _half, q_half),
+        Claim("angle-exponent", where, "angle exponent at collapse", _angle, sp.log(angle)),
+        Claim("gradient-exponent-common", where, "gradient exponent of the token-common mode", _common, sp.log(common)),
+        Claim("gradient-exponent-deviation", where, "gradient exponent of the token-deviation mode", _deviation, sp.log(angle)),
+        Claim("one-gradient-exponent", where, "the gradient has one exponent", _common, sp.log(angle), expected=Status.REFUTED,
+              corrected_by="two-gradient-exponents",
+              note="A gradient that all tokens share comes back through the values as well, one of zero sum over tokens "
+              "through the skip alone: the two grow at different rates, and a measured gradient changes from one to the other at "
+              "depth log(n) over their difference."),
+        Claim("two-gradient-exponents", where, "common over deviation mode of an attention half r x + attention(norm(x))",
+              _two_exponents, sp.log((alpha_1**2 + sigma_v2 / X.q) / alpha_1**2)),
+        Claim("reciprocity", where, "gradient deviations grow as token deviations do, softmax included",
+              lambda: _result(linearised().deviation, r"e^{\lambda_g^{dev}}"), statement=_reciprocity),
+        Claim("crossover-depth", where, "depth at which the common mode takes over", _crossover,
+              sp.log(n) / sp.log(1 + A / (q_star * (1 - A)))),
+        Claim("order-chaos", phases, "boundary of order and chaos", lambda: _result(_boundary(), r"\chi_c"),
+              q_half / M * (1 / (1 - A) - 1 + M)),
+        Claim("order-chaos-equal", phases, "the same at equal strengths", lambda: _result(_boundary().subs(M, A), r"\chi_c"),
+              (1 + m_f - A * m_f) / (1 - A)),
+        Claim("order-chaos-small", phases, "the same at small strengths", _small_strength, m_f + A / M),
+        Claim("relu-ordered", phases, "ReLU is ordered for every weight variance",
+              lambda: _result(named(linearised().exponents.lyapunov_angle, Relu()), r"\lambda_a"), statement=_relu_is_ordered),
+        Claim("relu-gradient", phases, "ReLU keeps the common gradient",
+              lambda: _result(named(linearised().exponents.lyapunov_common, Relu()), r"\lambda_g^{com}"), sp.S.Zero),
+        Claim("gradient-boundary", phases, "boundary of exploding and vanishing common gradients", _gradient_boundary, m_f),
+        Claim("gradient-boundary-bias", phases, "the same with an output bias",
+              lambda: _gradient_boundary(sigma_b2), m_f + sigma_b2),
+        Claim("both-vanish", phases, "both exponents vanish on the boundary of order and chaos", _both_vanish, sp.S.One,
+              expected=Status.REFUTED, corrected_by="both-vanish-exact",
+              note="With the common mode as the gradient they meet at zero attention strength only, A/M to 0 included; with "
+              "the deviation mode they are equal everywhere."),
+        Claim("both-vanish-exact", phases, "what the common gradient grows by on that boundary", _both_vanish,
+              1 + A / ((1 - A) * q_star)),
+    )
+
+
+def _derived(expression: sp.Expr, *tags: str) -> Derived:
+    found = linearised().provenance
+    return Derived(expression, found.assumptions, found.neglected, (Source("cowsik2024", "exponents"),), (*found.tags, *tags))
+
+
+def _exponents(activation: Activation | None) -> dict[str, Derived]:
+    found = linearised().exponents
+    logs = {
+        "lyapunov_angle": found.lyapunov_deviation,
+        "lyapunov_gradient_common": found.lyapunov_common,
+        "lyapunov_gradient_deviation": found.lyapunov_deviation,
+    }
+    put = {key: value.subs(MLP) if activation is None else named(value, activation) for key, value in logs.items()}
+    return {key: _derived(value) for key, value in put.items()}
+
+
+def _evaluators() -> tuple[FunctionSpec, ...]:
+    what = "Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode"
+    growth = linearised().exponents.gradient_growth(n, L).subs(MLP)
+    generic = FunctionSpec.from_derived(
+        "exponents", f"{what}, for an activation of second moment m and slope chi.", (A, M, m_f, chi), _exponents(None))
+    named_ones = (
+        FunctionSpec.from_derived(f"exponents_{item.name}", f"{what}, for {item.name}.", (A, M, sigma_w), _exponents(item))
+        for item in (Relu(), Gelu(), Erf(), Tanh())
+    )
+    return (
+        generic,
+        *named_ones,
+        FunctionSpec.from_derived(
+            "boundary", "Slope chi above which equal tokens move apart: the boundary of order and chaos.", (A, M, m_f),
+            {"chi": _derived(_boundary())}),
+        FunctionSpec.from_derived(
+            "crossover_depth", "Depth at which the token-common mode of an independent gradient has caught up with the other.",
+            (A, M, m_f, n), {"depth": _derived(_crossover().expression)}),
+        FunctionSpec.from_derived(
+            "gradient_growth", "Second moment of a gradient after L blocks, for one that starts independent for every token.",
+            (A, M, m_f, chi, n, L), {"growth": _derived(growth)}),
+    )
+
+
+def _factors(activation: Activation) -> simulation.Factors:
+    found = linearised().exponents
+    return simulation.Factors(*(
+        named(item, activation) for item in (found.q, found.angle_factor, found.deviation_factor, found.common_factor)
+    ))
+
+
+def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+    tanh, relu = (Tanh(), _factors(Tanh())), (Relu(), _factors(Relu()))
+    half, strong = sp.Rational(3, 10), sp.Rational(1, 2)
+    cells = [(*tanh, half, half, sp.Integer(3)), (*relu, half, half, sp.Integer(1)), (*tanh, half, 2 * half, sp.Integer(4))]
+    if full:
+        grid = [(a, s) for a in (sp.Rational(1, 5), half, strong, sp.Rational(4, 5)) for s in (1, 2, 4, 6)]
+        cells = [(*tanh, a, a, sp.Integer(s)) for a, s in grid]
+    rows: list[Measurement] = []
+    for index, (activation, factors, attention, feed_forward, scale) in enumerate(cells):
+        values = {A: attention**2, M: feed_forward**2, sigma_w: scale}
+        setting = simulation.Setting(f"{activation.name}, alpha = {attention}, {feed_forward}, sigma_w = {scale}", values,
+                                     width=512 if full else 256, draws=40 if full else 24, depth=8 if full else 6)
+        rows += simulation.measured(block(activation), factors, setting, seed + index)
+        if progress is not None:
+            progress("exponents", index + 1, len(cells))
+    return tuple(rows)
+
+
+def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
+    del seed, full
+    scales = np.linspace(0.2, 6, 59)
+    squared = sp.Rational(9, 100)
+    curves = []
+    for activation in (Tanh(), Erf()):
+        found = {key: item.expression.subs({A: squared, M: squared}) for key, item in _exponents(activation).items()}
+        angle, common = (simulation.on_grid(found[key], sigma_w, scales)
+                         for key in ("lyapunov_angle", "lyapunov_gradient_common"))
+        curves += [Curve(f"{activation.name}: angle and deviation", scales.tolist(), angle.tolist()),
+                   Curve(f"{activation.name}: common", scales.tolist(), common.tolist())]
+    if progress is not None:
+        progress("figures", 1, 2)
+    strengths = np.linspace(0.1, 0.9, 33)
+    lines = []
+    for attention in (0.1, 0.3, 0.5):
+        factor = named(linearised().exponents.deviation_factor, Tanh())
+        at = find_boundary(factor, sigma_w, (0.01, 30), {A: attention**2, M: strengths**2})
+        kept = np.isfinite(at)
+        lines.append(Curve(f"alpha_A = {attention}", strengths[kept].tolist(), at[kept].tolist()))
+    if progress is not None:
+        progress("figures", 2, 2)
+    return (
+        Figure("exponents", "Exponents at collapse over the scale of the feed-forward weights, both strengths 0.3: the tokens "
+               "move apart where the angle exponent is positive.", "sigma_w", "exponent per block", tuple(curves), ()),
+        Figure("boundary", "Boundary of order (below) and chaos (above) for tanh.", "alpha_M", "sigma_w", tuple(lines), ()),
+    )
+
+
+Q_STAR, Q_HALF = sp.symbols("q_star q_half", positive=True)
+NAMES = {Q_STAR: LatexName("q*", "q^*"), Q_HALF: LatexName("q_A", "q_A")}
+
+
+def _dynamics() -> tuple[Result, ...]:
+    """Exponents in the two second moments of a block, these themselves, and the boundaries."""
+    found, half = linearised(), collapse(trace_of(attention_half(), X))
+    rows = [(found.stationary, "q^*"), (half.q, "q_A")]
+    rows += [(sp.log(found.slope), r"\lambda_a"), (sp.log(found.deviation), r"\lambda_g^{dev}"),
+             (sp.log(found.common), r"\lambda_g^{com}")]
+    rows += [(found.exponents.crossover_depth(n), r"L_\times"), (_boundary(), r"\chi_c"),
+             (_small_strength().expression, r"\chi_c|_{A, M \to 0}"), (_gradient_boundary().expression, r"\chi_g")]
+    shown = [rows[1], *((item.subs(half.q, Q_HALF), quantity) for item, quantity in rows if quantity != "q_A")]
+    return tuple(replace(_result(item.subs(X.q, Q_STAR), quantity), names=NAMES) for item, quantity in shown)
+
+
+DERIVATION = PaperDerivation(
+    paper=PAPER,
+    view=COWSIK,
+    values={},
+    build_trace=lambda: linearised().trace,
+    build_claims=_claims,
+    build_evaluators=(_evaluators,),
+    study=_study,
+    figures=_figures,
+    build_dynamics=_dynamics,
+    references=(
+        Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
+              "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "
+              "Collapse", "Advances in Neural Information Processing Systems 35", 2022),
+        Paper("ba2016", "Ba, Jimmy and Kiros, Jamie and Hinton, Geoffrey", "Layer Normalization", "arXiv", 2016),
+        Paper("kedia2024", "Kedia, Akhil and Zaidi, Mohd Abbas and Khyalia, Sushil and Jung, Jungho and Goka, Harshith and "
+              "Lee, Haejun", "Transformers Get Stable: An End-to-End Signal Propagation Theory for Language Models",
+              "International Conference on Machine Learning", 2024),
+    ),
+)

@@ -1,0 +1,71 @@
+"""The verdicts of Cowsik et al. 2024, its exponents in simulated blocks, and what the terminal prints."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from symprop.bundled import derivation
+from symprop.claims import Status, check
+from symprop.codegen import evaluate
+from symprop.codegen.render import load
+from symprop.report.listing import listing
+from symprop.simulate.measurement import rms_z
+
+COWSIK = derivation("cowsik2024")
+
+
+@pytest.mark.parametrize("claim", COWSIK.claims, ids=lambda claim: claim.id)
+def test_verdict_is_the_one_held_fast(claim):
+    verdict = check(claim)
+    assert verdict.as_expected, verdict.detail
+
+
+def test_refuted_claims_say_why_and_what_is_right():
+    names = [claim.id for claim in COWSIK.claims]
+    assert len(names) == len(set(names))
+    refuted = [claim for claim in COWSIK.claims if claim.expected is Status.REFUTED]
+    assert refuted and all(claim.note and claim.corrected_by in names for claim in refuted)
+
+
+def test_exponents_agree_with_the_real_softmax():
+    rows = COWSIK.study(5, False, None)
+    assert all(abs(row.z) < 4 for row in rows)
+    # Nine scores: the root mean square of standard normal ones lies within 0.36 and 1.76 with probability 0.998.
+    assert 0.3 < rms_z(rows) < 1.8
+
+
+@pytest.mark.slow
+def test_exponents_on_the_grid_agree_within_a_hundredth():
+    rows = COWSIK.study(0, True, None)
+    for name in ("angle", "gradient deviation"):
+        off = [row.measured - row.predicted for row in rows if row.quantity == f"exponent: {name}"]
+        assert len(off) == 16 and np.sqrt(np.mean(np.square(off))) < 0.01
+
+
+def test_overview_prints_exponents_and_boundaries():
+    text = listing(COWSIK)
+    after = text.split("Exponents and boundaries over depth")[1]
+    for quantity in ("q^*", "λ_a", "λ_g^dev", "λ_g^com", "L_×", "χ_c"):
+        assert quantity in after
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_evaluators_agree_with_fifty_digits(backend):
+    for name, values in (
+        ("exponents", {"A": 0.09, "M": 0.16, "m": 0.7, "chi": 1.3}),
+        ("exponents_tanh", {"A": 0.09, "M": 0.36, "sigma_w": 4.0}),
+        ("boundary", {"A": 0.25, "M": 0.04, "m": 0.8}),
+        ("crossover_depth", {"A": 1e-6, "M": 1e-6, "m": 0.8, "n": 64}),
+    ):
+        spec = COWSIK.evaluator(name)
+        exact = evaluate(spec, values, 20)
+        found = load(spec, backend)(**values)
+        numbers = [float(item) for item in found] if len(exact) > 1 else [float(found)]
+        assert np.allclose(numbers, [float(item) for item in exact.values()], rtol=1e-9)
+
+
+def test_tanh_exponents_vanish_on_the_tabulated_boundary():
+    exact = evaluate(COWSIK.evaluator("exponents_tanh"), {"A": sp.Rational(9, 100), "M": sp.Rational(9, 100),
+                                                          "sigma_w": sp.Rational("3.58391978")}, 15)
+    assert abs(float(exact["lyapunov_angle"])) < 1e-8
+    assert float(exact["lyapunov_gradient_common"]) == pytest.approx(0.1057, abs=6e-5)
