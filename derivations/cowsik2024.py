@@ -199,8 +199,8 @@ def _claims() -> tuple[Claim, ...]:
         Claim("one-gradient-exponent", where, "the gradient has one exponent", _common, sp.log(angle), expected=Status.REFUTED,
               corrected_by="two-gradient-exponents",
               note="A gradient that all tokens share comes back through the values as well, one of zero sum over tokens "
-              "through the skip alone: the two grow at different rates, and a measured gradient changes from one to the other at "
-              "depth log(n) over their difference."),
+              "through the skip alone: the two grow at different rates, and a measured gradient changes from one to the other "
+              "at depth log(n) over their difference."),
         Claim("two-gradient-exponents", where, "common over deviation mode of an attention half r x + attention(norm(x))",
               _two_exponents, sp.log((alpha_1**2 + sigma_v2 / X.q) / alpha_1**2)),
         Claim("reciprocity", where, "gradient deviations grow as token deviations do, softmax included",
