@@ -24,6 +24,66 @@ def _tensors(*values):
     ]
 
 
+_CELLS = {}
+
+
+def _cells(total, factor, scale, counts, like):
+    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
+    key, directions = (total, counts, like.dtype, like.device), len(counts)
+    if key in _CELLS:
+        return _CELLS[key]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = torch.meshgrid(*nodes, indexing="ij")
+    nodes = [item.reshape(-1) for item in nodes]
+    cells = torch.meshgrid(*[torch.arange(count, dtype=torch.float64, device=like.device) for count in counts], indexing="ij")
+    powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
+        (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
+    ]
+    design = torch.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
+    lengths = [
+        scale*torch.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
+        for cell, node in zip(cells, nodes)
+    ]
+    at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
+    with torch.no_grad():
+        _CELLS[key] = (torch.linalg.pinv(design) @ (total(*at)/factor(*at))).to(like.dtype)
+    return _CELLS[key]
+
+
+def _on_cells(total, factor, scale, *arguments):
+    """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
+    lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
+    places = [torch.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
+    tops = [float(torch.nan_to_num(place.detach()).max()) for place in places]
+    if max(tops) >= 80:
+        return _beyond_cells(total, factor, scale, places, arguments)
+    counts = tuple([int(top)//16*16 + 16 for top in tops])
+    corners = [torch.floor(place) for place in places]
+    x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
+    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).detach().long()
+    table = _cells(total, factor, scale, counts, y)
+    index = torch.clamp(index, 0, table.shape[1] - 1)
+    table = iter(table)
+    value = 0.0
+    for power in [6] if len(counts) == 1 else range(6 + 1):
+        inner = next(table)[index]
+        for _ in range(power):
+            inner = inner*y + next(table)[index]
+        value = value*x + inner
+    return factor(*arguments)*value
+
+
+def _beyond_cells(total, factor, scale, places, arguments):
+    """The same where some lengths have no cells: there by the sum itself."""
+    arguments = torch.broadcast_tensors(*arguments)
+    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 80
+    if torch.all(far):
+        return total(*arguments)
+    near = _on_cells(total, factor, scale, *(item[~far] for item in arguments))
+    result = total(*(torch.where(far, item, torch.ones_like(item)) for item in arguments))
+    return result.masked_scatter(~far, near)
+
 _LOGISTIC_PAIRS = (
     (3.358908202646442e-10, 0.33287108369807955, 0.33287108369807955),
     (4.755611076670592e-08, 0.4965853037914095, 0.33287108369807955),
@@ -106,7 +166,7 @@ _LOGISTIC_PAIRS = (
 )
 
 
-def _tanh_second_142bff(v_x):
+def _tanh_second_3d4a1a_sum(v_x):
     """Tanh second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -119,7 +179,17 @@ def _tanh_second_142bff(v_x):
     return total
 
 
-def _tanh_slope_second_13f691(v_x):
+def _tanh_second_3d4a1a_factor(_x):
+    """What it vanishes with."""
+    return _x
+
+
+def _tanh_second_3d4a1a(_x):
+    """Tanh second, by polynomials on cells."""
+    return _on_cells(_tanh_second_3d4a1a_sum, _tanh_second_3d4a1a_factor, 0.08321777092451989, _x)
+
+
+def _tanh_slope_second_63e643_sum(v_x):
     """Tanh slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -130,6 +200,16 @@ def _tanh_slope_second_13f691(v_x):
         x2 = torch.sqrt(v_x*(0.25*noise_x + 0.25*noise_y) + 0.0625*x1)
         total = total + -10.185916357881302*weight*x2/((-noise_x*x0) - noise_y*x0 - x1)
     return total
+
+
+def _tanh_slope_second_63e643_factor(v_x):
+    """What it vanishes with."""
+    return 1
+
+
+def _tanh_slope_second_63e643(v_x):
+    """Tanh slope second, by polynomials on cells."""
+    return _on_cells(_tanh_slope_second_63e643_sum, _tanh_slope_second_63e643_factor, 0.08321777092451989, v_x)
 
 
 class ExponentsResult(NamedTuple):
@@ -185,7 +265,7 @@ def exponents(
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
         m: second moment of the feed-forward branch for unit input, a number >= 0.
-        chi: slope of the gap through the feed-forward branch for equal tokens of unit second moment, a number >= 0.
+        chi: slope of the gap through the feed-forward branch at collapse, for unit input, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -247,7 +327,7 @@ def exponents_relu(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -310,7 +390,7 @@ def exponents_gelu(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -378,7 +458,7 @@ def exponents_erf(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -444,7 +524,7 @@ def exponents_tanh(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -474,11 +554,11 @@ def exponents_tanh(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 2840 operations a point
+    # 76 operations a point
     x0 = 1 - A
     x1 = torch.square(sigma_w)
-    x2 = _tanh_second_142bff(x1)
-    x3 = _tanh_slope_second_13f691(x1)
+    x2 = _tanh_second_3d4a1a(x1)
+    x3 = _tanh_slope_second_63e643(x1)
     x4 = A*M
     x5 = A - x4
     x6 = (-M) - x5
@@ -604,7 +684,7 @@ def gradient_growth(
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
         m: second moment of the feed-forward branch for unit input, a number >= 0.
-        chi: slope of the gap through the feed-forward branch for equal tokens of unit second moment, a number >= 0.
+        chi: slope of the gap through the feed-forward branch at collapse, for unit input, a number >= 0.
         n: number of tokens, an integer >= 1.
         L: depth: number of blocks, an integer >= 1.
 
