@@ -7,7 +7,7 @@ sub-expressions become correctly rounded doubles; integer powers become squares 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -15,12 +15,15 @@ from itertools import count
 from typing import Any
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 from sympy.core.symbol import Str
 from sympy.logic.boolalg import Boolean
 
 from symprop.codegen import cells
+from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
+from symprop.core.symbols import layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.rising_ratio import RisingRatio
@@ -171,14 +174,54 @@ def program(spec: FunctionSpec) -> Program:
     Every elementary function gets its own assignment, sorted so that what depends on fewer parameters comes first: a
     backend can then compute it only when one of these parameters changes.
     """
-    names = {parameter.name for parameter in spec.parameters}
-    lowering = _Lowering(expression for _, expression in spec.outputs)
+    return _program([expression for _, expression in spec.outputs], [parameter.symbol for parameter in spec.signature], set())
+
+
+@dataclass(frozen=True)
+class LoopProgram:
+    """A function with a loop.
+
+    ``before`` is computed once: all that no state enters, and the start of every state, which is in ``starts``. ``body``
+    is one layer, whose results are ``updates``; ``after`` takes the final state to the results. ``operations`` is a
+    layer's, ``other_operations`` what is done once.
+    """
+
+    before: tuple[Assignment, ...]
+    starts: tuple[sp.Expr, ...]
+    body: tuple[Assignment, ...]
+    updates: tuple[sp.Expr, ...]
+    after: Program
+    operations: int
+    other_operations: int
+
+
+def loop_program(spec: FunctionSpec, loop: Recursion) -> LoopProgram:
+    """Lower the loop of a spec, and its outputs for themselves, since they see another state than the last layer did."""
+    own, inside = [parameter.symbol for parameter in spec.signature], [*loop.state, layer]
+    first = _program([*loop.start.values(), *loop.updates.values()], [*own, *inside], set(), set(inside))
+    seen = (1 << len(own)) - 1
+    before = tuple(item for item in first.assignments if not item.depends & ~seen)
+    body = tuple(item for item in first.assignments if item.depends & ~seen)
+    count = len(loop.state)
+    after = _program([expression for _, expression in spec.outputs], [*own, *loop.state],
+                     {str(item.name) for item in first.assignments})
+    starts, updates = first.results[:count], first.results[count:]
+    repeated = _operations((*(item.expression for item in body), *updates))
+    return LoopProgram(before, starts, body, updates, after, repeated, first.operations - repeated + after.operations)
+
+
+def _program(
+    expressions: Sequence[sp.Expr], arguments: Sequence[sp.Symbol], taken: Set[str],
+    varying: Set[sp.Symbol] = frozenset(),
+) -> Program:
+    names = {str(symbol) for symbol in arguments} | taken
+    lowering = _Lowering(expressions)
     bound: dict[sp.Expr, sp.Symbol] = {}
     seen: dict[sp.Expr, sp.Expr] = {}
-    results = [_bind(lowering.lower(expression), bound, seen) for _, expression in spec.outputs]
+    results = [_bind(lowering.lower(expression), bound, seen, varying) for expression in expressions]
     shared, reduced = sp.cse([*bound, *results], symbols=(sp.Dummy(f"shared{k}") for k in count()), order="canonical")
     definitions = dict(zip(bound.values(), reduced, strict=False)) | dict(shared)
-    bits = {parameter.symbol: 1 << k for k, parameter in enumerate(spec.signature)}
+    bits = {symbol: 1 << k for k, symbol in enumerate(arguments)}
     depends, level = dict(bits), dict.fromkeys(bits, 0)
 
     def place(name: sp.Symbol) -> None:
@@ -197,13 +240,17 @@ def program(spec: FunctionSpec) -> Program:
     rename = dict(zip(order, fresh, strict=False))
     assignments = tuple(Assignment(rename[s], definitions[s].xreplace(rename), depends[s]) for s in order)
     final = tuple(result.xreplace(rename) for result in reduced[len(bound):])
-    operations = sum(int(sp.count_ops(e)) for e in (*(a.expression for a in assignments), *final))
-    loops = (LOOPS[call.func.__name__] for call in bound if call.func.__name__ in LOOPS)
-    operations += sum(_operations(loop) for loop in loops)
-    return Program(assignments, final, operations)
+    return Program(assignments, final, _operations((*(a.expression for a in assignments), *final)))
 
 
-def _operations(loop: TableSum) -> int:
+def _operations(expressions: Iterable[sp.Expr]) -> int:
+    """How many operations expressions take, the rows of the tables that they sum included."""
+    listed = list(expressions)
+    calls = [node for item in listed for node in item.atoms(AppliedUndef) if node.func.__name__ in LOOPS]
+    return sum(int(sp.count_ops(item)) for item in listed) + sum(_summed(LOOPS[call.func.__name__]) for call in calls)
+
+
+def _summed(loop: TableSum) -> int:
     if isinstance(loop, SmoothSum):
         return cells.operations(len(loop.arguments))
     return int(sp.count_ops(loop.summand.expr)) * len(table_rows(loop.table))
@@ -220,13 +267,26 @@ def lower(expression: sp.Expr) -> sp.Expr:
     return lowered
 
 
-def _bind(expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol], seen: dict[sp.Expr, sp.Expr]) -> sp.Expr:
-    """Replace every elementary function by a name, innermost first; equal ones share it."""
+def _bind(
+    expression: sp.Expr, bound: dict[sp.Expr, sp.Symbol], seen: dict[sp.Expr, sp.Expr],
+    varying: Set[sp.Symbol] = frozenset(),
+) -> sp.Expr:
+    """Replace every elementary function by a name, innermost first; equal ones share it.
+
+    Where symbols are ``varying``, the largest parts free of them get a name as well, to be computed once before a loop.
+    """
     if expression.is_Atom:
         return expression
     if expression not in seen:
-        found = expression.func(*(_bind(argument, bound, seen) for argument in expression.args))
-        if isinstance(found, sp.Function) and not isinstance(found, (Square, Entry, sp.Piecewise)):
+        arguments = list(expression.args)
+        fixed = [argument for argument in arguments if varying and not argument.free_symbols & varying]
+        alone = bool(varying) and len(fixed) == len(arguments)
+        if not alone and isinstance(expression, (sp.Add, sp.Mul)) and sum(bool(item.free_symbols) for item in fixed):
+            rest = [argument for argument in arguments if argument not in fixed]
+            arguments = [expression.func(*fixed), *rest]
+        found = expression.func(*(_bind(argument, bound, seen, varying) for argument in arguments))
+        elementary = isinstance(found, sp.Function) and not isinstance(found, (Square, Entry, sp.Piecewise))
+        if (elementary or alone) and not found.is_Atom and not isinstance(found, Boolean):
             found = bound.setdefault(found, sp.Dummy(f"bound{len(bound)}"))
         seen[expression] = found
     return seen[expression]

@@ -13,12 +13,14 @@ import sympy as sp
 
 from symprop.codegen import cells, special, special_softmax
 from symprop.codegen.loops import formula_text, loop_texts
-from symprop.codegen.lowering import in_groups, lower, program
+from symprop.codegen.lowering import Assignment, LoopProgram, in_groups, loop_program, lower, program
 from symprop.codegen.printers import Code
+from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.codegen.special_layer import layer_texts
 from symprop.codegen.templates import HELPERS, TEMPLATES
 from symprop.core.errors import RefusedError, UnknownNameError
+from symprop.core.symbols import layer
 from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
 
 BLOCKED_OPERATIONS = 9
@@ -56,7 +58,7 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
         raise RefusedError("render", "two functions of one name, or a docstring that would end early",
                            "rename one of them and keep quotes and final backslashes out of the docstring")
     functions = [_function(spec, backend) for spec in specs]
-    used = "\n".join(line for item in functions for group in item["groups"] for line in group["lines"])
+    used = "\n".join(line for item in functions for line in _lines(item))
     loops = [*loop_texts(used, backend), *layer_texts(used, backend)]
     used = "\n".join((used, *loops))
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
@@ -67,6 +69,7 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
         helpers=[helper for name, helper in _helpers(backend).items() if re.search(rf"(?<![.\w]){name}\(", used)] + loops,
         classes=[item for item in functions if item["result"]],
         functions=functions,
+        loops=any(item["loop"] for item in functions),
     )
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
     return re.sub(r"\n+(?=(?:def|class|@np) ?)(?<!\"ignore\"\)\n)", "\n\n\n", text)
@@ -103,19 +106,54 @@ def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
     return function
 
 
+def _lines(item: dict[str, Any]) -> Iterable[str]:
+    """The assignments of a function."""
+    for group in item["groups"]:
+        yield from group["lines"]
+    if item["loop"]:
+        yield from (*item["loop"]["body"], *item["loop"]["after"])
+
+
+def _assignments(items: Iterable[Assignment], code: Code) -> list[str]:
+    return [f"{item.name} = {code.text(item.expression)}" for item in items]
+
+
+def _loop(recursion: Recursion, lowered: LoopProgram, code: Code) -> dict[str, Any]:
+    """The parts of a loop as text; a state that starts as a number is one, not yet an array."""
+    settled = None if recursion.settled is None else code.text(lower(recursion.settled))
+    return {
+        "count": str(recursion.count),
+        "state": [str(symbol) for symbol in recursion.state],
+        "starts": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.starts],
+        "index": str(layer) if recursion.varies else "",
+        "body": _assignments(lowered.body, code),
+        "updates": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.updates],
+        "settled": settled,
+        "operations": lowered.operations,
+        "after": _assignments(lowered.after.assignments, code),
+    }
+
+
 def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
-    code, lowered = Code(backend), program(spec)
+    code, recursion = Code(backend), spec.recursion
+    if recursion is None:
+        lowered = program(spec)
+        once, results, operations, loop = lowered.assignments, lowered.results, lowered.operations, None
+    else:
+        whole = loop_program(spec, recursion)
+        once, results, operations = whole.before, whole.after.results, whole.other_operations
+        loop = _loop(recursion, whole, code)
     signature = spec.signature
     names = [parameter.name for parameter in signature]
     everything = (1 << len(names)) - 1
     groups = [
         {"mask": bin(mask), "always": mask == everything,
-         "lines": [f"{item.name} = {code.text(item.expression)}" for item in group]}
-        for mask, group in in_groups(lowered.assignments)
+         "lines": _assignments(group, code)}
+        for mask, group in in_groups(once)
     ]
     outputs = [
         {"name": name, "text": code.text(result), "constant": not result.free_symbols}
-        for (name, _), result in zip(spec.outputs, lowered.results, strict=True)
+        for (name, _), result in zip(spec.outputs, results, strict=True)
     ]
     inputs = {symbol for default in spec.defaults.values() for symbol in default.free_symbols} - set(spec.defaults)
     return {
@@ -125,17 +163,24 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
         "names": names,
         "arguments": _wrapped(names, 8),
         "arguments_inner": _wrapped(names, 12),
-        "branches": any(expression.has(sp.Piecewise) for _, expression in spec.outputs),
+        "branches": any(expression.has(sp.Piecewise) for expression in _formulas(spec)),
         "default_inputs": sorted(str(symbol) for symbol in inputs),
         "defaults": [{"name": str(s), "text": _plain(value, backend, names[0])} for s, value in spec.defaults.items()],
         "domains": [_domain(parameter) for parameter in signature],
         "bounds": list(_bounds(signature, code)),
         "groups": groups,
         "outputs": outputs,
-        "operations": lowered.operations,
-        "block": "_BLOCK" if lowered.operations >= BLOCKED_OPERATIONS else "1 << 24",
+        "operations": operations,
+        "loop": loop,
+        "block": "_LOOP_BLOCK" if loop else "_BLOCK" if operations >= BLOCKED_OPERATIONS else "1 << 24",
         "doc": _docstring(spec, backend),
     }
+
+
+def _formulas(spec: FunctionSpec) -> Iterable[sp.Expr]:
+    yield from (expression for _, expression in spec.outputs)
+    if spec.recursion is not None:
+        yield from (*spec.recursion.start.values(), *spec.recursion.updates.values())
 
 
 def _wrapped(items: Iterable[str], indent: int) -> str:
@@ -192,6 +237,8 @@ def _docstring(spec: FunctionSpec, backend: str) -> str:
     if len(spec.outputs) > 1:
         lines += ["", paragraph(f"Returns the fields {', '.join(name for name, _ in spec.outputs)}.")]
     lines += ["", paragraph(_SHAPES[backend])]
+    if spec.recursion is not None:
+        lines += ["", paragraph(_loop_note(spec.recursion, backend))]
     if spec.assumptions:
         lines += ["", "    Assumes:"]
         lines += [paragraph(f"{item}", " " * 8, "    ") for item in spec.assumptions]
@@ -203,6 +250,19 @@ def _docstring(spec: FunctionSpec, backend: str) -> str:
         raise RefusedError(f"FunctionSpec({spec.name!r})", "its docstring would end early",
                            "keep triple quotes and final backslashes out of its texts")
     return text
+
+
+def _loop_note(loop: Recursion, backend: str) -> str:
+    """How the loop runs and when it ends."""
+    note = f"The layers are a loop; an array of several depths {loop.count} costs one loop to the deepest."
+    if backend == "torch":
+        return f"{note} Derivatives go through all layers."
+    note += " A block of points ends early where no state changes any more" if not loop.varies else ""
+    if loop.settled is not None:
+        note += "" if loop.varies else ", or"
+        note += f" where {loop.settled} is at most ``settle`` everywhere, which is off at the default 0: the result is then "
+        note += "that of the depth reached"
+    return note + ("" if note.endswith(".") else ".")
 
 
 def _unsafe(text: str) -> bool:

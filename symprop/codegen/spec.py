@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 import mpmath
 import sympy as sp
 
+from symprop.codegen.recursion import Recursion
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
@@ -55,7 +57,8 @@ class FunctionSpec:
     """A function to generate: named outputs as expressions in registered parameters, and what they stand on.
 
     ``defaults`` gives a parameter's default as an expression in the others; defaults are filled in their order of
-    listing. ``formula`` replaces the LaTeX derived from the outputs. Raises ``RefusedError`` for a name that cannot
+    listing. ``formula`` replaces the LaTeX derived from the outputs. With a ``recursion`` the outputs may use its state
+    symbols, which stand for the state after the last layer. Raises ``RefusedError`` for a name that cannot
     be an argument, an unregistered or missing parameter, or a default of something that is not a parameter.
 
     >>> from symprop.core.symbols import L, alpha_1
@@ -73,11 +76,15 @@ class FunctionSpec:
     neglected: str = EXACT
     sources: tuple[Source, ...] = ()
     defaults: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    recursion: Recursion | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defaults", MappingProxyType({k: sp.sympify(v) for k, v in self.defaults.items()}))
         own = {parameter.symbol for parameter in self.parameters}
-        for name in (self.name, *(p.name for p in self.parameters), *(name for name, _ in self.outputs)):
+        loop = self.recursion
+        state = set() if loop is None else set(loop.state)
+        for name in (self.name, *(p.name for p in self.parameters), *(name for name, _ in self.outputs),
+                     *sorted(map(str, state))):
             if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in RESERVED:
                 raise RefusedError(f"FunctionSpec({self.name!r})", f"{name!r} cannot name an argument or a function",
                                    "declare the symbol under a Python identifier")
@@ -86,6 +93,9 @@ class FunctionSpec:
                                "list every parameter once and at least one output")
         used: set[sp.Symbol] = set().union(*(expression.free_symbols for _, expression in self.outputs),
                                            *(default.free_symbols for default in self.defaults.values()))
+        used = used - state | (set() if loop is None else loop.free_symbols)
+        if {str(symbol) for symbol in state} & {str(symbol) for symbol in own}:
+            raise RefusedError(f"FunctionSpec({self.name!r})", "a state and a parameter have one name", "rename the state")
         for symbol in sorted((used | set(self.defaults)) - own, key=str):
             raise RefusedError(f"FunctionSpec({self.name!r})", f"{symbol} is not among its parameters",
                                f"add {symbol} to the parameters")
@@ -106,6 +116,7 @@ class FunctionSpec:
         *,
         defaults: Mapping[sp.Symbol, sp.Expr] | None = None,
         formula: str = "",
+        recursion: Recursion | None = None,
     ) -> FunctionSpec:
         """A spec whose assumptions, neglected order and sources are those of the derived outputs."""
         derived = tuple(outputs.values())
@@ -113,7 +124,7 @@ class FunctionSpec:
             name, parameters(*arguments), tuple((key, value.expression) for key, value in outputs.items()), summary,
             formula, merge_unique(*(value.assumptions for value in derived)),
             neglected_order(*(value.neglected for value in derived)),
-            merge_unique(*(value.sources for value in derived)), dict(defaults or {}),
+            merge_unique(*(value.sources for value in derived)), dict(defaults or {}), recursion,
         )
 
     @property
@@ -126,7 +137,13 @@ class FunctionSpec:
         """The formula in LaTeX, with the registered names of the symbols."""
         if self.formula:
             return self.formula
-        return r" \\ ".join(f"{_latex_name(name)} = {self.latex(expression)}" for name, expression in self.outputs)
+        lines = [f"{_latex_name(name)} = {self.latex(expression)}" for name, expression in self.outputs]
+        if self.recursion is not None:
+            loop = self.recursion
+            first = [f"{self.latex(state)} = {self.latex(value)}" for state, value in loop.start.items()]
+            rest = [rf"{self.latex(state)} \leftarrow {self.latex(value)}" for state, value in loop.updates.items()]
+            lines = [", ".join(first), ", ".join(rest) + rf"\ (\text{{{loop.count} times}})", *lines]
+        return r" \\ ".join(lines)
 
     def latex(self, expression: sp.Expr) -> str:
         """An expression in LaTeX, with depth nodes as the powers that they stand for."""
@@ -170,7 +187,13 @@ def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) ->
     for symbol, default in spec.defaults.items():
         point.setdefault(symbol, default.xreplace(point))
     symbols.check_values(point)
-    return {name: _value(name, expression, point, digits) for name, expression in spec.outputs}
+    loop = spec.recursion
+
+    @cache
+    def state(precision: int) -> dict[sp.Symbol, Any]:
+        return {} if loop is None else dict(zip(loop.state, loop.final(point, precision), strict=True))
+
+    return {name: _value(name, expression, point, digits, state) for name, expression in spec.outputs}
 
 
 def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
@@ -180,20 +203,23 @@ def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
     return sp.Rational(number) if isinstance(number, sp.Float) else number
 
 
-def _value(name: str, expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr], digits: int) -> sp.Float:
+def _value(
+    name: str, expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr], digits: int,
+    state: Callable[[int], Mapping[sp.Symbol, Any]],
+) -> sp.Float:
     """Evaluate at doubling precision until two values agree to the digits asked for."""
-    order = sorted(point, key=str)
-    moments = expression.has(*DOUBLE)
-    if moments:
+    order, states = sorted(point, key=str), sorted(state(2 * digits + 20), key=str)
+    if expression.has(*DOUBLE):
         digits = min(digits, DOUBLE_DIGITS)
         expression = expression.xreplace(in_double(expression, point))
     plain, sums = callable_sums(expression)
-    compute = sp.lambdify(order, plain, modules=[dict(sums), _MPMATH, "mpmath"])
+    compute = sp.lambdify([*order, *states], plain, modules=[dict(sums), _MPMATH, "mpmath"])
     before: Any = None
     for precision in (2 * digits + 20, 4 * digits + 80, 8 * digits + 320):
         with mpmath.workdps(precision):
             arguments = [mpmath.mpmathify(sp.N(point[symbol], precision)) for symbol in order]
             try:
+                arguments += [state(precision)[symbol] for symbol in states]
                 now = mpmath.mpmathify(compute(*arguments))
             except (ZeroDivisionError, ValueError):
                 break

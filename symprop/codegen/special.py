@@ -26,10 +26,11 @@ def arc_cosine_coefficients(k: int) -> tuple[float, ...]:
         return tuple(float(item) for item in mpmath.chebyfit(smooth, [0, 1], DEGREE + 1))
 
 
-def _horner(k: int) -> str:
+def _horner(k: int, in_place: bool = False) -> str:
     first, *rest = arc_cosine_coefficients(k)
-    lines = [f"    p = {first!r}*y + {rest[0]!r}"] + [f"    p = p*y + {item!r}" for item in rest[1:]]
-    return "\n".join(lines)
+    # In place, the polynomial needs one array for all its steps; a derivative needs every step.
+    steps = (f"    p *= y\n    p += {item!r}" if in_place else f"    p = p*y + {item!r}" for item in rest[1:])
+    return "\n".join([f"    p = {first!r}*y + {rest[0]!r}", *steps])
 
 
 _TITLES = {
@@ -44,15 +45,18 @@ def _numpy_text(k: int) -> str:
     if k == 0:
         return head + "    return 2*np.arcsin(np.sqrt(0.5*np.minimum(t, 2.0)))"
     tail = {
-        1: "    a = y*np.sqrt(y)*p\n    return v*np.where(t > 1, np.pi*(t - 1) + a, a)",
-        2: "    a = y*y*np.sqrt(y)*p\n    return v*v*np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - a, a)",
+        1: "    p *= y\n    p *= np.sqrt(y)\n    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)",
+        2: "    p *= y*y\n    p *= np.sqrt(y)\n"
+           "    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)",
     }[k]
-    return f"{head}    y = np.maximum(np.minimum(t, 2 - t), 0.0)\n{_horner(k)}\n{tail}"
+    beyond = "    beyond = np.max(t, initial=0.0) > 1\n    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)"
+    return f"{head}{beyond}\n{_horner(k, in_place=True)}\n{tail}"
 
 
 def _torch_text(k: int) -> str:
     head = (
         f'def _arc_cosine_{k}(gap, v):\n    """{_TITLES[k]}; zero at v = 0."""\n'
+        "    zero = 0*(gap + v)\n    gap, v = gap + zero, v + zero\n"
         "    t = gap/torch.where(v > 0, v, torch.ones_like(v))\n"
     )
     if k == 0:

@@ -15,6 +15,10 @@ import numpy as np
 __all__ = {{ names }}
 
 _BLOCK = 16384
+{% if loops %}
+_LOOP_BLOCK = 8192
+_SETTLE_EVERY = 8
+{% endif %}
 _CHECKED_POINTS = 100_000
 
 
@@ -108,7 +112,7 @@ class {{ item.result }}(NamedTuple):
 @np.errstate(divide="ignore", invalid="ignore")
 {% endif %}
 def {{ item.name }}(
-    {{ item.signature }}, *, check=None,
+    {{ item.signature }}, *, check=None,{{ " settle=0.0," if item.loop and item.loop.settled }}
 ):
     r"""{{ item.doc }}
     """
@@ -133,7 +137,7 @@ def {{ item.name }}(
 {% for output in item.outputs %}
     _{{ output.name }} = np.empty(_shape)
 {% endfor %}
-    # {{ item.operations }} operations a point
+    # {{ item.operations }} operations a point{{ ", and %d a layer" % item.loop.operations if item.loop }}
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
     for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, {{ item.block }}):
@@ -157,6 +161,46 @@ def {{ item.name }}(
 {% endfor %}
 {% endif %}
 {% endfor %}
+{% if item.loop %}
+{% set steps = item.loop %}
+        _state = (
+{% for start in steps.starts %}
+            {{ start.text }},
+{% endfor %}
+        )
+        for _layer in range(int(np.max({{ steps.count }}))):
+            {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+{% if steps.index %}
+            {{ steps.index }} = float(_layer)
+{% endif %}
+{% for line in steps.body %}
+            {{ line }}
+{% endfor %}
+            _next = (
+{% for update in steps.updates %}
+                {{ update.text }},
+{% endfor %}
+            )
+            if np.ndim({{ steps.count }}):
+                _next = tuple(np.where(_layer < {{ steps.count }}, new, old) for new, old in zip(_next, _state))
+            _state, _last = _next, _state
+{% if steps.settled or not steps.index %}
+            if _layer % _SETTLE_EVERY == 0:
+{% if steps.settled %}
+                {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+                if settle > 0 and np.max({{ steps.settled }}) <= settle:
+                    break
+{% endif %}
+{% if not steps.index %}
+                if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    break
+{% endif %}
+{% endif %}
+        {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+{% for line in steps.after %}
+        {{ line }}
+{% endfor %}
+{% endif %}
 {% for output in item.outputs %}
         _{{ output.name }}[_at] = {{ output.text }}
 {% endfor %}
@@ -236,12 +280,41 @@ def {{ item.name }}(
         {{ item.arguments }},
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # {{ item.operations }} operations a point
+    # {{ item.operations }} operations a point{{ ", and %d a layer" % item.loop.operations if item.loop }}
 {% for group in item.groups %}
 {% for line in group.lines %}
     {{ line }}
 {% endfor %}
 {% endfor %}
+{% if item.loop %}
+{% set steps = item.loop %}
+    _like = {{ item.names[0] }}
+    _state = (
+{% for start in steps.starts %}
+        {{ "_like.new_full((), %s)" % start.text if start.constant else start.text }},
+{% endfor %}
+    )
+    for _layer in range(int({{ steps.count }}.max())):
+        {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+{% if steps.index %}
+        {{ steps.index }} = _like.new_full((), _layer)
+{% endif %}
+{% for line in steps.body %}
+        {{ line }}
+{% endfor %}
+        _next = (
+{% for update in steps.updates %}
+            {{ "_like.new_full((), %s)" % update.text if update.constant else update.text }},
+{% endfor %}
+        )
+        if {{ steps.count }}.numel() > 1:
+            _next = tuple(torch.where(_layer < {{ steps.count }}, new, old) for new, old in zip(_next, _state))
+        _state = _next
+    {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+{% for line in steps.after %}
+    {{ line }}
+{% endfor %}
+{% endif %}
 {% for output in item.outputs %}
 {% if output.constant %}
     _{{ output.name }} = {{ item.names[0] }}.new_full((), {{ output.text }})

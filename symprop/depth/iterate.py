@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.signal import Gradient
-from symprop.functions.arc_cosine import arc_cosine_array
+from symprop.functions.arc_cosine import ArcCosine, arc_cosine, arc_cosine_array
 from symprop.functions.table_sum import TableSum, callable_sums
 from symprop.network.trace import Trace
 
@@ -300,7 +300,7 @@ def mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr
         for expression in expressions
         for node in expression.atoms(sp.Function)
         if node.func.__module__.startswith("symprop.") and not issubclass(node.func, TableSum)
-    }
+    } | {ArcCosine.__name__: arc_cosine}
     function: Callable[..., Sequence[Any]] = sp.lambdify(
         list(arguments), list(plain), modules=[own, "mpmath"]
     )
