@@ -134,7 +134,7 @@ def _derive(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from symprop.codegen import evaluate
+    from symprop.codegen import evaluate, neglected_by_evaluate
     from symprop.core.parsing import parse_assignments
     from symprop.core.symbols import check_values, symbol
 
@@ -155,7 +155,7 @@ def _eval(options: argparse.Namespace) -> int:
             "values": {key: str(value) for key, value in values.items()},
             "result": {key: str(value) for key, value in numbers.items()},
             "assumptions": [str(item) for item in spec.assumptions],
-            "neglected": spec.neglected,
+            "neglected": neglected_by_evaluate(spec),
             "sources": [str(item) for item in spec.sources],
         }
         print(json.dumps(content, indent=1, ensure_ascii=False))
@@ -166,7 +166,8 @@ def _eval(options: argparse.Namespace) -> int:
         print(f"\n{spec.summary}")
         for item in spec.assumptions:
             print(f"  assumes {item}")
-        print(f"  neglects {'nothing' if spec.neglected == 'exact' else spec.neglected}")
+        neglected = neglected_by_evaluate(spec)
+        print(f"  neglects {'nothing' if neglected == 'exact' else neglected}")
         print(f"  from {'; '.join(map(str, spec.sources))}")
     return 0
 

@@ -3,6 +3,6 @@
 Declaring specs is here; ``symprop.codegen.render`` turns them into text, ``symprop.codegen.files`` writes it.
 """
 
-from symprop.codegen.spec import FunctionSpec, Parameter, evaluate, parameters
+from symprop.codegen.spec import FunctionSpec, Parameter, evaluate, neglected_by_evaluate, parameters
 
-__all__ = ["FunctionSpec", "Parameter", "evaluate", "parameters"]
+__all__ = ["FunctionSpec", "Parameter", "evaluate", "neglected_by_evaluate", "parameters"]

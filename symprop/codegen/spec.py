@@ -21,7 +21,7 @@ from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinus
 from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
 from symprop.functions.normal_moment import normal_moment
 from symprop.functions.rising_ratio import RisingRatio, rising_ratio
-from symprop.functions.softmax_double import DOUBLE, DOUBLE_DIGITS, in_double
+from symprop.functions.softmax_double import DOUBLE, DOUBLE_DIGITS, ROUNDING, in_double
 from symprop.functions.table_sum import callable_sums
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
@@ -194,6 +194,19 @@ def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) ->
         return {} if loop is None else dict(zip(loop.state, loop.final(point, precision), strict=True))
 
     return {name: _value(name, expression, point, digits, state) for name, expression in spec.outputs}
+
+
+def neglected_by_evaluate(spec: FunctionSpec) -> str:
+    """What the spec neglects and what :func:`evaluate` rounds.
+
+    >>> from symprop.core.symbols import gap, n
+    >>> from symprop.functions.softmax_overlap import Participation
+    >>> spec = FunctionSpec("chi", parameters(gap, n), (("chi", Participation(gap, n)),), "Participation.")
+    >>> neglected_by_evaluate(spec)
+    'relative rounding of 1e-10 in moments of softmax weights'
+    """
+    rounded = any(expression.has(*DOUBLE) for _, expression in spec.outputs)
+    return neglected_order(spec.neglected, ROUNDING if rounded else EXACT)
 
 
 def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:

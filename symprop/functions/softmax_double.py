@@ -27,6 +27,7 @@ DOUBLE = (WeightNode, LayerMoment)
 """The nodes that are evaluated in double precision."""
 DOUBLE_DIGITS = 10
 """Their significant digits."""
+ROUNDING = "relative rounding of 1e-10 in moments of softmax weights"
 
 
 def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[sp.Expr, sp.Float]:
