@@ -49,6 +49,7 @@ class Attention(Component):
 
     ``width`` is the output width of all ``heads`` together, ``key_width`` the width d_k of the keys of one head; the
     moments do not depend on the number of heads. Variances are absolute. ``query_variance`` 0 makes attention uniform.
+    ``bias_variance`` is that of a bias of the values, which every token gets in full since weights sum to one.
     The output projection is a :class:`Linear` after this. Kedia et al. 2024 give the value path without its dependence on
     the scores of other rows, and no path through the softmax.
 
@@ -68,6 +69,7 @@ class Attention(Component):
     dropout: Any = sp.S.Zero
     temperature: Any = sp.S.One
     heads: Any = sp.S.One
+    bias_variance: Any = sp.S.Zero
 
     rule = "attention"
     reason = (
@@ -82,8 +84,11 @@ class Attention(Component):
 
     def __post_init__(self) -> None:
         self._sympify(
-            "width", "value_variance", "key_width", "query_variance", "key_variance", "dropout", "temperature", "heads"
+            "width", "value_variance", "key_width", "query_variance", "key_variance", "dropout", "temperature", "heads",
+            "bias_variance",
         )
+        if self.dropout != 0 and self.bias_variance != 0:
+            raise InputError("bias_variance", self.bias_variance, "0 with dropout, which would drop the bias as well")
         if self.dropout.is_number and not 0 <= self.dropout < 1:
             raise InputError("dropout", self.dropout, "a number in [0, 1)")
         if self.heads.is_number and not (self.heads.is_Integer and self.heads > 0):
@@ -91,7 +96,10 @@ class Attention(Component):
 
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
-        return (cls(symbols.d_o, symbols.sigma_v2, dropout=symbols.P), cls(symbols.d_o, symbols.sigma_v2, heads=2))
+        return (
+            cls(symbols.d_o, symbols.sigma_v2, dropout=symbols.P),
+            cls(symbols.d_o, symbols.sigma_v2, heads=2, bias_variance=symbols.sigma_x2),
+        )
 
     def describe(self) -> str:
         """Name, width and score parameters, as a reader writes them."""
@@ -150,7 +158,7 @@ class Attention(Component):
         dropped = self._noise * chi * (x.q + 4 * variance * x.gap / x.width)
         gap = x.gap * row_gap * (1 + (variance - score_gap) / x.width) + score_gap * x.gap * (1 - chi) / x.width + dropped
         return Signal(
-            q=gain * (x.p + x.gap * chi + variance * x.gap * (1 - chi) / x.width + dropped),
+            q=gain * (x.p + x.gap * chi + variance * x.gap * (1 - chi) / x.width + dropped) + self.bias_variance,
             gap=sp.S.Zero if x.tokens == 1 else gain * gap,
             tokens=x.tokens,
             width=self.width,
@@ -229,6 +237,8 @@ class Attention(Component):
             mask = (rng.random((draws, count, count)) < keep) / keep if keep < 1 else np.ones(())
             parts.append((head_value, query, key, weights, mask))
         output = np.concatenate([(weights * mask) @ (tokens @ v) for v, _, _, weights, mask in parts], axis=2)
+        if self.bias_variance != 0:
+            output = output + gaussian_matrix(rng, draws, 1, width, self.number(self.bias_variance, values))
 
         def vjp(g: Array) -> tuple[Array, ...]:
             pulled = np.zeros_like(tokens)
