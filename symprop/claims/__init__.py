@@ -2,7 +2,19 @@
 
 from symprop.claims.chain import LatexName, names_of, step_equations, trace_chain
 from symprop.claims.claim import Claim, Result, Status, Verdict, check
-from symprop.claims.paper import Curve, Figure, Paper, PaperDerivation, Points, Progress, Slip
+from symprop.claims.paper import (
+    Axis,
+    Boundary,
+    Curve,
+    Diagram,
+    Figure,
+    Paper,
+    PaperDerivation,
+    Points,
+    Progress,
+    Region,
+    Slip,
+)
 from symprop.claims.results import (
     backward_result,
     component_result,
@@ -16,14 +28,18 @@ from symprop.claims.results import (
 )
 
 __all__ = [
+    "Axis",
+    "Boundary",
     "Claim",
     "Curve",
+    "Diagram",
     "Figure",
     "LatexName",
     "Paper",
     "PaperDerivation",
     "Points",
     "Progress",
+    "Region",
     "Result",
     "Slip",
     "Status",

@@ -78,6 +78,57 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """An axis of a diagram: the parameter, its name on the command line, and the default range."""
+
+    symbol: sp.Symbol
+    name: str
+    low: float
+    high: float
+    points: int
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A line of a diagram, where ``field()`` (in parameters and the diagram's output) is zero; none where it never is."""
+
+    label: str
+    field: Callable[[], sp.Expr]
+    style: str = "solid"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of a diagram, named where the condition on parameters and output holds."""
+
+    label: str
+    where: sp.Basic
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """An evaluator over two of its parameters.
+
+    ``evaluators`` names one for each level of approximation, the default first; ``output`` is a symbol named like the
+    output that gives the colour, ``label`` its words, ``title`` may use {L}. ``values`` are defaults of the other
+    parameters, ``names`` further names of parameters on the command line. ``simulate(values, draws, seed)`` returns the
+    simulated output and its standard error at one point.
+    """
+
+    x: Axis
+    y: Axis
+    evaluators: Mapping[str, str]
+    output: sp.Symbol
+    title: str
+    label: str
+    values: Mapping[sp.Symbol, float]
+    boundaries: tuple[Boundary, ...] = ()
+    regions: tuple[Region, ...] = ()
+    names: Mapping[str, sp.Symbol] = field(default_factory=dict)
+    simulate: Callable[[Mapping[sp.Symbol, float], int, int], tuple[float, float]] | None = None
+
+
+@dataclass(frozen=True)
 class PaperDerivation:
     """What a file in ``derivations`` declares.
 
@@ -86,7 +137,7 @@ class PaperDerivation:
     built when first asked for, evaluators in groups so that one is found without deriving all.
     ``build_dynamics`` lists what the map of a block does over depth where it is not affine: exponents and boundaries.
     ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
-    the data of the appendix's figures.
+    the data of the appendix's figures, ``diagram`` says what a diagram over two parameters shows.
     """
 
     paper: Paper
@@ -101,6 +152,7 @@ class PaperDerivation:
     references: tuple[Paper, ...] = field(default=())
     build_solution: Callable[[], DepthSolution] | None = None
     build_dynamics: Callable[[], tuple[Result, ...]] | None = None
+    diagram: Diagram | None = None
 
     @property
     def key(self) -> str:

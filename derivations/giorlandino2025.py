@@ -1,0 +1,351 @@
+"""Giorlandino and Goldt 2025, Two failure modes of deep transformers: overlap of tokens over depth, and where it collapses.
+
+Tokens enter attention behind a norm wherever the block has one there: what freezes its weights is the gap of these tokens.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import sympy as sp
+from symprop.derivations import giorlandino2025_simulation as simulation
+from symprop.derivations.giorlandino2025_blocks import GAP, STREAM, UNIT, block, over_depth, traced, wide
+
+from symprop.claims import (
+    Axis,
+    Boundary,
+    Claim,
+    Curve,
+    Diagram,
+    Figure,
+    Paper,
+    PaperDerivation,
+    Points,
+    Progress,
+    Region,
+    Result,
+    Status,
+)
+from symprop.codegen import FunctionSpec
+from symprop.codegen.render import load
+from symprop.components import LayerNorm, UniformAttention
+from symprop.core.expression import Comparison, factored
+from symprop.core.proof import ProofStep
+from symprop.core.provenance import Derived, Source, merge_unique, neglected_order
+from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, gain_v, gain_w, n, q_0, rho, rho_T, sigma_b2
+from symprop.depth.collapse import Collapse, collapse
+from symprop.depth.phase import OddsLaw, odds_law
+from symprop.functions.arc_cosine import ArcCosine
+from symprop.functions.softmax_closures import ANNEALED, CLOSURES, REM, UNIFORM, Closure
+from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
+from symprop.network import residual, sequential, trace_of
+from symprop.notation import GIORLANDINO
+from symprop.simulate.measurement import Measurement
+
+PAPER = Paper(
+    "giorlandino2025", "Giorlandino, Alessio and Goldt, Sebastian",
+    "Two failure modes of deep transformers and how to avoid them: a unified theory of signal propagation at initialisation",
+    "arXiv", 2025,
+)
+SOURCE = Source("giorlandino2025", "")
+Y, MU = sp.Symbol("Y", nonnegative=True), sp.Symbol("mu", positive=True)
+"""Participation of a row, and the index of the frozen weights' law."""
+SIZE = sp.Symbol("q", nonnegative=True)
+STANDARD = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.2, "sigma_b2": 4e-4, "alpha_mlp": 1.0}
+"""The paper's values."""
+
+
+def _result(expression: sp.Expr, quantity: str, *steps: tuple[str, str, sp.Expr], neglected: str = "O(1/d)") -> Result:
+    trace = traced("post")
+    return Result(expression, quantity, tuple(ProofStep(*step) for step in steps) or (ProofStep("result", "", expression),),
+                  assumptions=trace.assumptions, neglected=neglected, sources=(SOURCE, *trace.sources))
+
+
+def _frozen_weights(expression: sp.Expr) -> sp.Expr:
+    """An expression with Y for the participation, where two rows do not overlap."""
+    return wide(expression).replace(Participation, lambda *_: Y).replace(RowGap, lambda *_: Y)
+
+
+@lru_cache(maxsize=1)
+def _halves() -> tuple[sp.Expr, sp.Expr]:
+    """Overlap after the attention half in that before it, and after the feed-forward half in that before it."""
+    steps = traced("post").steps
+    middle = next(k for k, step in enumerate(steps) if isinstance(step.component, LayerNorm))
+    first = steps[middle].atoms
+    half = _frozen_weights(1 - traced("post").substitute_moments(first.gap)).subs(GAP, 1 - rho)
+    whole = trace_of(sequential(*block("post").blocks[2:]), UNIT).expand()  # type: ignore[union-attr]
+    return half, (1 - whole.gap).subs(GAP, 1 - rho)
+
+
+def _attention_half() -> Result:
+    return _result(_halves()[0], r"\rho_0", ("attention", "norm of the skip and of the attention's output", _halves()[0]))
+
+
+def _feed_forward_half() -> Result:
+    return _result(_halves()[1], r"\rho'", ("feed-forward", "norm of the skip and of the branch", _halves()[1]))
+
+
+@lru_cache(maxsize=1)
+def linearised() -> Collapse:
+    """The Post-LN block at collapse, where attention adds nothing to the gap at linear order."""
+    return collapse(trace_of(block("post", scored=False), UNIT))
+
+
+def _exponent(name: str) -> Result:
+    found = linearised()
+    slope = {"angle": found.slope, "common": found.common}[name]
+    return _result(sp.log(slope), rf"\lambda_{{{name}}}", ("chain rule", "step by step, at equal tokens", slope))
+
+
+@lru_cache(maxsize=1)
+def odds() -> OddsLaw:
+    """Attention halves with equal weights and no bias: an exact law of the odds rho/(1 - rho) + 1/n."""
+    half = residual(UniformAttention(d, gain_v / d), 1, alpha_sa)
+    return odds_law(trace_of(sequential(half, LayerNorm()), STREAM))
+
+
+def _many_tokens(expression: sp.Expr) -> sp.Expr:
+    few = sp.Dummy("few")
+    return sp.sympify(expression).subs(n, 1 / few).subs(few, 0)
+
+
+def _odds() -> Result:
+    factor = odds().factor
+    return _result(factor**L, "o_L/o_0", ("attention", "what tokens share over what they do not", factor))
+
+
+def _critical() -> sp.Expr:
+    return _many_tokens(odds().critical(alpha_sa, rho, rho_T, L))
+
+
+def _critical_result() -> Result:
+    return _result(_critical(), r"\alpha_c", ("odds", "the odds of the overlap wanted after L blocks", odds().factor))
+
+
+def _interior() -> Comparison:
+    """Both halves raise the overlap for every participation up to 1: numerators of positive terms."""
+    o, y, rest = sp.symbols("o y rest", positive=True)
+    first, second = _halves()
+    rise = factored((first - rho).subs({rho: o / (1 + o), Y: y / (1 + y)}, simultaneous=True))
+    shrunk = factored((1 - rho - (1 - second)).replace(ArcCosine, lambda *_: rest).subs(rho, o / (1 + o)))
+    for part in (*sp.fraction(rise), *sp.fraction(shrunk)):
+        if not all(term.is_nonnegative for term in sp.Add.make_args(sp.expand(part))):
+            return Comparison(None, "the sign was not decided", 1)
+    return Comparison(True, "the rise of the overlap in either half is a ratio of sums of positive terms")
+
+
+def _kept_signal() -> Comparison:
+    """Overlap after many layers deep in the high-beta regime, where a fixed point was to keep it away from 1."""
+    at = load(_overlap("post", REM))(**STANDARD, alpha_sa=1.0, beta_a=10.0, L=400)
+    return Comparison(False, "", 1, {beta_a: sp.Integer(10), alpha_sa: sp.S.One, L: sp.Integer(400)},
+                      sp.Float(0.5), sp.Float(float(at.overlap))) if at.overlap > 0.99 else Comparison(None, "", 1)
+
+
+def _freezing(placement: str) -> sp.Expr:
+    """beta at which the scores that enter the softmax freeze, from the score variance of the block's own attention."""
+    trace = traced(placement)
+    at = next(step for step in trace.steps if hasattr(step.component, "score_variance"))
+    signal = trace.signal(at.inputs[0])
+    variance = trace.substitute_moments(at.component.score_variance(signal)) / sp.log(n)  # type: ignore[attr-defined]
+    return sp.sqrt(2 / sp.cancel(variance / beta_a**2))
+
+
+def _beta_c(placement: str) -> Result:
+    found = _freezing(placement).subs(STREAM.q, SIZE)
+    return _result(found, r"\beta_c", ("freezing", "score variance equals 2 log n", found), neglected="O(1/log n)")
+
+
+def _frozen_moment(*powers: int) -> sp.Expr:
+    """E of a sum over distinct tokens of powers of frozen weights, whose law is that of Poisson and Dirichlet with index mu."""
+    blocks = sp.Mul(*(sp.rf(1 - MU, power - 1) for power in powers))
+    return MU ** (len(powers) - 1) * sp.factorial(len(powers) - 1) / sp.factorial(sum(powers) - 1) * blocks
+
+
+def _query_profile() -> Result:
+    moment = _frozen_moment(2) - 2 * _frozen_moment(3) + _frozen_moment(4) + _frozen_moment(2, 2)
+    slope = sp.factor(moment)
+    return _result(slope, "F", ("moments", "E[Y_2 - 2 Y_3 + Y_2^2] over frozen weights", slope), neglected="O(1/log n)")
+
+
+def _query_slope() -> sp.Expr:
+    """The same at n tokens: what the softmax passes of a gradient, F = (n - 1) times its slope."""
+    return (n - 1) * SoftmaxSlope(beta_a**2 * sp.log(n) * (1 - rho), n)
+
+
+def _not_vanishing() -> Comparison:
+    """F at and below the freezing point for a hundred tokens that are orthogonal."""
+    at = {n: sp.Integer(100), rho: sp.S.Zero, beta_a: sp.sqrt(2)}
+    value = sp.N(_query_slope().subs(at), 15)
+    return Comparison(False, "", 1, at, sp.S.Zero, value) if value > sp.Float(0.05) else Comparison(None, "", 1)
+
+
+def _claims() -> tuple[Claim, ...]:
+    skip, other = alpha_sa**2, alpha_mlp**2
+    size = gain_w * (gain_w + sigma_b2) / 2
+    c = (gain_w * rho + sigma_b2) / (gain_w + sigma_b2)
+    kernel = (sp.sqrt(1 - c**2) + c * (sp.pi - sp.acos(c))) / sp.pi
+    second = (gain_w**2 / 2 + other) / (size + sigma_b2 + other)
+    halves, law, query = "signal propagation, Post-LN", "rank collapse", "entropy collapse"
+    odds_wanted = (rho_T / (1 - rho_T) / (rho / (1 - rho))) ** (1 / L) - 1
+    return (
+        Claim("attention-half", halves, "overlap after attention", _attention_half,
+              ((gain_v + skip) * rho + sigma_b2) / (gain_v * (rho + (1 - rho) * Y) + sigma_b2 + skip),
+              note="Rows that do not overlap."),
+        Claim("feed-forward-half", halves, "overlap after the ReLU network", _feed_forward_half,
+              (size * kernel + sigma_b2 + other * rho) / (size + sigma_b2 + other), expected=Status.AGREES),
+        Claim("angle-exponent", law, "exponent of the gap at collapse", lambda: _exponent("angle"),
+              sp.log(skip / (gain_v + sigma_b2 + skip) * second)),
+        Claim("common-gradient-exponent", law, "gradient exponent of the token-common mode", lambda: _exponent("common"),
+              sp.log((skip + gain_v) / (skip + gain_v + sigma_b2) * second)),
+        Claim("odds-law", law, "growth of the odds with equal weights", _odds, (1 + gain_v / skip) ** L),
+        Claim("critical-strength", law, "skip that keeps the overlap below a bound after L blocks", _critical_result,
+              sp.sqrt(gain_v / odds_wanted), expected=Status.AGREES, note="Attention halves alone, no bias, many tokens."),
+        Claim("signal-preserved", law, "at high beta the overlap stays away from 1 at every depth",
+              lambda: _result(sp.S.One, r"\rho_L"), statement=_kept_signal, stated_latex=r"\rho_L \le \tfrac12",
+              expected=Status.REFUTED, corrected_by="no-interior-fixed-point",
+              note="With ReLU a high beta delays collapse and does not prevent it: as the gap falls beta_c grows past beta."),
+        Claim("no-interior-fixed-point", law, "both halves raise the overlap, whatever the weights",
+              lambda: _result(_halves()[0], r"\rho_0"), statement=_interior, stated_latex=r"\rho' > \rho_0 > \rho"),
+        Claim("beta-c", query, "freezing point of the weights, Post-LN", lambda: _beta_c("post"), sp.sqrt(2 / GAP)),
+        Claim("beta-c-preln-stream", query, "freezing point, Pre-LN, from the stream that is not normalised",
+              lambda: _beta_c("pre"), sp.sqrt(2 / (SIZE * GAP)), expected=Status.REFUTED, corrected_by="beta-c-preln",
+              note="Attention reads normalised tokens; the stream's own q gap grows with depth and would freeze every row."),
+        Claim("beta-c-preln", query, "freezing point, Pre-LN, of the tokens that enter attention", lambda: _beta_c("pre"),
+              sp.sqrt(2 * SIZE / GAP)),
+        Claim("beta-c-no-norm", query, "freezing point without norms", lambda: _beta_c("none"), sp.sqrt(2 / (SIZE * GAP))),
+        Claim("query-gradient", query, "squared query gradient over beta, in the frozen regime", _query_profile,
+              MU * (1 - MU) / 3),
+        Claim("query-gradient-vanishes", query, "the query gradient vanishes at and below the freezing point",
+              lambda: _result(_query_slope(), "F", neglected="exact"), statement=_not_vanishing, stated_latex="F(\\beta_c) = 0",
+              expected=Status.REFUTED, corrected_by="query-gradient",
+              note="At infinite length only; at finite length F falls as a power of n below beta_c, and is not small at it."),
+    )
+
+
+def _overlap(placement: str, closure: Closure) -> FunctionSpec:
+    depth = over_depth(placement, closure)
+    trace = traced(placement)
+    where = {"post": "Post-LN", "pre": "Pre-LN", "none": "norm-free"}[placement]
+    name = "" if placement == "post" else {"pre": "preln_", "none": "noln_"}[placement]
+    outputs = {"overlap": 1 - depth.gap / depth.second, "one_minus_overlap": depth.gap / depth.second}
+    outputs |= {} if placement == "post" else {"second_moment": depth.second}
+    derived = Derived(
+        sp.S.Zero, merge_unique(trace.assumptions, (closure.assumption,)), neglected_order("O(1/d)", closure.neglected),
+        merge_unique((SOURCE,), trace.sources, (closure.source,)),
+    )
+    return FunctionSpec.from_derived(
+        f"{name}overlap_{closure.name}", f"Overlap of tokens after L {where} ReLU blocks, softmax moments closed by: "
+        f"{closure.assumption.name}.", depth.arguments,
+        {key: derived.with_expression(value) for key, value in outputs.items()}, recursion=depth.recursion,
+        formula=r"\rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)",
+    )
+
+
+def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *arguments: sp.Symbol, neglected: str) -> FunctionSpec:
+    trace = traced("post")
+    derived = Derived(expression, trace.assumptions, neglected, (SOURCE,))
+    return FunctionSpec.from_derived(name, summary, arguments, {output: derived})
+
+
+def _overlap_evaluators() -> tuple[FunctionSpec, ...]:
+    closed = tuple(_overlap("post", closure) for closure in (REM, UNIFORM, ANNEALED))
+    return (*closed, *(_overlap(placement, REM) for placement in ("pre", "none")))
+
+
+def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
+    bias = (gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)
+    return (
+        _scalar("critical_strength", "Skip strength at which the overlap reaches rho_T after L blocks of equal weights.",
+                _critical(), "alpha_sa", rho, rho_T, L, gain_v, neglected="O(1/n), feed-forward branches"),
+        _scalar("freezing_point", "beta above which the weights of tokens of overlap rho freeze.",
+                _freezing("post").subs(GAP, 1 - rho), "beta", rho, neglected="O(1/log n)"),
+        _scalar("angle_exponent", "Exponent per block of the gap at collapse.",
+                wide(_exponent("angle").expression), "lyapunov_angle", *bias, neglected="O(1/d)"),
+        _scalar("query_gradient_frozen", "Squared query gradient over beta, up to its scale, at infinite length.",
+                _query_profile().expression.subs(MU, sp.Min(1, _freezing("post").subs(GAP, 1 - rho) / beta_a)), "F",
+                beta_a, rho, neglected="O(1/log n)"),
+    )
+
+
+def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+    layers, found = (1, 5, 10, 20, 30, 50), list[Measurement]()
+    cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True), ("pre", 1.0, "rem", False)]
+    cases += [("post", 1.6, "rem", False)] if full else []
+    for index, (placement, beta, level, holds) in enumerate(cases):
+        spec = _overlap(placement, CLOSURES[level])
+        given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": 128 if full else 64}
+        names = {parameter.name for parameter in spec.parameters}
+        theory = load(spec)(**{key: value for key, value in given.items() if key in names}, L=np.array(layers)).overlap
+        values = {symbol: given[str(symbol)] for symbol in (rho, q_0, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)}
+        measured = simulation.overlaps(placement, values, depth=layers[-1], width=512 if full else 256,
+                                       draws=16 if full else 4, seed=seed + index)
+        found += simulation.rows(f"{placement}, beta = {beta}, {level}", theory, layers, measured, holds=holds)
+        simulation.report(progress, index + 1, len(cases))
+    return tuple(found)
+
+
+def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
+    layers = np.arange(1, 51)
+    curves, points = [], []
+    for index, beta in enumerate((0.5, 3.0)):
+        theory = load(_overlap("post", REM))(**STANDARD, alpha_sa=1.0, beta_a=beta, L=layers).overlap
+        label = f"beta = {beta:g}"
+        curves.append(Curve(label, layers.tolist(), theory.tolist()))
+        values = {symbol: STANDARD[str(symbol)] for symbol in (rho, gain_v, gain_w, sigma_b2, alpha_mlp)}
+        values |= {alpha_sa: 1.0, beta_a: beta, n: 64}
+        found = simulation.overlaps("post", values, depth=50, width=256, draws=12 if full else 3, seed=seed + index)[:, 5::5]
+        error = found.std(axis=0, ddof=1) / len(found) ** 0.5
+        points.append(Points(label, layers[4::5].tolist(), found.mean(axis=0).tolist(), error.tolist()))
+        simulation.report(progress, index + 1, 2)
+    return (Figure("overlap", "Overlap of tokens over the layers of a Post-LN ReLU network, 64 tokens of width 256: random "
+                   "energy model and simulation.", "layer", "overlap", tuple(curves), tuple(points)),)
+
+
+OVERLAP = sp.Symbol("overlap")
+DIAGRAM = Diagram(
+    x=Axis(beta_a, "beta", 0.2, 5.0, 200),
+    y=Axis(alpha_sa, "alpha_sa", 0.1, 3.0, 200),
+    evaluators={closure.name: f"overlap_{closure.name}" for closure in (REM, UNIFORM, ANNEALED)},
+    output=OVERLAP,
+    title="Overlap of tokens after {L} layers",
+    label="overlap of tokens",
+    values={L: 50, n: 64, **{symbol: STANDARD[str(symbol)] for symbol in (rho, gain_v, gain_w, sigma_b2, alpha_mlp)}},
+    names={"sigma_v2": gain_v, "sigma_w2": gain_w},
+    boundaries=(
+        Boundary("overlap 0.95", lambda: OVERLAP - sp.Rational(95, 100), "solid"),
+        Boundary("weights freeze at the input", lambda: beta_a - _freezing("post").subs(GAP, 1 - rho), "dashed"),
+        Boundary("critical strength, equal weights", lambda: alpha_sa - _critical().subs(rho_T, sp.Rational(95, 100)),
+                 "dotted"),
+    ),
+    regions=(
+        Region("rank collapse", sp.Rational(95, 100) < OVERLAP),
+        Region("entropy collapse:\nfrozen weights",
+               sp.And(sp.Rational(95, 100) > OVERLAP, beta_a > sp.sqrt(2 / (1 - rho)))),
+        Region("signal and\nattention kept", sp.And(sp.Rational(95, 100) > OVERLAP, beta_a < sp.sqrt(2 / (1 - rho)))),
+    ),
+    simulate=simulation.at_the_end,
+)
+
+DERIVATION = PaperDerivation(
+    paper=PAPER,
+    view=GIORLANDINO,
+    values={},
+    build_trace=lambda: traced("post"),
+    build_claims=_claims,
+    build_evaluators=(_scalar_evaluators, _overlap_evaluators),
+    study=_study,
+    figures=_figures,
+    diagram=DIAGRAM,
+    references=(
+        Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
+              "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "
+              "Collapse", "Advances in Neural Information Processing Systems 35", 2022),
+        Paper("cowsik2024", "Cowsik, Aditya and Nebabu, Tamra and Qi, Xiao-Liang and Ganguli, Surya", "Geometric Dynamics of "
+              "Signal Propagation Predict Trainability of Transformers", "arXiv", 2024),
+        Paper("kedia2024", "Kedia, Akhil and Zaidi, Mohd Abbas and Khyalia, Sushil and Jung, Jungho and Goka, Harshith and "
+              "Lee, Haejun", "Transformers Get Stable: An End-to-End Signal Propagation Theory for Language Models",
+              "International Conference on Machine Learning", 2024),
+        Paper("ba2016", "Ba, Jimmy and Kiros, Jamie and Hinton, Geoffrey", "Layer Normalization", "arXiv", 2016),
+    ),
+)
