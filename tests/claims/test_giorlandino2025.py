@@ -29,7 +29,7 @@ def test_overlap_of_the_random_energy_model_over_depth():
     layers = np.array([1, 5, 10, 20, 30, 50])
     # Iterated by hand in the composed map of the two halves.
     assert overlap(**STANDARD, beta_a=3.0, L=layers).overlap == pytest.approx([0.220, 0.311, 0.449, 0.771, 0.956, 0.999], abs=6e-4)
-    assert overlap(**STANDARD, beta_a=0.5, L=layers).overlap[:2] == pytest.approx([0.236, 0.406], abs=6e-4)
+    assert overlap(**STANDARD, beta_a=0.5, L=layers).overlap[:2] == pytest.approx([0.236, 0.406], abs=1e-3)
 
 
 def test_attention_behind_a_norm_freezes_by_its_own_tokens():
