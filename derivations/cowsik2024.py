@@ -199,8 +199,8 @@ def _claims() -> tuple[Claim, ...]:
         Claim("one-gradient-exponent", where, "the gradient has one exponent", _common, sp.log(angle), expected=Status.REFUTED,
               corrected_by="two-gradient-exponents",
               note="A gradient that all tokens share comes back through the values as well, one of zero sum over tokens "
-              "through the skip alone: the two grow at different rates, and a measured gradient changes from one to the other at "
-              "depth log(n) over their difference."),
+              "through the skip alone: the two grow at different rates, and a measured gradient changes from one to the other "
+              "at depth log(n) over their difference."),
         Claim("two-gradient-exponents", where, "common over deviation mode of an attention half r x + attention(norm(x))",
               _two_exponents, sp.log((alpha_1**2 + sigma_v2 / X.q) / alpha_1**2)),
         Claim("reciprocity", where, "gradient deviations grow as token deviations do, softmax included",
@@ -286,7 +286,7 @@ def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measuremen
     for index, (activation, factors, attention, feed_forward, scale) in enumerate(cells):
         values = {A: attention**2, M: feed_forward**2, sigma_w: scale}
         setting = simulation.Setting(f"{activation.name}, alpha = {attention}, {feed_forward}, sigma_w = {scale}", values,
-                                     width=512 if full else 256, draws=40 if full else 24, depth=8 if full else 6)
+                                     width=512 if full else 256, draws=40 if full else 12, depth=8 if full else 4)
         rows += simulation.measured(block(activation), factors, setting, seed + index)
         if progress is not None:
             progress("exponents", index + 1, len(cells))
