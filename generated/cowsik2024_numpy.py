@@ -238,7 +238,7 @@ def exponents(
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
         m: second moment of the feed-forward branch for unit input, a number >= 0.
-        chi: slope of the gap through the feed-forward branch for equal tokens of unit second moment, a number >= 0.
+        chi: slope of the gap through the feed-forward branch at collapse, for unit input, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -316,7 +316,7 @@ def exponents_relu(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -393,7 +393,7 @@ def exponents_gelu(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -476,7 +476,7 @@ def exponents_erf(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -557,7 +557,7 @@ def exponents_tanh(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -753,7 +753,7 @@ def gradient_growth(
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
         m: second moment of the feed-forward branch for unit input, a number >= 0.
-        chi: slope of the gap through the feed-forward branch for equal tokens of unit second moment, a number >= 0.
+        chi: slope of the gap through the feed-forward branch at collapse, for unit input, a number >= 0.
         n: number of tokens, an integer >= 1.
         L: depth: number of blocks, an integer >= 1.
 
