@@ -286,7 +286,7 @@ def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measuremen
     for index, (activation, factors, attention, feed_forward, scale) in enumerate(cells):
         values = {A: attention**2, M: feed_forward**2, sigma_w: scale}
         setting = simulation.Setting(f"{activation.name}, alpha = {attention}, {feed_forward}, sigma_w = {scale}", values,
-                                     width=512 if full else 256, draws=40 if full else 24, depth=8 if full else 6)
+                                     width=512 if full else 256, draws=40 if full else 12, depth=8 if full else 4)
         rows += simulation.measured(block(activation), factors, setting, seed + index)
         if progress is not None:
             progress("exponents", index + 1, len(cells))
