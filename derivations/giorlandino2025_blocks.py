@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import sympy as sp
 
+from symprop.codegen.recursion import Recursion
 from symprop.components import Attention, Elementwise, LayerNorm, Linear
 from symprop.core.signal import Signal
 from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, d_k, gain_v, gain_w, n, q_0, rho, sigma_b2
@@ -18,7 +19,6 @@ from symprop.depth.iterate import LayerMap, layer_map
 from symprop.functions.activation import Activation, Relu
 from symprop.functions.softmax_closures import Closure
 from symprop.network import Block, Trace, residual, sequential, trace_of
-from symprop.codegen.recursion import Recursion
 
 GAP = sp.Symbol("gap_X", nonnegative=True)
 UNIT = Signal(q=sp.S.One, gap=GAP, tokens=n, width=d, gaussian=True)

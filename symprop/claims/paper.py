@@ -136,7 +136,8 @@ class PaperDerivation:
     ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
     built when first asked for, evaluators in groups so that one is found without deriving all.
     ``build_dynamics`` lists what the map of a block does over depth where it is not affine: exponents and boundaries.
-    ``diagram`` is what ``symprop diagram`` draws. ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
+    ``diagram`` is what ``symprop diagram`` draws.
+    ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
     the data of the appendix's figures.
     """
 

@@ -196,7 +196,7 @@ m_f = declare("m", "m", "second moment of the feed-forward branch for unit input
 chi = declare("chi", r"\chi", "slope of the gap through the feed-forward branch for equal unit tokens", lower=0)
 sigma_w = declare("sigma_w", r"\sigma_w", "scale of the first feed-forward weights, variance sigma_w^2/fan-in", lower=0)
 sigma_b2 = declare("sigma_b2", r"\sigma_b^2", "variance of a bias", lower=0)
-beta_a = declare("beta_a", r"\beta", "inverse temperature of attention: scores of unit tokens have variance beta^2 log n", lower=0)
+beta_a = declare("beta_a", r"\beta", "inverse temperature of attention: unit tokens have score variance beta^2 log n", lower=0)
 alpha_sa = declare("alpha_sa", r"\alpha_{\mathrm{SA}}", "strength of the skip around attention", lower=0)
 alpha_mlp = declare("alpha_mlp", r"\alpha_{\mathrm{MLP}}", "strength of the skip around the feed-forward branch", lower=0)
 gain_v = declare("gain_v", r"\sigma_v^2", "gain of the value weights: their variance times fan-in", lower=0)
