@@ -74,7 +74,7 @@ def _halves() -> tuple[sp.Expr, sp.Expr]:
     middle = next(k for k, step in enumerate(steps) if isinstance(step.component, LayerNorm))
     first = steps[middle].atoms
     half = _frozen_weights(1 - traced("post").substitute_moments(first.gap)).subs(GAP, 1 - rho)
-    whole = trace_of(sequential(*block("post").blocks[2:]), UNIT).expand()  # type: ignore[union-attr]
+    whole = trace_of(sequential(*block("post").blocks[2:]), UNIT).expand()
     return half, (1 - whole.gap).subs(GAP, 1 - rho)
 
 
@@ -147,7 +147,7 @@ def _freezing(placement: str) -> sp.Expr:
     trace = traced(placement)
     at = next(step for step in trace.steps if hasattr(step.component, "score_variance"))
     signal = trace.signal(at.inputs[0])
-    variance = trace.substitute_moments(at.component.score_variance(signal)) / sp.log(n)  # type: ignore[attr-defined]
+    variance = trace.substitute_moments(at.component.score_variance(signal)) / sp.log(n)
     return sp.sqrt(2 / sp.cancel(variance / beta_a**2))
 
 

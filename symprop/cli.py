@@ -27,7 +27,13 @@ MANIFEST = "manifest.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failed check, 2 for bad input."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        # argparse takes KEY=VALUE arguments only where they stand together.
+        if not hasattr(options, "values") or any(item.startswith("-") or "=" not in item for item in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.values += rest
     try:
         return int(options.run(options))
     except SympropError as error:
@@ -83,6 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--no-pdf", action="store_true", help="leave the PDF to you")
 
+    sub = command("diagram", _diagram, "a phase diagram of a derivation, as a picture with its data beside it")
+    derivation_argument(sub)
+    sub.add_argument("values", nargs="*", metavar="KEY=VALUE", help="other parameters, e.g. sigma_v2=0.2")
+    sub.add_argument("-x", metavar="AXIS", help="name:low:high:points, e.g. beta:0.2:5:200")
+    sub.add_argument("-y", metavar="AXIS", help="name:low:high:points, e.g. alpha_sa:0.1:3:200")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a png, svg or pdf file")
+    sub.add_argument("--layers", type=_count, metavar="L", help="number of blocks")
+    sub.add_argument("--tokens", type=_count, metavar="N", help="number of tokens")
+    sub.add_argument("--closure", metavar="NAME", help="how the softmax moments are approximated: rem, uniform, annealed")
+    sub.add_argument("--simulate", type=_count, default=0, metavar="K", help="simulate at K points as well")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
+    sub.add_argument("--json", action="store_true", help="a machine-readable summary")
+
     sub = command("init", _init, "the variances of an initialisation, as a table and as a torch snippet")
     sub.add_argument("recipe", metavar="RECIPE", help="deepscalelm")
     sub.add_argument(
@@ -101,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
 def _seed(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise argparse.ArgumentTypeError(f"seed = {text[:30]!r} is not allowed: expected an integer in [0, 999999999]")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:10]) <= 10**6:
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer in [1, 1000000]")
     return int(text)
 
 
@@ -296,6 +321,60 @@ def _output_folder(folder: Path) -> set[str]:
     if present - known:
         raise InputError("output", f"{min(present - known)} in {folder}", allowed)
     return present
+
+
+def _diagram(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from symprop.codegen.files import write_files
+    from symprop.core.parsing import parse_assignments
+    from symprop.core.symbols import L, n
+    from symprop.report.diagram import FORMATS, compute, data_file, draw, parameter_symbols, parse_axis
+
+    derivation = bundled.derivation(options.derivation)
+    target, kind = options.output, options.output.suffix.removeprefix(".").lower()
+    if kind not in FORMATS or target.is_dir():
+        raise InputError("output", target, f"a file that ends in {', '.join(f'.{item}' for item in FORMATS)}")
+    diagram = derivation.diagram
+    if diagram is None:
+        raise InputError("derivation", derivation.key, "one that declares a diagram, such as giorlandino2025")
+    axes = {
+        key: parse_axis(text, diagram, default, key) if text is not None else default
+        for key, text, default in (("x", options.x, diagram.x), ("y", options.y, diagram.y))
+    }
+    names = parameter_symbols(diagram)
+    values: dict[Any, float] = {}
+    for key, value in _closed(parse_assignments(options.values, names)).items():
+        if key not in names:
+            raise UnknownNameError("parameter", key, sorted(names))
+        if names[key] in (axes["x"].symbol, axes["y"].symbol):
+            raise InputError(key, value, "no value for the parameter of an axis")
+        values[names[key]] = float(value)
+    values |= {symbol: float(value) for symbol, value in ((L, options.layers), (n, options.tokens)) if value is not None}
+    level = options.closure or next(iter(diagram.evaluators))
+    with _progress() as progress:
+        picture = compute(derivation, replace(diagram, x=axes["x"], y=axes["y"]), level, values, simulate=options.simulate,
+                          seed=options.seed, progress=progress)
+        files = {target.name: draw(picture, kind), f"{target.stem}.npz": data_file(picture)}
+    written = write_files(files, target.parent)
+    low, high = float(picture.output.min()), float(picture.output.max())
+    simulated = picture.simulated
+    if options.json:
+        content = {
+            "derivation": derivation.key, "closure": level, "files": [str(path) for path in written],
+            "axes": {key: [axis.name, axis.low, axis.high, axis.points] for key, axis in axes.items()},
+            "values": {str(symbol): value for symbol, value in picture.values.items()},
+            "output": {"name": str(diagram.output), "least": low, "largest": high},
+            "simulated": [] if simulated is None else [
+                dict(zip(vars(simulated), map(float, row), strict=True))
+                for row in zip(*vars(simulated).values(), strict=True)
+            ],
+        }  # fmt: skip
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return 0
+    print("\n".join(map(str, written)))
+    print(f"{diagram.output} from {low:.6g} to {high:.6g}, closure {level}", file=sys.stderr)
+    return 0
 
 
 def _init(options: argparse.Namespace) -> int:

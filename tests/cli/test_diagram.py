@@ -1,0 +1,94 @@
+"""The diagram command: its files, its summary, and one line for every bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from symprop.cli import main
+
+BASE = ["diagram", "giorlandino2025", "-x", "beta:0.2:5:9", "-y", "alpha_sa:0.25:3:12"]
+
+
+@pytest.mark.parametrize(("suffix", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_picture_and_data(tmp_path, suffix, head):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "new" / f"phase.{suffix}"
+    assert main([*BASE, "-o", str(path), "--layers", "50"]) == 0
+    assert path.read_bytes().startswith(head)
+    assert sorted(item.name for item in path.parent.iterdir()) == sorted([path.name, "phase.npz"])
+    first = path.read_bytes()
+    assert main([*BASE, "-o", str(path), "--layers", "50"]) == 0
+    assert path.read_bytes() == first
+
+
+def test_values_are_those_of_an_independent_implementation(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "phase.png"
+    axes = ["-x", "beta:3:5:2", "-y", "alpha_sa:1:3:5"]
+    assert main(["diagram", "giorlandino2025", *axes, "-o", str(path), "sigma_v2=0.2", "rho=1/5"]) == 0
+    data = np.load(tmp_path / "phase.npz")
+    np.testing.assert_allclose(data["overlap"][[0, 1, 2, 4], 0], [0.99882, 0.9097, 0.6986, 0.5171], atol=6e-5)
+    np.testing.assert_allclose(data["overlap"][[0, 1, 2, 4], 1], [0.98456, 0.7106, 0.5632, 0.4646], atol=6e-5)
+    assert data["parameter: gain_v"] == 0.2
+
+
+def test_json_and_simulation(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    arguments = [*BASE, "-o", str(tmp_path / "p.svg"), "--json", "--simulate", "2", "--tokens", "16", "--layers", "4",
+                 "--closure", "uniform", "-x", "beta:0:0.3:5"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["closure"] == "uniform" and found["values"]["L"] == 4 and found["axes"]["x"][:3] == ["beta", 0, 0.3]
+    from symprop import bundled
+    from symprop.codegen.render import load
+
+    theory = load(bundled.derivation("giorlandino2025").evaluator("overlap_uniform"))
+    for point in found["simulated"]:
+        want = theory(rho=0.2, L=4, n=16, gain_v=0.2, gain_w=0.2, sigma_b2=4e-4, alpha_sa=point["y"], alpha_mlp=1.0).overlap
+        # Four networks: three standard errors, and width 64, whose bias is of order 1/width for every layer.
+        assert abs(point["value"] - want) < 3 * point["stderr"] + 4 / 64
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["-x", "gamma:0:1:5"], "unknown axis 'gamma'"),
+    (["-x", "beta:1:0:5"], "low < high"),
+    (["-x", "beta:0:1"], "name:low:high:points"),
+    (["-x", "beta:-1:1:5"], "beta = -1.0 is not allowed"),
+    (["-x", "beta:0:nan:5"], "low < high"),
+    (["-x", "L:1:9:3"], "takes any real value"),
+    (["-x", "alpha_sa:1:2:3"], "another parameter"),
+    (["-x", "beta:0:1:9999"], "low < high|at most|beta"),
+    (["--closure", "rems"], "did you mean 'rem'"),
+    (["sigma_v2=-1"], "gain_v = -1.0 is not allowed"),
+    (["rho=2"], "rho = 2.0 is not allowed"),
+    (["sigma=1"], "sigma"),
+    (["beta=1"], "parameter of an axis"),
+    (["-o", "picture.bmp"], "ends in .png"),
+    (["-o", "/proc/picture.png"], "can be written"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, monkeypatch, arguments, message):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    base = [*BASE, "-o", "p.png"]
+    if "9999" in "".join(arguments):
+        arguments, message = [*arguments, "-y", "alpha_sa:1:2:9999"], "at most 4000000"
+    assert main([*base, *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and re.search(message, lines[0]), lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_derivation_without_a_diagram(capsys, tmp_path):
+    assert main(["diagram", "noci2022", "-o", str(tmp_path / "p.png")]) == 2
+    assert "one that declares a diagram" in capsys.readouterr().err
+
+
+def test_stray_arguments_are_still_refused(capsys):
+    with pytest.raises(SystemExit):
+        main([*BASE, "-o", "p.png", "stray"])
+    with pytest.raises(SystemExit):
+        main(["list", "a=1"])
