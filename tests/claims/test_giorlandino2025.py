@@ -64,7 +64,8 @@ def test_collapsed_and_cold_ends():
 
 
 def test_critical_strength_keeps_the_overlap_of_attention_at_its_bound():
-    strength = evaluate(DERIVATION.evaluator("critical_strength"), {"rho": 0.2, "rho_T": 0.95, "L": 50, "gain_v": 0.2})["alpha_sa"]
+    point = {"rho": 0.2, "rho_T": 0.95, "L": 50, "gain_v": 0.2}
+    strength = evaluate(DERIVATION.evaluator("critical_strength"), point)["alpha_sa"]
     assert float(strength) == pytest.approx(1.488 * (0.2 / 0.2004) ** 0.5, abs=1e-3)  # 1.488 with a bias of 4e-4
     only = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.0, "sigma_b2": 0.0, "alpha_sa": float(strength), "alpha_mlp": 1.0}
     got = load(DERIVATION.evaluator("overlap_uniform"))(**only, n=10**9, L=50).overlap
