@@ -177,7 +177,7 @@ class _RowNode(_WeightNode):
         return sum(k - 1 for k, _ in self.powers)
 
     def coefficients(self, order: int) -> tuple[PolyElement, ...]:
-        if self._rest[2:] != self._DEFAULTS:
+        if self._rest[2:] != self._DEFAULTS or any(p for _, p in self.powers):
             raise self._refuse_expansion()
         return product_moment(tuple((k, 0) for k, _ in self.powers), order)
 
@@ -205,7 +205,7 @@ class _RowNode(_WeightNode):
             sphere = dimension is not sp.oo
             factor = dimension / (dimension - 1) if sphere else sp.S.One
             return factor * _combined(heat(self.powers, sphere), lambda powers: self._of(powers, sp.S.One))
-        scale = sp.sqrt(dimension) if dimension.is_positive and dimension is not sp.oo else sp.S.One
+        scale = sp.S.One if dimension is sp.oo or dimension.is_negative else sp.sqrt(dimension)
         terms = _combined(stretch(self.powers), lambda powers: self._of(powers, sp.S.Half))
         return scale / (2 * sp.sqrt(self.variance)) * terms
 
@@ -270,14 +270,6 @@ class WeightMoment(_RowNode):
             return _scale_moment(spread, weight)
         if variance == 0 or tokens == 1:
             return _scale_moment(spread, weight) * _uniform(sums, tokens, dimension)
-        if dimension is sp.oo and any(p for _, p in sums):
-            return sp.Add(*(
-                sp.sqrt(variance) ** power * _combined(
-                    polynomial, lambda inner, power=power: cls(
-                        inner, variance, tokens, dimension, spread, weight + sp.Rational(power, 2))
-                )
-                for power, polynomial in by_parts(sums).items()
-            ))
         while len(full) > 2 and full[-1] == cls._DEFAULTS[len(full) - 3]:
             full = full[:-1]
         if sums == ((2, 0),):
@@ -290,6 +282,24 @@ class WeightMoment(_RowNode):
     @property
     def powers(self) -> Monomial:
         return monomial(tuple(item) if isinstance(item, sp.Tuple) else (item, 0) for item in self.args[0])
+
+    def by_parts(self) -> sp.Expr:
+        """Without powers of normal keys, by Stein's lemma; the sum loses digits where the score variance is large.
+
+        >>> a, n = sp.symbols("a n", positive=True)
+        >>> sp.factor(WeightMoment(((1, 1),), a, n).by_parts())
+        -sqrt(a)*(Participation(a, n) - 1)
+        """
+        variance, tokens, dimension, spread, weight = self._rest
+        if dimension is not sp.oo:
+            return self
+        total = sp.S.Zero
+        for power, polynomial in by_parts(self.powers).items():
+            half = sp.Rational(power, 2)
+            total += variance**half * _combined(
+                polynomial, lambda inner, half=half: WeightMoment(inner, variance, tokens, dimension, spread, weight + half)
+            )
+        return total
 
     @property
     def _numeric(self) -> tuple[sp.Expr, ...]:
@@ -773,16 +783,6 @@ def jacobian_trace_square(*arguments: sp.Expr) -> sp.Expr:
     return WeightMoment((), *arguments) - 2 * WeightMoment((2,), *arguments) + WeightMoment((2, 2), *arguments)
 
 
-def weighted_mean(*arguments: sp.Expr) -> sp.Expr:
-    r""":math:`E \sum_j w_j c_j`; :math:`s (1 - Y)` for normal keys."""
-    return WeightMoment(((1, 1),), *arguments)
-
-
-def weighted_square(*arguments: sp.Expr) -> sp.Expr:
-    r""":math:`\tau_2 = E (\sum_j w_j c_j)^2`."""
-    return WeightMoment(((1, 1), (1, 1)), *arguments)
-
-
 def participation_slope(*arguments: sp.Expr) -> sp.Expr:
     r""":math:`s\, dY/ds = 2 s^2\, dY/ds^2`, s^2 the score variance."""
     variance, rest = sp.Dummy("a", positive=True), arguments[1:]
@@ -810,6 +810,4 @@ __all__ = [
     "participation_slope",
     "softmax_gradient",
     "softmax_variance",
-    "weighted_mean",
-    "weighted_square",
 ]
