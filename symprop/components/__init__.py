@@ -2,6 +2,7 @@
 
 from symprop.components.attention import Attention
 from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.components.causal_attention import CausalAttention
 from symprop.components.dropout import Dropout
 from symprop.components.dyt import DynamicTanh
 from symprop.components.elementwise import Elementwise
@@ -21,6 +22,7 @@ COMPONENTS: tuple[type[Component], ...] = (
     UniformAttention,
     SoftmaxAttention,
     Attention,
+    CausalAttention,
     Softmax,
     Sum,
     Elementwise,
@@ -36,6 +38,7 @@ __all__ = [
     "COMPONENTS",
     "Array",
     "Attention",
+    "CausalAttention",
     "Component",
     "Dropout",
     "DynamicTanh",

@@ -15,7 +15,6 @@ from typing import Any
 import sympy as sp
 
 from symprop.core.errors import InputError, RefusedError
-from symprop.functions.softmax_overlap import PairMoment, RowOverlap
 
 ROW, LATER = sp.symbols("t u", integer=True, positive=True)
 """The number of keys of a row, and that of a later row."""
@@ -134,6 +133,7 @@ class PairMean(sp.Function):
     scores and their correlation rho, which fluctuate at finite width. ``law`` lists E P, E rho, var P, cov(P, rho), var rho;
     the average is a Gauss rule of 3 x 3 nodes of a normal law, with rho kept below one. 0 for a single token.
 
+    >>> from symprop.functions.softmax_overlap import RowOverlap
     >>> t, u, P, rho, n = sp.symbols("t u P rho n", positive=True, integer=True)
     >>> sp.factor(PairMean(sp.Lambda((t, u, P, rho), 1/u), n, sharp(0)))
     2*(n - harmonic(n))/(n*(n - 1))
@@ -296,4 +296,4 @@ def _moments() -> Mapping[str, Callable[..., Any]]:
     }
 
 
-__all__ = ["AMPLITUDE", "COSINE", "LATER", "ROW", "OverlapGrowth", "PairMean", "PairMoment", "RowMean", "compiled", "sharp"]
+__all__ = ["AMPLITUDE", "COSINE", "LATER", "ROW", "OverlapGrowth", "PairMean", "RowMean", "compiled", "sharp"]
