@@ -22,7 +22,7 @@ import numpy as np
 
 from symprop.functions.softmax_numeric import _bounds, _key_nodes, _logarithm, gamma_nodes, pair_moments, row_moments
 
-STEP = 0.3
+STEP = 0.36
 """Step of both integrals."""
 _FINE = 0.1
 """Step of the table of one key, which is interpolated by polynomials of degree 7."""
@@ -70,24 +70,26 @@ def _table(values: Any, start: float, at: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _key_tables(variance: float, most: int) -> Any:
-    """The points x; log phi_0 there and at log tau = log(e^x + e^y); tau^k phi_k at the latter, for k = 2, 3, 4."""
+def _key_tables(variance: float, most: float) -> Any:
+    """log phi_0(tau) and tau^k phi_k(tau), k = 2, 3, 4, on a grid of log tau; weights of the share of v; log phi_0(share tau)."""
     scale = np.array([np.sqrt(variance)])
-    low, high = _bounds(scale, np.array([2.0, float(most)]), 1)
-    points = np.arange(int(low / STEP) - 1, int(high / STEP) + 2, dtype=np.float64) * STEP
-    line = np.arange(int(low / _FINE) - 40, int((high + 1) / _FINE) + 40, dtype=np.float64) * _FINE
+    low, high = _bounds(scale, np.array([2.0, most]), 1)
+    points = np.arange(int(low / STEP) - 1, int((high + 1) / STEP) + 2, dtype=np.float64) * STEP
+    # The share of y in tau is e^-z/(1 + e^-z), that of x is the rest.
+    z = np.arange(-int(38 / STEP), int(38 / STEP) + 1, dtype=np.float64) * STEP
+    one, other = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
+    line = np.arange(int((points[0] - 39) / _FINE) - 8, int(points[-1] / _FINE) + 8, dtype=np.float64) * _FINE
     offset, _, weight = _key_nodes(scale, scale * 0 + np.inf)
-    grown = np.exp(np.clip(line[:, None] + offset[:, 0], None, 7.0))
+    offset, weight = offset[:, 0], weight[:, 0]
+    rest = -np.expm1(-np.exp(np.clip(line[:, None] + offset, None, 7.0))) @ weight
+    steep = np.log(-_logarithm(1 - rest, rest))
+    grown = np.exp(np.clip(points[:, None] + offset, None, 7.0))
     decay = np.exp(-grown)
-    plain, rest = decay @ weight[:, 0], -np.expm1(-grown) @ weight[:, 0]
-    steep = np.log(-_logarithm(plain, rest))
-    shift = line[:, None] + offset[:, 0]
-    powers = [np.log(np.exp(k * shift - grown) @ weight[:, 0] + 1e-300) for k in (2, 3, 4)]
-    both = np.logaddexp(points[:, None], points)
-    alone = -np.exp(_table(steep, line[0], points))
-    return points, alone, -np.exp(_table(steep, line[0], both)), *(
-        np.exp(_table(power, line[0], both)) for power in powers
-    )
+    below = -np.expm1(-grown) @ weight
+    powers = [(decay * grown**k) @ weight for k in (2, 3, 4)]
+    shares = np.stack([one * other, one**2 * other, one * other**2, (one * other) ** 2], axis=1)
+    alone = -np.exp(_table(steep, line[0], points[:, None] + np.log(other)))
+    return _logarithm(decay @ weight, below), powers, shares, alone
 
 
 def equal_scores(variance: float, tokens: Any, extra: Any) -> tuple[Any, Any]:
@@ -99,20 +101,18 @@ def equal_scores(variance: float, tokens: Any, extra: Any) -> tuple[Any, Any]:
     """
     if variance == 0:
         return 1 / (tokens + extra), (1 - 1 / tokens) / (tokens + extra)
-    most = 2 ** int(np.ceil(np.log2(float((tokens + extra).max())) + 1))
-    points, alone, both, two, three, four = _key_tables(float(variance), most)
-    x, y = points[:, None], points
-    # e^(kx + ly) over (e^x + e^y)^m stays below one.
-    total = np.logaddexp(x, y)
-    one, other = np.exp(x - total), np.exp(y - total)
-    kinds = [one * other * two, one**2 * other * three, one * other**2 * three, (one * other) ** 2 * four]
-    pairs = (one * other * two) ** 2
+    most = 2.0 ** int(np.ceil(np.log2(float((tokens + extra).max())) + 1))
+    plain, powers, shares, alone = _key_tables(float(variance), most)
     overlaps, slopes = [], []
     for t, more in zip(tokens, extra, strict=True):
-        survival = np.exp((t - 1) * both + more * alone)
-        first, second, third, fourth = (t * STEP**2 * float((survival * kind).sum()) for kind in kinds)
+        inner = np.exp(more * alone) @ shares
+        survival = np.exp((t - 1) * plain)
+        first, second, third, fourth = (
+            t * STEP**2 * float((survival * power * inner[:, k]).sum())
+            for k, power in enumerate((powers[0], powers[1], powers[1], powers[2]))
+        )
         if t > 1:
-            fourth += t * (t - 1) * STEP**2 * float((np.exp((t - 2) * both + more * alone) * pairs).sum())
+            fourth += t * (t - 1) * STEP**2 * float((np.exp((t - 2) * plain) * powers[0] ** 2 * inner[:, 3]).sum())
         overlaps.append(first)
         slopes.append(max(first - second - third + fourth, 0.0) if t > 1 else 0.0)
     return np.array(overlaps), np.array(slopes)
@@ -120,20 +120,30 @@ def equal_scores(variance: float, tokens: Any, extra: Any) -> tuple[Any, Any]:
 
 def row_moment(powers: Any, variance: float, tokens: Any, dimension: float, spread: float, weight: float) -> Any:
     """The moment of :class:`~symprop.functions.softmax_overlap.WeightMoment` at a vector of numbers of tokens."""
+    key = float(variance), tuple(map(float, tokens)), float(dimension), float(spread), float(weight)
+    return _row_moment(powers, *key)
+
+
+@lru_cache(maxsize=2048)
+def _row_moment(
+    powers: Any, variance: float, count: tuple[float, ...], dimension: float, spread: float, weight: float
+) -> Any:
+    tokens = np.array(count)
     nodes, parts = np.ones(1), np.ones(1)
     if spread > 0:
         found, mass = gamma_nodes(np.array([spread]))
         nodes, parts = found[0], mass[0]
     grid = np.repeat(nodes, len(tokens))
-    count = np.tile(tokens, len(nodes))
-    values = row_moments([powers], variance * grid, count, 0 * grid + dimension)[0].reshape(len(nodes), len(tokens))
-    # A single token has the weight 1.
+    every = np.tile(tokens, len(nodes))
+    values = row_moments([powers], variance * grid, every, 0 * grid + dimension, STEP)[0]
+    values = values.reshape(len(nodes), len(tokens))
     return (parts * nodes**weight) @ values
 
 
-@lru_cache(maxsize=256)
-def _participation(variance: float, tokens: tuple[float, ...]) -> Any:
-    return row_moment(((2, 0),), variance, np.array(tokens), np.inf, 0.0, 0.0)
+def _participation(variance: float, tokens: Any) -> Any:
+    """Y at every number of tokens, each of which is computed once."""
+    kinds, place = np.unique(tokens, return_inverse=True)
+    return row_moment(((2, 0),), variance, kinds, np.inf, 0.0, 0.0)[place]
 
 
 @lru_cache(maxsize=64)
@@ -141,7 +151,7 @@ def _ends(variance: float, tokens: tuple[float, ...], extra: tuple[float, ...]) 
     """log of (t + extra) O and the slope of log O at correlations 0 and 1."""
     t, more = np.array(tokens), np.array(extra)
     last = t + more
-    both = (1 - _participation(variance, tokens)) * (1 - _participation(variance, tuple(last)))
+    both = (1 - _participation(variance, t)) * (1 - _participation(variance, last))
     start = variance * both * last / np.where(last > 1, last - 1, 1.0)
     top, slope = equal_scores(variance, t, more)
     alone = t == 1
@@ -158,15 +168,13 @@ def _middle(variance: float, tokens: tuple[float, ...], extra: tuple[float, ...]
     rows = token_nodes(int(last.max()), 6, 2)
     # Equidistant in the ratio of the logarithms.
     share = np.linspace(0, 1, 5)
-    found = np.zeros((len(rows), len(share)))
-    for k, u in enumerate(rows):
-        first = np.exp(share * np.log(u))
-        level, start, end = _ends(variance, tuple(first), tuple(u - first))
-        exact = pair_moments(
-            [((1, 1),)], 0 * first + variance, 0 * first + variance, 0 * first + 0.5, first, u - first, 0.7
-        )[0]
-        found[k] = np.where(first == 1, 0.0, np.log(exact * u)) - (level / 2 + (start - end) / 8)
-        found[k, 0] = 0.0
+    first = np.exp(share * np.log(rows)[:, None]).ravel()
+    more = np.repeat(rows, len(share)) - first
+    level, start, end = _ends(variance, tuple(first), tuple(more))
+    flat = 0 * first
+    exact = pair_moments([((1, 1),)], flat + variance, flat + variance, flat + 0.5, first, more, 0.7)[0]
+    found = np.log(exact * (first + more)) - (level / 2 + (start - end) / 8)
+    found = np.where(first == 1, 0.0, found).reshape(len(rows), len(share))
     across = interpolate(rows, found, last)
     ratio = np.log(t) / np.log(np.where(last > 1, last, 2.0))
     return (across * interpolate(np.exp(share), np.eye(len(share)), np.exp(ratio))).sum(axis=1)
@@ -186,7 +194,7 @@ def overlap_and_slope(variance: float, correlation: float, tokens: Any, extra: A
     level, start, end = _ends(*key)
     middle = _middle(*key)
     # The mean slope of log O; for small scores from the ends, which are one number up to O(variance^2).
-    mean = level if variance > 1e-6 else (start + end) / 2
+    mean = level if variance > 1e-5 else (start + end) / 2
     logarithm = rho**2 * (3 - 2 * rho) * mean + rho * (1 - rho) ** 2 * start - rho**2 * (1 - rho) * end
     slope = 6 * rho * (1 - rho) * mean + (1 - rho) * (1 - 3 * rho) * start + rho * (3 * rho - 2) * end
     logarithm = logarithm + 16 * (rho * (1 - rho)) ** 2 * middle
@@ -199,15 +207,15 @@ def normal_law(scale: float, cosine: float, scale_spread: float, both: float, co
     """Nodes (P, rho, weight) of a normal law given by means, variances and covariance: 3 x 3, or one without spread."""
     if scale_spread <= 0 and cosine_spread <= 0:
         return [(scale, cosine, 1.0)]
-    slope = both / cosine_spread if cosine_spread > 0 else 0.0
-    rest = np.sqrt(max(scale_spread - slope * both, 0.0))
+    slope = both / scale_spread if scale_spread > 0 else 0.0
+    rest = np.sqrt(max(cosine_spread - slope * both, 0.0))
     places, weights = np.sqrt(3) * np.array([-1.0, 0.0, 1.0]), np.array([1.0, 4.0, 1.0]) / 6
     found = []
     for x, one in zip(places, weights, strict=True):
-        moved = np.sqrt(max(cosine_spread, 0.0)) * x
+        moved = np.sqrt(scale_spread) * x
         for y, two in zip(places, weights, strict=True):
-            amplitude = max(scale + slope * moved + rest * y, 0.05)
-            found.append((float(amplitude), float(min(cosine + moved, 1 - 1e-9)), float(one * two)))
+            turned = min(cosine + slope * moved + rest * y, 1 - 1e-9)
+            found.append((float(max(scale + moved, 0.05)), float(turned), float(one * two)))
     return found
 
 
