@@ -11,6 +11,7 @@ from symprop.components.gated import GatedUnit
 from symprop.components.layer_scale import LayerScale
 from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
+from symprop.components.rotary_attention import RotaryAttention
 from symprop.components.softmax import Softmax
 from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.sum import Sum
@@ -23,6 +24,7 @@ COMPONENTS: tuple[type[Component], ...] = (
     SoftmaxAttention,
     Attention,
     CausalAttention,
+    RotaryAttention,
     Softmax,
     Sum,
     Elementwise,
@@ -50,6 +52,7 @@ __all__ = [
     "Linear",
     "PairState",
     "RMSNorm",
+    "RotaryAttention",
     "Softmax",
     "SoftmaxAttention",
     "Sum",

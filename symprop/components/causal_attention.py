@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from symprop.components.attention import INDEPENDENT_DROPOUT
-from symprop.components.base import Array, Component, PairState, Values, Vjp
-from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS, gaussian_matrix
+from symprop.components.base import Array, Component, Values
+from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
+from symprop.components.positional_attention import GAUSSIAN_TOKENS, PositionalAttention
 from symprop.core import symbols
-from symprop.core.errors import InputError, RefusedError
+from symprop.core.errors import InputError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.softmax_contractions import score_jacobian_square, score_mean_square, score_variance_square
@@ -28,7 +29,6 @@ from symprop.functions.token_means import AMPLITUDE, COSINE, LATER, ROW, Overlap
 if TYPE_CHECKING:
     import numpy as np
 
-GAUSSIAN_TOKENS = Assumption("Gaussian tokens", "tokens are jointly Gaussian and exchangeable before the mask")
 RANDOM_SCALE = Assumption(
     "random score scale",
     "the squared scale of the scores of a row has a Gamma law, and scale and correlation of two rows a normal law, with the "
@@ -39,7 +39,7 @@ LEVELS = ("uniform", "exact")
 
 
 @dataclass(frozen=True)
-class CausalAttention(Component):
+class CausalAttention(PositionalAttention):
     r"""Softmax attention in which token t attends to the tokens 1, ..., t.
 
     Row t has the weight moments of t exchangeable tokens. With :math:`\kappa = \tau^2 \sigma_q^2 \sigma_k^2 d_{in}^2` the
@@ -57,7 +57,7 @@ class CausalAttention(Component):
     that of the gradient; ``forward`` and ``backward`` return averages over positions and pairs of positions, the moments of
     an exchangeable signal that has the same sums. Where all weights of a row are equal, :math:`E Y = H_n/n`.
 
-    Parameters as in :class:`Attention`. ``level`` is ``exact`` (weight moments of softmax rows) or ``uniform`` (the
+    ``dropout`` is that of the attention weights. ``level`` is ``exact`` (weight moments of softmax rows) or ``uniform`` (the
     moments of equal weights, rational functions of t; for score variances well below one).
 
     >>> from symprop.core.symbols import d, n
@@ -66,34 +66,22 @@ class CausalAttention(Component):
     harmonic(n)/n
     """
 
-    width: Any
-    value_variance: Any
-    key_width: Any = sp.S.One
-    query_variance: Any = sp.S.Zero
-    key_variance: Any = sp.S.Zero
     dropout: Any = sp.S.Zero
-    temperature: Any = sp.S.One
-    heads: Any = sp.S.One
     level: str = "exact"
 
     rule = "causal attention"
     reason = "row t of a causal mask is a softmax over t tokens; averages over positions are sums over t"
-    gaussian_input = True
-    maps_entries = False
     assumptions = (GAUSSIAN_TOKENS, RANDOM_SCALE, INDEPENDENT_DROPOUT, INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
     neglected = "relative O((1/d + 1/d_k)^2 a^2), backward also O(1/(n d)); outputs are averaged over positions"
     sources = (Source("noci2022", "Eq. 1, with a causal mask"),)
 
     def __post_init__(self) -> None:
-        self._sympify(
-            "width", "value_variance", "key_width", "query_variance", "key_variance", "dropout", "temperature", "heads"
-        )
+        super().__post_init__()
+        self._sympify("dropout")
         if self.level not in LEVELS:
             raise InputError("level", self.level, " or ".join(LEVELS))
         if self.dropout.is_number and not 0 <= self.dropout < 1:
             raise InputError("dropout", self.dropout, "a number in [0, 1)")
-        if self.heads.is_number and not (self.heads.is_Integer and self.heads > 0):
-            raise InputError("heads", self.heads, "an integer >= 1")
 
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
@@ -110,13 +98,6 @@ class CausalAttention(Component):
         more += "" if self.heads == 1 else f", heads={self.heads}"
         more += "" if self.level == "exact" else f", {self.level}"
         return f"{type(self).__name__}({self.width}{more})"
-
-    def _strength(self, x: Signal) -> sp.Expr:
-        return self.temperature**2 * self.query_variance * self.key_variance * x.width**2
-
-    def score_variance(self, x: Signal) -> sp.Expr:
-        """Variance a of the scores of a row about what they share, at large width."""
-        return self._strength(x) * x.q * x.gap
 
     @property
     def _noise(self) -> sp.Expr:
@@ -333,46 +314,11 @@ class CausalAttention(Component):
         key = path(self._form(x, sp.S.Zero), self._form(x, one), keys)
         return {"value": value, "query": self.key_variance * query, "key": self.query_variance * key}
 
-    def pair(self, *states: PairState) -> PairState:
-        raise RefusedError(
-            self.describe(),
-            "the weights of a row depend on all tokens it sees, and on its position",
-            "propagate exchangeable tokens, or use position_pair",
-        )
-
-    def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
+    def _hidden(self, count: int) -> Array:
         import numpy as np
 
-        (tokens,) = x
-        draws, count, fan_in = tokens.shape
-        heads, width, key_width = (int(self.number(size, values)) for size in (self.heads, self.width, self.key_width))
-        if width % heads:
-            raise InputError("heads", heads, f"a divisor of the output width {width}")
+        return np.triu(np.ones((count, count), dtype=bool), 1)
+
+    def _mask(self, rng: np.random.Generator, shape: tuple[int, ...], values: Values) -> Array | float:
         keep = 1 - self.number(self.dropout, values)
-        value = gaussian_matrix(rng, draws, fan_in, width, self.number(self.value_variance, values))
-        rng = rng.spawn(1)[0]
-        scale = self.number(self.temperature, values) / key_width**0.5
-        hidden = np.triu(np.ones((count, count), dtype=bool), 1)
-        parts = []
-        for head_value in np.split(value, heads, axis=2):
-            query = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.query_variance, values))
-            key = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.key_variance, values))
-            scores = np.where(hidden, -np.inf, (tokens @ query) @ (tokens @ key).swapaxes(1, 2) * scale)
-            weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-            weights /= weights.sum(axis=2, keepdims=True)
-            mask = (rng.random((draws, count, count)) < keep) / keep if keep < 1 else np.ones(())
-            parts.append((head_value, query, key, weights, mask))
-        output = np.concatenate([(weights * mask) @ (tokens @ v) for v, _, _, weights, mask in parts], axis=2)
-
-        def vjp(g: Array) -> tuple[Array, ...]:
-            pulled = np.zeros_like(tokens)
-            for (v, query, key, weights, mask), part in zip(parts, np.split(g, heads, axis=2), strict=True):
-                to_values = part @ v.swapaxes(1, 2)
-                to_weights = to_values @ tokens.swapaxes(1, 2) * mask
-                to_scores = weights * (to_weights - (weights * to_weights).sum(axis=2, keepdims=True)) * scale
-                pulled += (weights * mask).swapaxes(1, 2) @ to_values
-                pulled += (to_scores @ (tokens @ key)) @ query.swapaxes(1, 2)
-                pulled += (to_scores.swapaxes(1, 2) @ (tokens @ query)) @ key.swapaxes(1, 2)
-            return (pulled,)
-
-        return output, vjp
+        return (rng.random(shape) < keep) / keep if keep < 1 else 1.0

@@ -71,7 +71,7 @@ def _table(values: Any, start: float, at: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _key_tables(variance: float, most: float) -> Any:
-    """log phi_0(tau) and tau^k phi_k(tau), k = 2, 3, 4, on a grid of log tau; weights of the share of v; log phi_0(share tau)."""
+    """log phi_0(tau), tau^k phi_k(tau) for k = 2, 3, 4 at grid points log tau; weights of shares of v; log phi_0(share tau)."""
     scale = np.array([np.sqrt(variance)])
     low, high = _bounds(scale, np.array([2.0, most]), 1)
     points = np.arange(int(low / STEP) - 1, int((high + 1) / STEP) + 2, dtype=np.float64) * STEP

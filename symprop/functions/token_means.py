@@ -273,7 +273,10 @@ def _moments() -> Mapping[str, Callable[..., Any]]:
 
     def row(powers: Any, variance: Any, tokens: Any, dimension: Any = np.inf, spread: Any = 0.0, weight: Any = 0.0) -> Any:
         pairs = tuple(item if isinstance(item, tuple) else (item, 0) for item in powers)
-        return causal_numeric.row_moment(pairs, float(variance), tokens + 0.0, float(dimension), float(spread), float(weight))
+        found = causal_numeric.row_moment(
+            pairs, float(variance), np.atleast_1d(tokens + 0.0), float(dimension), float(spread), float(weight)
+        )
+        return found if np.ndim(tokens) else float(found[0])
 
     def pair(index: int) -> Callable[..., Any]:
         def value(variance: Any, gap: Any, tokens: Any, extra: Any = 0.0) -> Any:
