@@ -53,9 +53,9 @@ class CausalAttention(PositionalAttention):
             \Bigl(\bigl(\textstyle\sum_j A_j \zeta_j\bigr)^2 - Y_t\Bigr)\Bigr] + \tfrac{P_d}{1 - P_d} q\, E Y_t \\
         \frac{p_{tu}}{d_{in} \sigma_v^2} &= p + \Delta E\Bigl[O_{tu} + \frac{a P \rho}{d_{in}} (B_{tu} + C_{tu})\Bigr]
 
-    The outputs are not exchangeable. :meth:`position` and :meth:`position_pair` give these moments, :meth:`position_gradient`
-    that of the gradient; ``forward`` and ``backward`` return averages over positions and pairs of positions, the moments of
-    an exchangeable signal that has the same sums. Where all weights of a row are equal, :math:`E Y = H_n/n`.
+    The outputs are not exchangeable. :meth:`position` and :meth:`position_pair` give these moments;
+    ``forward`` and ``backward`` return averages over positions and pairs of positions, the moments of an exchangeable signal
+    that has the same sums. Where all weights of a row are equal, :math:`E Y = H_n/n`.
 
     ``dropout`` is that of the attention weights. ``level`` is ``exact`` (weight moments of softmax rows) or ``uniform`` (the
     moments of equal weights, rational functions of t; for score variances well below one).

@@ -27,7 +27,7 @@ def frequencies(key_width: int, rotated: int, base: float) -> Any:
 
 
 @lru_cache(maxsize=64)
-def lag_correlations(tokens: int, key_width: int, rotated: int, base: float) -> tuple[Any, Any, dict[str, float]]:
+def lag_correlations(tokens: int, key_width: int, rotated: int, base: float) -> tuple[Any, Any, dict[str, Any]]:
     r"""K and K_c at the lags 0, ..., n - 1, and the averages ``coherence``, ``square``, ``sharing`` and ``peak``.
 
     ``coherence`` is the mean of K and ``square`` that of K^2 over all pairs of positions, ``sharing`` is

@@ -179,12 +179,12 @@ class PairMean(sp.Function):
 
         function = _compiled(self.args[0])
         law = [float(item) for item in self.args[2]]
-        return sum(
-            weight * mean_over_pairs(
+        total = 0.0
+        for amplitude, cosine, weight in normal_law(*law):
+            total += weight * mean_over_pairs(
                 lambda t, u, amplitude=amplitude, cosine=cosine: function(t, u, amplitude, cosine) + 0 * t, int(self.tokens)
             )
-            for amplitude, cosine, weight in normal_law(*law)
-        )
+        return total
 
     fdiff = RowMean.fdiff
     _eval_derivative = RowMean._eval_derivative
