@@ -2,6 +2,7 @@
 
 from symprop.components.attention import Attention
 from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.components.causal_attention import CausalAttention
 from symprop.components.dropout import Dropout
 from symprop.components.dyt import DynamicTanh
 from symprop.components.elementwise import Elementwise
@@ -10,6 +11,7 @@ from symprop.components.gated import GatedUnit
 from symprop.components.layer_scale import LayerScale
 from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
+from symprop.components.rotary_attention import RotaryAttention
 from symprop.components.softmax import Softmax
 from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.sum import Sum
@@ -21,6 +23,8 @@ COMPONENTS: tuple[type[Component], ...] = (
     UniformAttention,
     SoftmaxAttention,
     Attention,
+    CausalAttention,
+    RotaryAttention,
     Softmax,
     Sum,
     Elementwise,
@@ -36,6 +40,7 @@ __all__ = [
     "COMPONENTS",
     "Array",
     "Attention",
+    "CausalAttention",
     "Component",
     "Dropout",
     "DynamicTanh",
@@ -47,6 +52,7 @@ __all__ = [
     "Linear",
     "PairState",
     "RMSNorm",
+    "RotaryAttention",
     "Softmax",
     "SoftmaxAttention",
     "Sum",

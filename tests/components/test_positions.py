@@ -1,0 +1,168 @@
+"""Causal and rotary attention against autograd: the means and every position, with the errors the components state."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from symprop.components import CausalAttention, RotaryAttention, UniformAttention
+from symprop.core import symbols
+from symprop.core.errors import InputError
+from symprop.core.signal import Gradient, Signal
+from symprop.functions.token_means import compiled
+from tests.oracle.attention import Cell
+from tests.oracle.rotary import simulate_positions
+
+NAMES = ("q", "p", "var", "cov", "v", "q_weight", "k")
+
+
+def tokens(n, d, r, gap=None):
+    gap = 1 - sp.nsimplify(r) if gap is None else gap
+    return Signal(q=sp.Integer(1), gap=gap, tokens=sp.sympify(n), width=sp.sympify(d), gaussian=True)
+
+
+def layer(kind, cell, **more):
+    score = sp.nsimplify(cell.std) / cell.d
+    return kind(cell.d_k, sp.Rational(1, cell.d), cell.d_k, score, score, **more)
+
+
+def predicted(component, cell):
+    """What the oracle measures."""
+    x, g = tokens(cell.n, cell.d, cell.r), Gradient(sp.Integer(1), 1 - sp.nsimplify(cell.r_g))
+    out, (back,), weights = component.forward(x), component.backward(g, x), component.weight_gradients(g, x)
+    size = cell.d * cell.d_k
+    values = (out.q, out.p, back.q, back.p, size * weights["value"], size * weights["query"], size * weights["key"])
+    return {name: float(sp.N(value, 15)) for name, value in zip(NAMES, values, strict=True)}
+
+
+def agree(values, measured, neglected):
+    for name, value in values.items():
+        mean, error = measured[name]
+        assert abs(value - mean) <= 4 * error + neglected.get(name, neglected["other"]) * abs(mean), name
+
+
+def test_equal_weights_under_a_causal_mask_are_sums_of_harmonic_numbers():
+    n, d = symbols.n, symbols.d
+    x = Signal(q=sp.Integer(1), gap=sp.Integer(1), tokens=n, width=d, gaussian=True)
+    causal = CausalAttention(d, 1 / d)
+    out = causal.forward(x)
+    assert sp.simplify(out.q - sp.harmonic(n) / n) == 0
+    assert sp.simplify(out.p - 2 * (n - sp.harmonic(n)) / (n * (n - 1))) == 0
+    (back,) = causal.backward(Gradient(sp.Integer(1), sp.Integer(1)), x)
+    assert sp.simplify(back.q - sp.harmonic(n) / n) == 0
+    # The gradients of all tokens sum to those of the outputs, whatever the mask.
+    assert sp.simplify(back.q + (n - 1) * back.p - 1) == 0
+
+
+def test_one_token_attends_to_itself():
+    x = tokens(1, symbols.d, 1, gap=sp.S.Zero)
+    for kind in (CausalAttention, RotaryAttention):
+        component = kind(symbols.d, 1 / symbols.d, symbols.d_k, symbols.sigma_q2, symbols.sigma_k2)
+        out, (back,) = component.forward(x), component.backward(Gradient(sp.Integer(1), sp.S.Zero), x)
+        assert (sp.simplify(out.q), out.gap) == (1, 0)
+        assert (sp.simplify(back.q), back.gap) == (1, 0)
+
+
+def test_rotary_attention_with_equal_weights_is_uniform():
+    x = Signal(q=symbols.q, gap=symbols.gap, tokens=symbols.n, width=symbols.d, gaussian=True)
+    g = Gradient(symbols.s2, symbols.s2 * (1 - symbols.r_g))
+    rotary, plain = RotaryAttention(symbols.d, 1 / symbols.d), UniformAttention(symbols.d, 1 / symbols.d)
+    assert sp.simplify(rotary.forward(x).q - plain.forward(x).q) == 0
+    assert sp.simplify(rotary.forward(x).gap) == 0
+    for one, two in zip(rotary.backward(g, x), plain.backward(g, x), strict=True):
+        assert sp.simplify(one.q - two.q) == 0 and sp.simplify(one.gap - two.gap) == 0
+
+
+@pytest.mark.parametrize("gap", [sp.S.Zero, sp.Rational(1, 10**300)])
+@pytest.mark.parametrize("kind", [CausalAttention, RotaryAttention])
+def test_collapsed_tokens_stay_collapsed(kind, gap):
+    component = layer(kind, Cell(6, 32, 8, 1.0, 1.0))
+    out = component.forward(tokens(6, 32, 1, gap=gap))
+    assert float(sp.N(out.q, 15)) == pytest.approx(1, rel=1e-12)
+    assert 0 <= float(sp.N(out.gap, 15)) <= float(gap)
+
+
+def test_a_query_variance_that_vanishes_leaves_equal_weights():
+    x, g = tokens(9, 32, 0.3), Gradient(sp.Integer(1), sp.Rational(4, 5))
+    flat = CausalAttention(8, sp.Rational(1, 32), 8)
+    tiny = CausalAttention(8, sp.Rational(1, 32), 8, sp.Rational(1, 10**12), sp.Rational(1, 32))
+    for one, two in ((flat.forward(x), tiny.forward(x)), (flat.backward(g, x)[0], tiny.backward(g, x)[0])):
+        assert float(sp.N(two.q, 15)) == pytest.approx(float(sp.N(one.q, 15)), rel=1e-7)
+        assert float(sp.N(two.gap, 15)) == pytest.approx(float(sp.N(one.gap, 15)), rel=1e-7)
+
+
+def test_bad_parameters_are_refused_by_name():
+    with pytest.raises(InputError, match="level"):
+        CausalAttention(4, 1, level="best")
+    with pytest.raises(InputError, match="dropout"):
+        CausalAttention(4, 1, dropout=1)
+    with pytest.raises(InputError, match="rotated"):
+        RotaryAttention(4, 1, 8, 1, 1, rotated=3)
+    with pytest.raises(InputError, match="base"):
+        RotaryAttention(4, 1, 8, 1, 1, base=0)
+
+
+def test_causal_moments_and_every_position_are_those_of_autograd():
+    cell = Cell(16, 64, 32, 0.4, 0.8, 0.2, causal=True)
+    measured = simulate_positions(cell, 4000, 1)
+    component = layer(CausalAttention, cell)
+    # Relative a^2 (2/d + 1/d_k)^2 and 1/(n d) are below 1 %.
+    agree(predicted(component, cell), measured, {"other": 0.01})
+    t = np.arange(1.0, 17.0)
+    position = component.position(tokens(16, 64, 0.4))
+    mean, error = measured["q_t"]
+    assert (np.abs(compiled(position.signature, position.expr)(t) - mean) <= 4 * error + 0.01 * mean).all()
+    # The first token sees itself alone, so that its scores do not matter: 1/t of the private part is shared.
+    mean, error = measured["p_1t"]
+    assert (np.abs(0.4 + 0.6 / t - mean) <= 4 * error).all()
+
+
+def test_levels_agree_at_small_scores():
+    cell = Cell(40, 64, 32, 0.3, 0.05, 0.2, causal=True)
+    exact, uniform = (predicted(layer(CausalAttention, cell, level=level), cell) for level in ("exact", "uniform"))
+    # a = .0018, and every relative correction is of that order times at most s^2 n.
+    for name, value in exact.items():
+        assert uniform[name] == pytest.approx(value, rel=0.02), name
+
+
+def test_rotary_moments_are_those_of_autograd():
+    cell = Cell(24, 96, 32, 0.3, 0.9, 0.2)
+    measured = simulate_positions(cell, 2000, 2, rotated=16, base=1000.0)
+    agree(predicted(layer(RotaryAttention, cell, rotated=16, base=1000), cell), measured, {"other": 0.02})
+
+
+CAUSAL = [
+    (24, 64, 32, 0.8, 0.3, 0.3), (48, 128, 32, 0.6, 0.95, 0.3), (32, 64, 32, 0.2, 1.51, 0.2), (128, 96, 32, 0.4, 0.99, 0.1),
+    (96, 64, 32, 0.0, 0.3, 0.2), (20, 128, 32, 0.2, 1.6, 0.1), (32, 96, 32, 0.6, 2.4, 0.0), (20, 64, 48, 0.8, 3.3, 0.0),
+]
+
+
+@pytest.mark.slow
+def test_causal_errors_over_a_grid():
+    errors, scores = {name: [] for name in NAMES}, {name: [] for name in NAMES}
+    for index, (n, d, d_k, r, std, r_g) in enumerate(CAUSAL):
+        cell = Cell(n, d, d_k, r, std, r_g, causal=True)
+        measured = simulate_positions(cell, 120_000 // n, 10 + index)
+        for name, value in predicted(layer(CausalAttention, cell), cell).items():
+            mean, error = measured[name]
+            scores[name].append((value - mean) / error)
+            if error < 0.02 * abs(mean):
+                errors[name].append(max(abs(value / mean - 1) - 2 * error / abs(mean), 0))
+    limits = {"q": 0.0034, "p": 0.011, "var": 0.015, "cov": 0.01, "v": 0.01, "q_weight": 0.015, "k": 0.015}
+    for name, limit in limits.items():
+        assert np.quantile(errors[name], 0.9) <= limit, (name, errors[name])
+        assert np.sqrt(np.mean(np.square(scores[name]))) < 4, (name, scores[name])
+
+
+ROTARY = [
+    (48, 128, 64, 0.2, 1.0, 0.2, 64, 10000), (96, 128, 64, 0.5, 1.0, 0.1, 64, 10000), (64, 128, 64, 0.3, 2.0, 0.2, 32, 10000),
+    (64, 96, 48, 0.8, 0.7, 0.2, 48, 500),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ROTARY)
+def test_rotary_errors_in_the_stated_range(setting):
+    n, d, d_k, r, std, r_g, rotated, base = setting
+    cell = Cell(n, d, d_k, r, std, r_g)
+    measured = simulate_positions(cell, 2500, 3, rotated=rotated, base=float(base))
+    agree(predicted(layer(RotaryAttention, cell, rotated=rotated, base=base), cell), measured, {"other": 0.04})
