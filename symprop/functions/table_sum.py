@@ -58,19 +58,30 @@ REACH = Reach()
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of mpmath numbers at the working precision; ``code`` is a Python expression for them where they are many."""
+    """Rows of mpmath numbers at the working precision; ``code`` is a Python expression for them where they are many.
+
+    ``doubles`` says that the sum is a fixed rule that has no more digits than doubles have: then it is evaluated in these.
+    """
 
     rows: Callable[[], Sequence[Row]]
     code: str | None = None
+    doubles: bool = False
 
 
 _TABLES: dict[str, Table] = {}
 
 
-def register_table(name: str, rows: Callable[[], Sequence[Row]], code: str | None = None) -> str:
+def register_table(
+    name: str, rows: Callable[[], Sequence[Row]], code: str | None = None, *, doubles: bool = False
+) -> str:
     """Give a table its name."""
-    _TABLES[name] = Table(rows, code)
+    _TABLES[name] = Table(rows, code, doubles)
     return name
+
+
+def in_doubles(name: str) -> bool:
+    """Whether sums over a table are evaluated in doubles."""
+    return _TABLES[name].doubles
 
 
 def table_code(name: str) -> str:
@@ -156,7 +167,9 @@ class TableSum(sp.Function):
         return sp.Add(*terms)
 
     def value(self, *arguments: Any) -> Any:
-        """The sum at mpmath numbers, with the working precision."""
+        """The sum at mpmath numbers, with the working precision where its table has that."""
+        if in_doubles(self.table):
+            return mpmath.mpf(_double(self)(*map(float, arguments)))
         compiled = _compiled(self.summand, mpmath.mp.prec)
         return mpmath.fsum(compiled(*row, *arguments) for row in table_rows(self.table, mpmath.mp.prec))
 
@@ -269,9 +282,19 @@ def callable_sums(
     return replaced, functions
 
 
-def _double(node: TableSum) -> Callable[..., float]:
+@lru_cache(maxsize=256)
+def _doubled(table: str, summand: sp.Lambda) -> Callable[..., float]:
     import numpy as np
 
-    columns = np.array([[float(item) for item in row] for row in table_rows(node.table)]).T
-    compiled = _lambdified(node.summand, np)
-    return lambda *arguments: float(np.sum(compiled(*columns, *arguments)))
+    columns = np.array([[float(item) for item in row] for row in table_rows(table)]).T
+    compiled = _lambdified(summand, np)
+
+    def evaluate(*arguments: Any) -> float:
+        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+            return float(np.sum(np.broadcast_to(compiled(*columns, *arguments), columns.shape[1:])))
+
+    return evaluate
+
+
+def _double(node: TableSum) -> Callable[..., float]:
+    return _doubled(node.table, node.summand)
