@@ -11,7 +11,7 @@ from symprop.codegen.lowering import LOOPS, Program, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.core.symbols import Domain
-from symprop.functions.table_sum import SmoothSum, TableSum, table_code
+from symprop.functions.table_sum import SmoothSum, TableSum, in_doubles, table_code
 
 
 def loop_texts(used: str, backend: str) -> Iterable[str]:
@@ -62,7 +62,9 @@ def _title(node: TableSum) -> str:
 
 
 def _function(name: str, backend: str, suffix: str = "") -> str:
+    """The sum, row by row; over a fixed rule by blocks of rows in a last axis, as many as fit a cache."""
     node, code = LOOPS[name], Code(backend)
+    blocks = in_doubles(node.table)
     signature = node.summand.signature
     count = len(signature) - len(node.arguments)
     columns, arguments = ([str(symbol) for symbol in part] for part in (signature[:count], signature[count:]))
@@ -70,15 +72,20 @@ def _function(name: str, backend: str, suffix: str = "") -> str:
     inside = (1 << count) - 1
     before = [item for item in lowered.assignments if not item.depends & inside]
     within = [item for item in lowered.assignments if item.depends & inside]
-    rows = _constant(node.table)
+    listed = ", ".join(arguments) + "," * (len(arguments) == 1)
+    rows, last = _constant(node.table), "[..., None]" if blocks else ""
     like = []
     if backend == "torch":
         # An argument may be a number, and the functions below take tensors only.
-        like = [
-            f"zero = 0*({' + '.join(arguments)})",
-            f"{', '.join(arguments)}{',' * (len(arguments) == 1)} = (item + zero for item in ({', '.join(arguments)},))",
-        ]
+        like = [f"zero = 0*({' + '.join(arguments)})", f"{listed} = ((item + zero){last} for item in ({listed}))"]
         rows = f"torch.tensor({rows}, dtype=zero.dtype, device=zero.device)"
+        rows = f"_row_blocks({rows}, zero.numel())" if blocks else rows
+    elif blocks:
+        like = [f"{listed} = (item{last} for item in np.broadcast_arrays({', '.join(arguments)}))"]
+        rows = f"_row_blocks(np.array({rows}), {arguments[0]}.size)"
+    term = code.text(lowered.results[0])
+    if blocks:
+        term = f"({term}).sum({'-1' if backend == 'torch' else 'axis=-1'})"
     lines = [
         f"def {name}{suffix}({', '.join(arguments)}):",
         f'    """{_title(node)}, summed over the rows of a table."""',
@@ -87,7 +94,25 @@ def _function(name: str, backend: str, suffix: str = "") -> str:
         "    total = 0.0",
         f"    for {', '.join(columns)}{',' * (len(columns) == 1)} in {rows}:",
         *(f"        {item.name} = {code.text(item.expression)}" for item in within),
-        f"        total = total + {code.text(lowered.results[0])}",
+        f"        total = total + {term}",
         "    return total",
     ]
     return "\n".join(lines)
+
+
+BLOCK = 1 << 13
+"""Numbers in a block of rows: arrays of that size stay in a cache."""
+
+
+def helpers(backend: str) -> dict[str, str]:
+    """The function that cuts a table into blocks of rows."""
+    columns = "rows[start:start + count].T" if backend == "numpy" else "rows[start:start + count].unbind(-1)"
+    return {
+        "_row_blocks": "\n".join((
+            "def _row_blocks(rows, points):",
+            '    """The columns of blocks of rows, with fewer rows for more points."""',
+            f"    count = max(1, {BLOCK}//max(1, points))",
+            "    for start in range(0, len(rows), count):",
+            f"        yield {columns}",
+        ))
+    }

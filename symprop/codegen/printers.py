@@ -19,7 +19,7 @@ from symprop.codegen import lowering
 from symprop.core.errors import RefusedError
 from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
 from symprop.functions.normal_moment import NormalMoment
-from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
+from symprop.functions.piece_rule import PIECE_FUNCTIONS
 from symprop.functions.table_sum import Larger, Smaller
 
 NUMPY: Mapping[type, str] = {
@@ -45,8 +45,7 @@ NUMPY: Mapping[type, str] = {
     lowering.ArcCosine2: "_arc_cosine_2",
     CorrelationDeficit: "_correlation_deficit",
     CorrelationSlopeDeficit: "_correlation_slope_deficit",
-    QuadratureNode: "_quadrature_node",
-    QuadratureWeight: "_quadrature_weight",
+    **PIECE_FUNCTIONS,
     lowering.Square: "np.square",
     lowering.Sqrt: "np.sqrt",
     Larger: "np.maximum",

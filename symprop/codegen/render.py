@@ -13,6 +13,7 @@ import sympy as sp
 
 from symprop.codegen import cells, special, special_softmax
 from symprop.codegen.loops import formula_text, loop_texts
+from symprop.codegen.loops import helpers as loop_helpers
 from symprop.codegen.lowering import Assignment, LoopProgram, in_groups, loop_program, lower, program
 from symprop.codegen.printers import Code
 from symprop.codegen.recursion import Recursion
@@ -21,7 +22,7 @@ from symprop.codegen.special_layer import layer_texts
 from symprop.codegen.templates import HELPERS, TEMPLATES
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.core.symbols import layer
-from symprop.functions.quadrature_activation import QuadratureNode, QuadratureWeight
+from symprop.functions.piece_rule import PIECE_FUNCTIONS
 
 BLOCKED_OPERATIONS = 9
 """Formulas with fewer operations are bound by memory, and gain nothing from blocks that fit a cache."""
@@ -78,15 +79,11 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
 @cache
 def _helpers(backend: str) -> dict[str, str]:
     rule = {
-        "_quadrature_node": formula_text(
-            "_quadrature_node", "The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one.",
-            QuadratureNode.formula(), backend,
-        ),
-        "_quadrature_weight": formula_text(
-            "_quadrature_weight", "The weight of that node.", QuadratureWeight.formula(), backend
-        ),
+        name: formula_text(name, (kind.__doc__ or "").splitlines()[0], kind.formula(), backend)
+        for kind, name in PIECE_FUNCTIONS.items()
     }
-    found = (HELPERS[backend], special.helpers(backend), cells.helpers(backend), special_softmax.helpers(backend), rule)
+    found = (HELPERS[backend], special.helpers(backend), cells.helpers(backend), special_softmax.helpers(backend),
+             loop_helpers(backend), rule)
     return {name: text for texts in found for name, text in texts.items()}
 
 

@@ -19,9 +19,9 @@ import sympy as sp
 from symprop.functions.depth_nodes import ExpMinusOne
 from symprop.functions.table_sum import Larger, Smaller, register_table
 
-NODES, REACH = 48, sp.Rational(17, 2)
-"""Nodes on a piece in each dimension, and how many standard deviations the rule reaches."""
-_TINY = sp.Float("1e-290")
+OUTER, INNER, REACH = 48, 64, sp.Rational(17, 2)
+"""Nodes on a piece of the outer and of the inner variable, and how many standard deviations the rule reaches."""
+_TINY, _SLACK = sp.Float("1e-290"), sp.Float("1e-14")
 
 
 def gauss_rule(points: int) -> tuple[tuple[float, float], ...]:
@@ -36,19 +36,18 @@ def gauss_rule(points: int) -> tuple[tuple[float, float], ...]:
     return tuple((float(1 + x) / 2, float(w) / 2) for x, w in zip(nodes, weights, strict=True))
 
 
-def _code(columns: str, loops: str) -> str:
-    rows = "".join(f"    ({x!r}, {w!r}),\n" for x, w in gauss_rule(NODES))
-    return f"(lambda rows: tuple({columns} {loops}))((\n{rows}))"
+def _code(points: int) -> str:
+    rows = "".join(f"    ({x!r}, {w!r}),\n" for x, w in gauss_rule(points))
+    return f"(\n{rows})"
 
 
 LINE = register_table(
-    "piece_line", lambda: [(mpmath.mpf(x), mpmath.mpf(w)) for x, w in gauss_rule(NODES)],
-    _code("row", "for row in rows"), doubles=True,
+    "piece_line", lambda: [(mpmath.mpf(x), mpmath.mpf(w)) for x, w in gauss_rule(INNER)], _code(INNER), doubles=True
 )
 PLANE = register_table(
     "piece_plane",
-    lambda: [tuple(map(mpmath.mpf, (*one, *other))) for one in gauss_rule(NODES) for other in gauss_rule(NODES)],
-    _code("(*one, *other)", "for one in rows for other in rows"), doubles=True,
+    lambda: [tuple(map(mpmath.mpf, (*one, *other))) for one in gauss_rule(OUTER) for other in gauss_rule(INNER)],
+    f"tuple((*one, *other) for one in {_code(OUTER)} for other in {_code(INNER)})", doubles=True,
 )
 
 
@@ -81,31 +80,31 @@ class _Score(PieceFunction):
 
 
 class TailScore(_Score):
-    """Standard score of a node from ``end`` on, upwards or downwards: TailScore(node, direction, end, mean, variance, scale)."""
+    """Standard score of a node from an end on, in direction 1 or -1; nodes crowd at the end."""
 
     nargs = (6,)
 
 
 class TailWeight(PieceFunction):
-    """Length that belongs to that node, in standard deviations."""
+    """Length that belongs to a node beyond an end, in standard deviations."""
 
     nargs = (6,)
 
 
 class InnerScore(_Score):
-    """Standard score of a node on a finite piece: InnerScore(node, centre, half width, mean, variance, scale)."""
+    """Standard score of a node on a finite piece, given its centre and half its width; nodes crowd at both ends."""
 
     nargs = (6,)
 
 
 class InnerShift(PieceFunction):
-    """Distance of that node from the centre, in standard deviations."""
+    """Distance of a node on a finite piece from its centre, in standard deviations."""
 
     nargs = (6,)
 
 
 class InnerWeight(PieceFunction):
-    """Length that belongs to that node, in standard deviations."""
+    """Length that belongs to a node on a finite piece, in standard deviations."""
 
     nargs = (6,)
 
@@ -128,13 +127,12 @@ def _rule() -> Mapping[type[PieceFunction], sp.Lambda]:
 
     centre, half = sp.symbols("centre half", real=True)
     middle, reach = (centre - mean) / spread, half / spread
-    # Sums of the two parts keep their digits for pieces that are narrow.
-    above, below = Smaller(reach, REACH - middle), Smaller(reach, REACH + middle)
-    width = Larger(above + below, 0)
+    low, high = (Smaller(Larger((centre + side * half - mean) / spread, -REACH), REACH) for side in (-1, 1))
+    # A difference of ends has rounding errors, which may not shorten a narrow piece; one out of reach may have its ends swapped.
+    width, below = Larger(Smaller(2 * reach, high - low + _SLACK), 0), Smaller(reach, middle - low + _SLACK)
     length = sp.log(1 + width / unit)
     at = length * (2 * node - 1)
     beyond = unit * ExpMinusOne(2 * length * node) / (1 + sp.exp(at))
-    low = Larger(Smaller(middle, REACH + reach), -REACH - reach) - below
     inner = {
         InnerScore: low + beyond,
         InnerShift: beyond - below,
@@ -143,3 +141,13 @@ def _rule() -> Mapping[type[PieceFunction], sp.Lambda]:
     kinds: dict[Any, sp.Lambda] = {kind: sp.Lambda((node, direction, end, mean, variance, scale), f) for kind, f in tail.items()}
     kinds |= {kind: sp.Lambda((node, centre, half, mean, variance, scale), f) for kind, f in inner.items()}
     return kinds
+
+
+PIECE_FUNCTIONS: Mapping[type[PieceFunction], str] = {
+    TailScore: "_tail_score",
+    TailWeight: "_tail_weight",
+    InnerScore: "_inner_score",
+    InnerShift: "_inner_shift",
+    InnerWeight: "_inner_weight",
+}
+"""The functions of the rule, and what code calls them."""

@@ -19,7 +19,7 @@ import sympy as sp
 
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.piece_rule import InnerScore, InnerShift, InnerWeight, TailScore, TailWeight, gauss_rule
-from symprop.functions.pieces import Pieces
+from symprop.functions.pieces import Pieces, bounded
 from symprop.functions.table_sum import Larger, Smaller
 
 _X, _WX, _Y, _WY = sp.symbols("node_x weight_x node_y weight_y", real=True)
@@ -27,7 +27,7 @@ LINE_COLUMNS, PLANE_COLUMNS = (_X, _WX), (_X, _WX, _Y, _WY)
 _NEAR = sp.Rational(1, 50)
 """Half differences below this go through the derivative: the difference of doubles would lose digits."""
 _CLOSE = tuple((sp.Float(u, 17), sp.Float(w, 17)) for u, w in gauss_rule(4))
-_TINY = sp.Float("1e-290")
+_TINY = sp.Float("1e-150")
 
 
 class _Variable:
@@ -60,6 +60,11 @@ def features(pieces: Pieces) -> tuple[sp.Expr, ...]:
     return pieces.kinks
 
 
+def _at(pieces: Pieces, index: int, x: sp.Expr) -> sp.Expr:
+    """The formula of an interval at x, as doubles can evaluate it."""
+    return bounded(pieces.formulas[index]).subs(pieces.variable, x)
+
+
 def _ascending(numbers: Sequence[sp.Expr]) -> tuple[sp.Expr, ...]:
     found: list[sp.Expr] = []
     for number in sorted(numbers, key=lambda item: sp.N(item, 30)):
@@ -81,7 +86,7 @@ def line(pieces: Pieces) -> sp.Lambda:
     total = []
     for low, high, probe in _intervals((-sp.oo, *features(pieces), sp.oo)):
         x = _Variable(_X, _WX, low, high, ge.M1, ge.V1)
-        total.append(x.probability * pieces.at(pieces.index(probe), x.value))
+        total.append(x.probability * _at(pieces, pieces.index(probe), x.value))
     return sp.Lambda((*LINE_COLUMNS, ge.M1, ge.V1), sp.Add(*total))
 
 
@@ -113,7 +118,7 @@ def _small_gap(pieces: Pieces, slope: Pieces) -> sp.Expr:
             if low == 0:
                 change = _close_change(pieces, slope, left, right, s, t.value)
             else:
-                change = pieces.at(right, s.value + t.value) - pieces.at(left, s.value - t.value)
+                change = _at(pieces, right, s.value + t.value) - _at(pieces, left, s.value - t.value)
             total.append(t.probability * s.probability * change**2)
     return sp.Add(*total)
 
@@ -121,11 +126,11 @@ def _small_gap(pieces: Pieces, slope: Pieces) -> sp.Expr:
 def _close_change(pieces: Pieces, slope: Pieces, left: int, right: int, s: _Variable, t: sp.Expr) -> sp.Expr:
     """f(s + t) - f(s - t) for small t, where at most one kink is between: the jump there and the integrals of the slope."""
     if left == right:
-        return 2 * t * sp.Add(*(w * slope.at(left, s.value + (2 * u - 1) * t) for u, w in _CLOSE))
+        return 2 * t * sp.Add(*(w * _at(slope, left, s.value + (2 * u - 1) * t) for u, w in _CLOSE))
     kink, jump = pieces.kinks[left], pieces.jumps[left]
     above, below = t + s.shift, t - s.shift
     return jump + sp.Add(*(
-        w * (above * slope.at(right, kink + u * above) + below * slope.at(left, kink - u * below)) for u, w in _CLOSE
+        w * (above * _at(slope, right, kink + u * above) + below * _at(slope, left, kink - u * below)) for u, w in _CLOSE
     ))
 
 
@@ -142,7 +147,7 @@ def _large_gap(pieces: Pieces) -> sp.Expr:
         for index, (_, _, middle) in enumerate(_intervals(places)):
             t = _Variable(_Y, _WY, exact[index], exact[index + 1], sp.S.Zero, _HALF_DIFFERENCE)
             left, right = pieces.index(probe - middle), pieces.index(probe + middle)
-            change = pieces.at(right, s.value + t.value) - pieces.at(left, s.value - t.value)
+            change = _at(pieces, right, s.value + t.value) - _at(pieces, left, s.value - t.value)
             total.append(s.probability * t.probability * change**2)
     return sp.Add(*total)
 
@@ -176,6 +181,6 @@ def product(pieces: Pieces) -> sp.Lambda:
             given = []
             for under, over, other in _intervals((-sp.oo, *kinks, sp.oo)):
                 y = _Variable(_Y, _WY, under, over, mean, rest)
-                given.append(y.probability * pieces.at(pieces.index(other), y.value))
-            total.append(x.probability * pieces.at(pieces.index(probe), x.value) * sp.Add(*given))
+                given.append(y.probability * _at(pieces, pieces.index(other), y.value))
+            total.append(x.probability * _at(pieces, pieces.index(probe), x.value) * sp.Add(*given))
     return sp.Lambda((*PLANE_COLUMNS, ge.M1, ge.M2, ge.V1, ge.V2, ge.COV), sp.Add(*total))

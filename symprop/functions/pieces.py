@@ -15,8 +15,8 @@ from symprop.functions.table_sum import Larger, Smaller
 KINKED = (sp.Abs, sp.Max, sp.Min, sp.sign, sp.Heaviside, sp.Piecewise)
 """The functions that have kinks or jumps."""
 _STEPPED = (sp.floor, sp.ceiling, sp.frac, sp.Mod)
-_CAP = 300
-"""Exponents in doubles end here: products of two such exponentials are finite."""
+_CAP = 100
+"""Exponents in doubles end here: products of seven such exponentials are finite."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,7 @@ class Pieces:
     @property
     def jumps(self) -> tuple[sp.Expr, ...]:
         """By how much the function jumps at every kink; zero where it is continuous."""
-        found = []
-        for index, kink in enumerate(self.kinks):
-            jump = sp.simplify(self.at(index + 1, kink) - self.at(index, kink))
-            found.append(sp.S.Zero if abs(sp.N(jump, 30)) < sp.Float("1e-25") else jump)
-        return tuple(found)
+        return _jumps(self)
 
     @property
     def odd(self) -> bool:
@@ -65,6 +61,15 @@ class Pieces:
         return all(sp.simplify(one + other) == 0 for one, other in zip(self.kinks, reversed(self.kinks), strict=True)) and all(
             sp.expand(one + other.subs(self.variable, -self.variable)) == 0 for one, other in mirrored
         )
+
+
+@lru_cache(maxsize=64)
+def _jumps(pieces: Pieces) -> tuple[sp.Expr, ...]:
+    found = []
+    for index, kink in enumerate(pieces.kinks):
+        jump = sp.simplify(pieces.at(index + 1, kink) - pieces.at(index, kink))
+        found.append(sp.S.Zero if abs(sp.N(jump, 30)) < sp.Float("1e-25") else jump)
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)

@@ -116,18 +116,18 @@ class QuadratureActivation(Activation):
         return self._pieces.slope
 
     def _line(self, what: str, function: Pieces, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        return TableSum(f"{self.name} {what}", LINE, piece_sum.line(function.map(bounded)), m, v)
+        return TableSum(f"{self.name} {what}", LINE, piece_sum.line(function), m, v)
 
     def _difference(self, what: str, function: Pieces, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
         if gap == 0:
             return sp.S.Zero
-        summand = piece_sum.difference(function.map(bounded), function.slope.map(bounded))
+        summand = piece_sum.difference(function, function.slope)
         return TableSum(f"{self.name} {what}", PLANE, summand, m, v, gap)
 
     def _product(
         self, what: str, function: Pieces, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr
     ) -> sp.Expr:
-        summand = piece_sum.product(function.map(bounded))
+        summand = piece_sum.product(function)
         return TableSum(f"{self.name} {what}", PLANE, summand, m1, m2, v1, v2, c)
 
     def apply(self, x: Array) -> Array:

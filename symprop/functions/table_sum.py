@@ -291,7 +291,7 @@ def _doubled(table: str, summand: sp.Lambda) -> Callable[..., float]:
 
     def evaluate(*arguments: Any) -> float:
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-            return float(np.sum(np.broadcast_to(compiled(*columns, *arguments), columns.shape[1:])))
+            return float(np.sum(np.broadcast_to(compiled(*columns, *map(np.float64, arguments)), columns.shape[1:])))
 
     return evaluate
 
