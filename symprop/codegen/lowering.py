@@ -38,7 +38,7 @@ from symprop.functions.softmax_overlap import (
     WeightGap,
     jacobian_square,
 )
-from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
+from symprop.functions.table_sum import Held, Smaller, SmoothSum, TableSum, table_rows
 
 
 class _Lowered(sp.Function):
@@ -329,6 +329,8 @@ class _Lowering:
             return self.product(sp.Mul.make_args(node))
         if isinstance(node, GrowthMinusOne):
             return Expm1(self.lower(node.args[1]) * self.log_of_one_plus(node.args[0]))
+        if isinstance(node, Held):
+            return self.lower(node.args[0])
         if isinstance(node, ExpMinusOne):
             return Expm1(self.lower(node.args[0]))
         if isinstance(node, Saturated):

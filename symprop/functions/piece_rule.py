@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import mpmath
 import sympy as sp
@@ -128,7 +127,7 @@ def _rule() -> Mapping[type[PieceFunction], sp.Lambda]:
     centre, half = sp.symbols("centre half", real=True)
     middle, reach = (centre - mean) / spread, half / spread
     low, high = (Smaller(Larger((centre + side * half - mean) / spread, -REACH), REACH) for side in (-1, 1))
-    # A difference of ends has rounding errors, which may not shorten a narrow piece; one out of reach may have its ends swapped.
+    # Rounding of the difference of ends may not shorten a narrow piece; one out of reach may have its ends swapped.
     width, below = Larger(Smaller(2 * reach, high - low + _SLACK), 0), Smaller(reach, middle - low + _SLACK)
     length = sp.log(1 + width / unit)
     at = length * (2 * node - 1)
@@ -138,9 +137,12 @@ def _rule() -> Mapping[type[PieceFunction], sp.Lambda]:
         InnerShift: beyond - below,
         InnerWeight: length * (width + 2 * unit) / (2 * sp.cosh(at / 2) ** 2),
     }
-    kinds: dict[Any, sp.Lambda] = {kind: sp.Lambda((node, direction, end, mean, variance, scale), f) for kind, f in tail.items()}
-    kinds |= {kind: sp.Lambda((node, centre, half, mean, variance, scale), f) for kind, f in inner.items()}
-    return kinds
+    place = ((direction, end), (centre, half))
+    return {
+        kind: sp.Lambda((node, *where, mean, variance, scale), formula)
+        for where, formulas in zip(place, (tail, inner), strict=True)
+        for kind, formula in formulas.items()
+    }
 
 
 PIECE_FUNCTIONS: Mapping[type[PieceFunction], str] = {

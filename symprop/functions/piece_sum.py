@@ -20,7 +20,7 @@ import sympy as sp
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.piece_rule import InnerScore, InnerShift, InnerWeight, TailScore, TailWeight, gauss_rule
 from symprop.functions.pieces import Pieces, bounded
-from symprop.functions.table_sum import Larger, Smaller
+from symprop.functions.table_sum import Held, Larger, Smaller
 
 _X, _WX, _Y, _WY = sp.symbols("node_x weight_x node_y weight_y", real=True)
 LINE_COLUMNS, PLANE_COLUMNS = (_X, _WX), (_X, _WX, _Y, _WY)
@@ -62,7 +62,7 @@ def features(pieces: Pieces) -> tuple[sp.Expr, ...]:
 
 def _at(pieces: Pieces, index: int, x: sp.Expr) -> sp.Expr:
     """The formula of an interval at x, as doubles can evaluate it."""
-    return bounded(pieces.formulas[index]).subs(pieces.variable, x)
+    return bounded(pieces.formulas[index]).xreplace({pieces.variable: Held(x)})
 
 
 def _ascending(numbers: Sequence[sp.Expr]) -> tuple[sp.Expr, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import sympy as sp
+from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
 from symprop.core.errors import RefusedError
@@ -96,7 +98,7 @@ def _probes(kinks: list[sp.Expr]) -> list[sp.Expr]:
     """One number in every interval."""
     if not kinks:
         return [sp.S.Zero]
-    between = [(one + other) / 2 for one, other in zip(kinks, kinks[1:], strict=False)]
+    between = [(one + other) / 2 for one, other in pairwise(kinks)]
     return [kinks[0] - 1, *between, kinks[-1] + 1]
 
 
@@ -107,7 +109,8 @@ def _switches(formula: sp.Expr) -> set[sp.Expr]:
         if isinstance(node, (sp.Max, sp.Min)):
             found |= {one - other for i, one in enumerate(node.args) for other in node.args[:i]}
         elif isinstance(node, sp.Piecewise):
-            found |= {item.lhs - item.rhs for _, condition in node.args for item in condition.atoms(sp.core.relational.Relational)}
+            relations = (item for _, condition in node.args for item in condition.atoms(Relational))
+            found |= {item.lhs - item.rhs for item in relations}
         else:
             found.add(node.args[0])
     return found
@@ -178,7 +181,7 @@ def bounded(formula: sp.Expr) -> sp.Expr:
 
     >>> x = sp.Symbol("x", real=True)
     >>> bounded(sp.log(1 + sp.exp(x)))
-    Larger(x, 0) + log(exp(-Abs(x)) + 1)
+    log(1 + exp(-Abs(x))) + Larger(x, 0)
     """
     if not formula.has(sp.exp, sp.cosh, sp.sinh):
         return formula

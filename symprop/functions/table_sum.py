@@ -33,6 +33,24 @@ class Smaller(Larger):
     """The smaller of two real numbers."""
 
 
+class Held(sp.Function):
+    """A real number as it is: SymPy, which tries to learn about every base of a power, does not look into it."""
+
+    nargs = (1,)
+
+    @classmethod
+    def formula(cls) -> sp.Lambda:
+        """The identity."""
+        x = sp.Symbol("x", real=True)
+        return sp.Lambda(x, x)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.One
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
 class Reach(sp.Function):
     """The logarithm of one over the rounding error: a summand uses it to stop where nothing is left to add.
 
@@ -205,7 +223,7 @@ class SmoothSum(TableSum):
     remains what the node means, for digits and for derivatives.
 
     >>> a, x = sp.symbols("a x", positive=True)
-    >>> name = register_table("doctest", lambda: [(1,), (3,)])
+    >>> name = register_table("doctest_smooth", lambda: [(1,), (3,)])
     >>> node = SmoothSum("f", name, sp.Lambda((a, x), x/sp.sqrt(a + x)), sp.Lambda(x, x), 1, x)
     >>> node, sp.N(node.subs(x, 1), 6), node.factor
     (f(x), 1.20711, x)

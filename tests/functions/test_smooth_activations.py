@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from symprop.components import Elementwise, GatedUnit
-from symprop.core.errors import InputError, RefusedError
+from symprop.core.errors import InputError
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import d, n
 from symprop.functions.logistic import Sigmoid, Silu, Tanh, mixture
@@ -120,7 +120,7 @@ def test_gaps_against_quadrature(activation, share, variance):
 @pytest.mark.parametrize("name", RULES)
 def test_the_rule_agrees_with_the_mixture(name):
     mixed, ruled = next(item for item in MIXTURES if item.name == name), RULES[name]
-    for variance, change in ((1, 0.5), (1e-6, 1e-9), (100, 1), (1e4, 1e-3), (1e4, 3000), (1, 1e-10), (4, 8)):
+    for variance, change in ((1, 0.5), (1e-6, 1e-9), (100, 1), (1e4, 1e-3), (1e6, 1e-8), (1e6, 1e3), (1e6, 9e5), (1, 1e-10), (4, 8)):
         expected = number(mixed.gap(sp.S.Zero, v, g), variance, change)
         assert number(ruled.gap(sp.S.Zero, v, g), variance, change) == pytest.approx(expected, rel=2 * CLAIMED)
 
@@ -138,12 +138,12 @@ def test_a_mean_goes_to_the_rule(activation, mean):
         assert float(sp.N(derived.subs(at), 17)) == pytest.approx(oracle, rel=CLAIMED)
 
 
-@pytest.mark.parametrize("activation", [Silu(), pytest.param(GeluTanh(), marks=pytest.mark.slow)], ids=lambda item: item.name)
+@pytest.mark.parametrize("activation", [Silu(), GeluTanh()], ids=lambda item: item.name)
 def test_derivatives_are_those_of_the_moments(activation):
-    zero, h = sp.S.Zero, sp.Rational(1, 10**6)
+    zero, h = sp.S.Zero, sp.Rational(1, 10**4)
     for derived in (activation.second(zero, v), activation.gap(zero, v, sp.Rational(1, 3))):
         change = (derived.subs(v, 1 + h) - derived.subs(v, 1 - h)) / (2 * h)
-        # Central differences: h^2 of the third derivative, and the rule's own error over h.
+        # Central differences: h^2 of the third derivative, and the rounding of doubles over h.
         assert sp.N(sp.diff(derived, v).subs(v, 1), 15) == pytest.approx(sp.N(change, 15), rel=1e-6)
     # Price: the gap grows with the slopes' cross moment.
     price = activation.slope_second(zero, v) - activation.slope_gap(zero, v, g)
@@ -180,8 +180,6 @@ def test_gated_units_of_a_user_given_activation_have_gradients():
 
 
 def test_bad_formulas_are_refused():
-    with pytest.raises(RefusedError, match="kink"):
-        QuadratureActivation(X, sp.Max(X, 0) ** 2, "squared")
     with pytest.raises(InputError, match="formula"):
         QuadratureActivation(X, X * M, "two")
 
