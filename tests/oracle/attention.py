@@ -126,7 +126,7 @@ def simulate(cell: Cell, draws: int, seed: int, batch: int = 64) -> dict[str, tu
             u = torch.einsum("bhnk,bhdk->bhnd", torch.einsum("bnd,bhdk->bhnk", x, query),
                              key.repeat_interleave(cell.shared, dim=1))
             alignment = u.square().mean((1, 2, 3)).numpy() / (cell.std**2 * d_k / d)
-        eta = 1.0 if cell.project else d_k / d
+        eta = 1 / heads if cell.project else d_k / d
         known = [gq - 1, gp - cell.r_g, pulled_q - eta, pulled_p - eta * cell.r_g, alignment - 1]
         if cell.law in ("gaussian", "rms", "layernorm") and not cell.mean:
             known += [xq - 1, xp - cell.r]
