@@ -90,51 +90,87 @@ def _arc_cosine_0(gap, v):
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
     t = gap/np.where(v > 0, v, 1.0)
-    y = np.maximum(np.minimum(t, 2 - t), 0.0)
+    beyond = np.max(t, initial=0.0) > 1
+    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
-    p = p*y + 6.765053154679045e-06
-    p = p*y + -1.3478121029305757e-05
-    p = p*y + 1.8519148835413642e-05
-    p = p*y + -1.7948915243682663e-05
-    p = p*y + 1.3534533881674908e-05
-    p = p*y + -6.1128606173822415e-06
-    p = p*y + 5.465788068101837e-06
-    p = p*y + 5.83672864724229e-06
-    p = p*y + 1.8349126840897055e-05
-    p = p*y + 5.109425451483467e-05
-    p = p*y + 0.0001521141993722164
-    p = p*y + 0.0004882560753931928
-    p = p*y + 0.00175373706836867
-    p = p*y + 0.007576144083861955
-    p = p*y + 0.04714045207910578
-    p = p*y + 0.9428090415820634
-    a = y*np.sqrt(y)*p
-    return v*np.where(t > 1, np.pi*(t - 1) + a, a)
+    p *= y
+    p += 6.765053154679045e-06
+    p *= y
+    p += -1.3478121029305757e-05
+    p *= y
+    p += 1.8519148835413642e-05
+    p *= y
+    p += -1.7948915243682663e-05
+    p *= y
+    p += 1.3534533881674908e-05
+    p *= y
+    p += -6.1128606173822415e-06
+    p *= y
+    p += 5.465788068101837e-06
+    p *= y
+    p += 5.83672864724229e-06
+    p *= y
+    p += 1.8349126840897055e-05
+    p *= y
+    p += 5.109425451483467e-05
+    p *= y
+    p += 0.0001521141993722164
+    p *= y
+    p += 0.0004882560753931928
+    p *= y
+    p += 0.00175373706836867
+    p *= y
+    p += 0.007576144083861955
+    p *= y
+    p += 0.04714045207910578
+    p *= y
+    p += 0.9428090415820634
+    p *= y
+    p *= np.sqrt(y)
+    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)
 
 
 def _arc_cosine_2(gap, v):
     """The integral of the function before over the gap; zero at v = 0."""
     t = gap/np.where(v > 0, v, 1.0)
-    y = np.maximum(np.minimum(t, 2 - t), 0.0)
+    beyond = np.max(t, initial=0.0) > 1
+    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
     p = 1.2052500311912877e-08*y + -8.046233690207021e-08
-    p = p*y + 2.609280174281856e-07
-    p = p*y + -5.164009215185216e-07
-    p = p*y + 7.09797483602591e-07
-    p = p*y + -6.792936404533906e-07
-    p = p*y + 5.295185027761726e-07
-    p = p*y + -1.8984501983449777e-07
-    p = p*y + 3.332092237051893e-07
-    p = p*y + 6.063881949400244e-07
-    p = p*y + 1.918191357711047e-06
-    p = p*y + 6.013628724130896e-06
-    p = p*y + 2.0281552132784582e-05
-    p = p*y + 7.511634995716529e-05
-    p = p*y + 0.0003188612834502584
-    p = p*y + 0.0016835875742431275
-    p = p*y + 0.013468700594029576
-    p = p*y + 0.37712361663282534
-    a = y*y*np.sqrt(y)*p
-    return v*v*np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - a, a)
+    p *= y
+    p += 2.609280174281856e-07
+    p *= y
+    p += -5.164009215185216e-07
+    p *= y
+    p += 7.09797483602591e-07
+    p *= y
+    p += -6.792936404533906e-07
+    p *= y
+    p += 5.295185027761726e-07
+    p *= y
+    p += -1.8984501983449777e-07
+    p *= y
+    p += 3.332092237051893e-07
+    p *= y
+    p += 6.063881949400244e-07
+    p *= y
+    p += 1.918191357711047e-06
+    p *= y
+    p += 6.013628724130896e-06
+    p *= y
+    p += 2.0281552132784582e-05
+    p *= y
+    p += 7.511634995716529e-05
+    p *= y
+    p += 0.0003188612834502584
+    p *= y
+    p += 0.0016835875742431275
+    p *= y
+    p += 0.013468700594029576
+    p *= y
+    p += 0.37712361663282534
+    p *= y*y
+    p *= np.sqrt(y)
+    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)
 
 
 def _stirling_rest(x):
@@ -848,7 +884,7 @@ def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
+def _erf_opposite_d322d6(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 1/(8*v_x + 4)
@@ -3310,7 +3346,7 @@ def erf_moments_at_mean(
             x14 = 2*sigma2 - gap
             x15 = np.log1p(gap*x14/x3)
         x16 = _erf_same_near_8e5a79(mu, sigma2, np.minimum(gap, sigma2))
-        x17 = _erf_opposite_bc3c16(mu, sigma2, np.minimum(sigma2, x14))
+        x17 = _erf_opposite_d322d6(mu, sigma2, np.minimum(sigma2, x14))
         x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
         _mean[_at] = x11
         _second[_at] = x9 + np.square(x11)

@@ -26,12 +26,16 @@ def _tensors(*values):
 
 def _arc_cosine_0(gap, v):
     """The angle of two tokens of variance v and covariance v - gap; zero at v = 0."""
+    zero = 0*(gap + v)
+    gap, v = gap + zero, v + zero
     t = gap/torch.where(v > 0, v, torch.ones_like(v))
     return 2*torch.arcsin(torch.sqrt(0.5*torch.clamp(t, max=2.0)))
 
 
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
+    zero = 0*(gap + v)
+    gap, v = gap + zero, v + zero
     t = gap/torch.where(v > 0, v, torch.ones_like(v))
     y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
@@ -57,6 +61,8 @@ def _arc_cosine_1(gap, v):
 
 def _arc_cosine_2(gap, v):
     """The integral of the function before over the gap; zero at v = 0."""
+    zero = 0*(gap + v)
+    gap, v = gap + zero, v + zero
     t = gap/torch.where(v > 0, v, torch.ones_like(v))
     y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)
     p = 1.2052500311912877e-08*y + -8.046233690207021e-08
@@ -763,7 +769,7 @@ def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
+def _erf_opposite_d322d6(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -3088,7 +3094,7 @@ def erf_moments_at_mean(
     x14 = 2*sigma2 - gap
     x15 = torch.log1p(gap*x14/x3)
     x16 = _erf_same_near_8e5a79(mu, sigma2, torch.minimum(gap, sigma2))
-    x17 = _erf_opposite_bc3c16(mu, sigma2, torch.minimum(sigma2, x14))
+    x17 = _erf_opposite_d322d6(mu, sigma2, torch.minimum(sigma2, x14))
     x18 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
     _mean = x11
     _second = x9 + torch.square(x11)
