@@ -232,7 +232,10 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
     x = torch.arange(start, int(last / step) + 2, dtype=torch.float64) * step
     averages = {}
     if shared:
-        half = int(9.2 * float(scale.max()) / step) + 1
+        tilted = 9.2 + max((k for k, _ in wanted)) * scale
+        freed = (torch.log(tokens) + 10) / scale + scale / 2
+        reach = torch.where(tilted < freed, tilted, freed)
+        half = int(float((torch.where(reach > 9.2, reach, 9.2) * scale).max()) / step) + 1
         c, weight = _common_weights(scale, dimension, torch.arange(-half, half + 1, dtype=torch.float64) * step)
         line = torch.arange(start - half, start + len(x) + half, dtype=torch.float64) * step
         place = torch.arange(len(x))[:, None] + torch.arange(2 * half + 1)[None, :]

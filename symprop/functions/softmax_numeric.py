@@ -126,7 +126,11 @@ def _row_block(requests: Any, scale: Any, tokens: Any, dimension: Any, shared: A
     x = np.arange(start, int(last / step) + 2, dtype=np.float64) * step
     averages = {}
     if shared:
-        half = int(9.2 * float(scale.max()) / step) + 1
+        # A power k of a weight tilts its key by k s, as long as that weight is no larger than the others together.
+        tilted = 9.2 + max(k for k, _ in wanted) * scale
+        freed = (np.log(tokens) + 10) / scale + scale / 2
+        reach = np.where(tilted < freed, tilted, freed)
+        half = int(float((np.where(reach > 9.2, reach, 9.2) * scale).max()) / step) + 1
         c, weight = _common_weights(scale, dimension, np.arange(-half, half + 1, dtype=np.float64) * step)
         line = np.arange(start - half, start + len(x) + half, dtype=np.float64) * step
         place = np.arange(len(x))[:, None] + np.arange(2 * half + 1)[None, :]
