@@ -331,7 +331,7 @@ def averaged_moments(
     shape, (a, n, law, w) = _one_shape(variance, tokens, given, spread)
     law = 0 * a + float("inf") if dimension is None else law
     kinds = sorted({powers for powers, _ in requests})
-    if float(w.max()) > 0:
+    if bool((w > 0).any()):
         nodes, parts = gamma_nodes(w)
         wide = [(item[:, None] + 0 * nodes).reshape(-1) for item in (n, law)]
         values = evaluate(kinds, (a[:, None] * nodes).reshape(-1), *wide).reshape(len(kinds), len(a), 5)

@@ -53,9 +53,10 @@ def pair(requests, variance, rho, tokens, extra=0, step=0.27):
     return pair_moments(requests, one, one, 1 - rho + 0 * one, tokens + 0 * one, extra + 0 * one, step)[:, 0]
 
 
-def number(expression):
-    """An expression with its moments in double precision."""
-    return float(expression.xreplace(in_double(expression, {})))
+def number(expression, **point):
+    """An expression at a point, with its moments in double precision."""
+    at = {symbol: point[symbol.name] for symbol in expression.free_symbols}
+    return float(expression.xreplace(in_double(expression, at)).xreplace({key: sp.sympify(value) for key, value in at.items()}))
 
 
 def trace(values):
@@ -367,10 +368,10 @@ def test_the_interpolation_of_two_rows_has_its_stated_error(variance, error):
 
 
 def test_the_interpolation_on_a_sphere_has_exact_ends():
-    cheap = interpolation(sp.Integer(2), sp.Integer(12), sp.Integer(20))
-    assert number(cheap.overlap(0)) == pytest.approx(number(Participation(2, 12, 20)), rel=1e-12)
-    assert number(cheap.jacobian(0)) == pytest.approx(
-        number(contractions.gram_jacobian_square(sp.Integer(2), sp.Integer(12), sp.Integer(20))), rel=1e-10)
+    cheap, point = interpolation(a, n, D), {"a": sp.Integer(2), "n": sp.Integer(12), "D": sp.Integer(20)}
+    assert number(cheap.overlap(0), **point) == pytest.approx(number(Participation(a, n, D), **point), rel=1e-12)
+    slope = number(contractions.gram_jacobian_square(a, n, D), **point)
+    assert number(cheap.jacobian(0), **point) == pytest.approx(slope, rel=1e-10)
     first, last = contractions.pair_trace(a, n)
     assert sp.expand(last - jacobian_trace_square(a, n)) == 0 == sp.expand(first - (1 - Participation(a, n)) ** 2)
 
