@@ -884,7 +884,7 @@ def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_opposite_d322d6(m_x, v_x, gap_xy):
+def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 1/(8*v_x + 4)
@@ -3346,7 +3346,7 @@ def erf_moments_at_mean(
             x14 = 2*sigma2 - gap
             x15 = np.log1p(gap*x14/x3)
         x16 = _erf_same_near_8e5a79(mu, sigma2, np.minimum(gap, sigma2))
-        x17 = _erf_opposite_d322d6(mu, sigma2, np.minimum(sigma2, x14))
+        x17 = _erf_opposite_bc3c16(mu, sigma2, np.minimum(sigma2, x14))
         x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
         _mean[_at] = x11
         _second[_at] = x9 + np.square(x11)

@@ -769,7 +769,7 @@ def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_opposite_d322d6(m_x, v_x, gap_xy):
+def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -3094,7 +3094,7 @@ def erf_moments_at_mean(
     x14 = 2*sigma2 - gap
     x15 = torch.log1p(gap*x14/x3)
     x16 = _erf_same_near_8e5a79(mu, sigma2, torch.minimum(gap, sigma2))
-    x17 = _erf_opposite_d322d6(mu, sigma2, torch.minimum(sigma2, x14))
+    x17 = _erf_opposite_bc3c16(mu, sigma2, torch.minimum(sigma2, x14))
     x18 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
     _mean = x11
     _second = x9 + torch.square(x11)
