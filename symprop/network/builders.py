@@ -29,6 +29,13 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """Branches that read the same stream and are all added to it."""
+
+    branches: tuple[Residual, ...]
+
+
+@dataclass(frozen=True)
 class Named:
     """A block whose output prints under a name of its own."""
 
@@ -44,7 +51,7 @@ class Stack:
     depth: sp.Expr
 
 
-Block: TypeAlias = Component | Sequential | Residual | Named | Stack
+Block: TypeAlias = Component | Sequential | Residual | Parallel | Named | Stack
 
 
 def sequential(*blocks: Block) -> Block:
@@ -57,6 +64,13 @@ def sequential(*blocks: Block) -> Block:
 def residual(branch: Block, scale: Any = 1, skip_scale: Any = 1) -> Block:
     """Add a branch, times the amplitude ``scale``, to the stream it reads, times ``skip_scale``."""
     return Residual(branch, Sum(scale, skip_scale))
+
+
+def parallel(*branches: Block, scale: Any = 1) -> Block:
+    """Add several branches, each times the amplitude ``scale``, to the stream that all of them read."""
+    if not branches:
+        raise InputError("branches", "()", "at least one branch")
+    return Parallel(tuple(Residual(branch, Sum(scale)) for branch in branches))
 
 
 def named(block: Block, label: str) -> Block:

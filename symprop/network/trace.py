@@ -12,7 +12,7 @@ from symprop.core import symbols
 from symprop.core.errors import RefusedError
 from symprop.core.provenance import Assumption, Source, merge_unique, neglected_order
 from symprop.core.signal import Gradient, Signal, opaque
-from symprop.network.builders import Block, Named, Residual, Sequential, Stack
+from symprop.network.builders import Block, Named, Parallel, Residual, Sequential, Stack
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,12 @@ def trace_of(block: Block, signal: Signal | None = None) -> Trace:
             return build(part.block, position, part.label)
         if isinstance(part, Residual):
             return emit(part.sum, (position, build(part.branch, position, None)), label)
+        if isinstance(part, Parallel):
+            stream = position
+            for index, item in enumerate(part.branches):
+                branch = build(item.branch, stream, None)
+                position = emit(item.sum, (position, branch), label if index == len(part.branches) - 1 else None)
+            return position
         if isinstance(part, Stack):
             raise RefusedError(
                 "Stack", "a stack inside a block has no closed map yet", "solve the stack, then go on from its output"

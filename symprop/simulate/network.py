@@ -12,7 +12,7 @@ from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.uniform_attention import UniformAttention
 from symprop.core.errors import InputError
 from symprop.core.signal import Signal
-from symprop.network.builders import Block, Named, Residual, Sequential, Stack
+from symprop.network.builders import Block, Named, Parallel, Residual, Sequential, Stack
 from symprop.network.trace import Trace, trace_of
 
 CHUNK_BYTES = 32 * 2**20
@@ -114,6 +114,10 @@ def with_component(block: Block, change: Callable[[Component], Component]) -> Bl
     """The same block with every component replaced by ``change(component)``."""
     if isinstance(block, Sequential):
         return replace(block, blocks=tuple(with_component(item, change) for item in block.blocks))
+    if isinstance(block, Parallel):
+        return replace(
+            block, branches=tuple(replace(item, branch=with_component(item.branch, change)) for item in block.branches)
+        )
     if isinstance(block, Residual):
         return replace(block, branch=with_component(block.branch, change))
     if isinstance(block, Named):
