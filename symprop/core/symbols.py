@@ -190,3 +190,4 @@ omega = declare("omega", r"\omega", "product of the query and key gains, d^2 sig
 alpha_t = declare("alpha_t", r"\alpha_t", "slope at the origin of a dynamic tanh")
 gain2 = declare("gain2", r"\mathbb{E}[g^2]", "second moment of the gain of a norm", lower=0)
 eps = declare("eps", r"\epsilon", "constant added to a token's variance in a norm", lower=0)
+heads = declare("H", "H", "number of attention heads", lower=1, integer=True)

@@ -158,7 +158,7 @@ def propagate(trace: Trace, signal: GramSignal, pattern: AttentionPattern) -> Gr
             attention[position] = layer
             found = GramSignal(layer.forward(), float(component.width), slope=0.0, spread=x.spread)
         elif isinstance(component, Sum):
-            found = _summed(component, inputs[0], inputs[1])
+            found = _summed(component, x, inputs[1], pattern)
         elif isinstance(component, LayerNorm | RMSNorm):
             found = _normalised(component, x)
         else:
@@ -193,7 +193,7 @@ def _scales(component: Sum) -> tuple[float, float]:
     return float(component.skip_scale), float(component.branch_scale)
 
 
-def _summed(component: Sum, stream: GramSignal, branch: GramSignal) -> GramSignal:
+def _summed(component: Sum, stream: GramSignal, branch: GramSignal, pattern: AttentionPattern) -> GramSignal:
     if stream.width != branch.width:
         raise InputError("width", branch.width, f"{stream.width}, that of the stream")
     skip, scale = _scales(component)
@@ -203,25 +203,14 @@ def _summed(component: Sum, stream: GramSignal, branch: GramSignal) -> GramSigna
     share = kept / total if total > 0 else 1.0
     # Var |s + b|^2 of a stream and a fresh branch: their own parts and the cross term 4 s.b.
     fluctuation = stream.fluctuation * share**2 + 2 * share * (1 - share) + branch.fluctuation * (1 - share) ** 2
-    before, after = skip**2 * _private(stream.gram), _private(gram)
-    slope = scale**2 / skip**2 * _off_diagonal_mean(branch.slope, gram) if skip != 0 else 0.0
+    before, after = skip**2 * pattern.private(stream.gram), pattern.private(gram)
+    slope = scale**2 / skip**2 * pattern.pair_mean(branch.slope) if skip != 0 else 0.0
     # Old fluctuations are transported by the map, and the branch brings fresh cross terms.
     spread = stream.spread * before**2 * (1 + slope) ** 2 + after**2 - before**2
     return GramSignal(
         gram, stream.width, fluctuation, stream.mean_share * share + branch.mean_share * (1 - share),
         spread / after**2 if after > 0 else 1.0,
     )
-
-
-def _private(gram: Array) -> float:
-    """Mean diagonal minus mean off-diagonal, over all tokens."""
-    return float(np.diag(gram).mean()) - _off_diagonal_mean(gram, gram)
-
-
-def _off_diagonal_mean(matrix: Array | float, like: Array) -> float:
-    matrix = np.broadcast_to(matrix, like.shape)
-    n = len(matrix)
-    return float((matrix.sum() - np.trace(matrix)) / (n * (n - 1))) if n > 1 else 0.0
 
 
 def _correlation(gram: Array) -> Array:

@@ -56,6 +56,21 @@ class AttentionPattern:
         """Number of keys that each token sees."""
         return np.asarray(1 / (self.weights**2).sum(axis=1))
 
+    @cached_property
+    def pairs(self) -> npt.NDArray[np.bool_]:
+        """Which entries belong to two different tokens of one sequence."""
+        seen = self.visible.astype(float)
+        return np.asarray(((seen @ seen.T) > 0) & ~np.eye(self.tokens, dtype=bool))
+
+    def pair_mean(self, matrix: Array | float) -> float:
+        """Mean over two different tokens of one sequence; zero for single tokens."""
+        chosen = np.broadcast_to(matrix, self.pairs.shape)[self.pairs]
+        return float(chosen.mean()) if chosen.size else 0.0
+
+    def private(self, gram: Array) -> float:
+        """Mean diagonal minus :meth:`pair_mean`: what tokens of a sequence do not share."""
+        return float(np.diag(gram).mean()) - self.pair_mean(gram)
+
     def phases(self) -> Iterator[tuple[float, Complex | Array]]:
         """For every angle its share and exp(i theta (position_j - position_l)), which is real where nothing turns."""
         distance = self.positions[:, None] - self.positions[None, :]
@@ -229,10 +244,7 @@ class AttentionGram:
 
     def _next_order(self) -> Array:
         """Factor of the squared gradients of query and key weights at the next order in the logit variance."""
-        gram, visible = self.gram, self.pattern.visible
-        seen = visible.astype(float)
-        off = (seen @ seen.T > 0) & ~np.eye(len(gram), dtype=bool)
-        private = float(np.diag(gram).mean() - (gram[off].mean() if off.any() else 0.0))
+        gram, private = self.gram, self.pattern.private(self.gram)
         longest = np.maximum.outer(self.pattern.row_lengths, self.pattern.row_lengths)
         return np.asarray(np.exp(self.logit_scale * gram * private * (1 - 4 / longest)))
 
