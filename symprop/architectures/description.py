@@ -134,7 +134,9 @@ class Architecture:
     def number(self, name: str) -> float:
         """A variance or scale at this model's sizes; zero for a readout without one."""
         value = getattr(self, name)
-        number = sp.S.Zero if value is None else sp.N(value.subs(self.sizes), 17)
+        # Floats, not integers: a tower of powers then costs nothing.
+        floats = {symbol: sp.Float(size, 30) for symbol, size in self.sizes.items()}
+        number = sp.S.Zero if value is None else sp.N(value.xreplace(floats), 17)
         if not number.is_real or abs(number) > sp.Float("1e300"):
             raise InputError(name, value, "a real number at the sizes of the model")
         return float(number)

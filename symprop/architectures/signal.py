@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,8 @@ from symprop.architectures.description import NORMS, Architecture
 from symprop.components import LayerNorm
 from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
-from symprop.network.gram import Array, GramGradient, GramPass, GramSignal, propagate
-from symprop.network.gram_attention import NO_ROTATION, AttentionPattern, pattern, rotary_angles
+from symprop.network.gram import GramGradient, GramPass, GramSignal, propagate
+from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern, pattern, rotary_angles
 
 Words = npt.NDArray[np.int64]
 MAX_TOKENS = 2048
@@ -41,7 +40,7 @@ class ModelPass:
         """The stream before every layer and after the last: layers + 1 signals."""
         return (self.embedded, *(item.output for item in self.passes))
 
-    def attention(self, layer: int) -> Any:
+    def attention(self, layer: int) -> AttentionGram:
         """The attention of a layer, with its logits."""
         return next(iter(self.passes[layer].attention.values()))
 

@@ -167,12 +167,13 @@ def measured(case: Case, words: Words, seeds: Sequence[int]) -> list[list[dict[s
         import transformers
     except ImportError as missing:
         raise MissingExtraError("models of the transformers library", "hf") from missing
-    transformers.logging.set_verbosity_error()
-    config = transformers.AutoConfig.for_model(case.kind, **case.config, attn_implementation="eager")
+    library: Any = transformers
+    library.logging.set_verbosity_error()
+    config = library.AutoConfig.for_model(case.kind, **case.config, attn_implementation="eager")
     found = []
     for seed in seeds:
         torch.manual_seed(seed)
-        build = transformers.AutoModelForMaskedLM if case.kind == "bert" else transformers.AutoModelForCausalLM
+        build = library.AutoModelForMaskedLM if case.kind == "bert" else library.AutoModelForCausalLM
         model = build.from_config(config).eval()
         found.append(_draw(case, model, words, torch))
     return found
@@ -198,8 +199,8 @@ def _draw(case: Case, model: Any, words: Words, torch: Any) -> list[dict[str, fl
     rows, width = len(words), last.shape[-1]
     found = []
     for layer, stream in enumerate(streams):
-        flat = [item.detach().double().reshape(-1, width).numpy() for item in (stream, stream.grad)]
-        numbers = _moments(*(item @ item.T / width for item in flat), rows)
+        x, g = (item.detach().double().reshape(-1, width).numpy() for item in (stream, stream.grad))
+        numbers = _moments(x @ x.T / width, g @ g.T / width, rows)
         if layer < len(blocks):
             numbers |= _weight_norms(case, blocks[layer])
         found.append(numbers)
@@ -207,7 +208,7 @@ def _draw(case: Case, model: Any, words: Words, torch: Any) -> list[dict[str, fl
 
 
 def _weight_norms(case: Case, block: Any) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for path, names in case.weights.items():
         gradient = block.get_parameter(path).grad.double()
         parts = gradient.chunk(len(names), dim=1 if len(names) > 1 else 0)
@@ -216,17 +217,17 @@ def _weight_norms(case: Case, block: Any) -> dict[str, float]:
 
 
 def compare(
-    case: Case, *, seeds: int = 16, rows: int = 2, tokens: int = 64, repeated: bool = False,
+    case: Case, *, seeds: int = 16, first_seed: int = 0, rows: int = 2, tokens: int = 64, repeated: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Comparison]:
     """Theory beside the mean over ``seeds`` drawn models, at every layer, for one fixed batch of tokens."""
     words = tokens_of(0, rows, tokens, int(case.config["vocab_size"]), repeated=repeated)
     theory, _ = predicted(case, words)
     draws = []
-    for seed in range(seeds):
-        draws += measured(case, words, [seed])
+    for done in range(seeds):
+        draws += measured(case, words, [first_seed + done])
         if progress is not None:
-            progress(case.name, seed + 1, seeds)
+            progress(case.name, done + 1, seeds)
     rows_found = []
     for layer, expected in enumerate(theory):
         for quantity in draws[0][layer]:

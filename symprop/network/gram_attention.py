@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,15 @@ class AttentionPattern:
 
     ``weights`` of shape (tokens, tokens) has rows that are uniform over the visible keys; ``positions`` of shape (tokens,)
     are places in the sequence; ``rotary`` lists angles per position with their share of the query and key coordinates.
+    ``kind`` says that every one of ``rows`` equal sequences sees all of itself (``uniform``) or its past (``causal``),
+    so that products with the weights are means and running sums.
     """
 
     weights: Array
     positions: Array
     rotary: tuple[tuple[float, float], ...] = NO_ROTATION
+    rows: int = 1
+    kind: str = "any"
     visible: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +60,25 @@ class AttentionPattern:
     def row_lengths(self) -> Array:
         """Number of keys that each token sees."""
         return np.asarray(1 / (self.weights**2).sum(axis=1))
+
+    def mix(self, x: Any) -> Any:
+        """T x, for real or complex x of shape (tokens, any)."""
+        if self.kind == "any":
+            return self.weights @ x
+        split = x.reshape(self.rows, self.tokens // self.rows, -1)
+        if self.kind == "uniform":
+            return np.broadcast_to(split.mean(axis=1, keepdims=True), split.shape).reshape(x.shape)
+        return (np.cumsum(split, axis=1) / np.arange(1, split.shape[1] + 1)[:, None]).reshape(x.shape)
+
+    def mix_back(self, x: Any) -> Any:
+        """T' x."""
+        if self.kind == "any":
+            return self.weights.T @ x
+        if self.kind == "uniform":
+            return self.mix(x)
+        split = x.reshape(self.rows, self.tokens // self.rows, -1)
+        shares = split / np.arange(1, split.shape[1] + 1)[:, None]
+        return np.cumsum(shares[:, ::-1], axis=1)[:, ::-1].reshape(x.shape)
 
     @cached_property
     def pairs(self) -> npt.NDArray[np.bool_]:
@@ -97,7 +121,8 @@ def pattern(
     visible[:, tokens - padding :] = 0
     block = visible / visible.sum(axis=1, keepdims=True)
     positions = np.tile(np.arange(tokens, dtype=float), sequences)
-    return AttentionPattern(np.kron(np.eye(sequences), block), positions, rotary)
+    kind = "any" if padding else "causal" if causal else "uniform"
+    return AttentionPattern(np.kron(np.eye(sequences), block), positions, rotary, sequences, kind)
 
 
 def rotary_angles(key_width: int, rotated: int, base: float) -> tuple[tuple[float, float], ...]:
@@ -150,8 +175,8 @@ class AttentionGram:
     @cached_property
     def _mixed(self) -> tuple[Array, Array]:
         """T C and T C T^T."""
-        left = self.pattern.weights @ self.gram
-        return left, left @ self.pattern.weights.T
+        left = self.pattern.mix(self.gram)
+        return left, self.pattern.mix(left.T).T
 
     @cached_property
     def logit_variance(self) -> Array:
@@ -170,16 +195,16 @@ class AttentionGram:
     @cached_property
     def _covariance(self) -> Array:
         """sum_jl T_ij T_kl C_jl times the centred key covariance, averaged over angles."""
-        weights, gram = self.pattern.weights, self.gram
+        gram, mix = self.gram, self.pattern.mix
         left, both = self._mixed
         total = np.zeros_like(gram)
         for share, phase in self.pattern.phases():
             turned = gram * phase
-            turned_left = weights @ turned
-            turned_right = turned @ weights.T
-            inner = weights @ (gram * turned) @ weights.T
-            inner = inner - weights @ (left.T * turned_right) - (left * turned_left) @ weights.T
-            inner = inner + both * (turned_left @ weights.T)
+            # C is symmetric and its turned form Hermitian, so that X T' is the adjoint of T applied to the adjoint of X.
+            turned_left = mix(turned)
+            crossed = left * turned_left
+            inner = _adjoint(mix(_adjoint(mix(gram * turned) - crossed))) - mix(_adjoint(crossed))
+            inner = inner + both * _adjoint(mix(_adjoint(turned_left)))
             total += share * (phase.conj() * inner).real
         return total
 
@@ -210,8 +235,8 @@ class AttentionGram:
         """Gram matrices of the gradient at the input and at queries, keys and values; ``gradient`` is that of the output."""
         gram = self.gram
         heads_width = self._value("width")
-        keys = self._keys(gradient * gram)
-        value = self.mean_weights.T @ gradient @ self.mean_weights + self.logit_scale * keys
+        keys, fluctuating = self._over_queries(gradient * gram)
+        value = self.mean_weights.T @ gradient @ self.mean_weights + self.logit_scale * fluctuating
         query = gradient * self.mixing
         steep = gradient * (self._covariance * self._next_order() + self._fluctuation)
         sizes = {name: self._value(f"{name}_variance") for name in ("query", "key", "value")}
@@ -228,25 +253,39 @@ class AttentionGram:
             },
         )
 
-    def _keys(self, weighed: Array) -> Array:
-        """sum_ik of the weighed gradient with the centred covariance of the keys j and l."""
-        weights, gram = self.pattern.weights, self.gram
-        _, both = self._mixed
-        right = gram @ weights.T
-        total = np.zeros_like(gram)
+    def _over_queries(self, weighed: Array) -> tuple[Array, Array]:
+        """sum_ik T_ij T_kl of the weighed gradient with two covariances of the keys j and l.
+
+        That of the values, centred and then turned, gives the gradient of the keys; that of the logits, turned and then
+        centred, the fluctuating weights of the values.
+        """
+        gram, mix, back = self.gram, self.pattern.mix, self.pattern.mix_back
+        key, value = np.zeros_like(gram), np.zeros_like(gram)
         for share, phase in self.pattern.phases():
             turned = weighed * phase.conj()
-            half = weights.T @ turned
-            crossed = (half * right) @ weights
-            inner = gram * (half @ weights) - crossed - crossed.conj().T + weights.T @ (turned * both) @ weights
-            total += share * (inner * phase).real
-        return total
+            half = back(turned)
+            whole = _adjoint(back(_adjoint(half)))
+
+            def centred(covariance: Any, turned: Any = turned, half: Any = half, whole: Any = whole) -> Any:
+                left = mix(covariance)
+                crossed = half * _adjoint(left)
+                both = _adjoint(mix(_adjoint(left)))
+                inner = covariance * whole - back(_adjoint(crossed))
+                return inner + _adjoint(back(_adjoint(back(turned * both) - crossed)))
+
+            key += share * (centred(gram) * phase).real
+            value += share * centred(gram * phase).real
+        return key, value
 
     def _next_order(self) -> Array:
         """Factor of the squared gradients of query and key weights at the next order in the logit variance."""
         gram, private = self.gram, self.pattern.private(self.gram)
         longest = np.maximum.outer(self.pattern.row_lengths, self.pattern.row_lengths)
         return np.asarray(np.exp(self.logit_scale * gram * private * (1 - 4 / longest)))
+
+
+def _adjoint(x: Any) -> Any:
+    return x.conj().T
 
 
 @dataclass(frozen=True, eq=False)
