@@ -110,6 +110,8 @@ class Architecture:
             raise InputError("rotary_base", self.rotary_base, "a number in (1, 1e12)")
         for name in (*VARIANCES, *SCALES):
             value = getattr(self, name)
+            if isinstance(value, str):
+                raise InputError(name, value, "a number or a SymPy expression")
             if value is not None:
                 object.__setattr__(self, name, sp.sympify(value))
                 self._check(name)

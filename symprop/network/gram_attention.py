@@ -281,7 +281,8 @@ class AttentionGram:
         """Factor of the squared gradients of query and key weights at the next order in the logit variance."""
         gram, private = self.gram, self.pattern.private(self.gram)
         longest = np.maximum.outer(self.pattern.row_lengths, self.pattern.row_lengths)
-        return np.asarray(np.exp(self.logit_scale * gram * private * (1 - 4 / longest)))
+        # A factor beyond e is no longer a correction.
+        return np.asarray(np.exp(np.minimum(self.logit_scale * gram * private * (1 - 4 / longest), 1.0)))
 
 
 def _adjoint(x: Any) -> Any:
