@@ -16,8 +16,8 @@ from symprop.network.gram import GramSignal
 
 COLLAPSED = 0.99
 """Token cosine from which tokens count as collapsed."""
-VALID_LOGITS = 0.5
-"""Logit deviation up to which attention is described at first order."""
+VALID_LOGITS, USABLE_LOGITS = 0.5, 1.6
+"""Logit deviations up to which attention is described at first order, and up to which its forward moments still are."""
 SOLVE_TOKENS = 16
 """Tokens of the smaller batch that repairs are solved on."""
 RANGE = 1e4
@@ -169,8 +169,12 @@ def _verdict(rows: tuple[LayerRow, ...], tokens: int, growth: float) -> list[str
     if deviation > VALID_LOGITS:
         sentences.append(
             f"Attention leaves the uniform pattern: logits deviate by {deviation:.3g} in layer {layer}, more than the"
-            f" {VALID_LOGITS} up to which its first order holds. Moments of tokens and gradients are good to some 10% there,"
-            " gradients of query, key, value and output weights are not."
+            f" {VALID_LOGITS} up to which its first order holds. "
+            + (
+                "Moments of tokens and gradients are good to some 10% there, gradients of attention's weights are not."
+                if deviation <= USABLE_LOGITS
+                else "The numbers above and the repairs are then those of a theory outside its range."
+            )
         )
     elif tokens > 1:
         sentences.append(
