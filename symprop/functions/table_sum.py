@@ -192,7 +192,7 @@ class SmoothSum(TableSum):
     remains what the node means, for digits and for derivatives.
 
     >>> a, x = sp.symbols("a x", positive=True)
-    >>> name = register_table("doctest", lambda: [(1,), (3,)])
+    >>> name = register_table("doctest_smooth", lambda: [(1,), (3,)])
     >>> node = SmoothSum("f", name, sp.Lambda((a, x), x/sp.sqrt(a + x)), sp.Lambda(x, x), 1, x)
     >>> node, sp.N(node.subs(x, 1), 6), node.factor
     (f(x), 1.20711, x)
