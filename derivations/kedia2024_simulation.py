@@ -13,6 +13,7 @@ from symprop.components.base import Array
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import P, d, d_F, d_k, n, sigma_down2, sigma_k2, sigma_o2, sigma_q2, sigma_up2, sigma_v2
 from symprop.functions.softmax_double import in_double
+from symprop.functions.table_sum import sums_in_double
 from symprop.network import Block, trace_of
 from symprop.simulate.measurement import Measurement, measurement
 from symprop.simulate.network import pullback
@@ -104,7 +105,7 @@ def number(expression: sp.Expr, setting: Setting) -> float:
     """An expression at a setting."""
     exact = {key: sp.nsimplify(value) for key, value in setting.values.items()}
     at = sp.sympify(expression).subs(exact)
-    return float(sp.N(at.xreplace(in_double(at, {})), 20))
+    return float(sp.N(sums_in_double(at.xreplace(in_double(at, {}))), 20))
 
 
 def measured(case: Case, seed: int, draws: int) -> list[Measurement]:

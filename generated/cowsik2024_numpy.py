@@ -223,7 +223,7 @@ _LOGISTIC_PAIRS = (
 )
 
 
-def _tanh_second_3d4a1a_sum(v_x):
+def _tanh_second_b371ff_sum(v_x):
     """Tanh second, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -234,17 +234,17 @@ def _tanh_second_3d4a1a_sum(v_x):
     return total
 
 
-def _tanh_second_3d4a1a_factor(_x):
+def _tanh_second_b371ff_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _tanh_second_3d4a1a(_x):
+def _tanh_second_b371ff(_x):
     """Tanh second, by polynomials on cells."""
-    return _on_cells(_tanh_second_3d4a1a_sum, _tanh_second_3d4a1a_factor, 0.08321777092451989, _x)
+    return _on_cells(_tanh_second_b371ff_sum, _tanh_second_b371ff_factor, 0.08321777092451989, _x)
 
 
-def _tanh_slope_second_63e643_sum(v_x):
+def _tanh_slope_second_c849a3_sum(v_x):
     """Tanh slope second, summed over the rows of a table."""
     x0 = 4*v_x
     total = 0.0
@@ -255,14 +255,14 @@ def _tanh_slope_second_63e643_sum(v_x):
     return total
 
 
-def _tanh_slope_second_63e643_factor(v_x):
+def _tanh_slope_second_c849a3_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_second_63e643(v_x):
+def _tanh_slope_second_c849a3(v_x):
     """Tanh slope second, by polynomials on cells."""
-    return _on_cells(_tanh_slope_second_63e643_sum, _tanh_slope_second_63e643_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_second_c849a3_sum, _tanh_slope_second_c849a3_factor, 0.08321777092451989, v_x)
 
 
 class ExponentsResult(NamedTuple):
@@ -683,8 +683,8 @@ def exponents_tanh(
             x0 = 1 - A
         if _changed & 0b100:
             x1 = np.square(sigma_w)
-            x2 = _tanh_second_3d4a1a(x1)
-            x3 = _tanh_slope_second_63e643(x1)
+            x2 = _tanh_second_b371ff(x1)
+            x3 = _tanh_slope_second_c849a3(x1)
         if _changed & 0b11:
             x4 = A*M
             x5 = A - x4

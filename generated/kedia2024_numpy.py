@@ -90,51 +90,87 @@ def _arc_cosine_0(gap, v):
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
     t = gap/np.where(v > 0, v, 1.0)
-    y = np.maximum(np.minimum(t, 2 - t), 0.0)
+    beyond = np.max(t, initial=0.0) > 1
+    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
-    p = p*y + 6.765053154679045e-06
-    p = p*y + -1.3478121029305757e-05
-    p = p*y + 1.8519148835413642e-05
-    p = p*y + -1.7948915243682663e-05
-    p = p*y + 1.3534533881674908e-05
-    p = p*y + -6.1128606173822415e-06
-    p = p*y + 5.465788068101837e-06
-    p = p*y + 5.83672864724229e-06
-    p = p*y + 1.8349126840897055e-05
-    p = p*y + 5.109425451483467e-05
-    p = p*y + 0.0001521141993722164
-    p = p*y + 0.0004882560753931928
-    p = p*y + 0.00175373706836867
-    p = p*y + 0.007576144083861955
-    p = p*y + 0.04714045207910578
-    p = p*y + 0.9428090415820634
-    a = y*np.sqrt(y)*p
-    return v*np.where(t > 1, np.pi*(t - 1) + a, a)
+    p *= y
+    p += 6.765053154679045e-06
+    p *= y
+    p += -1.3478121029305757e-05
+    p *= y
+    p += 1.8519148835413642e-05
+    p *= y
+    p += -1.7948915243682663e-05
+    p *= y
+    p += 1.3534533881674908e-05
+    p *= y
+    p += -6.1128606173822415e-06
+    p *= y
+    p += 5.465788068101837e-06
+    p *= y
+    p += 5.83672864724229e-06
+    p *= y
+    p += 1.8349126840897055e-05
+    p *= y
+    p += 5.109425451483467e-05
+    p *= y
+    p += 0.0001521141993722164
+    p *= y
+    p += 0.0004882560753931928
+    p *= y
+    p += 0.00175373706836867
+    p *= y
+    p += 0.007576144083861955
+    p *= y
+    p += 0.04714045207910578
+    p *= y
+    p += 0.9428090415820634
+    p *= y
+    p *= np.sqrt(y)
+    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)
 
 
 def _arc_cosine_2(gap, v):
     """The integral of the function before over the gap; zero at v = 0."""
     t = gap/np.where(v > 0, v, 1.0)
-    y = np.maximum(np.minimum(t, 2 - t), 0.0)
+    beyond = np.max(t, initial=0.0) > 1
+    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
     p = 1.2052500311912877e-08*y + -8.046233690207021e-08
-    p = p*y + 2.609280174281856e-07
-    p = p*y + -5.164009215185216e-07
-    p = p*y + 7.09797483602591e-07
-    p = p*y + -6.792936404533906e-07
-    p = p*y + 5.295185027761726e-07
-    p = p*y + -1.8984501983449777e-07
-    p = p*y + 3.332092237051893e-07
-    p = p*y + 6.063881949400244e-07
-    p = p*y + 1.918191357711047e-06
-    p = p*y + 6.013628724130896e-06
-    p = p*y + 2.0281552132784582e-05
-    p = p*y + 7.511634995716529e-05
-    p = p*y + 0.0003188612834502584
-    p = p*y + 0.0016835875742431275
-    p = p*y + 0.013468700594029576
-    p = p*y + 0.37712361663282534
-    a = y*y*np.sqrt(y)*p
-    return v*v*np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - a, a)
+    p *= y
+    p += 2.609280174281856e-07
+    p *= y
+    p += -5.164009215185216e-07
+    p *= y
+    p += 7.09797483602591e-07
+    p *= y
+    p += -6.792936404533906e-07
+    p *= y
+    p += 5.295185027761726e-07
+    p *= y
+    p += -1.8984501983449777e-07
+    p *= y
+    p += 3.332092237051893e-07
+    p *= y
+    p += 6.063881949400244e-07
+    p *= y
+    p += 1.918191357711047e-06
+    p *= y
+    p += 6.013628724130896e-06
+    p *= y
+    p += 2.0281552132784582e-05
+    p *= y
+    p += 7.511634995716529e-05
+    p *= y
+    p += 0.0003188612834502584
+    p *= y
+    p += 0.0016835875742431275
+    p *= y
+    p += 0.013468700594029576
+    p *= y
+    p += 0.37712361663282534
+    p *= y*y
+    p *= np.sqrt(y)
+    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)
 
 
 def _stirling_rest(x):
@@ -684,7 +720,7 @@ _QUADRATURE_LINE = tuple((k/48,) for k in range(-48, 48 + 1))
 _QUADRATURE_PLANE = tuple((j/48, k/48) for j in range(-48, 48 + 1) for k in range(-48, 48 + 1))
 
 
-def _abs_asymmetry_72adb0(m_x, v_x):
+def _abs_asymmetry_f29683(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -710,7 +746,7 @@ def _abs_asymmetry_72adb0(m_x, v_x):
     return total
 
 
-def _abs_opposite_far_dcb10f(m_x, v_x, gap_xy):
+def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -738,7 +774,7 @@ def _abs_opposite_far_dcb10f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_opposite_near_8648f7(m_x, v_x, gap_xy):
+def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -768,7 +804,7 @@ def _abs_opposite_near_8648f7(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_far_e52050(m_x, v_x, gap_xy):
+def _abs_same_far_431b0a(m_x, v_x, gap_xy):
     """Abs same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
@@ -787,7 +823,7 @@ def _abs_same_far_e52050(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_near_7c316a(m_x, v_x, gap_xy):
+def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
@@ -804,7 +840,7 @@ def _abs_same_near_7c316a(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_e2b0f1(m_x, v_x, gap_xy):
+def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -832,7 +868,7 @@ def _abs_slope_opposite_e2b0f1(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
+def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
     """Abs slope same near, summed over the rows of a table."""
     x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
     x1 = 1/(x0 + 1e-290)
@@ -848,7 +884,7 @@ def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
+def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 1/(8*v_x + 4)
@@ -869,7 +905,7 @@ def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_same_near_8e5a79(m_x, v_x, gap_xy):
+def _erf_same_near_658cb3(m_x, v_x, gap_xy):
     """Erf same near, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 0.5
@@ -888,7 +924,7 @@ def _erf_same_near_8e5a79(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_second_00733b(m_x, v_x):
+def _erf_second_25cb9d(m_x, v_x):
     """Erf second, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 0.5
@@ -907,7 +943,7 @@ def _erf_second_00733b(m_x, v_x):
     return total
 
 
-def _gelu_opposite_1b50ec(m_x, v_x, gap_xy):
+def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
     """Gelu opposite, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 1/(8*v_x + 8)
@@ -943,7 +979,7 @@ def _gelu_opposite_1b50ec(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_same_far_a312e3(m_x, v_x, gap_xy):
+def _gelu_same_far_00b025(m_x, v_x, gap_xy):
     """Gelu same far, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 2*v_x
@@ -979,7 +1015,7 @@ def _gelu_same_far_a312e3(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_same_near_61600b(m_x, v_x, gap_xy):
+def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
     """Gelu same near, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 2*v_x
@@ -1012,7 +1048,7 @@ def _gelu_same_near_61600b(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_second_805644(m_x, v_x):
+def _gelu_second_9bb7a9(m_x, v_x):
     """Gelu second, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 2*v_x
@@ -1045,7 +1081,7 @@ def _gelu_second_805644(m_x, v_x):
     return total
 
 
-def _gelu_slope_opposite_60cdfc(m_x, v_x, gap_xy):
+def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
     """Gelu slope opposite, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 1/(8*v_x + 8)
@@ -1080,7 +1116,7 @@ def _gelu_slope_opposite_60cdfc(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_slope_same_near_546a15(m_x, v_x, gap_xy):
+def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
     """Gelu slope same near, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 2*v_x
@@ -1113,7 +1149,7 @@ def _gelu_slope_same_near_546a15(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_slope_second_3e2d5b(m_x, v_x):
+def _gelu_slope_second_fec1c0(m_x, v_x):
     """Gelu slope second, summed over the rows of a table."""
     x0 = np.square(m_x)
     x1 = 2*v_x
@@ -1146,7 +1182,7 @@ def _gelu_slope_second_3e2d5b(m_x, v_x):
     return total
 
 
-def _gelu_tanh_gap_dc904b(m_x, v_x, gap_xy):
+def _gelu_tanh_gap_691614(m_x, v_x, gap_xy):
     """Gelu_tanh gap, summed over the rows of a table."""
     x0 = 0.7978845608028654*m_x
     x1 = np.sqrt(v_x)
@@ -1176,7 +1212,7 @@ def _gelu_tanh_gap_dc904b(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_tanh_mean_7edae5(m_x, v_x):
+def _gelu_tanh_mean_af92d7(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = m_x*x0/(v_x + 1e-290)
@@ -1191,7 +1227,7 @@ def _gelu_tanh_mean_7edae5(m_x, v_x):
     return total
 
 
-def _gelu_tanh_second_accf09(m_x, v_x):
+def _gelu_tanh_second_ec175c(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = m_x*x0/(v_x + 1e-290)
@@ -1207,7 +1243,7 @@ def _gelu_tanh_second_accf09(m_x, v_x):
     return total
 
 
-def _gelu_tanh_slope_gap_7d4009(m_x, v_x, gap_xy):
+def _gelu_tanh_slope_gap_4233d3(m_x, v_x, gap_xy):
     """Gelu_tanh slope gap, summed over the rows of a table."""
     x0 = 0.7978845608028654*m_x
     x1 = np.sqrt(v_x)
@@ -1239,7 +1275,7 @@ def _gelu_tanh_slope_gap_7d4009(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_tanh_slope_mean_dfbeca(m_x, v_x):
+def _gelu_tanh_slope_mean_966242(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = m_x*x0/(v_x + 1e-290)
@@ -1255,7 +1291,7 @@ def _gelu_tanh_slope_mean_dfbeca(m_x, v_x):
     return total
 
 
-def _gelu_tanh_slope_second_74ad91(m_x, v_x):
+def _gelu_tanh_slope_second_9c78a0(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = m_x*x0/(v_x + 1e-290)
@@ -1271,7 +1307,7 @@ def _gelu_tanh_slope_second_74ad91(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_ed8bb4(m_x, v_x):
+def _relu_asymmetry_fe2c46(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -1297,7 +1333,7 @@ def _relu_asymmetry_ed8bb4(m_x, v_x):
     return total
 
 
-def _relu_opposite_far_d96b3c(m_x, v_x, gap_xy):
+def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1325,7 +1361,7 @@ def _relu_opposite_far_d96b3c(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_opposite_near_10d1d4(m_x, v_x, gap_xy):
+def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1355,7 +1391,7 @@ def _relu_opposite_near_10d1d4(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_far_ec59cd(m_x, v_x, gap_xy):
+def _relu_same_far_431b0a(m_x, v_x, gap_xy):
     """Relu same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
@@ -1374,7 +1410,7 @@ def _relu_same_far_ec59cd(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_near_df6ab0(m_x, v_x, gap_xy):
+def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
@@ -1391,7 +1427,7 @@ def _relu_same_near_df6ab0(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_8d1c89(m_x, v_x, gap_xy):
+def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1419,7 +1455,7 @@ def _relu_slope_opposite_8d1c89(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_same_near_7a49e4(m_x, v_x, gap_xy):
+def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
     """Relu slope same near, summed over the rows of a table."""
     x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
     x1 = 1/(x0 + 1e-290)
@@ -1435,7 +1471,7 @@ def _relu_slope_same_near_7a49e4(m_x, v_x, gap_xy):
     return total
 
 
-def _sigmoid_gap_762e17_sum(v_x, gap_xy):
+def _sigmoid_gap_49995f_sum(v_x, gap_xy):
     """Sigmoid gap, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -1447,17 +1483,17 @@ def _sigmoid_gap_762e17_sum(v_x, gap_xy):
     return total
 
 
-def _sigmoid_gap_762e17_factor(v_x, gap_xy):
+def _sigmoid_gap_49995f_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _sigmoid_gap_762e17(v_x, gap_xy):
+def _sigmoid_gap_49995f(v_x, gap_xy):
     """Sigmoid gap, by polynomials on cells."""
-    return _on_cells(_sigmoid_gap_762e17_sum, _sigmoid_gap_762e17_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_sigmoid_gap_49995f_sum, _sigmoid_gap_49995f_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _sigmoid_second_71ed80_sum(v_x):
+def _sigmoid_second_c3b961_sum(v_x):
     """Sigmoid second, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -1468,17 +1504,17 @@ def _sigmoid_second_71ed80_sum(v_x):
     return total
 
 
-def _sigmoid_second_71ed80_factor(v_x):
+def _sigmoid_second_c3b961_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_second_71ed80(v_x):
+def _sigmoid_second_c3b961(v_x):
     """Sigmoid second, by polynomials on cells."""
-    return _on_cells(_sigmoid_second_71ed80_sum, _sigmoid_second_71ed80_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_second_c3b961_sum, _sigmoid_second_c3b961_factor, 0.33287108369807955, v_x)
 
 
-def _sigmoid_slope_gap_7e854e_sum(v_x, gap_xy):
+def _sigmoid_slope_gap_a02b41_sum(v_x, gap_xy):
     """Sigmoid slope gap, summed over the rows of a table."""
     x0 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
@@ -1490,17 +1526,17 @@ def _sigmoid_slope_gap_7e854e_sum(v_x, gap_xy):
     return total
 
 
-def _sigmoid_slope_gap_7e854e_factor(v_x, gap_xy):
+def _sigmoid_slope_gap_a02b41_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.33287108369807955)*(2*v_x + 0.33287108369807955 - gap_xy))
 
 
-def _sigmoid_slope_gap_7e854e(v_x, gap_xy):
+def _sigmoid_slope_gap_a02b41(v_x, gap_xy):
     """Sigmoid slope gap, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_gap_7e854e_sum, _sigmoid_slope_gap_7e854e_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_sigmoid_slope_gap_a02b41_sum, _sigmoid_slope_gap_a02b41_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _sigmoid_slope_mean_a3781d_sum(v_x):
+def _sigmoid_slope_mean_2fed80_sum(v_x):
     """Sigmoid slope mean, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x in _LOGISTIC:
@@ -1509,17 +1545,17 @@ def _sigmoid_slope_mean_a3781d_sum(v_x):
     return total
 
 
-def _sigmoid_slope_mean_a3781d_factor(v_x):
+def _sigmoid_slope_mean_2fed80_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_slope_mean_a3781d(v_x):
+def _sigmoid_slope_mean_2fed80(v_x):
     """Sigmoid slope mean, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_mean_a3781d_sum, _sigmoid_slope_mean_a3781d_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_slope_mean_2fed80_sum, _sigmoid_slope_mean_2fed80_factor, 0.33287108369807955, v_x)
 
 
-def _sigmoid_slope_second_eb709d_sum(v_x):
+def _sigmoid_slope_second_ed226e_sum(v_x):
     """Sigmoid slope second, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -1529,17 +1565,17 @@ def _sigmoid_slope_second_eb709d_sum(v_x):
     return total
 
 
-def _sigmoid_slope_second_eb709d_factor(v_x):
+def _sigmoid_slope_second_ed226e_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_slope_second_eb709d(v_x):
+def _sigmoid_slope_second_ed226e(v_x):
     """Sigmoid slope second, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_second_eb709d_sum, _sigmoid_slope_second_eb709d_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_slope_second_ed226e_sum, _sigmoid_slope_second_ed226e_factor, 0.33287108369807955, v_x)
 
 
-def _silu_gap_e0ea2d_sum(v_x, gap_xy):
+def _silu_gap_dc835e_sum(v_x, gap_xy):
     """Silu gap, summed over the rows of a table."""
     x0 = 6.283185307179586*v_x
     x1 = np.square(v_x)
@@ -1559,17 +1595,17 @@ def _silu_gap_e0ea2d_sum(v_x, gap_xy):
     return total
 
 
-def _silu_gap_e0ea2d_factor(v_x, gap_xy):
+def _silu_gap_dc835e_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _silu_gap_e0ea2d(v_x, gap_xy):
+def _silu_gap_dc835e(v_x, gap_xy):
     """Silu gap, by polynomials on cells."""
-    return _on_cells(_silu_gap_e0ea2d_sum, _silu_gap_e0ea2d_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_silu_gap_dc835e_sum, _silu_gap_dc835e_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _silu_mean_36bf2a_sum(v_x):
+def _silu_mean_3e016d_sum(v_x):
     """Silu mean, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x in _LOGISTIC:
@@ -1578,17 +1614,17 @@ def _silu_mean_36bf2a_sum(v_x):
     return total
 
 
-def _silu_mean_36bf2a_factor(_x):
+def _silu_mean_3e016d_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _silu_mean_36bf2a(_x):
+def _silu_mean_3e016d(_x):
     """Silu mean, by polynomials on cells."""
-    return _on_cells(_silu_mean_36bf2a_sum, _silu_mean_36bf2a_factor, 0.33287108369807955, _x)
+    return _on_cells(_silu_mean_3e016d_sum, _silu_mean_3e016d_factor, 0.33287108369807955, _x)
 
 
-def _silu_second_fb62b1_sum(v_x):
+def _silu_second_4a42c1_sum(v_x):
     """Silu second, summed over the rows of a table."""
     x0 = np.square(v_x)
     total = 0.0
@@ -1606,17 +1642,17 @@ def _silu_second_fb62b1_sum(v_x):
     return total
 
 
-def _silu_second_fb62b1_factor(_x):
+def _silu_second_4a42c1_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _silu_second_fb62b1(_x):
+def _silu_second_4a42c1(_x):
     """Silu second, by polynomials on cells."""
-    return _on_cells(_silu_second_fb62b1_sum, _silu_second_fb62b1_factor, 0.33287108369807955, _x)
+    return _on_cells(_silu_second_4a42c1_sum, _silu_second_4a42c1_factor, 0.33287108369807955, _x)
 
 
-def _silu_slope_gap_89dc16_sum(v_x, gap_xy):
+def _silu_slope_gap_e3dee3_sum(v_x, gap_xy):
     """Silu slope gap, summed over the rows of a table."""
     x4 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
@@ -1643,17 +1679,17 @@ def _silu_slope_gap_89dc16_sum(v_x, gap_xy):
     return total
 
 
-def _silu_slope_gap_89dc16_factor(v_x, gap_xy):
+def _silu_slope_gap_e3dee3_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _silu_slope_gap_89dc16(v_x, gap_xy):
+def _silu_slope_gap_e3dee3(v_x, gap_xy):
     """Silu slope gap, by polynomials on cells."""
-    return _on_cells(_silu_slope_gap_89dc16_sum, _silu_slope_gap_89dc16_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_silu_slope_gap_e3dee3_sum, _silu_slope_gap_e3dee3_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _silu_slope_second_a1d265_sum(v_x):
+def _silu_slope_second_456e7d_sum(v_x):
     """Silu slope second, summed over the rows of a table."""
     x2 = np.square(v_x)
     total = 0.0
@@ -1673,17 +1709,17 @@ def _silu_slope_second_a1d265_sum(v_x):
     return total
 
 
-def _silu_slope_second_a1d265_factor(v_x):
+def _silu_slope_second_456e7d_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _silu_slope_second_a1d265(v_x):
+def _silu_slope_second_456e7d(v_x):
     """Silu slope second, by polynomials on cells."""
-    return _on_cells(_silu_slope_second_a1d265_sum, _silu_slope_second_a1d265_factor, 0.33287108369807955, v_x)
+    return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_548161(m_x, v_x, gap_xy):
+def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1712,7 +1748,7 @@ def _squared_relu_opposite_548161(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_far_3d0d0c(m_x, v_x, gap_xy):
+def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
     """Squared_relu same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
@@ -1731,7 +1767,7 @@ def _squared_relu_same_far_3d0d0c(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_near_07b6e5(m_x, v_x, gap_xy):
+def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     """Squared_relu same near, summed over the rows of a table."""
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
@@ -1748,7 +1784,7 @@ def _squared_relu_same_near_07b6e5(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_72adb0(m_x, v_x):
+def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -1774,7 +1810,7 @@ def _squared_relu_slope_asymmetry_72adb0(m_x, v_x):
     return total
 
 
-def _squared_relu_slope_opposite_far_dcb10f(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1802,7 +1838,7 @@ def _squared_relu_slope_opposite_far_dcb10f(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_opposite_near_8648f7(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1832,7 +1868,7 @@ def _squared_relu_slope_opposite_near_8648f7(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_far_e52050(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
     """Squared_relu slope same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
@@ -1851,7 +1887,7 @@ def _squared_relu_slope_same_far_e52050(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_near_7c316a(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
@@ -1868,7 +1904,7 @@ def _squared_relu_slope_same_near_7c316a(m_x, v_x, gap_xy):
     return total
 
 
-def _tanh_gap_a9b6fe_sum(v_x, gap_xy):
+def _tanh_gap_536181_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -1880,17 +1916,17 @@ def _tanh_gap_a9b6fe_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_gap_a9b6fe_factor(v_x, gap_xy):
+def _tanh_gap_536181_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _tanh_gap_a9b6fe(v_x, gap_xy):
+def _tanh_gap_536181(v_x, gap_xy):
     """Tanh gap, by polynomials on cells."""
-    return _on_cells(_tanh_gap_a9b6fe_sum, _tanh_gap_a9b6fe_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_gap_536181_sum, _tanh_gap_536181_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_second_3d4a1a_sum(v_x):
+def _tanh_second_b371ff_sum(v_x):
     """Tanh second, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -1901,17 +1937,17 @@ def _tanh_second_3d4a1a_sum(v_x):
     return total
 
 
-def _tanh_second_3d4a1a_factor(_x):
+def _tanh_second_b371ff_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _tanh_second_3d4a1a(_x):
+def _tanh_second_b371ff(_x):
     """Tanh second, by polynomials on cells."""
-    return _on_cells(_tanh_second_3d4a1a_sum, _tanh_second_3d4a1a_factor, 0.08321777092451989, _x)
+    return _on_cells(_tanh_second_b371ff_sum, _tanh_second_b371ff_factor, 0.08321777092451989, _x)
 
 
-def _tanh_slope_gap_20da35_sum(v_x, gap_xy):
+def _tanh_slope_gap_74f32a_sum(v_x, gap_xy):
     """Tanh slope gap, summed over the rows of a table."""
     x0 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
@@ -1923,17 +1959,17 @@ def _tanh_slope_gap_20da35_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_slope_gap_20da35_factor(v_x, gap_xy):
+def _tanh_slope_gap_74f32a_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.08321777092451989)*(2*v_x + 0.08321777092451989 - gap_xy))
 
 
-def _tanh_slope_gap_20da35(v_x, gap_xy):
+def _tanh_slope_gap_74f32a(v_x, gap_xy):
     """Tanh slope gap, by polynomials on cells."""
-    return _on_cells(_tanh_slope_gap_20da35_sum, _tanh_slope_gap_20da35_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_slope_gap_74f32a_sum, _tanh_slope_gap_74f32a_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_slope_mean_03daec_sum(v_x):
+def _tanh_slope_mean_74f98e_sum(v_x):
     """Tanh slope mean, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x in _LOGISTIC:
@@ -1942,17 +1978,17 @@ def _tanh_slope_mean_03daec_sum(v_x):
     return total
 
 
-def _tanh_slope_mean_03daec_factor(v_x):
+def _tanh_slope_mean_74f98e_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_mean_03daec(v_x):
+def _tanh_slope_mean_74f98e(v_x):
     """Tanh slope mean, by polynomials on cells."""
-    return _on_cells(_tanh_slope_mean_03daec_sum, _tanh_slope_mean_03daec_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_mean_74f98e_sum, _tanh_slope_mean_74f98e_factor, 0.08321777092451989, v_x)
 
 
-def _tanh_slope_second_63e643_sum(v_x):
+def _tanh_slope_second_c849a3_sum(v_x):
     """Tanh slope second, summed over the rows of a table."""
     x0 = 4*v_x
     total = 0.0
@@ -1963,14 +1999,14 @@ def _tanh_slope_second_63e643_sum(v_x):
     return total
 
 
-def _tanh_slope_second_63e643_factor(v_x):
+def _tanh_slope_second_c849a3_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_second_63e643(v_x):
+def _tanh_slope_second_c849a3(v_x):
     """Tanh slope second, by polynomials on cells."""
-    return _on_cells(_tanh_slope_second_63e643_sum, _tanh_slope_second_63e643_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_second_c849a3_sum, _tanh_slope_second_c849a3_factor, 0.08321777092451989, v_x)
 
 
 class ReluMomentsResult(NamedTuple):
@@ -2657,11 +2693,11 @@ def silu_moments(
             sigma2, gap,
         ) = _values
         if _changed & 0b1:
-            x0 = _silu_mean_36bf2a(sigma2)
-            x1 = _silu_second_fb62b1(sigma2)
-            x2 = _silu_slope_second_a1d265(sigma2)
-        x3 = _silu_gap_e0ea2d(sigma2, gap)
-        x4 = _silu_slope_gap_89dc16(sigma2, gap)
+            x0 = _silu_mean_3e016d(sigma2)
+            x1 = _silu_second_4a42c1(sigma2)
+            x2 = _silu_slope_second_456e7d(sigma2)
+        x3 = _silu_gap_dc835e(sigma2, gap)
+        x4 = _silu_slope_gap_e3dee3(sigma2, gap)
         _mean[_at] = x0
         _second[_at] = x1
         _change[_at] = x3
@@ -2729,11 +2765,11 @@ def tanh_moments(
             sigma2, gap,
         ) = _values
         if _changed & 0b1:
-            x0 = _tanh_second_3d4a1a(sigma2)
-            x1 = _tanh_slope_mean_03daec(sigma2)
-            x2 = _tanh_slope_second_63e643(sigma2)
-        x3 = _tanh_gap_a9b6fe(sigma2, gap)
-        x4 = _tanh_slope_gap_20da35(sigma2, gap)
+            x0 = _tanh_second_b371ff(sigma2)
+            x1 = _tanh_slope_mean_74f98e(sigma2)
+            x2 = _tanh_slope_second_c849a3(sigma2)
+        x3 = _tanh_gap_536181(sigma2, gap)
+        x4 = _tanh_slope_gap_74f32a(sigma2, gap)
         _mean[_at] = 0
         _second[_at] = x0
         _change[_at] = x3
@@ -2801,11 +2837,11 @@ def sigmoid_moments(
             sigma2, gap,
         ) = _values
         if _changed & 0b1:
-            x0 = _sigmoid_second_71ed80(sigma2)
-            x1 = _sigmoid_slope_mean_a3781d(sigma2)
-            x2 = _sigmoid_slope_second_eb709d(sigma2)
-        x3 = _sigmoid_gap_762e17(sigma2, gap)
-        x4 = _sigmoid_slope_gap_7e854e(sigma2, gap)
+            x0 = _sigmoid_second_c3b961(sigma2)
+            x1 = _sigmoid_slope_mean_2fed80(sigma2)
+            x2 = _sigmoid_slope_second_ed226e(sigma2)
+        x3 = _sigmoid_gap_49995f(sigma2, gap)
+        x4 = _sigmoid_slope_gap_a02b41(sigma2, gap)
         _mean[_at] = 0.5
         _second[_at] = x0
         _change[_at] = x3
@@ -2873,12 +2909,12 @@ def gelu_tanh_moments(
             sigma2, gap,
         ) = _values
         if _changed & 0b1:
-            x0 = _gelu_tanh_mean_7edae5(0, sigma2)
-            x1 = _gelu_tanh_second_accf09(0, sigma2)
-            x2 = _gelu_tanh_slope_mean_dfbeca(0, sigma2)
-            x3 = _gelu_tanh_slope_second_74ad91(0, sigma2)
-        x4 = _gelu_tanh_gap_dc904b(0, sigma2, gap)
-        x5 = _gelu_tanh_slope_gap_7d4009(0, sigma2, gap)
+            x0 = _gelu_tanh_mean_af92d7(0, sigma2)
+            x1 = _gelu_tanh_second_ec175c(0, sigma2)
+            x2 = _gelu_tanh_slope_mean_966242(0, sigma2)
+            x3 = _gelu_tanh_slope_second_9c78a0(0, sigma2)
+        x4 = _gelu_tanh_gap_691614(0, sigma2, gap)
+        x5 = _gelu_tanh_slope_gap_4233d3(0, sigma2, gap)
         _mean[_at] = x0
         _second[_at] = x1
         _change[_at] = x4
@@ -2952,15 +2988,15 @@ def relu_moments_at_mean(
             x0 = _normal_moment(1, mu, sigma2)
             x1 = _normal_moment(2, mu, sigma2)
             x2 = _normal_moment(0, mu, sigma2)
-            x3 = _relu_asymmetry_ed8bb4(mu, sigma2)
+            x3 = _relu_asymmetry_fe2c46(mu, sigma2)
         if _changed & 0b110:
             x4 = 2*sigma2 - gap
-        x5 = _relu_same_far_ec59cd(mu, sigma2, gap)
-        x6 = _relu_same_near_df6ab0(mu, sigma2, gap)
-        x7 = _relu_slope_same_near_7a49e4(mu, sigma2, np.minimum(gap, sigma2))
-        x8 = _relu_opposite_far_d96b3c(mu, sigma2, x4)
-        x9 = _relu_opposite_near_10d1d4(mu, sigma2, x4)
-        x10 = _relu_slope_opposite_8d1c89(mu, sigma2, np.minimum(sigma2, x4))
+        x5 = _relu_same_far_431b0a(mu, sigma2, gap)
+        x6 = _relu_same_near_02aadf(mu, sigma2, gap)
+        x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, np.minimum(gap, sigma2))
+        x8 = _relu_opposite_far_d2f899(mu, sigma2, x4)
+        x9 = _relu_opposite_near_071dd0(mu, sigma2, x4)
+        x10 = _relu_slope_opposite_3a2dcb(mu, sigma2, np.minimum(sigma2, x4))
         _mean[_at] = x0
         _second[_at] = x1
         _change[_at] = gap*np.square(x2) + np.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
@@ -3034,16 +3070,16 @@ def abs_moments_at_mean(
             x0 = np.sqrt(sigma2)
         if _changed & 0b11:
             x1 = _normal_moment(1, mu, sigma2)
-            x2 = _abs_asymmetry_72adb0(mu, sigma2)
+            x2 = _abs_asymmetry_f29683(mu, sigma2)
             x3 = _erf(0.7071067811865476*mu/x0)
         if _changed & 0b110:
             x4 = 2*sigma2 - gap
-        x5 = _abs_same_far_e52050(mu, sigma2, gap)
-        x6 = _abs_same_near_7c316a(mu, sigma2, gap)
-        x7 = _abs_slope_same_near_425765(mu, sigma2, np.minimum(gap, sigma2))
-        x8 = _abs_opposite_far_dcb10f(mu, sigma2, x4)
-        x9 = _abs_opposite_near_8648f7(mu, sigma2, x4)
-        x10 = _abs_slope_opposite_e2b0f1(mu, sigma2, np.minimum(sigma2, x4))
+        x5 = _abs_same_far_431b0a(mu, sigma2, gap)
+        x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
+        x7 = _abs_slope_same_near_c6e04d(mu, sigma2, np.minimum(gap, sigma2))
+        x8 = _abs_opposite_far_0cfe18(mu, sigma2, x4)
+        x9 = _abs_opposite_near_e7eb13(mu, sigma2, x4)
+        x10 = _abs_slope_opposite_1c99bf(mu, sigma2, np.minimum(sigma2, x4))
         _mean[_at] = 2*x1 - mu
         _second[_at] = sigma2 + np.square(mu)
         _change[_at] = gap*np.square(x3) + np.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
@@ -3120,18 +3156,18 @@ def squared_relu_moments_at_mean(
             x2 = _normal_moment(4, mu, sigma2)
             x3 = _normal_moment(1, mu, sigma2)
             x4 = _normal_moment(0, mu, sigma2)
-            x5 = _squared_relu_slope_asymmetry_72adb0(mu, sigma2)
+            x5 = _squared_relu_slope_asymmetry_f29683(mu, sigma2)
             x6 = np.square(x4)
         if _changed & 0b110:
             x7 = 2*sigma2 - gap
             x8 = np.minimum(gap, sigma2)
-        x9 = _squared_relu_slope_same_far_e52050(mu, sigma2, gap)
-        x10 = _squared_relu_slope_same_near_7c316a(mu, sigma2, gap)
-        x11 = _squared_relu_opposite_548161(mu, sigma2, np.minimum(sigma2, x7))
-        x12 = _squared_relu_same_far_3d0d0c(mu, sigma2, x8)
-        x13 = _squared_relu_same_near_07b6e5(mu, sigma2, x8)
-        x14 = _squared_relu_slope_opposite_far_dcb10f(mu, sigma2, x7)
-        x15 = _squared_relu_slope_opposite_near_8648f7(mu, sigma2, x7)
+        x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
+        x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
+        x11 = _squared_relu_opposite_05b699(mu, sigma2, np.minimum(sigma2, x7))
+        x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
+        x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
+        x14 = _squared_relu_slope_opposite_far_0cfe18(mu, sigma2, x7)
+        x15 = _squared_relu_slope_opposite_near_e7eb13(mu, sigma2, x7)
         _mean[_at] = x1
         _second[_at] = x2
         _change[_at] = 2*gap*x6*x7 + x0*np.square(x3) + x11 + x12 + x13
@@ -3206,8 +3242,8 @@ def gelu_moments_at_mean(
             x2 = 1/x0
         if _changed & 0b11:
             x3 = np.exp(-np.square(mu)/(2*sigma2 + 2))
-            x4 = _gelu_second_805644(mu, sigma2)
-            x5 = _gelu_slope_second_3e2d5b(mu, sigma2)
+            x4 = _gelu_second_9bb7a9(mu, sigma2)
+            x5 = _gelu_slope_second_fec1c0(mu, sigma2)
             x6 = _normal_moment(0, mu, x0)
             x7 = _normal_moment(1, mu, x0)
             x8 = mu*x2*x6 + sigma2*x2*x7
@@ -3216,11 +3252,11 @@ def gelu_moments_at_mean(
         if _changed & 0b110:
             x11 = np.minimum(sigma2, 2*sigma2 - gap)
             x12 = np.minimum(gap, sigma2)
-        x13 = _gelu_opposite_1b50ec(mu, sigma2, x11)
-        x14 = _gelu_same_far_a312e3(mu, sigma2, x12)
-        x15 = _gelu_same_near_61600b(mu, sigma2, x12)
-        x16 = _gelu_slope_opposite_60cdfc(mu, sigma2, x11)
-        x17 = _gelu_slope_same_near_546a15(mu, sigma2, x12)
+        x13 = _gelu_opposite_adc8c5(mu, sigma2, x11)
+        x14 = _gelu_same_far_00b025(mu, sigma2, x12)
+        x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
+        x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
+        x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
         _mean[_at] = x8
         _second[_at] = sigma2*x10 + x4 + np.square(x8)
         _change[_at] = gap*x10 + x14 + x15 - x13
@@ -3301,7 +3337,7 @@ def erf_moments_at_mean(
             x7 = np.sqrt(x5)
             x8 = 1/x6
         if _changed & 0b11:
-            x9 = _erf_second_00733b(mu, sigma2)
+            x9 = _erf_second_25cb9d(mu, sigma2)
             x10 = np.exp(-x0/x5)
             x11 = _erf(mu/x7)
             x12 = np.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
@@ -3309,8 +3345,8 @@ def erf_moments_at_mean(
         if _changed & 0b110:
             x14 = 2*sigma2 - gap
             x15 = np.log1p(gap*x14/x3)
-        x16 = _erf_same_near_8e5a79(mu, sigma2, np.minimum(gap, sigma2))
-        x17 = _erf_opposite_bc3c16(mu, sigma2, np.minimum(sigma2, x14))
+        x16 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
+        x17 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x14))
         x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
         _mean[_at] = x11
         _second[_at] = x9 + np.square(x11)

@@ -26,12 +26,16 @@ def _tensors(*values):
 
 def _arc_cosine_0(gap, v):
     """The angle of two tokens of variance v and covariance v - gap; zero at v = 0."""
+    zero = 0*(gap + v)
+    gap, v = gap + zero, v + zero
     t = gap/torch.where(v > 0, v, torch.ones_like(v))
     return 2*torch.arcsin(torch.sqrt(0.5*torch.clamp(t, max=2.0)))
 
 
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
+    zero = 0*(gap + v)
+    gap, v = gap + zero, v + zero
     t = gap/torch.where(v > 0, v, torch.ones_like(v))
     y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
@@ -57,6 +61,8 @@ def _arc_cosine_1(gap, v):
 
 def _arc_cosine_2(gap, v):
     """The integral of the function before over the gap; zero at v = 0."""
+    zero = 0*(gap + v)
+    gap, v = gap + zero, v + zero
     t = gap/torch.where(v > 0, v, torch.ones_like(v))
     y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)
     p = 1.2052500311912877e-08*y + -8.046233690207021e-08
@@ -585,7 +591,7 @@ _QUADRATURE_LINE = tuple((k/48,) for k in range(-48, 48 + 1))
 _QUADRATURE_PLANE = tuple((j/48, k/48) for j in range(-48, 48 + 1) for k in range(-48, 48 + 1))
 
 
-def _abs_asymmetry_72adb0(m_x, v_x):
+def _abs_asymmetry_f29683(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -613,7 +619,7 @@ def _abs_asymmetry_72adb0(m_x, v_x):
     return total
 
 
-def _abs_opposite_far_dcb10f(m_x, v_x, gap_xy):
+def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -643,7 +649,7 @@ def _abs_opposite_far_dcb10f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_opposite_near_8648f7(m_x, v_x, gap_xy):
+def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -675,7 +681,7 @@ def _abs_opposite_near_8648f7(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_far_e52050(m_x, v_x, gap_xy):
+def _abs_same_far_431b0a(m_x, v_x, gap_xy):
     """Abs same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -696,7 +702,7 @@ def _abs_same_far_e52050(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_near_7c316a(m_x, v_x, gap_xy):
+def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -715,7 +721,7 @@ def _abs_same_near_7c316a(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_e2b0f1(m_x, v_x, gap_xy):
+def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -745,7 +751,7 @@ def _abs_slope_opposite_e2b0f1(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
+def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
     """Abs slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -763,7 +769,7 @@ def _abs_slope_same_near_425765(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
+def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -786,7 +792,7 @@ def _erf_opposite_bc3c16(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_same_near_8e5a79(m_x, v_x, gap_xy):
+def _erf_same_near_658cb3(m_x, v_x, gap_xy):
     """Erf same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -807,7 +813,7 @@ def _erf_same_near_8e5a79(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_second_00733b(m_x, v_x):
+def _erf_second_25cb9d(m_x, v_x):
     """Erf second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -828,7 +834,7 @@ def _erf_second_00733b(m_x, v_x):
     return total
 
 
-def _gelu_opposite_1b50ec(m_x, v_x, gap_xy):
+def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
     """Gelu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -866,7 +872,7 @@ def _gelu_opposite_1b50ec(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_same_far_a312e3(m_x, v_x, gap_xy):
+def _gelu_same_far_00b025(m_x, v_x, gap_xy):
     """Gelu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -904,7 +910,7 @@ def _gelu_same_far_a312e3(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_same_near_61600b(m_x, v_x, gap_xy):
+def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
     """Gelu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -939,7 +945,7 @@ def _gelu_same_near_61600b(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_second_805644(m_x, v_x):
+def _gelu_second_9bb7a9(m_x, v_x):
     """Gelu second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -974,7 +980,7 @@ def _gelu_second_805644(m_x, v_x):
     return total
 
 
-def _gelu_slope_opposite_60cdfc(m_x, v_x, gap_xy):
+def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
     """Gelu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1011,7 +1017,7 @@ def _gelu_slope_opposite_60cdfc(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_slope_same_near_546a15(m_x, v_x, gap_xy):
+def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
     """Gelu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1046,7 +1052,7 @@ def _gelu_slope_same_near_546a15(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_slope_second_3e2d5b(m_x, v_x):
+def _gelu_slope_second_fec1c0(m_x, v_x):
     """Gelu slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -1081,7 +1087,7 @@ def _gelu_slope_second_3e2d5b(m_x, v_x):
     return total
 
 
-def _gelu_tanh_gap_dc904b(m_x, v_x, gap_xy):
+def _gelu_tanh_gap_691614(m_x, v_x, gap_xy):
     """Gelu_tanh gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1113,7 +1119,7 @@ def _gelu_tanh_gap_dc904b(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_tanh_mean_7edae5(m_x, v_x):
+def _gelu_tanh_mean_af92d7(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -1130,7 +1136,7 @@ def _gelu_tanh_mean_7edae5(m_x, v_x):
     return total
 
 
-def _gelu_tanh_second_accf09(m_x, v_x):
+def _gelu_tanh_second_ec175c(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -1148,7 +1154,7 @@ def _gelu_tanh_second_accf09(m_x, v_x):
     return total
 
 
-def _gelu_tanh_slope_gap_7d4009(m_x, v_x, gap_xy):
+def _gelu_tanh_slope_gap_4233d3(m_x, v_x, gap_xy):
     """Gelu_tanh slope gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1182,7 +1188,7 @@ def _gelu_tanh_slope_gap_7d4009(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_tanh_slope_mean_dfbeca(m_x, v_x):
+def _gelu_tanh_slope_mean_966242(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -1200,7 +1206,7 @@ def _gelu_tanh_slope_mean_dfbeca(m_x, v_x):
     return total
 
 
-def _gelu_tanh_slope_second_74ad91(m_x, v_x):
+def _gelu_tanh_slope_second_9c78a0(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -1218,7 +1224,7 @@ def _gelu_tanh_slope_second_74ad91(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_ed8bb4(m_x, v_x):
+def _relu_asymmetry_fe2c46(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -1246,7 +1252,7 @@ def _relu_asymmetry_ed8bb4(m_x, v_x):
     return total
 
 
-def _relu_opposite_far_d96b3c(m_x, v_x, gap_xy):
+def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1276,7 +1282,7 @@ def _relu_opposite_far_d96b3c(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_opposite_near_10d1d4(m_x, v_x, gap_xy):
+def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1308,7 +1314,7 @@ def _relu_opposite_near_10d1d4(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_far_ec59cd(m_x, v_x, gap_xy):
+def _relu_same_far_431b0a(m_x, v_x, gap_xy):
     """Relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1329,7 +1335,7 @@ def _relu_same_far_ec59cd(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_near_df6ab0(m_x, v_x, gap_xy):
+def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1348,7 +1354,7 @@ def _relu_same_near_df6ab0(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_8d1c89(m_x, v_x, gap_xy):
+def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1378,7 +1384,7 @@ def _relu_slope_opposite_8d1c89(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_same_near_7a49e4(m_x, v_x, gap_xy):
+def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
     """Relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1396,7 +1402,7 @@ def _relu_slope_same_near_7a49e4(m_x, v_x, gap_xy):
     return total
 
 
-def _sigmoid_gap_762e17_sum(v_x, gap_xy):
+def _sigmoid_gap_49995f_sum(v_x, gap_xy):
     """Sigmoid gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -1410,17 +1416,17 @@ def _sigmoid_gap_762e17_sum(v_x, gap_xy):
     return total
 
 
-def _sigmoid_gap_762e17_factor(v_x, gap_xy):
+def _sigmoid_gap_49995f_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _sigmoid_gap_762e17(v_x, gap_xy):
+def _sigmoid_gap_49995f(v_x, gap_xy):
     """Sigmoid gap, by polynomials on cells."""
-    return _on_cells(_sigmoid_gap_762e17_sum, _sigmoid_gap_762e17_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_sigmoid_gap_49995f_sum, _sigmoid_gap_49995f_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _sigmoid_second_71ed80_sum(v_x):
+def _sigmoid_second_c3b961_sum(v_x):
     """Sigmoid second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1433,17 +1439,17 @@ def _sigmoid_second_71ed80_sum(v_x):
     return total
 
 
-def _sigmoid_second_71ed80_factor(v_x):
+def _sigmoid_second_c3b961_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_second_71ed80(v_x):
+def _sigmoid_second_c3b961(v_x):
     """Sigmoid second, by polynomials on cells."""
-    return _on_cells(_sigmoid_second_71ed80_sum, _sigmoid_second_71ed80_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_second_c3b961_sum, _sigmoid_second_c3b961_factor, 0.33287108369807955, v_x)
 
 
-def _sigmoid_slope_gap_7e854e_sum(v_x, gap_xy):
+def _sigmoid_slope_gap_a02b41_sum(v_x, gap_xy):
     """Sigmoid slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -1457,17 +1463,17 @@ def _sigmoid_slope_gap_7e854e_sum(v_x, gap_xy):
     return total
 
 
-def _sigmoid_slope_gap_7e854e_factor(v_x, gap_xy):
+def _sigmoid_slope_gap_a02b41_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.33287108369807955)*(2*v_x + 0.33287108369807955 - gap_xy))
 
 
-def _sigmoid_slope_gap_7e854e(v_x, gap_xy):
+def _sigmoid_slope_gap_a02b41(v_x, gap_xy):
     """Sigmoid slope gap, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_gap_7e854e_sum, _sigmoid_slope_gap_7e854e_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_sigmoid_slope_gap_a02b41_sum, _sigmoid_slope_gap_a02b41_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _sigmoid_slope_mean_a3781d_sum(v_x):
+def _sigmoid_slope_mean_2fed80_sum(v_x):
     """Sigmoid slope mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1478,17 +1484,17 @@ def _sigmoid_slope_mean_a3781d_sum(v_x):
     return total
 
 
-def _sigmoid_slope_mean_a3781d_factor(v_x):
+def _sigmoid_slope_mean_2fed80_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_slope_mean_a3781d(v_x):
+def _sigmoid_slope_mean_2fed80(v_x):
     """Sigmoid slope mean, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_mean_a3781d_sum, _sigmoid_slope_mean_a3781d_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_slope_mean_2fed80_sum, _sigmoid_slope_mean_2fed80_factor, 0.33287108369807955, v_x)
 
 
-def _sigmoid_slope_second_eb709d_sum(v_x):
+def _sigmoid_slope_second_ed226e_sum(v_x):
     """Sigmoid slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1500,17 +1506,17 @@ def _sigmoid_slope_second_eb709d_sum(v_x):
     return total
 
 
-def _sigmoid_slope_second_eb709d_factor(v_x):
+def _sigmoid_slope_second_ed226e_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_slope_second_eb709d(v_x):
+def _sigmoid_slope_second_ed226e(v_x):
     """Sigmoid slope second, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_second_eb709d_sum, _sigmoid_slope_second_eb709d_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_slope_second_ed226e_sum, _sigmoid_slope_second_ed226e_factor, 0.33287108369807955, v_x)
 
 
-def _silu_gap_e0ea2d_sum(v_x, gap_xy):
+def _silu_gap_dc835e_sum(v_x, gap_xy):
     """Silu gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -1532,17 +1538,17 @@ def _silu_gap_e0ea2d_sum(v_x, gap_xy):
     return total
 
 
-def _silu_gap_e0ea2d_factor(v_x, gap_xy):
+def _silu_gap_dc835e_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _silu_gap_e0ea2d(v_x, gap_xy):
+def _silu_gap_dc835e(v_x, gap_xy):
     """Silu gap, by polynomials on cells."""
-    return _on_cells(_silu_gap_e0ea2d_sum, _silu_gap_e0ea2d_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_silu_gap_dc835e_sum, _silu_gap_dc835e_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _silu_mean_36bf2a_sum(v_x):
+def _silu_mean_3e016d_sum(v_x):
     """Silu mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1553,17 +1559,17 @@ def _silu_mean_36bf2a_sum(v_x):
     return total
 
 
-def _silu_mean_36bf2a_factor(_x):
+def _silu_mean_3e016d_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _silu_mean_36bf2a(_x):
+def _silu_mean_3e016d(_x):
     """Silu mean, by polynomials on cells."""
-    return _on_cells(_silu_mean_36bf2a_sum, _silu_mean_36bf2a_factor, 0.33287108369807955, _x)
+    return _on_cells(_silu_mean_3e016d_sum, _silu_mean_3e016d_factor, 0.33287108369807955, _x)
 
 
-def _silu_second_fb62b1_sum(v_x):
+def _silu_second_4a42c1_sum(v_x):
     """Silu second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1583,17 +1589,17 @@ def _silu_second_fb62b1_sum(v_x):
     return total
 
 
-def _silu_second_fb62b1_factor(_x):
+def _silu_second_4a42c1_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _silu_second_fb62b1(_x):
+def _silu_second_4a42c1(_x):
     """Silu second, by polynomials on cells."""
-    return _on_cells(_silu_second_fb62b1_sum, _silu_second_fb62b1_factor, 0.33287108369807955, _x)
+    return _on_cells(_silu_second_4a42c1_sum, _silu_second_4a42c1_factor, 0.33287108369807955, _x)
 
 
-def _silu_slope_gap_89dc16_sum(v_x, gap_xy):
+def _silu_slope_gap_e3dee3_sum(v_x, gap_xy):
     """Silu slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -1622,17 +1628,17 @@ def _silu_slope_gap_89dc16_sum(v_x, gap_xy):
     return total
 
 
-def _silu_slope_gap_89dc16_factor(v_x, gap_xy):
+def _silu_slope_gap_e3dee3_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _silu_slope_gap_89dc16(v_x, gap_xy):
+def _silu_slope_gap_e3dee3(v_x, gap_xy):
     """Silu slope gap, by polynomials on cells."""
-    return _on_cells(_silu_slope_gap_89dc16_sum, _silu_slope_gap_89dc16_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_silu_slope_gap_e3dee3_sum, _silu_slope_gap_e3dee3_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _silu_slope_second_a1d265_sum(v_x):
+def _silu_slope_second_456e7d_sum(v_x):
     """Silu slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1654,17 +1660,17 @@ def _silu_slope_second_a1d265_sum(v_x):
     return total
 
 
-def _silu_slope_second_a1d265_factor(v_x):
+def _silu_slope_second_456e7d_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _silu_slope_second_a1d265(v_x):
+def _silu_slope_second_456e7d(v_x):
     """Silu slope second, by polynomials on cells."""
-    return _on_cells(_silu_slope_second_a1d265_sum, _silu_slope_second_a1d265_factor, 0.33287108369807955, v_x)
+    return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_548161(m_x, v_x, gap_xy):
+def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1695,7 +1701,7 @@ def _squared_relu_opposite_548161(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_far_3d0d0c(m_x, v_x, gap_xy):
+def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
     """Squared_relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1716,7 +1722,7 @@ def _squared_relu_same_far_3d0d0c(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_near_07b6e5(m_x, v_x, gap_xy):
+def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     """Squared_relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1735,7 +1741,7 @@ def _squared_relu_same_near_07b6e5(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_72adb0(m_x, v_x):
+def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x,))
@@ -1763,7 +1769,7 @@ def _squared_relu_slope_asymmetry_72adb0(m_x, v_x):
     return total
 
 
-def _squared_relu_slope_opposite_far_dcb10f(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1793,7 +1799,7 @@ def _squared_relu_slope_opposite_far_dcb10f(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_opposite_near_8648f7(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1825,7 +1831,7 @@ def _squared_relu_slope_opposite_near_8648f7(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_far_e52050(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
     """Squared_relu slope same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1846,7 +1852,7 @@ def _squared_relu_slope_same_far_e52050(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_near_7c316a(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
@@ -1865,7 +1871,7 @@ def _squared_relu_slope_same_near_7c316a(m_x, v_x, gap_xy):
     return total
 
 
-def _tanh_gap_a9b6fe_sum(v_x, gap_xy):
+def _tanh_gap_536181_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -1879,17 +1885,17 @@ def _tanh_gap_a9b6fe_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_gap_a9b6fe_factor(v_x, gap_xy):
+def _tanh_gap_536181_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _tanh_gap_a9b6fe(v_x, gap_xy):
+def _tanh_gap_536181(v_x, gap_xy):
     """Tanh gap, by polynomials on cells."""
-    return _on_cells(_tanh_gap_a9b6fe_sum, _tanh_gap_a9b6fe_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_gap_536181_sum, _tanh_gap_536181_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_second_3d4a1a_sum(v_x):
+def _tanh_second_b371ff_sum(v_x):
     """Tanh second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1902,17 +1908,17 @@ def _tanh_second_3d4a1a_sum(v_x):
     return total
 
 
-def _tanh_second_3d4a1a_factor(_x):
+def _tanh_second_b371ff_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _tanh_second_3d4a1a(_x):
+def _tanh_second_b371ff(_x):
     """Tanh second, by polynomials on cells."""
-    return _on_cells(_tanh_second_3d4a1a_sum, _tanh_second_3d4a1a_factor, 0.08321777092451989, _x)
+    return _on_cells(_tanh_second_b371ff_sum, _tanh_second_b371ff_factor, 0.08321777092451989, _x)
 
 
-def _tanh_slope_gap_20da35_sum(v_x, gap_xy):
+def _tanh_slope_gap_74f32a_sum(v_x, gap_xy):
     """Tanh slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
@@ -1926,17 +1932,17 @@ def _tanh_slope_gap_20da35_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_slope_gap_20da35_factor(v_x, gap_xy):
+def _tanh_slope_gap_74f32a_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.08321777092451989)*(2*v_x + 0.08321777092451989 - gap_xy))
 
 
-def _tanh_slope_gap_20da35(v_x, gap_xy):
+def _tanh_slope_gap_74f32a(v_x, gap_xy):
     """Tanh slope gap, by polynomials on cells."""
-    return _on_cells(_tanh_slope_gap_20da35_sum, _tanh_slope_gap_20da35_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_slope_gap_74f32a_sum, _tanh_slope_gap_74f32a_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_slope_mean_03daec_sum(v_x):
+def _tanh_slope_mean_74f98e_sum(v_x):
     """Tanh slope mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1947,17 +1953,17 @@ def _tanh_slope_mean_03daec_sum(v_x):
     return total
 
 
-def _tanh_slope_mean_03daec_factor(v_x):
+def _tanh_slope_mean_74f98e_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_mean_03daec(v_x):
+def _tanh_slope_mean_74f98e(v_x):
     """Tanh slope mean, by polynomials on cells."""
-    return _on_cells(_tanh_slope_mean_03daec_sum, _tanh_slope_mean_03daec_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_mean_74f98e_sum, _tanh_slope_mean_74f98e_factor, 0.08321777092451989, v_x)
 
 
-def _tanh_slope_second_63e643_sum(v_x):
+def _tanh_slope_second_c849a3_sum(v_x):
     """Tanh slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -1970,14 +1976,14 @@ def _tanh_slope_second_63e643_sum(v_x):
     return total
 
 
-def _tanh_slope_second_63e643_factor(v_x):
+def _tanh_slope_second_c849a3_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_second_63e643(v_x):
+def _tanh_slope_second_c849a3(v_x):
     """Tanh slope second, by polynomials on cells."""
-    return _on_cells(_tanh_slope_second_63e643_sum, _tanh_slope_second_63e643_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_second_c849a3_sum, _tanh_slope_second_c849a3_factor, 0.08321777092451989, v_x)
 
 
 class ReluMomentsResult(NamedTuple):
@@ -2565,11 +2571,11 @@ def silu_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 215 operations a point
-    x0 = _silu_mean_36bf2a(sigma2)
-    x1 = _silu_second_fb62b1(sigma2)
-    x2 = _silu_slope_second_a1d265(sigma2)
-    x3 = _silu_gap_e0ea2d(sigma2, gap)
-    x4 = _silu_slope_gap_89dc16(sigma2, gap)
+    x0 = _silu_mean_3e016d(sigma2)
+    x1 = _silu_second_4a42c1(sigma2)
+    x2 = _silu_slope_second_456e7d(sigma2)
+    x3 = _silu_gap_dc835e(sigma2, gap)
+    x4 = _silu_slope_gap_e3dee3(sigma2, gap)
     _mean = x0
     _second = x1
     _change = x3
@@ -2623,11 +2629,11 @@ def tanh_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 215 operations a point
-    x0 = _tanh_second_3d4a1a(sigma2)
-    x1 = _tanh_slope_mean_03daec(sigma2)
-    x2 = _tanh_slope_second_63e643(sigma2)
-    x3 = _tanh_gap_a9b6fe(sigma2, gap)
-    x4 = _tanh_slope_gap_20da35(sigma2, gap)
+    x0 = _tanh_second_b371ff(sigma2)
+    x1 = _tanh_slope_mean_74f98e(sigma2)
+    x2 = _tanh_slope_second_c849a3(sigma2)
+    x3 = _tanh_gap_536181(sigma2, gap)
+    x4 = _tanh_slope_gap_74f32a(sigma2, gap)
     _mean = sigma2.new_full((), 0)
     _second = x0
     _change = x3
@@ -2681,11 +2687,11 @@ def sigmoid_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 215 operations a point
-    x0 = _sigmoid_second_71ed80(sigma2)
-    x1 = _sigmoid_slope_mean_a3781d(sigma2)
-    x2 = _sigmoid_slope_second_eb709d(sigma2)
-    x3 = _sigmoid_gap_762e17(sigma2, gap)
-    x4 = _sigmoid_slope_gap_7e854e(sigma2, gap)
+    x0 = _sigmoid_second_c3b961(sigma2)
+    x1 = _sigmoid_slope_mean_2fed80(sigma2)
+    x2 = _sigmoid_slope_second_ed226e(sigma2)
+    x3 = _sigmoid_gap_49995f(sigma2, gap)
+    x4 = _sigmoid_slope_gap_a02b41(sigma2, gap)
     _mean = sigma2.new_full((), 0.5)
     _second = x0
     _change = x3
@@ -2739,12 +2745,12 @@ def gelu_tanh_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 7821795 operations a point
-    x0 = _gelu_tanh_mean_7edae5(0, sigma2)
-    x1 = _gelu_tanh_second_accf09(0, sigma2)
-    x2 = _gelu_tanh_slope_mean_dfbeca(0, sigma2)
-    x3 = _gelu_tanh_slope_second_74ad91(0, sigma2)
-    x4 = _gelu_tanh_gap_dc904b(0, sigma2, gap)
-    x5 = _gelu_tanh_slope_gap_7d4009(0, sigma2, gap)
+    x0 = _gelu_tanh_mean_af92d7(0, sigma2)
+    x1 = _gelu_tanh_second_ec175c(0, sigma2)
+    x2 = _gelu_tanh_slope_mean_966242(0, sigma2)
+    x3 = _gelu_tanh_slope_second_9c78a0(0, sigma2)
+    x4 = _gelu_tanh_gap_691614(0, sigma2, gap)
+    x5 = _gelu_tanh_slope_gap_4233d3(0, sigma2, gap)
     _mean = x0
     _second = x1
     _change = x4
@@ -2802,14 +2808,14 @@ def relu_moments_at_mean(
     x0 = _normal_moment(1, mu, sigma2)
     x1 = _normal_moment(2, mu, sigma2)
     x2 = _normal_moment(0, mu, sigma2)
-    x3 = _relu_asymmetry_ed8bb4(mu, sigma2)
+    x3 = _relu_asymmetry_fe2c46(mu, sigma2)
     x4 = 2*sigma2 - gap
-    x5 = _relu_same_far_ec59cd(mu, sigma2, gap)
-    x6 = _relu_same_near_df6ab0(mu, sigma2, gap)
-    x7 = _relu_slope_same_near_7a49e4(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _relu_opposite_far_d96b3c(mu, sigma2, x4)
-    x9 = _relu_opposite_near_10d1d4(mu, sigma2, x4)
-    x10 = _relu_slope_opposite_8d1c89(mu, sigma2, torch.minimum(sigma2, x4))
+    x5 = _relu_same_far_431b0a(mu, sigma2, gap)
+    x6 = _relu_same_near_02aadf(mu, sigma2, gap)
+    x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, torch.minimum(gap, sigma2))
+    x8 = _relu_opposite_far_d2f899(mu, sigma2, x4)
+    x9 = _relu_opposite_near_071dd0(mu, sigma2, x4)
+    x10 = _relu_slope_opposite_3a2dcb(mu, sigma2, torch.minimum(sigma2, x4))
     _mean = x0
     _second = x1
     _change = gap*torch.square(x2) + torch.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
@@ -2866,15 +2872,15 @@ def abs_moments_at_mean(
     # 653028 operations a point
     x0 = torch.sqrt(sigma2)
     x1 = _normal_moment(1, mu, sigma2)
-    x2 = _abs_asymmetry_72adb0(mu, sigma2)
+    x2 = _abs_asymmetry_f29683(mu, sigma2)
     x3 = torch.erf(0.7071067811865476*mu/x0)
     x4 = 2*sigma2 - gap
-    x5 = _abs_same_far_e52050(mu, sigma2, gap)
-    x6 = _abs_same_near_7c316a(mu, sigma2, gap)
-    x7 = _abs_slope_same_near_425765(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _abs_opposite_far_dcb10f(mu, sigma2, x4)
-    x9 = _abs_opposite_near_8648f7(mu, sigma2, x4)
-    x10 = _abs_slope_opposite_e2b0f1(mu, sigma2, torch.minimum(sigma2, x4))
+    x5 = _abs_same_far_431b0a(mu, sigma2, gap)
+    x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
+    x7 = _abs_slope_same_near_c6e04d(mu, sigma2, torch.minimum(gap, sigma2))
+    x8 = _abs_opposite_far_0cfe18(mu, sigma2, x4)
+    x9 = _abs_opposite_near_e7eb13(mu, sigma2, x4)
+    x10 = _abs_slope_opposite_1c99bf(mu, sigma2, torch.minimum(sigma2, x4))
     _mean = 2*x1 - mu
     _second = sigma2 + torch.square(mu)
     _change = gap*torch.square(x3) + torch.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
@@ -2934,17 +2940,17 @@ def squared_relu_moments_at_mean(
     x2 = _normal_moment(4, mu, sigma2)
     x3 = _normal_moment(1, mu, sigma2)
     x4 = _normal_moment(0, mu, sigma2)
-    x5 = _squared_relu_slope_asymmetry_72adb0(mu, sigma2)
+    x5 = _squared_relu_slope_asymmetry_f29683(mu, sigma2)
     x6 = torch.square(x4)
     x7 = 2*sigma2 - gap
     x8 = torch.minimum(gap, sigma2)
-    x9 = _squared_relu_slope_same_far_e52050(mu, sigma2, gap)
-    x10 = _squared_relu_slope_same_near_7c316a(mu, sigma2, gap)
-    x11 = _squared_relu_opposite_548161(mu, sigma2, torch.minimum(sigma2, x7))
-    x12 = _squared_relu_same_far_3d0d0c(mu, sigma2, x8)
-    x13 = _squared_relu_same_near_07b6e5(mu, sigma2, x8)
-    x14 = _squared_relu_slope_opposite_far_dcb10f(mu, sigma2, x7)
-    x15 = _squared_relu_slope_opposite_near_8648f7(mu, sigma2, x7)
+    x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
+    x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
+    x11 = _squared_relu_opposite_05b699(mu, sigma2, torch.minimum(sigma2, x7))
+    x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
+    x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
+    x14 = _squared_relu_slope_opposite_far_0cfe18(mu, sigma2, x7)
+    x15 = _squared_relu_slope_opposite_near_e7eb13(mu, sigma2, x7)
     _mean = x1
     _second = x2
     _change = 2*gap*x6*x7 + x0*torch.square(x3) + x11 + x12 + x13
@@ -3003,8 +3009,8 @@ def gelu_moments_at_mean(
     x1 = torch.pow(x0, -1.5)
     x2 = 1/x0
     x3 = torch.exp(-torch.square(mu)/(2*sigma2 + 2))
-    x4 = _gelu_second_805644(mu, sigma2)
-    x5 = _gelu_slope_second_3e2d5b(mu, sigma2)
+    x4 = _gelu_second_9bb7a9(mu, sigma2)
+    x5 = _gelu_slope_second_fec1c0(mu, sigma2)
     x6 = _normal_moment(0, mu, x0)
     x7 = _normal_moment(1, mu, x0)
     x8 = mu*x2*x6 + sigma2*x2*x7
@@ -3012,11 +3018,11 @@ def gelu_moments_at_mean(
     x10 = torch.square(x9)
     x11 = torch.minimum(sigma2, 2*sigma2 - gap)
     x12 = torch.minimum(gap, sigma2)
-    x13 = _gelu_opposite_1b50ec(mu, sigma2, x11)
-    x14 = _gelu_same_far_a312e3(mu, sigma2, x12)
-    x15 = _gelu_same_near_61600b(mu, sigma2, x12)
-    x16 = _gelu_slope_opposite_60cdfc(mu, sigma2, x11)
-    x17 = _gelu_slope_same_near_546a15(mu, sigma2, x12)
+    x13 = _gelu_opposite_adc8c5(mu, sigma2, x11)
+    x14 = _gelu_same_far_00b025(mu, sigma2, x12)
+    x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
+    x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
+    x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
     _mean = x8
     _second = sigma2*x10 + x4 + torch.square(x8)
     _change = gap*x10 + x14 + x15 - x13
@@ -3080,15 +3086,15 @@ def erf_moments_at_mean(
     x6 = x2 + 0.5
     x7 = torch.sqrt(x5)
     x8 = 1/x6
-    x9 = _erf_second_00733b(mu, sigma2)
+    x9 = _erf_second_25cb9d(mu, sigma2)
     x10 = torch.exp(-x0/x5)
     x11 = torch.erf(mu/x7)
     x12 = torch.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
     x13 = 0.6366197723675814*x12/x4
     x14 = 2*sigma2 - gap
     x15 = torch.log1p(gap*x14/x3)
-    x16 = _erf_same_near_8e5a79(mu, sigma2, torch.minimum(gap, sigma2))
-    x17 = _erf_opposite_bc3c16(mu, sigma2, torch.minimum(sigma2, x14))
+    x16 = _erf_same_near_658cb3(mu, sigma2, torch.minimum(gap, sigma2))
+    x17 = _erf_opposite_bc2d76(mu, sigma2, torch.minimum(sigma2, x14))
     x18 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
     _mean = x11
     _second = x9 + torch.square(x11)

@@ -175,22 +175,33 @@ def _normal_step(scale):
     return 6.283185307179586 * strip / (33 + strip * strip / 2)
 
 
-def _key_nodes(scale, dimension):
+def _reach(scale, tokens, power):
+    """Largest |zeta| that counts: a factor e^(power s zeta) moves the mean to power s, until the weight of a key saturates."""
+    size = torch.log(tokens)
+    sharp = torch.clip(scale, 1e-09, None)
+    typical, largest = ((size + scale * scale / 2 + 3) / sharp, torch.sqrt(2 * size) + 3 / sharp)
+    limit = torch.where(typical < largest, typical, largest)
+    moved = torch.where(power * scale < limit, power * scale, limit)
+    return max(9.2, 7.6 + float(moved.max()))
+
+
+def _key_nodes(scale, dimension, reach):
     """Offsets s zeta, values c and weights of a rule for the law of a key, each of shape (nodes, points)."""
     if float(dimension.max()) < 0:
         variance, part = _gamma_nodes(-2 / dimension)
-        kinds = [_key_nodes(scale * torch.sqrt(variance[:, k]), 0 * scale + float('inf')) for k in range(5)]
+        normal = 0 * scale + float('inf')
+        kinds = [_key_nodes(scale * torch.sqrt(variance[:, k]), normal, reach) for k in range(5)]
         return (torch.concatenate([offset for offset, _, _ in kinds]), torch.concatenate([c * torch.sqrt(variance[:, k]) for k, (_, c, _) in enumerate(kinds)]), torch.concatenate([weight * part[:, k] for k, (_, _, weight) in enumerate(kinds)]))
     if bool(torch.isinf(dimension).any()):
-        half = int((9.2 / _normal_step(scale)).max()) + 1
-        c = torch.arange(-half, half + 1, dtype=torch.float64)[:, None] * (9.2 / half) + 0 * scale
+        half = int((reach / _normal_step(scale)).max()) + 1
+        c = torch.arange(-half, half + 1, dtype=torch.float64)[:, None] * (reach / half) + 0 * scale
         weight = torch.exp(-c * c / 2)
         return (scale * c, c, weight / weight.sum(0))
     radius = scale * torch.sqrt(dimension)
     strip = torch.clip(torch.arctan(1.5707963267948966 / torch.clip(radius, 1e-09, None)), None, 1.4)
     strip = torch.where(strip * torch.sqrt(dimension) > 8.1, 8.1 / torch.sqrt(dimension), strip)
     step = 6.283185307179586 * strip / (33 - (dimension - 1) * torch.log(torch.cos(strip)))
-    end = torch.arccosh(torch.exp(45 / (dimension - 1)))
+    end = torch.arccosh(torch.exp((reach * reach / 2 + 3) / (dimension - 1)))
     half = int((end / step).max()) + 1
     y = torch.arange(-half, half + 1, dtype=torch.float64)[:, None] * (end / half)
     weight = torch.exp((1 - dimension) * torch.log(torch.cosh(y)))
@@ -227,12 +238,14 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
     """Moments of a block of points, by one matrix product where they share a grid."""
     plans = [_set_partitions(powers) for powers in requests]
     wanted = sorted({block for plan in plans for blocks in plan for block in blocks} | {(0, 0)})
-    first, last = _bounds(scale, tokens, min((sum((k for k, _ in powers)) for powers in requests)))
+    totals = [sum((k for k, _ in powers)) for powers in requests]
+    first, last = _bounds(scale, tokens, min(totals))
+    reach = _reach(scale, tokens, max(totals))
     start = int(first / step) - 1
     x = torch.arange(start, int(last / step) + 2, dtype=torch.float64) * step
     averages = {}
     if shared:
-        half = int(9.2 * float(scale.max()) / step) + 1
+        half = int(reach * float(scale.max()) / step) + 1
         c, weight = _common_weights(scale, dimension, torch.arange(-half, half + 1, dtype=torch.float64) * step)
         line = torch.arange(start - half, start + len(x) + half, dtype=torch.float64) * step
         place = torch.arange(len(x))[:, None] + torch.arange(2 * half + 1)[None, :]
@@ -243,7 +256,7 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
                 averages[k, p] = kernel @ (weight * c ** p)
         rest = -torch.expm1(-grown)[place] @ weight
     else:
-        offset, c, weight = _key_nodes(scale, dimension)
+        offset, c, weight = _key_nodes(scale, dimension, reach)
         grown = torch.exp(torch.clip(x[:, None, None] + offset, None, 7.0))
         decay = torch.exp(-grown)
         for k in sorted({k for k, _ in wanted}):
@@ -299,7 +312,7 @@ def _row_moments(requests, variance, tokens, dimension, step=0.27):
     return found
 
 
-def _tabulate(wanted, load, private, normal, first, last, step):
+def _tabulate(wanted, load, private, normal, first, last, reach, step):
     """E e^(k u) e^(-e^u) over the private part of one row, with u = x + load c, of shape (x, nodes c); and the step of x."""
     unit = load * float(normal[1] - normal[0])
     times = int(step / unit) if unit > 0 else 0
@@ -314,7 +327,7 @@ def _tabulate(wanted, load, private, normal, first, last, step):
     else:
         line = (torch.arange(start, start + count, dtype=torch.float64)[:, None] * step + load * normal).reshape(-1)
         place = torch.arange(count * len(normal)).reshape(count, len(normal))
-    offset, _, weight = _key_nodes(private.reshape(1), 0 * private.reshape(1) + float('inf'))
+    offset, _, weight = _key_nodes(private.reshape(1), 0 * private.reshape(1) + float('inf'), reach)
     tables = {}
     for begin in range(0, len(line), 4096):
         grown = torch.exp(torch.clip(line[begin:begin + 4096, None] + offset[:, 0], None, 7.0))
@@ -333,15 +346,18 @@ def _pair_point(requests, first, second, deficit, tokens, extra, step):
     private = 2 - deficit if opposite else deficit
     common = torch.clip(1 - private, 0.0, None)
     loads = [float(torch.sqrt(variance * common)) for variance in (first, second)]
-    width = 9.2 / (int(9.2 / float(_normal_step(0 * common + max(*loads, 1e-09)))) + 1)
-    half = int(9.2 / width + 0.5)
+    power = max((sum((k + m for k, m in powers)) for powers in requests))
+    sharp = torch.sqrt(torch.where(first > second, first, second))
+    reach = _reach(sharp, tokens + extra, power)
+    width = reach / (int(reach / float(_normal_step(0 * common + max(*loads, 1e-09)))) + 1)
+    half = int(reach / width + 0.5)
     normal = torch.arange(-half, half + 1, dtype=torch.float64) * width
     weight = torch.exp(-normal * normal / 2)
     weight = weight / weight.sum()
     rows = []
     for side, variance in enumerate((first, second)):
         low, high = _bounds(torch.sqrt(variance), tokens + side * extra, 1)
-        rows.append(_tabulate(sorted({block[side] for block in wanted}), loads[side], torch.sqrt(variance * private), normal, low, high, step))
+        rows.append(_tabulate(sorted({block[side] for block in wanted}), loads[side], torch.sqrt(variance * private), normal, low, high, reach, step))
     (step_x, one), (step_y, two) = rows
     if opposite:
         two = {k: torch.flip(table, (1,)) for k, table in two.items()}
@@ -396,7 +412,7 @@ def _averaged_moments(requests, variance, tokens, dimension, spread, evaluate=_r
     shape, (a, n, law, w) = _one_shape(variance, tokens, given, spread)
     law = 0 * a + float('inf') if dimension is None else law
     kinds = sorted({powers for powers, _ in requests})
-    if float(w.max()) > 0:
+    if bool((w > 0).any()):
         nodes, parts = _gamma_nodes(w)
         wide = [(item[:, None] + 0 * nodes).reshape(-1) for item in (n, law)]
         values = evaluate(kinds, (a[:, None] * nodes).reshape(-1), *wide).reshape(len(kinds), len(a), 5)
@@ -486,17 +502,20 @@ class _RowMoments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         a, n, D = ctx.saved_tensors
+        mixed, normal = D < 0, torch.isinf(D)
         plans = {}
         for powers in ctx.requests:
             if any(p for _, p in powers):
                 plans[powers] = [_stretch(powers)]
+            elif bool(normal.all()):
+                # No powers of the keys, whose own slopes are undefined at a = 0.
+                plans[powers] = [_heat(powers)]
             else:
                 plans[powers] = [_heat(powers), _heat(powers, True)]
         kinds = sorted({key for plan in plans.values() for terms in plan for key in terms} | {((2, 0),)})
         values = _RowMoments.apply([key for key in kinds if key], a, n, D)
         value = dict(zip([key for key in kinds if key], values))
         value[()] = torch.ones_like(a)
-        mixed, normal = D < 0, torch.isinf(D)
         finite = torch.where(normal, 2.0, D)
         total = torch.zeros_like(a)
         for k, powers in enumerate(ctx.requests):
@@ -508,8 +527,10 @@ class _RowMoments(torch.autograd.Function):
                     more = _RowMoments.apply(list(terms), a, n, D)
                     other = sum(float(c)*item for c, item in zip(terms.values(), more))
                     slope = torch.where(mixed, other/(2*torch.sqrt(a)), slope)
-            else:
+            elif any(p for _, p in powers):
                 slope = slopes[0]*torch.where(normal | mixed, 1.0, torch.sqrt(torch.abs(finite)))/(2*torch.sqrt(a))
+            else:
+                slope = slopes[0]
             total = total + grad[k]*slope
         return None, total, None, None
 

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
     sub = command("verify", _verify, "verdicts of the claims, and theory against simulation")
-    derivation_argument(sub)
+    sub.add_argument("derivation", metavar="NAME", help="a bundled derivation, or architectures: models of transformers")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
@@ -110,6 +110,19 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--torch", action="store_true", help="the torch snippet alone")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
+
+    sub = command("audit", _audit, "what an architecture's initialisation does to tokens and gradients, layer by layer")
+    sub.add_argument("target", metavar="MODEL", help="a preset such as gpt2, a config.json or its folder, or a .toml file")
+    sub.add_argument("--depth", type=int, metavar="N", help="number of layers")
+    sub.add_argument("--width", type=int, metavar="N", help="width of the residual stream, a multiple of a head's width")
+    sub.add_argument("--seq-len", type=int, default=128, metavar="N", help="tokens of the sequence (default 128)")
+    sub.add_argument("--init", action="append", default=[], metavar="KEY=EXPR",
+                     help="a variance or scale, e.g. output=0.02**2/(2*L) or branch_scale=1/sqrt(L); may be repeated")
+    sub.add_argument("--growth", type=float, default=10.0, metavar="X", help="allowed change of the gradient (default 10)")
+    sub.add_argument("--cosine", type=float, default=0.9, metavar="X", help="token cosine that a repair aims at (default 0.9)")
+    sub.add_argument("--json", action="store_true", help="machine-readable output")
+    sub.add_argument("--latex", action="store_true", help="the formulas of one layer of this model, in LaTeX")
+    sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
 
     sub = command("generate", _generate, "write the files that the bundled derivations emit")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if any byte differs or a file is stale")
@@ -218,6 +231,8 @@ def _verify(options: argparse.Namespace) -> int:
     from symprop.report.content import verdict_rows
     from symprop.report.listing import measurement_rows, measurement_table, plain, verdict_table
 
+    if options.derivation == "architectures":
+        return _verify_architectures(options)
     derivation = bundled.derivation(options.derivation)
     verdicts, rows = _checked(derivation, options.seed, options.full)
     failed = _failures(verdicts, rows)
@@ -229,6 +244,46 @@ def _verify(options: argparse.Namespace) -> int:
         print(plain(measurement_table(rows)))
         print("\n".join(f"FAILED {item}" for item in failed) or "every claim and every row is as it should be")
     return 1 if failed else 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from symprop import auditing
+    from symprop.architectures.audit import audit
+    from symprop.architectures.readers import load
+
+    model = auditing.overridden(load(options.target), depth=options.depth, width=options.width, init=options.init)
+    if options.latex:
+        print(auditing.formulas(model), end="")
+        return 0
+    found = audit(model, tokens=options.seq_len, growth=options.growth, cosine=options.cosine)
+    if options.plot is not None:
+        figure = auditing.plot(found)
+        try:
+            options.plot.write_bytes(figure)
+        except OSError as error:
+            raise InputError("plot", options.plot, f"a file that can be written ({error.strerror})") from None
+    print(json.dumps(auditing.data(found), indent=1, allow_nan=False) if options.json else auditing.text(found),
+          end="\n" if options.json else "")
+    return 0
+
+
+def _verify_architectures(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from symprop.architectures.verification import CASES, compare
+    from symprop.auditing import comparison_text
+
+    rows = []
+    with _progress() as progress:
+        for case in CASES.values():
+            seeds = 32 if options.full else 16
+            rows += compare(case, seeds=seeds, first_seed=options.seed, repeated=options.full, progress=progress)
+    if options.json:
+        content = [asdict(row) | {"error": row.error, "agrees": row.agrees} for row in rows]
+        print(json.dumps(content, indent=1))
+    else:
+        print(comparison_text(rows), end="")
+    return 0 if all(row.agrees for row in rows) else 1
 
 
 def _checked(

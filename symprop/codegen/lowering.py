@@ -143,7 +143,8 @@ def _called(node: TableSum) -> Any:
 
 @lru_cache(maxsize=256)
 def _digest(*parts: Any) -> str:
-    return sha256(" ".join(map(str, parts)).encode()).hexdigest()[:6]
+    # Of the characters whatever their order: that of the factors of a printed product may depend on the hash seed.
+    return sha256("".join(sorted(" ".join(map(str, parts)))).encode()).hexdigest()[:6]
 
 
 class LogGeometricSum(_Lowered):

@@ -97,17 +97,20 @@ class _RowMoments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         a, n, D = ctx.saved_tensors
+        mixed, normal = D < 0, torch.isinf(D)
         plans = {}
         for powers in ctx.requests:
             if any(p for _, p in powers):
                 plans[powers] = [_stretch(powers)]
+            elif bool(normal.all()):
+                # No powers of the keys, whose own slopes are undefined at a = 0.
+                plans[powers] = [_heat(powers)]
             else:
                 plans[powers] = [_heat(powers), _heat(powers, True)]
         kinds = sorted({key for plan in plans.values() for terms in plan for key in terms} | {((2, 0),)})
         values = _RowMoments.apply([key for key in kinds if key], a, n, D)
         value = dict(zip([key for key in kinds if key], values))
         value[()] = torch.ones_like(a)
-        mixed, normal = D < 0, torch.isinf(D)
         finite = torch.where(normal, 2.0, D)
         total = torch.zeros_like(a)
         for k, powers in enumerate(ctx.requests):
@@ -119,8 +122,10 @@ class _RowMoments(torch.autograd.Function):
                     more = _RowMoments.apply(list(terms), a, n, D)
                     other = sum(float(c)*item for c, item in zip(terms.values(), more))
                     slope = torch.where(mixed, other/(2*torch.sqrt(a)), slope)
-            else:
+            elif any(p for _, p in powers):
                 slope = slopes[0]*torch.where(normal | mixed, 1.0, torch.sqrt(torch.abs(finite)))/(2*torch.sqrt(a))
+            else:
+                slope = slopes[0]
             total = total + grad[k]*slope
         return None, total, None, None
 

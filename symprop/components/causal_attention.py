@@ -72,7 +72,10 @@ class CausalAttention(PositionalAttention):
     rule = "causal attention"
     reason = "row t of a causal mask is a softmax over t tokens; averages over positions are sums over t"
     assumptions = (GAUSSIAN_TOKENS, RANDOM_SCALE, INDEPENDENT_DROPOUT, INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
-    neglected = "relative O((1/d + 1/d_k)^2 a^2), backward also O(1/(n d)); outputs are averaged over positions"
+    neglected = (
+        "relative O((1/d + 1/d_k)^2 a^2), backward also O(1/(n d)); 4 % in the gradients of queries and keys at a of 4 and "
+        "more; outputs are averaged over positions"
+    )
     sources = (Source("noci2022", "Eq. 1, with a causal mask"),)
 
     def __post_init__(self) -> None:

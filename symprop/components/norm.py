@@ -67,6 +67,50 @@ class _Norm(Component):
     def freedom(width: sp.Expr) -> sp.Expr:
         """Number of independent coordinates after the mean is removed or not."""
 
+    @staticmethod
+    @abstractmethod
+    def removed(width: sp.Expr, mean_share: sp.Expr) -> sp.Expr:
+        """Relative change of a token's mean square that the removal of its own mean brings."""
+
+    @classmethod
+    def correlation_factor(cls, r: sp.Expr, fluctuation: sp.Expr, width: sp.Expr) -> sp.Expr:
+        r"""What a norm over finitely many coordinates does to a correlation r, :math:`1 - \phi (1 - r^2)/(2 f)`.
+
+        ``fluctuation`` is phi: the relative variance of a token's mean square over its value 2/d for independent
+        coordinates. A stream that was normalised before fluctuates only through what was added since. f are the
+        :meth:`freedom`. The first order of :class:`CorrelationDeficit`.
+
+        >>> from symprop.core.symbols import d
+        >>> RMSNorm.correlation_factor(sp.Integer(0), sp.S.One, d)
+        1 - 1/(2*d)
+        """
+        t = sp.Dummy("t", positive=True)
+        freedom = sp.Dummy("f", positive=True)
+        deficit = (CorrelationDeficit(t, freedom).expansion() - t) / (1 - t)
+        return 1 - fluctuation * sp.factor(deficit).subs({t: 1 - r, freedom: cls.freedom(width)})
+
+    @classmethod
+    def gradient_factor(
+        cls, r: sp.Expr, fluctuation: sp.Expr, width: sp.Expr, along: sp.Expr, along_mean: sp.Expr, mean_share: sp.Expr
+    ) -> sp.Expr:
+        r"""Factor of the gradient moment of two tokens of correlation r, beyond the division by their sizes; O(1/d^2) apart.
+
+        .. math:: 1 + \frac1d \Big[\phi \frac{3 + r^2}{2} - a\,(2 - r^2)\Big]
+
+        The first term is :math:`E\, 1/(s_i s_j)` of sizes whose squares have relative variances 2 phi/d and covariance
+        2 phi r^2/d, the second the trace of the two projections that take the tokens' own directions out of the gradient.
+        ``along`` is a, the share of an isotropic gradient's component in that direction that the incoming one has: zero where
+        a norm above has removed it. Where the norm removes the mean, ``along_mean`` is that of the constant direction,
+        and ``mean_share`` the squared mean of the token's coordinates over its value q/d for independent ones.
+
+        >>> from symprop.core.symbols import d
+        >>> one, zero = sp.S.One, sp.S.Zero
+        >>> RMSNorm.gradient_factor(one, one, d, one, zero, zero), LayerNorm.gradient_factor(one, one, d, one, one, one)
+        (1 + 1/d, 1 + 1/d)
+        """
+        own = fluctuation * (3 + r**2) / 2 - along * (2 - r**2)
+        return 1 + own / width + cls.removed(width, mean_share - along_mean)
+
     @abstractmethod
     def normalised_mean(self, x: Signal) -> sp.Expr:
         """Mean of a coordinate after the division."""
@@ -168,6 +212,10 @@ class LayerNorm(_Norm):
     def freedom(width: sp.Expr) -> sp.Expr:
         return width - 1
 
+    @staticmethod
+    def removed(width: sp.Expr, mean_share: sp.Expr) -> sp.Expr:
+        return mean_share / width
+
     def normalised_mean(self, x: Signal) -> sp.Expr:
         return sp.S.Zero
 
@@ -207,6 +255,10 @@ class RMSNorm(_Norm):
     @staticmethod
     def freedom(width: sp.Expr) -> sp.Expr:
         return width
+
+    @staticmethod
+    def removed(width: sp.Expr, mean_share: sp.Expr) -> sp.Expr:
+        return sp.S.Zero
 
     def normalised_mean(self, x: Signal) -> sp.Expr:
         return x.mean * sp.sqrt(self.gain2 / (x.q + self.epsilon)) if x.mean != 0 else sp.S.Zero

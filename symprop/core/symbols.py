@@ -202,3 +202,4 @@ alpha_mlp = declare("alpha_mlp", r"\alpha_{\mathrm{MLP}}", "strength of the skip
 gain_v = declare("gain_v", r"\sigma_v^2", "gain of the value weights: their variance times fan-in", lower=0)
 gain_w = declare("gain_w", r"\sigma_w^2", "gain of the feed-forward weights: their variance times fan-in", lower=0)
 rho_T = declare("rho_T", r"\rho_T", "largest token correlation wanted after L blocks", lower=0, upper=1)
+heads = declare("H", "H", "number of attention heads", lower=1, integer=True)

@@ -13,6 +13,7 @@ import sympy as sp
 
 from symprop.core.errors import RefusedError
 from symprop.core.expression import factored
+from symprop.functions import softmax_layer
 from symprop.functions.softmax_overlap import expanded
 from symprop.network.trace import Step, Trace
 
@@ -128,9 +129,10 @@ def _composed(outer: Mapping[int, sp.Expr], inner: Mapping[int, sp.Expr], slope_
 
 
 def small_scores(expression: sp.Expr) -> sp.Expr:
-    """Every moment of softmax weights, up to the second order in the scores and relative order 1/n.
+    """Every moment of softmax weights, up to the second order in the scores and relative order 1/n; a layer's to the first.
 
-    Scores vanish with the gap, so that what is left out is of the order gap^3 relative to the moment at uniform attention.
+    Scores vanish with the gap, so that what is left out is of the order gap^3, or gap^2, relative to the moment at uniform
+    attention.
 
     >>> a, n = sp.symbols("a n", positive=True)
     >>> from symprop.functions.softmax_overlap import Participation
@@ -147,7 +149,7 @@ def small_scores(expression: sp.Expr) -> sp.Expr:
         terms = (sp.diff(along, scale, order).subs(scale, 0) / sp.factorial(order) for order in range(3))
         return sp.Add(*map(sp.expand, terms)).xreplace(dict(zip(formal, scores, strict=True)))
 
-    return expression.replace(lambda node: hasattr(node, "expansion"), taylor)
+    return softmax_layer.small_scores(expression).replace(lambda node: hasattr(node, "expansion"), taylor)
 
 
 def _terms(step: Step, value: sp.Expr, gap: sp.Expr, *, constant: bool = False) -> dict[int, sp.Expr]:

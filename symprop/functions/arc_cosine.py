@@ -111,7 +111,7 @@ class AbsoluteGap(sp.Function):
 
     >>> g, v = sp.symbols("g v", positive=True)
     >>> AbsoluteGap(g, v).diff(g), AbsoluteGap(2*v, v), sp.N(AbsoluteGap(2 - sp.Rational(1, 10**20), 1), 10)
-    (1 - 2*ArcCosine(0, g, v)/pi, 0, 9.999999999e-21)
+    (-2*ArcCosine(0, g, v)/pi + 1, 0, 9.999999999e-21)
     """
 
     nargs = (2,)
@@ -143,7 +143,7 @@ class AbsoluteGap(sp.Function):
         gap, v = (sp.N(argument, 2 * digits) for argument in self.args)
         if not gap.is_real or not v.is_real or not gap.is_number or not v.is_number:
             return None
-        with mpmath.workprec(prec + 30):
+        with mpmath.workprec(2 * prec + 60):
             value = absolute_gap(*(mpmath.mpf(item._to_mpmath(2 * prec + 60)) for item in (gap, v)))
             return sp.Float._new(value._mpf_, prec)
 

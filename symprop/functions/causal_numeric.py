@@ -20,7 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from symprop.functions.softmax_numeric import _bounds, _key_nodes, _logarithm, gamma_nodes, pair_moments, row_moments
+from symprop.functions.softmax_numeric import (
+    _bounds,
+    _key_nodes,
+    _logarithm,
+    _reach,
+    gamma_nodes,
+    pair_moments,
+    row_moments,
+)
 
 STEP = 0.36
 """Step of both integrals."""
@@ -79,7 +87,7 @@ def _key_tables(variance: float, most: float) -> Any:
     z = np.arange(-int(38 / STEP), int(38 / STEP) + 1, dtype=np.float64) * STEP
     one, other = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
     line = np.arange(int((points[0] - 39) / _FINE) - 8, int(points[-1] / _FINE) + 8, dtype=np.float64) * _FINE
-    offset, _, weight = _key_nodes(scale, scale * 0 + np.inf)
+    offset, _, weight = _key_nodes(scale, scale * 0 + np.inf, _reach(scale, np.array([most]), 4))
     offset, weight = offset[:, 0], weight[:, 0]
     rest = -np.expm1(-np.exp(np.clip(line[:, None] + offset, None, 7.0))) @ weight
     steep = np.log(-_logarithm(1 - rest, rest))

@@ -106,7 +106,7 @@ class _Sum:
             raise RefusedError("contraction with the Gram matrix", "normal keys have no cosines",
                                "give the dimension of the sphere")
         return sp.Add(*(
-            sp.sympify(sp.simplify(value)).subs(_D, dimension) * WeightMoment(key, a, n, dimension, *rest)
+            sp.factor(value).subs(_D, dimension) * WeightMoment(key, a, n, dimension, *rest)
             for key, value in self.terms.items()
         ))
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from symprop.core.errors import RefusedError
 from symprop.functions import softmax_numeric
 from symprop.functions.softmax_layer import LayerMoment
-from symprop.functions.softmax_overlap import (
-    JacobianOverlap,
-    OverlapGap,
-    PairNode,
-    RowGap,
-    RowNode,
-    SoftmaxSlope,
-    WeightGap,
-    WeightNode,
-)
+from symprop.functions.softmax_overlap import RowNode, WeightNode
 from symprop.functions.softmax_values import value
 
 DOUBLE = (WeightNode, LayerMoment)
@@ -38,30 +30,41 @@ def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[s
     >>> {node: round(value, 4) for node, value in in_double(2*Participation(a, n), {a: 36, n: 10**6}).items()}
     {Participation(a, n): 0.2410}
     """
-    found: dict[sp.Expr, sp.Float] = {}
-    for node in expression.atoms(*DOUBLE):
-        at = node.xreplace(dict(point))
-        found[node] = sp.Float(_value(at) if isinstance(at, WeightNode) else value(at))
+    nodes = sorted(expression.atoms(*DOUBLE), key=sp.default_sort_key)
+    at = {node: node.xreplace(dict(point)) for node in nodes}
+    for node in at.values():
+        if node.free_symbols:
+            raise RefusedError(str(node), "it contains a symbol without a value", "give every symbol a number")
+    rows = _row_values(node for node in at.values() if isinstance(node, RowNode))
+    found = {}
+    for node, moment in at.items():
+        if isinstance(moment, RowNode):
+            found[node] = sp.Float(rows[moment])
+        elif isinstance(moment, WeightNode):
+            found[node] = sp.Float(_value(moment))
+        else:
+            found[node] = sp.Float(value(moment)) if isinstance(moment, LayerMoment) else moment
     return found
 
 
-@lru_cache(maxsize=4096)
+def _row_values(nodes: Iterable[RowNode]) -> dict[RowNode, float]:
+    """Moments of rows, with one evaluation for all of one row."""
+    rows: dict[tuple[sp.Expr, ...], list[RowNode]] = {}
+    for node in dict.fromkeys(nodes):
+        rows.setdefault(node.rest[:4], []).append(node)
+    found: dict[RowNode, float] = {}
+    for arguments, members in rows.items():
+        requests = tuple((node.powers, float(node.rest[4])) for node in members)
+        found |= dict(zip(members, _row(requests, arguments), strict=True))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _row(requests: tuple[Any, ...], arguments: tuple[sp.Expr, ...]) -> tuple[float, ...]:
+    numbers = (np.float64(np.inf if item is sp.oo else float(item)) for item in arguments)
+    return tuple(map(float, softmax_numeric.averaged_moments(requests, *numbers)))
+
+
+@lru_cache(maxsize=1024)
 def _value(node: WeightNode) -> float:
-    if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
-        moments = node.moments()
-        return float(sp.N(moments.xreplace({inner: sp.Float(_value(inner)) for inner in moments.atoms(RowNode, PairNode)})))
-    if isinstance(node, RowNode):
-        variance, tokens, dimension, spread, weight = (_array(item) for item in node.rest)
-        moments = softmax_numeric.averaged_moments([(node.powers, float(weight))], variance, tokens, dimension, spread)
-        return float(moments[0])
-    arguments = [_array(item) for item in (node.args if isinstance(node, (WeightGap, RowGap, OverlapGap)) else node.rest)]
-    if isinstance(node, WeightGap):
-        return float(softmax_numeric.weight_gap(*arguments))
-    if isinstance(node, (RowGap, OverlapGap)):
-        gap = softmax_numeric.row_gap if isinstance(node, RowGap) else softmax_numeric.overlap_gap
-        return float(gap(*arguments))
-    return float(softmax_numeric.overlap_moments([node.powers], *arguments)[0])
-
-
-def _array(value: sp.Expr) -> Any:
-    return np.float64(np.inf if value is sp.oo else float(value))
+    return node.in_double()

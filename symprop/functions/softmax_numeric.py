@@ -64,19 +64,30 @@ def _normal_step(scale: Any) -> Any:
     return 6.283185307179586 * strip / (33 + strip * strip / 2)
 
 
-def _key_nodes(scale: Any, dimension: Any) -> Any:
+def _reach(scale: Any, tokens: Any, power: Any) -> Any:
+    """Largest |zeta| that counts: a factor e^(power s zeta) moves the mean to power s, until the weight of a key saturates."""
+    size = np.log(tokens)
+    sharp = np.clip(scale, 1e-9, None)
+    typical, largest = (size + scale * scale / 2 + 3) / sharp, np.sqrt(2 * size) + 3 / sharp
+    limit = np.where(typical < largest, typical, largest)
+    moved = np.where(power * scale < limit, power * scale, limit)
+    return max(9.2, 7.6 + float(moved.max()))
+
+
+def _key_nodes(scale: Any, dimension: Any, reach: Any) -> Any:
     """Offsets s zeta, values c and weights of a rule for the law of a key, each of shape (nodes, points)."""
     if float(dimension.max()) < 0:
         variance, part = gamma_nodes(-2 / dimension)
-        kinds = [_key_nodes(scale * np.sqrt(variance[:, k]), 0 * scale + float("inf")) for k in range(5)]
+        normal = 0 * scale + float("inf")
+        kinds = [_key_nodes(scale * np.sqrt(variance[:, k]), normal, reach) for k in range(5)]
         return (
             np.concatenate([offset for offset, _, _ in kinds]),
             np.concatenate([c * np.sqrt(variance[:, k]) for k, (_, c, _) in enumerate(kinds)]),
             np.concatenate([weight * part[:, k] for k, (_, _, weight) in enumerate(kinds)]),
         )
     if bool(np.isinf(dimension).any()):
-        half = int((9.2 / _normal_step(scale)).max()) + 1
-        c = np.arange(-half, half + 1, dtype=np.float64)[:, None] * (9.2 / half) + 0 * scale
+        half = int((reach / _normal_step(scale)).max()) + 1
+        c = np.arange(-half, half + 1, dtype=np.float64)[:, None] * (reach / half) + 0 * scale
         weight = np.exp(-c * c / 2)
         return scale * c, c, weight / weight.sum(0)
     # c = tanh(y) has the density cosh(y)^(1 - D), without an edge.
@@ -84,7 +95,7 @@ def _key_nodes(scale: Any, dimension: Any) -> Any:
     strip = np.clip(np.arctan(1.5707963267948966 / np.clip(radius, 1e-9, None)), None, 1.4)
     strip = np.where(strip * np.sqrt(dimension) > 8.1, 8.1 / np.sqrt(dimension), strip)
     step = 6.283185307179586 * strip / (33 - (dimension - 1) * np.log(np.cos(strip)))
-    end = np.arccosh(np.exp(45 / (dimension - 1)))
+    end = np.arccosh(np.exp((reach * reach / 2 + 3) / (dimension - 1)))
     half = int((end / step).max()) + 1
     y = np.arange(-half, half + 1, dtype=np.float64)[:, None] * (end / half)
     weight = np.exp((1 - dimension) * np.log(np.cosh(y)))
@@ -121,12 +132,14 @@ def _row_block(requests: Any, scale: Any, tokens: Any, dimension: Any, shared: A
     """Moments of a block of points, by one matrix product where they share a grid."""
     plans = [set_partitions(powers) for powers in requests]
     wanted = sorted({block for plan in plans for blocks in plan for block in blocks} | {(0, 0)})
-    first, last = _bounds(scale, tokens, min(sum(k for k, _ in powers) for powers in requests))
+    totals = [sum(k for k, _ in powers) for powers in requests]
+    first, last = _bounds(scale, tokens, min(totals))
+    reach = _reach(scale, tokens, max(totals))
     start = int(first / step) - 1
     x = np.arange(start, int(last / step) + 2, dtype=np.float64) * step
     averages = {}
     if shared:
-        half = int(9.2 * float(scale.max()) / step) + 1
+        half = int(reach * float(scale.max()) / step) + 1
         c, weight = _common_weights(scale, dimension, np.arange(-half, half + 1, dtype=np.float64) * step)
         line = np.arange(start - half, start + len(x) + half, dtype=np.float64) * step
         place = np.arange(len(x))[:, None] + np.arange(2 * half + 1)[None, :]
@@ -137,7 +150,7 @@ def _row_block(requests: Any, scale: Any, tokens: Any, dimension: Any, shared: A
                 averages[k, p] = kernel @ (weight * c**p)
         rest = -np.expm1(-grown)[place] @ weight
     else:
-        offset, c, weight = _key_nodes(scale, dimension)
+        offset, c, weight = _key_nodes(scale, dimension, reach)
         grown = np.exp(np.clip(x[:, None, None] + offset, None, 7.0))
         decay = np.exp(-grown)
         for k in sorted({k for k, _ in wanted}):
@@ -201,7 +214,7 @@ def row_moments(requests: Any, variance: Any, tokens: Any, dimension: Any, step:
     return found
 
 
-def _tabulate(wanted: Any, load: Any, private: Any, normal: Any, first: Any, last: Any, step: Any) -> Any:
+def _tabulate(wanted: Any, load: Any, private: Any, normal: Any, first: Any, last: Any, reach: Any, step: Any) -> Any:
     """E e^(k u) e^(-e^u) over the private part of one row, with u = x + load c, of shape (x, nodes c); and the step of x."""
     unit = load * float(normal[1] - normal[0])
     times = int(step / unit) if unit > 0 else 0
@@ -216,7 +229,7 @@ def _tabulate(wanted: Any, load: Any, private: Any, normal: Any, first: Any, las
     else:
         line = (np.arange(start, start + count, dtype=np.float64)[:, None] * step + load * normal).reshape(-1)
         place = np.arange(count * len(normal)).reshape(count, len(normal))
-    offset, _, weight = _key_nodes(private.reshape(1), 0 * private.reshape(1) + float("inf"))
+    offset, _, weight = _key_nodes(private.reshape(1), 0 * private.reshape(1) + float("inf"), reach)
     tables: Any = {}
     for begin in range(0, len(line), 4096):
         grown = np.exp(np.clip(line[begin : begin + 4096, None] + offset[:, 0], None, 7.0))
@@ -235,8 +248,11 @@ def _pair_point(requests: Any, first: Any, second: Any, deficit: Any, tokens: An
     private = 2 - deficit if opposite else deficit
     common = np.clip(1 - private, 0.0, None)
     loads = [float(np.sqrt(variance * common)) for variance in (first, second)]
-    width = 9.2 / (int(9.2 / float(_normal_step(0 * common + max(*loads, 1e-9)))) + 1)
-    half = int(9.2 / width + 0.5)
+    power = max(sum(k + m for k, m in powers) for powers in requests)
+    sharp = np.sqrt(np.where(first > second, first, second))
+    reach = _reach(sharp, tokens + extra, power)
+    width = reach / (int(reach / float(_normal_step(0 * common + max(*loads, 1e-9)))) + 1)
+    half = int(reach / width + 0.5)
     normal = np.arange(-half, half + 1, dtype=np.float64) * width
     weight = np.exp(-normal * normal / 2)
     weight = weight / weight.sum()
@@ -244,7 +260,7 @@ def _pair_point(requests: Any, first: Any, second: Any, deficit: Any, tokens: An
     for side, variance in enumerate((first, second)):
         low, high = _bounds(np.sqrt(variance), tokens + side * extra, 1)
         rows.append(_tabulate(sorted({block[side] for block in wanted}), loads[side], np.sqrt(variance * private), normal,
-                              low, high, step))
+                              low, high, reach, step))
     (step_x, one), (step_y, two) = rows
     if opposite:
         two = {k: np.flip(table, (1,)) for k, table in two.items()}
@@ -315,7 +331,7 @@ def averaged_moments(
     shape, (a, n, law, w) = _one_shape(variance, tokens, given, spread)
     law = 0 * a + float("inf") if dimension is None else law
     kinds = sorted({powers for powers, _ in requests})
-    if float(w.max()) > 0:
+    if bool((w > 0).any()):
         nodes, parts = gamma_nodes(w)
         wide = [(item[:, None] + 0 * nodes).reshape(-1) for item in (n, law)]
         values = evaluate(kinds, (a[:, None] * nodes).reshape(-1), *wide).reshape(len(kinds), len(a), 5)

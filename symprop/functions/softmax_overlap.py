@@ -14,11 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 import mpmath
+import numpy as np
 import sympy as sp
 from sympy.polys.rings import PolyElement
 
 from symprop.core.errors import InputError, RefusedError
-from symprop.functions import softmax_exact
+from symprop.functions import softmax_exact, softmax_numeric
 from symprop.functions.depth_nodes import ExpMinusOne
 from symprop.functions.softmax_expansion import excess, over_others, product_moment
 from symprop.functions.softmax_numeric import set_partitions
@@ -83,6 +84,15 @@ class WeightNode(sp.Function):
     def _exact(self) -> mpmath.mpf:
         raise NotImplementedError
 
+    def in_double(self) -> float:
+        """The value in double precision, with a relative error of 1e-10; every argument must be a number."""
+        inner = self.moments()
+        return float(inner.xreplace({node: sp.Float(node.in_double()) for node in inner.atoms(RowNode, PairNode)}))
+
+    def moments(self) -> sp.Expr:
+        """The node in moments of rows and of pairs of rows; a difference of these may lose digits."""
+        raise NotImplementedError
+
     @property
     def _numeric(self) -> tuple[sp.Expr, ...]:
         """The arguments that must be numbers before the node has a value."""
@@ -96,6 +106,9 @@ class WeightNode(sp.Function):
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         if not self.is_number or not (self.tokens.is_integer and self.tokens.is_positive):
             return None
+        if prec <= _DOUBLE_BITS:
+            # Decisions on signs ask for few digits, and often.
+            return sp.Float(self.in_double(), precision=prec)
         # In steps of 32 bits, so that the slightly raised precisions of an enclosing sum meet the cache.
         return sp.Float._new(_exact_value(self, -(-(prec + 12) // 32) * 32)._mpf_, prec)
 
@@ -113,6 +126,14 @@ class WeightNode(sp.Function):
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_real for argument in self._numeric if argument is not sp.oo) else None
+
+
+_DOUBLE_BITS = 30
+"""Precision up to which a value in double precision is exact."""
+
+
+def _double(value: sp.Expr) -> Any:
+    return np.float64(np.inf if value is sp.oo else float(value))
 
 
 def _mp(value: sp.Expr) -> Any:
@@ -194,6 +215,10 @@ class RowNode(WeightNode):
         return mpmath.fsum(
             part * node**power * _row(self.powers, _mp(variance) * node, int(tokens), width) for node, part in nodes
         )
+
+    def in_double(self) -> float:
+        *arguments, weight = self.rest
+        return float(softmax_numeric.averaged_moments([(self.powers, float(weight))], *map(_double, arguments))[0])
 
     def _of(self, powers: Monomial, shift: sp.Expr = sp.S.Zero) -> sp.Expr:
         variance, tokens, dimension, spread, weight = self.rest
@@ -379,10 +404,6 @@ class _PlainRowNode(WeightNode):
     def tokens(self) -> sp.Expr:
         return self.args[1]
 
-    def moments(self) -> sp.Expr:
-        """The node as a difference of moments, which loses digits where it vanishes."""
-        raise NotImplementedError
-
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         if argindex != 1:
             raise self._no_slope("the number of tokens")
@@ -417,6 +438,9 @@ class WeightGap(_PlainRowNode):
 
     def moments(self) -> sp.Expr:
         return (self.tokens * Participation(*self.args) - 1) / (self.tokens - 1)
+
+    def in_double(self) -> float:
+        return float(softmax_numeric.weight_gap(*map(_double, self.args)))
 
     def _exact(self) -> mpmath.mpf:
         variance, count = _mp(self.variance), int(self.tokens)
@@ -481,10 +505,6 @@ class PairNode(WeightNode):
     def tokens(self) -> sp.Expr:
         return self.rest[2]
 
-    def moments(self) -> sp.Expr:
-        """The node in moments of rows and of pairs of rows."""
-        raise NotImplementedError
-
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         place = argindex - 1 - (len(self.args) - len(self._numeric))
         if place > 1:
@@ -492,6 +512,9 @@ class PairNode(WeightNode):
         names = sp.symbols("a g", positive=True, cls=sp.Dummy)
         moments = self.func(*names, *self._numeric[2:]).moments()
         return moments.diff(names[place]).xreplace(dict(zip(names, self.rest[:2], strict=True)))
+
+    def _double_pair(self) -> float:
+        return float(softmax_numeric.overlap_moments([self.powers], *map(_double, self.rest))[0])
 
     def _exact_pair(self, *powers: Monomial) -> Any:
         variance, gap, tokens, extra = self.rest
@@ -560,6 +583,12 @@ class PairMoment(PairNode):
         self._refuse_unequal()
         return product_moment(self.powers, order)
 
+    def moments(self) -> sp.Expr:
+        return self
+
+    def in_double(self) -> float:
+        return self._double_pair()
+
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return _pair_slope(self, self.powers, argindex - 2)
 
@@ -624,6 +653,9 @@ class RowOverlap(PairNode):
 
     def moments(self) -> sp.Expr:
         return self
+
+    def in_double(self) -> float:
+        return self._double_pair()
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return -JacobianOverlap(*self.args) if argindex == 2 else _pair_slope(self, ((1, 1),), argindex - 1)
@@ -704,6 +736,9 @@ class OverlapGap(PairNode):
     def moments(self) -> sp.Expr:
         return (self.tokens * RowOverlap(*self.args) - 1) / (self.tokens - 1)
 
+    def in_double(self) -> float:
+        return float(softmax_numeric.overlap_gap(*map(_double, self.args)))
+
     def _exact(self) -> mpmath.mpf:
         count = int(self.tokens)
         with mpmath.extraprec(_lost_bits(_mp(self.variance) - _mp(self.score_gap))):
@@ -734,6 +769,9 @@ class RowGap(PairNode):
 
     def moments(self) -> sp.Expr:
         return Participation(self.variance, self.tokens) - RowOverlap(*self.args)
+
+    def in_double(self) -> float:
+        return float(softmax_numeric.row_gap(*map(_double, self.args)))
 
     def _exact(self) -> mpmath.mpf:
         with mpmath.extraprec(_lost_bits(_mp(self.score_gap))):

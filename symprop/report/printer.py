@@ -221,6 +221,15 @@ class ProofPrinter(LatexPrinter):
         order, *rest = (str(self._print(argument)) for argument in expr.args)
         return self._called(f"A_{{{order}}}", rest, exp)
 
+    def _print_KernelCall(self, expr: sp.Expr, exp: Any = None) -> str:
+        order, first, second, covariance = expr.args
+        prime = "'" * int(order)
+        sides = [rf"\mathcal{{N}}\Bigl(0, {self._print(item)}\Bigr)" for item in (first, second)]
+        if first == second == covariance:
+            return rf"\mathbb{{E}}_{{x \sim {sides[0]}}}\,\phi{prime}(x)^2"
+        cross = rf"\operatorname{{Cov}} = {self._print(covariance)}"
+        return rf"\mathbb{{E}}_{{x \sim {sides[0]},\, y \sim {sides[1]},\, {cross}}}\,\phi{prime}(x) \phi{prime}(y)"
+
     def _print_CorrelationDeficit(self, expr: sp.Expr, exp: Any = None) -> str:
         return self._called("H", [str(self._print(argument)) for argument in expr.args], exp)
 

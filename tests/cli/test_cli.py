@@ -25,7 +25,9 @@ def test_list_needs_no_sympy():
     assert "eq12" in found.stdout
 
 
-@pytest.mark.parametrize("words", [(), ("derive",), ("eval",), ("verify",), ("appendix",), ("generate",), ("list",)])
+@pytest.mark.parametrize(
+    "words", [(), ("derive",), ("eval",), ("verify",), ("appendix",), ("audit",), ("generate",), ("list",)]
+)
 def test_help(capsys, words):
     with pytest.raises(SystemExit) as stop:
         main([*words, "--help"])
@@ -139,3 +141,26 @@ def test_verify_fails_when_a_claim_does_not_hold(capsys, monkeypatch):
     code, out, _ = run(capsys, "verify", "noci2022", "--json")
     assert code == 1
     assert json.loads(out)["failures"]
+
+
+def test_audit_prints_a_table_a_verdict_and_repairs(capsys):
+    code, out, _ = run(capsys, "audit", "gpt2", "--depth", "2", "--seq-len", "8")
+    assert code == 0
+    assert "Gradients grow by" in out and "Repair of gradient growth" in out
+    code, out, _ = run(capsys, "audit", "gpt2", "--depth", "2", "--seq-len", "8", "--init", "output=1/d", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert content["architecture"]["initialisation"]["output"] == "1/d"
+    assert len(content["rows"]) == 3
+
+
+def test_audit_writes_a_figure(capsys, tmp_path):
+    code, _, _ = run(capsys, "audit", "gpt2", "--depth", "2", "--seq-len", "4", "--plot", str(tmp_path / "a.pdf"))
+    assert code == 0
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_audit_refuses_in_one_line(capsys):
+    for words in (("gpt3",), ("gpt2", "--seq-len", "0"), ("gpt2", "--growth", "0"), ("gpt2", "--width", "100")):
+        code, out, err = run(capsys, "audit", *words)
+        assert (code, out) == (2, "") and err.count("\n") == 1

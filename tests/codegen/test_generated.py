@@ -164,8 +164,8 @@ def test_specs_and_backends_refuse_by_name():
         FunctionSpec("lambda", parameters(alpha_1), (("y", alpha_1),), "F.")
     with pytest.raises(UnknownNameError, match="unknown symbol"):
         parameters(sp.Symbol("unheard_of"))
-    error_function = FunctionSpec("f", parameters(alpha_1), (("y", sp.erf(alpha_1)),), "F.")
-    with pytest.raises(RefusedError, match="erf: the numpy backend has no such function; remedy: use the torch"):
+    error_function = FunctionSpec("f", parameters(alpha_1), (("y", sp.erfc(alpha_1)),), "F.")
+    with pytest.raises(RefusedError, match="erfc: the numpy backend has no such function; remedy: use the torch"):
         render([error_function], "numpy", "F.")
     with pytest.raises(RefusedError, match="besselj"):
         render([FunctionSpec("f", parameters(alpha_1), (("y", sp.besselj(0, alpha_1)),), "F.")], "torch", "F.")

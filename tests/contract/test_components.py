@@ -11,6 +11,7 @@ from symprop.components import COMPONENTS, PairState
 from symprop.core import symbols
 from symprop.core.errors import RefusedError, SympropError
 from symprop.core.signal import Gradient, Signal
+from symprop.functions.table_sum import sums_in_double
 
 SIZES = {symbols.n: 5, symbols.d: 7, symbols.d_o: 6, symbols.d_k: 4, symbols.d_F: 9}
 VALUES = {
@@ -46,7 +47,7 @@ def moments(x):
 
 def numbers(expression):
     exact = {key: sp.nsimplify(value) for key, value in VALUES.items()}
-    return float(sp.N(sp.sympify(expression).subs(exact), 15))
+    return float(sp.N(sums_in_double(sp.sympify(expression).subs(exact)), 15))
 
 
 def exchangeable(rng, shape, mean, common, gap):

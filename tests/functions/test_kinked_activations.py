@@ -1,4 +1,4 @@
-"""Activations with kinks by quadrature: against closed forms, Taylor's formula in the covariance, simulation, generated code."""
+"""Activations with kinks by quadrature: against closed forms, Taylor's formula in the covariance, simulation and code."""
 
 import mpmath
 import numpy as np
@@ -256,7 +256,7 @@ def test_a_step_goes_forward_and_its_slope_is_refused():
 
 def test_kinks_that_are_not_found_are_refused_by_name():
     for formula in (sp.Max(0, sp.cos(X) - X), sp.Max(sp.sin(X), 0), sp.floor(X)):
-        with pytest.raises(RefusedError, match="wave: .*remedy: write"):
+        with pytest.raises(RefusedError, match=r"wave: .*remedy: write"):
             QuadratureActivation(X, formula, "wave")
     with pytest.raises(RefusedError, match="end the Piecewise"):
         QuadratureActivation(X, sp.Piecewise((X, X > 0)), "half")

@@ -217,7 +217,7 @@ def test_normal_moments():
         for m, v in ((-30.0, 1.0), (-1.2, 0.7), (0.4, 2.5)):
             start = max(0.0, m)
             with mpmath.workdps(30):
-                reach = [mpmath.mpf(x) for x in (0, 0.1, 1, 3, start + 12)]
+                reach = [mpmath.mpf(x) for x in (0, 0.1, 1, 3, start + 12, start + 30)]
                 integral = mpmath.quad(lambda x, k=k, m=m, v=v: x**k * mpmath.npdf(x, m, mpmath.sqrt(v)), reach)
             node = NormalMoment(k, sp.Rational(m), sp.Rational(v))
             assert float(sp.N(node, 20)) == pytest.approx(float(integral), rel=1e-13)

@@ -1,0 +1,198 @@
+"""An architecture as data: sizes, the order of its block, and the variances of its weights as expressions in the sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+
+from symprop.architectures.deepscalelm import ACTIVATIONS
+from symprop.components import Attention, Elementwise, GatedUnit, LayerNorm, Linear, RMSNorm
+from symprop.core import symbols
+from symprop.core.errors import InputError, UnknownNameError
+from symprop.core.provenance import Source
+from symprop.functions.activation import Activation
+from symprop.functions.pair_kernel import CalledActivation
+from symprop.network import Block, Sequential, named, parallel, residual, sequential
+
+SIZES: Mapping[str, sp.Symbol] = {
+    "layers": symbols.L, "width": symbols.d, "heads": symbols.heads, "key_width": symbols.d_k, "hidden": symbols.d_F,
+    "vocabulary": symbols.V,
+}  # fmt: skip
+"""The sizes of a model, with the symbols that stand for them in expressions."""
+LIMITS: Mapping[str, int] = {
+    "layers": 10**5, "width": 10**7, "heads": 10**5, "key_width": 10**7, "hidden": 10**8, "vocabulary": 10**9,
+}  # fmt: skip
+ORDERS = ("pre", "post", "parallel", "peri", "none")
+NORMS: Mapping[str, type[LayerNorm] | type[RMSNorm]] = {"layer": LayerNorm, "rms": RMSNorm}
+POSITIONS = ("none", "learned", "sinusoidal", "rotary")
+VARIANCES = (
+    "token", "position", "segment", "class_token", "query", "key", "value", "output", "up", "gate", "down", "head",
+)  # fmt: skip
+"""Fields that hold the absolute variance of a weight (not a gain)."""
+SCALES = ("branch_scale", "skip_scale", "temperature")
+"""Fields that hold an amplitude."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    r"""A transformer of equal layers at initialisation.
+
+    ``order`` says where the norm stands: before a branch (pre), after the sum (post), before both branches of one sum
+    (parallel), around a branch (peri), nowhere (none). A sum is ``skip_scale * x + branch_scale * branch``. Variances are
+    absolute, expressions in the symbols of :data:`SIZES`; ``temperature`` multiplies
+    :math:`q \cdot k/\sqrt{d_k}`. ``rotated`` is the number of query and key coordinates of a head that rotary embeddings
+    turn, with angles of base ``rotary_base``. ``class_token`` is the variance of a first token that carries the readout
+    (zero: none). ``head`` is the variance of the output embedding, None where the readout is not a linear layer. Biases are
+    zero and gains one. Raises :class:`InputError` for a field out of range.
+
+    >>> from symprop.architectures.presets import preset
+    >>> preset("gpt2").number("output")*24
+    0.0004
+    """
+
+    name: str
+    source: Source
+    layers: int
+    width: int
+    heads: int
+    hidden: int
+    vocabulary: int
+    key_width: int = 0
+    order: str = "pre"
+    norm: str = "layer"
+    epsilon: float = 1e-5
+    activation: str = "gelu"
+    gated: bool = False
+    causal: bool = True
+    embedding_norm: bool = False
+    final_norm: bool = True
+    positions: str = "learned"
+    rotated: int = 0
+    rotary_base: float = 10000.0
+    branch_scale: Any = sp.S.One
+    skip_scale: Any = sp.S.One
+    temperature: Any = sp.S.One
+    token: Any = sp.S.One
+    position: Any = sp.S.Zero
+    segment: Any = sp.S.Zero
+    class_token: Any = sp.S.Zero
+    query: Any = sp.S.Zero
+    key: Any = sp.S.Zero
+    value: Any = sp.S.Zero
+    output: Any = sp.S.Zero
+    up: Any = sp.S.Zero
+    gate: Any = sp.S.Zero
+    down: Any = sp.S.Zero
+    head: Any = None
+
+    def __post_init__(self) -> None:
+        if self.key_width == 0 and self.heads > 0:
+            if self.width % self.heads:
+                raise InputError("heads", self.heads, f"a divisor of the width {self.width}, or key_width given")
+            object.__setattr__(self, "key_width", self.width // self.heads)
+        for name, limit in LIMITS.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise InputError(name, getattr(self, name), f"an integer in [1, {limit}]")
+        for name, allowed in (
+            ("order", ORDERS), ("norm", NORMS), ("activation", ACTIVATIONS), ("positions", POSITIONS)
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise UnknownNameError(name, getattr(self, name), allowed)
+        if self.rotated % 2 or not 0 <= self.rotated <= self.key_width:
+            raise InputError("rotated", self.rotated, f"an even integer in [0, {self.key_width}]")
+        if not 0 <= self.epsilon < 1:
+            raise InputError("epsilon", self.epsilon, "a number in [0, 1)")
+        if not 1 < self.rotary_base < 1e12:
+            raise InputError("rotary_base", self.rotary_base, "a number in (1, 1e12)")
+        for name in (*VARIANCES, *SCALES):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise InputError(name, value, "a number or a SymPy expression")
+            if value is not None:
+                object.__setattr__(self, name, sp.sympify(value))
+                self._check(name)
+
+    def _check(self, name: str) -> None:
+        unknown = getattr(self, name).free_symbols - set(SIZES.values())
+        if unknown:
+            raise InputError(name, getattr(self, name), f"an expression in {', '.join(map(str, SIZES.values()))}")
+        if any(node.exp.free_symbols for node in getattr(self, name).atoms(sp.Pow, sp.exp)):
+            raise InputError(name, getattr(self, name), "numbers as exponents")
+        value = self.number(name)
+        if name in VARIANCES and not 0 <= value < 1e12:
+            raise InputError(name, getattr(self, name), "a variance in [0, 1e12)")
+        if not abs(value) < 1e12:
+            raise InputError(name, getattr(self, name), "a number below 1e12")
+
+    @cached_property
+    def sizes(self) -> dict[sp.Symbol, sp.Integer]:
+        """The numbers behind the symbols."""
+        return {symbol: sp.Integer(getattr(self, name)) for name, symbol in SIZES.items()}
+
+    def number(self, name: str) -> float:
+        """A variance or scale at this model's sizes; zero for a readout without one."""
+        value = getattr(self, name)
+        # Floats, not integers: a tower of powers then costs nothing.
+        floats = {symbol: sp.Float(size, 30) for symbol, size in self.sizes.items()}
+        number = sp.S.Zero if value is None else sp.N(value.xreplace(floats), 17)
+        if not number.is_real or abs(number) > sp.Float("1e300"):
+            raise InputError(name, value, "a real number at the sizes of the model")
+        return float(number)
+
+    def replace(self, **changes: Any) -> Architecture:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def phi(self) -> Activation:
+        """The activation of the feed-forward block."""
+        return ACTIVATIONS[self.activation]
+
+    def block(self, *, called: bool = False, symbolic: bool = False) -> Block:
+        """One layer. Numbers stand for sizes and variances unless ``symbolic``.
+
+        With ``called`` the moments of the activation stay calls of :class:`PairKernel`, which the Gram interpreter evaluates:
+        the block is built in milliseconds.
+        """
+        at = {} if symbolic else {name: sp.Float(self.number(name), 17) for name in (*VARIANCES, *SCALES)}
+        sizes = {name: symbol if symbolic else self.sizes[symbol] for name, symbol in SIZES.items()}
+
+        def value(name: str) -> sp.Expr:
+            return getattr(self, name) if symbolic else at[name]
+
+        def norm() -> Block:
+            return NORMS[self.norm](epsilon=symbols.eps if symbolic and self.epsilon else sp.Float(self.epsilon, 17))
+
+        phi: Activation = CalledActivation(self.phi()) if called else self.phi()
+        width, hidden, key_width = sizes["width"], sizes["hidden"], sizes["key_width"]
+        attention = sequential(
+            named(
+                Attention(
+                    key_width * sizes["heads"], value("value"), key_width, value("query"), value("key"),
+                    temperature=value("temperature"), heads=sizes["heads"],
+                ),
+                "S",
+            ),
+            named(Linear(width, value("output")), "O"),
+        )  # fmt: skip
+        first = (
+            (named(GatedUnit(hidden, value("gate"), value("up"), phi), "G"),)
+            if self.gated
+            else (named(Linear(hidden, value("up")), "U"), named(Elementwise(phi), "A"))
+        )
+        feed_forward = sequential(*first, named(Linear(width, value("down")), "D"))
+        branch, skip = value("branch_scale"), value("skip_scale")
+        if self.order == "parallel":
+            return parallel(sequential(norm(), attention), sequential(norm(), feed_forward), scale=branch, norm=Sequential(()))
+
+        def joined(part: Block) -> Block:
+            if self.order == "post":
+                return sequential(residual(part, branch, skip), norm())
+            if self.order == "peri":
+                return residual(sequential(norm(), part, norm()), branch, skip)
+            return residual(sequential(norm(), part) if self.order == "pre" else part, branch, skip)
+
+        return sequential(joined(attention), joined(feed_forward))

@@ -1,0 +1,136 @@
+"""A whole architecture on the token Gram matrix: embedding, layers, readout and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import sympy as sp
+
+from symprop.architectures.description import NORMS, Architecture
+from symprop.components import LayerNorm
+from symprop.core.errors import InputError, RefusedError
+from symprop.network import Block, Trace, token_input, trace_of
+from symprop.network.gram import GramGradient, GramPass, GramSignal, propagate
+from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern, pattern, rotary_angles
+
+Words = npt.NDArray[np.int64]
+MAX_TOKENS = 2048
+
+WEIGHTS: Mapping[str, str] = {
+    "S.query": "query", "S.key": "key", "S.value": "value", "O": "output", "U": "up", "G.gate": "gate", "G.up": "up",
+    "D": "down",
+}  # fmt: skip
+"""Weight matrices of a layer by the labels of the block."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPass:
+    """Forward pass of all layers: ``passes`` in order, with the signal that enters each and the one that leaves the last."""
+
+    architecture: Architecture
+    pattern: AttentionPattern
+    passes: tuple[GramPass, ...]
+    embedded: GramSignal
+
+    @property
+    def streams(self) -> tuple[GramSignal, ...]:
+        """The stream before every layer and after the last: layers + 1 signals."""
+        return (self.embedded, *(item.output for item in self.passes))
+
+    def attention(self, layer: int) -> AttentionGram:
+        """The attention of a layer, with its logits."""
+        return next(iter(self.passes[layer].attention.values()))
+
+    def backward(self, gradient: GramGradient) -> tuple[tuple[GramGradient, ...], tuple[dict[str, float], ...]]:
+        """Gradients at every stream (layers + 1), and squared norms of the weight gradients of every layer by name."""
+        gradients, weights = [gradient], []
+        for item in reversed(self.passes):
+            below, found = item.backward(gradients[-1])
+            gradients.append(below)
+            weights.append({WEIGHTS[name]: value for name, value in found.items()})
+        return tuple(reversed(gradients)), tuple(reversed(weights))
+
+    def unit_gradient(self) -> GramGradient:
+        """Independent cotangents of unit variance at the last stream."""
+        return GramGradient(np.eye(self.pattern.tokens))
+
+    def loss_gradient(self, labels: Words) -> GramGradient:
+        r"""The gradient of the mean cross-entropy at the last stream, absolute.
+
+        ``labels`` of shape (tokens,) are classes, -1 where a token has none. The softmax over V classes is taken as uniform,
+        as small logits leave it: the gradient of a logit is then :math:`(1/V - [y = v])/N`. Raises :class:`RefusedError`
+        for a readout that is not a linear layer.
+        """
+        if self.architecture.head is None:
+            raise RefusedError(
+                self.architecture.name, "its readout is not a linear layer", "use the gradient of unit cotangents"
+            )
+        labelled = labels >= 0
+        count = int(labelled.sum())
+        if labels.shape != (self.pattern.tokens,) or count == 0:
+            raise InputError("labels", f"shape {labels.shape}", f"{self.pattern.tokens} classes, not all of them -1")
+        same = (labels[:, None] == labels[None, :]) - 1 / self.architecture.vocabulary
+        gram = self.architecture.number("head") * np.outer(labelled, labelled) * same / count**2
+        if not self.architecture.final_norm:
+            return GramGradient(gram)
+        last = self.streams[-1]
+        return propagate(_trace(_norm(self.architecture), last, 1), last, self.pattern).backward(GramGradient(gram))[0]
+
+
+def run(architecture: Architecture, words: Words, *, rows: int = 1, visible: AttentionPattern | None = None) -> ModelPass:
+    """Propagate the tokens ``words`` of shape (rows*tokens,): equal integers are equal tokens.
+
+    ``rows`` sequences follow each other. A class token, where the architecture has one, is the first of each row, whatever
+    its integer. ``visible`` replaces the attention pattern, for padded sequences.
+    """
+    total = len(words)
+    if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:
+        raise InputError("words", f"shape {words.shape}", f"at most {MAX_TOKENS} tokens, a multiple of {rows} rows")
+    tokens = total // rows
+    seen = visible or pattern(tokens, sequences=rows, causal=architecture.causal, rotary=_rotary(architecture))
+    signal = embed(architecture, words, seen)
+    trace = _trace(architecture.block(called=True), signal, tokens)
+    embedded, passes = signal, []
+    for _ in range(architecture.layers):
+        passes.append(propagate(trace, signal, seen))
+        signal = passes[-1].output
+    return ModelPass(architecture, seen, tuple(passes), embedded)
+
+
+def embed(architecture: Architecture, words: Words, seen: AttentionPattern) -> GramSignal:
+    """The Gram matrix that enters the first layer: equal words, equal positions and one segment share their vectors."""
+    positions = seen.positions
+    first = (positions == 0) & (architecture.number("class_token") > 0)
+    own = np.where(first, -1, words)
+    same = (own[:, None] == own[None, :]).astype(float)
+    tokens = np.where(np.outer(first, first), architecture.number("class_token"), architecture.number("token") * same)
+    gram = tokens + architecture.number("segment")
+    distance = positions[:, None] - positions[None, :]
+    if architecture.positions == "learned":
+        gram = gram + architecture.number("position") * (distance == 0)
+    elif architecture.positions == "sinusoidal":
+        half = max(architecture.width // 2, 1)
+        # Half of the coordinates are sines: the inner product of two positions is the sum of the cosines of the difference.
+        gram = gram + sum(np.cos(distance * 10000.0 ** (-f / half)) for f in range(half)) / architecture.width
+    signal = GramSignal(gram, float(architecture.width))
+    if architecture.embedding_norm:
+        norm = LayerNorm(epsilon=sp.Float(architecture.epsilon, 17))
+        return propagate(_trace(norm, signal, len(words)), signal, seen).output
+    return signal
+
+
+def _rotary(architecture: Architecture) -> tuple[tuple[float, float], ...]:
+    if architecture.positions != "rotary":
+        return NO_ROTATION
+    return rotary_angles(architecture.key_width, architecture.rotated, architecture.rotary_base)
+
+
+def _norm(architecture: Architecture) -> Block:
+    return NORMS[architecture.norm](epsilon=sp.Float(architecture.epsilon, 17))
+
+
+def _trace(block: Block, signal: GramSignal, tokens: int) -> Trace:
+    return trace_of(block, token_input(sp.Integer(tokens), sp.Integer(int(signal.width)), gaussian=True))

@@ -1,0 +1,297 @@
+r"""Attention on the token Gram matrix: the one rule that mixes tokens.
+
+Weights are the softmax of small Gaussian logits about a fixed pattern T, uniform over the keys that a query may see:
+:math:`A_{ij} = T_{ij} (1 + x_{ij} - \sum_l T_{il} x_{il})` at first order, with logits of covariance
+
+.. math:: E\, x_{ij} x_{kl} = s^2\, C_{ik} C_{jl}\, \kappa(j - l - i + k), \qquad
+    s^2 = \tau^2 d_{in}^2 \sigma_q^2 \sigma_k^2, \qquad \kappa(\Delta) = \langle \cos \theta \Delta \rangle_\theta
+
+where rotary position embeddings turn the query and key coordinates by the angle theta times the position (kappa = 1
+without). Averages over theta are sums over the given angles. Exact at first order in s^2, for keys in large heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from symprop.components.attention import Attention
+from symprop.core.errors import InputError, RefusedError
+
+Array = npt.NDArray[np.float64]
+Complex = npt.NDArray[np.complex128]
+
+NO_ROTATION: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPattern:
+    """Who sees whom, before any logit.
+
+    ``weights`` of shape (tokens, tokens) has rows that are uniform over the visible keys; ``positions`` of shape (tokens,)
+    are places in the sequence; ``rotary`` lists angles per position with their share of the query and key coordinates.
+    ``kind`` says that every one of ``rows`` equal sequences sees all of itself (``uniform``) or its past (``causal``),
+    so that products with the weights are means and running sums.
+    """
+
+    weights: Array
+    positions: Array
+    rotary: tuple[tuple[float, float], ...] = NO_ROTATION
+    rows: int = 1
+    kind: str = "any"
+    visible: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not np.allclose(self.weights.sum(axis=1), 1):
+            raise InputError("weights", "rows", "rows that add to one: every token must see at least one key")
+        object.__setattr__(self, "visible", self.weights > 0)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in all sequences."""
+        return len(self.weights)
+
+    @property
+    def row_lengths(self) -> Array:
+        """Number of keys that each token sees."""
+        return np.asarray(1 / (self.weights**2).sum(axis=1))
+
+    def mix(self, x: Any) -> Any:
+        """T x, for real or complex x of shape (tokens, any)."""
+        if self.kind == "any":
+            return self.weights @ x
+        split = x.reshape(self.rows, self.tokens // self.rows, -1)
+        if self.kind == "uniform":
+            return np.broadcast_to(split.mean(axis=1, keepdims=True), split.shape).reshape(x.shape)
+        return (np.cumsum(split, axis=1) / np.arange(1, split.shape[1] + 1)[:, None]).reshape(x.shape)
+
+    def mix_back(self, x: Any) -> Any:
+        """T' x."""
+        if self.kind == "any":
+            return self.weights.T @ x
+        if self.kind == "uniform":
+            return self.mix(x)
+        split = x.reshape(self.rows, self.tokens // self.rows, -1)
+        shares = split / np.arange(1, split.shape[1] + 1)[:, None]
+        return np.cumsum(shares[:, ::-1], axis=1)[:, ::-1].reshape(x.shape)
+
+    @cached_property
+    def pairs(self) -> npt.NDArray[np.bool_]:
+        """Which entries belong to two different tokens of one sequence."""
+        seen = self.visible.astype(float)
+        return np.asarray(((seen @ seen.T) > 0) & ~np.eye(self.tokens, dtype=bool))
+
+    def pair_mean(self, matrix: Array | float) -> float:
+        """Mean over two different tokens of one sequence; zero for single tokens."""
+        chosen = np.broadcast_to(matrix, self.pairs.shape)[self.pairs]
+        return float(chosen.mean()) if chosen.size else 0.0
+
+    def private(self, gram: Array) -> float:
+        """Mean diagonal minus :meth:`pair_mean`: what tokens of a sequence do not share."""
+        return float(np.diag(gram).mean()) - self.pair_mean(gram)
+
+    def phases(self) -> Iterator[tuple[float, Complex | Array]]:
+        """For every angle its share and exp(i theta (position_j - position_l)), which is real where nothing turns."""
+        distance = self.positions[:, None] - self.positions[None, :]
+        for angle, share in self.rotary:
+            yield share, np.exp(1j * angle * distance) if angle != 0 else np.ones(())
+
+
+def pattern(
+    tokens: int,
+    *,
+    sequences: int = 1,
+    causal: bool = False,
+    padding: int = 0,
+    rotary: tuple[tuple[float, float], ...] = NO_ROTATION,
+) -> AttentionPattern:
+    """The pattern of ``sequences`` sequences of ``tokens`` tokens; the last ``padding`` ones of each are never seen.
+
+    >>> pattern(3, causal=True).weights.round(2).tolist()
+    [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.33, 0.33, 0.33]]
+    """
+    if not 0 <= padding < tokens:
+        raise InputError("padding", padding, f"an integer in [0, {tokens - 1}]")
+    visible = np.tril(np.ones((tokens, tokens))) if causal else np.ones((tokens, tokens))
+    visible[:, tokens - padding :] = 0
+    block = visible / visible.sum(axis=1, keepdims=True)
+    positions = np.tile(np.arange(tokens, dtype=float), sequences)
+    kind = "any" if padding else "causal" if causal else "uniform"
+    return AttentionPattern(np.kron(np.eye(sequences), block), positions, rotary, sequences, kind)
+
+
+def rotary_angles(key_width: int, rotated: int, base: float) -> tuple[tuple[float, float], ...]:
+    """Angles of rotary embeddings on the first ``rotated`` of ``key_width`` coordinates: base^(-2f/rotated), Su et al. 2021.
+
+    >>> rotary_angles(4, 2, 10000.0)
+    ((1.0, 0.5), (0.0, 0.5))
+    """
+    if rotated % 2 or not 0 <= rotated <= key_width:
+        raise InputError("rotated", rotated, f"an even integer in [0, {key_width}]")
+    angles = [(base ** (-2 * f / rotated), 2 / key_width) for f in range(rotated // 2)]
+    return (*angles, (0.0, 1 - rotated / key_width)) if rotated < key_width else tuple(angles)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionGram:
+    """One attention layer at a token Gram matrix: everything forward and backward needs.
+
+    ``gram`` is that of the input per coordinate, ``spread`` the relative fluctuation of the centred Gram matrix in units of
+    1/d, ``fan_in`` the input width. All gains of the component are numbers.
+    """
+
+    attention: Attention
+    gram: Array
+    pattern: AttentionPattern
+    fan_in: float
+    spread: float
+
+    def __post_init__(self) -> None:
+        if self.attention.dropout != 0:
+            raise RefusedError(
+                self.attention.describe(), "dropped attention weights have no rule on the Gram matrix",
+                "audit the network as it is evaluated, without dropout",
+            )
+
+    def _value(self, name: str) -> float:
+        return float(getattr(self.attention, name))
+
+    @property
+    def logit_scale(self) -> float:
+        """s^2: the variance of a logit of tokens of unit second moment."""
+        gain = self._value("query_variance") * self._value("key_variance")
+        return self._value("temperature") ** 2 * self.fan_in**2 * gain
+
+    @property
+    def value_gain(self) -> float:
+        """d_in sigma_v^2."""
+        return self.fan_in * self._value("value_variance")
+
+    @cached_property
+    def _mixed(self) -> tuple[Array, Array]:
+        """T C and T C T^T."""
+        left = self.pattern.mix(self.gram)
+        return left, self.pattern.mix(left.T).T
+
+    @cached_property
+    def logit_variance(self) -> Array:
+        """Variance of every logit about the average of its row."""
+        left, both = self._mixed
+        own = np.diag(self.gram)
+        return np.asarray(self.logit_scale * own[:, None] * (own - 2 * left + np.diag(both)[:, None]))
+
+    @cached_property
+    def mean_weights(self) -> Array:
+        """E A: the pattern and the second-order shift towards keys of larger logit variance."""
+        weights = self.pattern.weights
+        shift = self.logit_variance - (weights * self.logit_variance).sum(axis=1, keepdims=True)
+        return np.asarray(weights * (1 + shift / 2))
+
+    @cached_property
+    def _covariance(self) -> Array:
+        """sum_jl T_ij T_kl C_jl times the centred key covariance, averaged over angles."""
+        gram, mix = self.gram, self.pattern.mix
+        left, both = self._mixed
+        total = np.zeros_like(gram)
+        for share, phase in self.pattern.phases():
+            turned = gram * phase
+            # C is symmetric and its turned form Hermitian, so that X T' is the adjoint of T applied to the adjoint of X.
+            turned_left = mix(turned)
+            crossed = left * turned_left
+            inner = _adjoint(mix(_adjoint(mix(gram * turned) - crossed))) - mix(_adjoint(crossed))
+            inner = inner + both * _adjoint(mix(_adjoint(turned_left)))
+            total += share * (phase.conj() * inner).real
+        return total
+
+    @cached_property
+    def _fluctuation(self) -> Array:
+        """What the sample fluctuation of the Gram matrix adds to the same sum."""
+        _, both = self._mixed
+        private = self.pattern.weights @ np.diag(self.gram) - np.diag(both)
+        return np.asarray(self.spread / self.fan_in * np.outer(private, private))
+
+    @cached_property
+    def mixing(self) -> Array:
+        """Covariance of the fluctuating part of two outputs, over s^2 d_in sigma_v^2 and the queries' inner product."""
+        return self._covariance + self._fluctuation
+
+    def forward(self) -> Array:
+        """Gram matrix of the outputs of all heads, per coordinate."""
+        shared = self.mean_weights @ self.gram @ self.mean_weights.T
+        return np.asarray(self.value_gain * (shared + self.logit_scale * self.gram * self.mixing))
+
+    def participation(self) -> Array:
+        """E sum_j A_ij^2 of every row, at first order in the logit variance."""
+        weights = self.pattern.weights
+        average = (weights * self.logit_variance).sum(axis=1, keepdims=True)
+        return np.asarray((weights**2 * (1 + 2 * self.logit_variance - average)).sum(axis=1))
+
+    def backward(self, gradient: Array) -> AttentionGradient:
+        """Gram matrices of the gradient at the input and at queries, keys and values; ``gradient`` is that of the output."""
+        gram = self.gram
+        heads_width = self._value("width")
+        keys, fluctuating = self._over_queries(gradient * gram)
+        value = self.mean_weights.T @ gradient @ self.mean_weights + self.logit_scale * fluctuating
+        query = gradient * self.mixing
+        steep = gradient * (self._covariance * self._next_order() + self._fluctuation)
+        sizes = {name: self._value(f"{name}_variance") for name in ("query", "key", "value")}
+        logit = self._value("temperature") ** 2 * self.fan_in * self.value_gain
+        below = heads_width * (sizes["value"] * value + logit * sizes["query"] * sizes["key"] * (query + keys))
+        whole = self.fan_in * heads_width
+        square = logit * float((gram * steep).sum())
+        return AttentionGradient(
+            np.asarray(below),
+            {
+                "query": whole * sizes["key"] * square,
+                "key": whole * sizes["query"] * square,
+                "value": whole * float((gram * value).sum()),
+            },
+        )
+
+    def _over_queries(self, weighed: Array) -> tuple[Array, Array]:
+        """sum_ik T_ij T_kl of the weighed gradient with two covariances of the keys j and l.
+
+        That of the values, centred and then turned, gives the gradient of the keys; that of the logits, turned and then
+        centred, the fluctuating weights of the values.
+        """
+        gram, mix, back = self.gram, self.pattern.mix, self.pattern.mix_back
+        key, value = np.zeros_like(gram), np.zeros_like(gram)
+        for share, phase in self.pattern.phases():
+            turned = weighed * phase.conj()
+            half = back(turned)
+            whole = _adjoint(back(_adjoint(half)))
+
+            def centred(covariance: Any, turned: Any = turned, half: Any = half, whole: Any = whole) -> Any:
+                left = mix(covariance)
+                crossed = half * _adjoint(left)
+                both = _adjoint(mix(_adjoint(left)))
+                inner = covariance * whole - back(_adjoint(crossed))
+                return inner + _adjoint(back(_adjoint(back(turned * both) - crossed)))
+
+            key += share * (centred(gram) * phase).real
+            value += share * centred(gram * phase).real
+        return key, value
+
+    def _next_order(self) -> Array:
+        """Factor of the squared gradients of query and key weights at the next order in the logit variance."""
+        gram, private = self.gram, self.pattern.private(self.gram)
+        longest = np.maximum.outer(self.pattern.row_lengths, self.pattern.row_lengths)
+        # A factor beyond e is no longer a correction.
+        return np.asarray(np.exp(np.minimum(self.logit_scale * gram * private * (1 - 4 / longest), 1.0)))
+
+
+def _adjoint(x: Any) -> Any:
+    return x.conj().T
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionGradient:
+    """``gram`` is the gradient's Gram matrix at the input, ``weights`` the squared norms of the weight gradients."""
+
+    gram: Array
+    weights: dict[str, float]

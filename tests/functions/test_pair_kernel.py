@@ -1,0 +1,58 @@
+"""Kernels over matrices against the same moments evaluated one at a time, and at their edges."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from symprop.core.errors import RefusedError
+from symprop.functions.activation import Erf, Gelu, LeakyRelu, Relu, Sine, SquaredRelu
+from symprop.functions.logistic import Silu, Tanh
+from symprop.functions.pair_kernel import PairKernel
+from symprop.functions.quadrature_activation import GeluTanh
+
+CLOSED = (Relu(), LeakyRelu(sp.Rational(1, 3)), SquaredRelu(), Gelu(), Erf(), Sine())
+SUMS = (Silu(), Tanh(), GeluTanh())
+POINTS = ((0.3, 0.35, 0.1), (2.0, 1.0, -0.9), (50.0, 40.0, 30.0))
+
+
+def double_sum(function, first, second, covariance):
+    """E f(x) f(y) by the trapezoidal rule in two dimensions."""
+    z = np.linspace(-9, 9, 1501)
+    weight = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
+    r = covariance / np.sqrt(first * second)
+    y = np.sqrt(second) * (r * z[:, None] + np.sqrt(1 - r**2) * z)
+    return float(weight * function(np.sqrt(first) * z) @ function(y) @ weight)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("activation", [*CLOSED, *SUMS], ids=lambda item: item.name)
+def test_entries_are_those_of_the_pair_moment(activation, order):
+    moment = (activation.cross, activation.slope_cross)[order]
+    for point in POINTS:
+        if activation in SUMS:
+            exact, allowed = double_sum((activation.apply, activation.slope)[order], *point), 1e-10
+        else:
+            exact, allowed = float(sp.N(moment(sp.S.Zero, sp.S.Zero, *map(sp.nsimplify, point)), 17)), 1e-13
+        assert float(PairKernel(activation, order).of(*point)) == pytest.approx(exact, rel=allowed, abs=allowed)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("activation", [*CLOSED, *SUMS], ids=lambda item: item.name)
+def test_tokens_that_coincide(activation, order):
+    moment = (activation.second, activation.slope_second)[order]
+    exact = float(sp.N(moment(sp.S.Zero, sp.Rational(3, 10)), 17))
+    found = PairKernel(activation, order).of(0.3, 0.3, np.array([0.3, 0.3 * (1 + 1e-15), 0.3 * (1 - 1e-15)]))
+    # A kinked slope approaches its value like the angle, the root of the distance.
+    assert found[0] == pytest.approx(exact, rel=1e-8)
+    assert found == pytest.approx(exact, rel=1e-7)
+
+
+def test_a_zero_variance_has_no_noise():
+    for activation in (Relu(), Gelu(), Silu()):
+        found = PairKernel(activation).of(np.array([0.0, 1.0]), np.array([0.0, 0.0]), np.zeros(2))
+        assert found == pytest.approx([0.0, 0.0], abs=1e-15)
+
+
+def test_slopes_have_no_further_derivative():
+    with pytest.raises(RefusedError, match="once at most"):
+        PairKernel(Gelu(), 2).of(1.0, 1.0, 0.5)
