@@ -73,15 +73,16 @@ def _function(name: str, backend: str, suffix: str = "") -> str:
     before = [item for item in lowered.assignments if not item.depends & inside]
     within = [item for item in lowered.assignments if item.depends & inside]
     listed = ", ".join(arguments) + "," * (len(arguments) == 1)
-    rows, last = _constant(node.table), "[..., None]" if blocks else ""
+    rows = _constant(node.table)
     like = []
     if backend == "torch":
         # An argument may be a number, and the functions below take tensors only.
-        like = [f"zero = 0*({' + '.join(arguments)})", f"{listed} = ((item + zero){last} for item in ({listed}))"]
+        item = "(item + zero)[..., None]" if blocks else "item + zero"
+        like = [f"zero = 0*({' + '.join(arguments)})", f"{listed} = ({item} for item in ({listed}))"]
         rows = f"torch.tensor({rows}, dtype=zero.dtype, device=zero.device)"
         rows = f"_row_blocks({rows}, zero.numel())" if blocks else rows
     elif blocks:
-        like = [f"{listed} = (item{last} for item in np.broadcast_arrays({', '.join(arguments)}))"]
+        like = [f"{listed} = (item[..., None] for item in np.broadcast_arrays({', '.join(arguments)}))"]
         rows = f"_row_blocks(np.array({rows}), {arguments[0]}.size)"
     term = code.text(lowered.results[0])
     if blocks:

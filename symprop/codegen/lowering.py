@@ -26,6 +26,7 @@ from symprop.core.errors import RefusedError
 from symprop.core.symbols import layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
+from symprop.functions.piece_rule import Place
 from symprop.functions.rising_ratio import RisingRatio
 from symprop.functions.softmax_layer import AVERAGES, LayerMoment
 from symprop.functions.softmax_overlap import (
@@ -38,7 +39,7 @@ from symprop.functions.softmax_overlap import (
     WeightGap,
     jacobian_square,
 )
-from symprop.functions.table_sum import Held, Smaller, SmoothSum, TableSum, table_rows
+from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
 
 
 class _Lowered(sp.Function):
@@ -330,7 +331,7 @@ class _Lowering:
             return self.product(sp.Mul.make_args(node))
         if isinstance(node, GrowthMinusOne):
             return Expm1(self.lower(node.args[1]) * self.log_of_one_plus(node.args[0]))
-        if isinstance(node, Held):
+        if isinstance(node, Place):
             return self.lower(node.args[0])
         if isinstance(node, ExpMinusOne):
             return Expm1(self.lower(node.args[0]))

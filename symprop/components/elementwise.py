@@ -33,7 +33,7 @@ class Elementwise(Component):
 
     with x, y of the mean, variance and covariance of two tokens; the gradient is multiplied by the same moments of
     :math:`\phi'`. Exact for Gaussian coordinates. A residual sum around an activation is
-    ``Elementwise(SkipSum(activation, skip_scale, branch_scale))``, and any smooth function becomes an activation with
+    ``Elementwise(SkipSum(activation, skip_scale, branch_scale))``, and any function, with kinks or without, becomes one with
     ``Elementwise(QuadratureActivation(x, formula, name))``. Kedia et al. 2024, component table; Cho & Saul 2009.
 
     >>> from symprop.core.symbols import d, n

@@ -50,6 +50,24 @@ PLANE = register_table(
 )
 
 
+class Place(sp.Function):
+    """Where a node is: a real number that stays when moments change. SymPy does not look into it, which would take long."""
+
+    nargs = (1,)
+
+    @classmethod
+    def formula(cls) -> sp.Lambda:
+        """The identity."""
+        x = sp.Symbol("x", real=True)
+        return sp.Lambda(x, x)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.Zero
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
 class PieceFunction(sp.Function):
     """A number of the rule: a function of the node in [0, 1], the piece, the mean, the variance and the scale of crowding."""
 

@@ -18,9 +18,9 @@ from itertools import pairwise
 import sympy as sp
 
 from symprop.functions import gaussian_expectation as ge
-from symprop.functions.piece_rule import InnerScore, InnerShift, InnerWeight, TailScore, TailWeight, gauss_rule
+from symprop.functions.piece_rule import InnerScore, InnerShift, InnerWeight, Place, TailScore, TailWeight, gauss_rule
 from symprop.functions.pieces import Pieces, bounded
-from symprop.functions.table_sum import Held, Larger, Smaller
+from symprop.functions.table_sum import Larger, Smaller
 
 _X, _WX, _Y, _WY = sp.symbols("node_x weight_x node_y weight_y", real=True)
 LINE_COLUMNS, PLANE_COLUMNS = (_X, _WX), (_X, _WX, _Y, _WY)
@@ -43,13 +43,13 @@ class _Variable:
         else:
             self._at = at = (node, (low + high) / 2, (high - low) / 2, m, v, scale)
             score, length = InnerScore(*at), InnerWeight(*at)
-        self.value = m + self.spread * score
+        self.value = Place(m + self.spread * score)
         self.probability = weight * length * sp.exp(-(score**2) / 2) / sp.sqrt(2 * sp.pi)
 
     @property
     def shift(self) -> sp.Expr:
         """Distance from the middle of a finite piece."""
-        return self.spread * InnerShift(*self._at)
+        return Place(self.spread * InnerShift(*self._at))
 
 
 def features(pieces: Pieces) -> tuple[sp.Expr, ...]:
@@ -62,7 +62,7 @@ def features(pieces: Pieces) -> tuple[sp.Expr, ...]:
 
 def _at(pieces: Pieces, index: int, x: sp.Expr) -> sp.Expr:
     """The formula of an interval at x, as doubles can evaluate it."""
-    return bounded(pieces.formulas[index]).xreplace({pieces.variable: Held(x)})
+    return bounded(pieces.formulas[index]).xreplace({pieces.variable: Place(x)})
 
 
 def _ascending(numbers: Sequence[sp.Expr]) -> tuple[sp.Expr, ...]:

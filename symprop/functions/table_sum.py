@@ -33,24 +33,6 @@ class Smaller(Larger):
     """The smaller of two real numbers."""
 
 
-class Held(sp.Function):
-    """A real number as it is: SymPy, which tries to learn about every base of a power, does not look into it."""
-
-    nargs = (1,)
-
-    @classmethod
-    def formula(cls) -> sp.Lambda:
-        """The identity."""
-        x = sp.Symbol("x", real=True)
-        return sp.Lambda(x, x)
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.S.One
-
-    def _eval_is_real(self) -> bool:
-        return True
-
-
 class Reach(sp.Function):
     """The logarithm of one over the rounding error: a summand uses it to stop where nothing is left to add.
 

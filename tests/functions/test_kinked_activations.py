@@ -179,7 +179,7 @@ def test_kinks_are_found_and_rules_agree(name):
             assert number(activation.gap(*at, share * variance)) == pytest.approx(independent, rel=CLAIMED)
 
 
-@pytest.mark.parametrize("name", ["relu6", "elu", "tanh_magnitude", "shifted_squares"])
+@pytest.mark.parametrize("name", ["relu6", "elu", pytest.param("shifted_squares", marks=pytest.mark.slow)])
 def test_the_gap_grows_as_price_says_and_the_rule_for_two_variances_agrees(name):
     activation = QuadratureActivation(X, FAMILY[name][0], name)
     v, g = sp.symbols("v g", positive=True)
@@ -230,13 +230,15 @@ def test_generated_code_is_the_formula(backend):
         assert grid.change.shape == (2, 3)
         assert grid.change[1, 2] == pytest.approx(float(function(2.0, 0.3).change), rel=1e-13)
         return
+    wanted = (("change", 0, sigma2), ("change", 1, gap), ("slope_change", 1, gap))
+    derivatives = [(name, index, sp.diff(outputs[name], symbol)) for name, index, symbol in wanted]
     for variance, share in ((1.0, 0.5), (100.0, 1e-6), (1.0, 1.5)):
         at = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (variance, share * variance)]
-        for name, index, symbol in (("change", 0, sigma2), ("change", 1, gap), ("slope_change", 1, gap)):
+        for name, index, derivative in derivatives:
             slope = torch.autograd.grad(getattr(function(*at), name), at)[index]
-            exact = sp.diff(outputs[name], symbol).subs({sigma2: precise(variance), gap: precise(share * variance)})
+            exact = number(derivative.subs({sigma2: precise(variance), gap: precise(share * variance)}))
             # The nodes move in one and stay in the other, and the rule neglects something else.
-            assert float(slope) == pytest.approx(number(exact), rel=CLAIMED)
+            assert float(slope) == pytest.approx(exact, rel=CLAIMED)
 
 
 def test_a_step_goes_forward_and_its_slope_is_refused():

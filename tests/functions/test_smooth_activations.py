@@ -120,7 +120,8 @@ def test_gaps_against_quadrature(activation, share, variance):
 @pytest.mark.parametrize("name", RULES)
 def test_the_rule_agrees_with_the_mixture(name):
     mixed, ruled = next(item for item in MIXTURES if item.name == name), RULES[name]
-    for variance, change in ((1, 0.5), (1e-6, 1e-9), (100, 1), (1e4, 1e-3), (1e6, 1e-8), (1e6, 1e3), (1e6, 9e5), (1, 1e-10), (4, 8)):
+    far = ((1e4, 1e-3), (1e6, 1e-8), (1e6, 1e3), (1e6, 9e5))
+    for variance, change in ((1, 0.5), (1e-6, 1e-9), (100, 1), *far, (1, 1e-10), (4, 8)):
         expected = number(mixed.gap(sp.S.Zero, v, g), variance, change)
         assert number(ruled.gap(sp.S.Zero, v, g), variance, change) == pytest.approx(expected, rel=2 * CLAIMED)
 
