@@ -257,35 +257,67 @@ def _beyond_cells(total, factor, scale, places, arguments):
     return result.masked_scatter(~far, near)
 
 
-def _quadrature_node(t, offset, variance):
-    """The standard normal variable at t in [-1, 1]; nodes crowd where the variable is of order one."""
-    x0 = torch.pow(5.408789293239539e-18*torch.square(torch.square(torch.square(torch.square(offset)))) + 1, -0.0625)
-    x1 = offset*x0
-    x2 = torch.sqrt(variance + 1)
-    x3 = torch.arcsinh(x2*(x1 + 8.5))
-    x4 = torch.arcsinh(x2*(x1 - 8.5))
-    x5 = 0.5*x3
-    x6 = 0.5*x4
-    x7 = torch.sinh(t*(x5 - x6) + x5 + x6)
-    return x7/x2 - x1
+def _row_blocks(rows, points):
+    """The columns of blocks of rows, with fewer rows for more points."""
+    count = max(1, 8192//max(1, points))
+    for start in range(0, len(rows), count):
+        yield rows[start:start + count].unbind(-1)
 
 
-def _quadrature_weight(t, offset, variance):
-    """The weight of that node."""
-    x0 = torch.pow(5.408789293239539e-18*torch.square(torch.square(torch.square(torch.square(offset)))) + 1, -0.0625)
-    x1 = offset*x0
-    x2 = torch.sqrt(variance + 1)
-    x3 = 1/x2
-    x4 = torch.arcsinh(x2*(x1 + 8.5))
-    x5 = torch.arcsinh(x2*(x1 - 8.5))
-    x6 = 0.5*x4
-    x7 = 0.5*x5
-    x8 = x6 - x7
-    x9 = t*x8 + x6 + x7
-    x10 = torch.sinh(x9)
-    x11 = torch.cosh(x9)
-    x12 = torch.exp(-0.5*torch.square(x10*x3 - x1))
-    return 0.00831129750836318*x11*x12*x3*x8
+def _tail_score(node, direction, end, mean, variance, scale):
+    """Standard score of a node from an end on, in direction 1 or -1; nodes crowd at the end."""
+    x0 = torch.sqrt(variance + 1e-290)
+    x1 = 1/x0
+    x2 = torch.clamp(direction*x1*(end - mean), min=-8.5)
+    x3 = torch.clamp(x2, max=8.5)
+    x4 = torch.log1p(x0*(8.5 - x3)/scale)
+    x5 = torch.expm1(node*x4)
+    return direction*(scale*x1*x5 + x3)
+
+
+def _tail_weight(node, direction, end, mean, variance, scale):
+    """Length that belongs to a node beyond an end, in standard deviations."""
+    x0 = torch.sqrt(variance + 1e-290)
+    x1 = 1/x0
+    x2 = torch.clamp(direction*x1*(end - mean), min=-8.5)
+    x3 = torch.clamp(x2, max=8.5)
+    x4 = torch.log1p(x0*(8.5 - x3)/scale)
+    x5 = torch.exp(node*x4)
+    return scale*x1*x4*x5
+
+
+def _inner_score(node, centre, half, mean, variance, scale):
+    """Standard score of a node on a finite piece, given its centre and half its width; nodes crowd at both ends."""
+    x0 = 2*node
+    x1 = torch.sqrt(variance + 1e-290)
+    x2 = 1/x1
+    x3 = torch.clamp(x2*(centre - half - mean), min=-8.5)
+    x4 = torch.clamp(x2*(centre + half - mean), min=-8.5)
+    x5 = torch.clamp(x3, max=8.5)
+    x6 = torch.clamp(x4, max=8.5)
+    x7 = torch.minimum(2*half*x2, x6 + 1e-14 - x5)
+    x8 = torch.clamp(x7, min=0)
+    x9 = torch.log1p(x1*x8/scale)
+    x10 = torch.exp(x9*(x0 - 1))
+    x11 = torch.expm1(x0*x9)
+    return scale*x11*x2/(x10 + 1) + x5
+
+
+def _inner_weight(node, centre, half, mean, variance, scale):
+    """Length that belongs to a node on a finite piece, in standard deviations."""
+    x0 = torch.sqrt(variance + 1e-290)
+    x1 = 1/x0
+    x2 = 2*x1
+    x3 = torch.clamp(x1*(centre - half - mean), min=-8.5)
+    x4 = torch.clamp(x1*(centre + half - mean), min=-8.5)
+    x5 = torch.clamp(x3, max=8.5)
+    x6 = torch.clamp(x4, max=8.5)
+    x7 = torch.minimum(half*x2, x6 + 1e-14 - x5)
+    x8 = torch.clamp(x7, min=0)
+    x9 = torch.log1p(x0*x8/scale)
+    x10 = 0.5*x9
+    x11 = torch.cosh(x10*(2*node - 1))
+    return x10*(scale*x2 + x8)/torch.square(x11)
 
 _GAUSS_LEGENDRE = (
     (3.596435746501147e-05, 9.229504873564872e-05),
@@ -586,15 +618,194 @@ _LOGISTIC_PAIRS = (
     (2.0118555939413417e-10, 27.112638920657886, 27.112638920657886),
 )
 
-_QUADRATURE_LINE = tuple((k/48,) for k in range(-48, 48 + 1))
+_PIECE_LINE = (
+    (0.0003474791321139148, 0.00089164036084707),
+    (0.00182994161402239, 0.0020735166302822496),
+    (0.0044933142616278565, 0.003252228984489251),
+    (0.008331873057687011, 0.0044233799131816985),
+    (0.013336586105044512, 0.005584069730065514),
+    (0.019495600173973116, 0.00673152394835893),
+    (0.026794312570798617, 0.007863015238012515),
+    (0.035215413934030215, 0.008975857887848642),
+    (0.04473893146074859, 0.010067411576765044),
+    (0.05534227700244293, 0.011135086904191484),
+    (0.06700030092295362, 0.0121763512843556),
+    (0.07968535187370984, 0.013188734857527456),
+    (0.09336734243860123, 0.014169836307129768),
+    (0.10801382052832931, 0.015117328536201277),
+    (0.12359004636973403, 0.016028964177425747),
+    (0.14005907491419456, 0.016902580918570897),
+    (0.15738184347288336, 0.01773610662844115),
+    (0.17551726437267134, 0.018527564270120044),
+    (0.19442232241380336, 0.01927507658930782),
+    (0.214052176898683, 0.019976870566360272),
+    (0.23436026799005272, 0.020631281621311788),
+    (0.25529842714647355, 0.021236757561826806),
+    (0.276816991373268, 0.021791862264661774),
+    (0.2988649210180042, 0.022295279081878283),
+    (0.3213899208311659, 0.022745813963709092),
+    (0.3443385640048945, 0.023142398290657236),
+    (0.3676564188956163, 0.023484091408105038),
+    (0.39128817812999644, 0.02377008285741521),
+    (0.41517778978800357, 0.02399969429822921),
+    (0.4392685903519397, 0.024172381117401498),
+    (0.4635034391061005, 0.024287733720751756),
+    (0.48782485366828776, 0.024345478504569907),
+    (0.5121751463317122, 0.024345478504569907),
+    (0.5364965608938995, 0.024287733720751756),
+    (0.5607314096480602, 0.024172381117401498),
+    (0.5848222102119964, 0.02399969429822921),
+    (0.6087118218700035, 0.02377008285741521),
+    (0.6323435811043837, 0.023484091408105038),
+    (0.6556614359951055, 0.023142398290657236),
+    (0.6786100791688341, 0.022745813963709092),
+    (0.7011350789819958, 0.022295279081878283),
+    (0.723183008626732, 0.021791862264661774),
+    (0.7447015728535265, 0.021236757561826806),
+    (0.7656397320099473, 0.020631281621311788),
+    (0.7859478231013171, 0.019976870566360272),
+    (0.8055776775861967, 0.01927507658930782),
+    (0.8244827356273287, 0.018527564270120044),
+    (0.8426181565271167, 0.01773610662844115),
+    (0.8599409250858054, 0.016902580918570897),
+    (0.876409953630266, 0.016028964177425747),
+    (0.8919861794716707, 0.015117328536201277),
+    (0.9066326575613988, 0.014169836307129768),
+    (0.9203146481262902, 0.013188734857527456),
+    (0.9329996990770464, 0.0121763512843556),
+    (0.944657722997557, 0.011135086904191484),
+    (0.9552610685392514, 0.010067411576765044),
+    (0.9647845860659698, 0.008975857887848642),
+    (0.9732056874292014, 0.007863015238012515),
+    (0.9805043998260269, 0.00673152394835893),
+    (0.9866634138949555, 0.005584069730065514),
+    (0.991668126942313, 0.0044233799131816985),
+    (0.9955066857383721, 0.003252228984489251),
+    (0.9981700583859776, 0.0020735166302822496),
+    (0.9996525208678861, 0.00089164036084707),
+)
 
-_QUADRATURE_PLANE = tuple((j/48, k/48) for j in range(-48, 48 + 1) for k in range(-48, 48 + 1))
+_PIECE_PLANE = tuple((*one, *other) for one in (
+    (0.0006144963737869658, 0.0015766730261549207),
+    (0.003234913866824618, 0.0036637769506380675),
+    (0.007937708138586574, 0.005738617289617307),
+    (0.014704203726876364, 0.007789657861471613),
+    (0.0235061484197846, 0.009808080228678028),
+    (0.034306654646722834, 0.011785380419662024),
+    (0.047060431642215184, 0.013713254854178517),
+    (0.06171398986287607, 0.015583613916399048),
+    (0.07820586918780326, 0.017388611282385197),
+    (0.09646689798527869, 0.01912067553291525),
+    (0.11642048374212982, 0.020772541471732273),
+    (0.13798293453809268, 0.022337280428347116),
+    (0.16106381018366805, 0.02380832924624512),
+    (0.1855663016117432, 0.0251795177769271),
+    (0.21138763695801366, 0.02644509474259672),
+    (0.2384195126388835, 0.027599751849992017),
+    (0.2665485476245208, 0.028638646050201458),
+    (0.2956567590046416, 0.029557419849197672),
+    (0.32562205685391965, 0.0303522195829468),
+    (0.3563187563222722, 0.03101971157994621),
+    (0.38761810480265546, 0.031557096143126864),
+    (0.41938882196555416, 0.03196211929232393),
+    (0.4514976503952687, 0.03223308221797491),
+    (0.4838099145185653, 0.03236884840634183),
+    (0.5161900854814346, 0.03236884840634183),
+    (0.5485023496047313, 0.03223308221797491),
+    (0.5806111780344458, 0.03196211929232393),
+    (0.6123818951973445, 0.031557096143126864),
+    (0.6436812436777277, 0.03101971157994621),
+    (0.6743779431460803, 0.0303522195829468),
+    (0.7043432409953584, 0.029557419849197672),
+    (0.7334514523754792, 0.028638646050201458),
+    (0.7615804873611165, 0.027599751849992017),
+    (0.7886123630419863, 0.02644509474259672),
+    (0.8144336983882567, 0.0251795177769271),
+    (0.8389361898163319, 0.02380832924624512),
+    (0.8620170654619073, 0.022337280428347116),
+    (0.8835795162578701, 0.020772541471732273),
+    (0.9035331020147213, 0.01912067553291525),
+    (0.9217941308121967, 0.017388611282385197),
+    (0.938286010137124, 0.015583613916399048),
+    (0.9529395683577848, 0.013713254854178517),
+    (0.9656933453532772, 0.011785380419662024),
+    (0.9764938515802154, 0.009808080228678028),
+    (0.9852957962731237, 0.007789657861471613),
+    (0.9920622918614135, 0.005738617289617307),
+    (0.9967650861331754, 0.0036637769506380675),
+    (0.999385503626213, 0.0015766730261549207),
+) for other in (
+    (0.0003474791321139148, 0.00089164036084707),
+    (0.00182994161402239, 0.0020735166302822496),
+    (0.0044933142616278565, 0.003252228984489251),
+    (0.008331873057687011, 0.0044233799131816985),
+    (0.013336586105044512, 0.005584069730065514),
+    (0.019495600173973116, 0.00673152394835893),
+    (0.026794312570798617, 0.007863015238012515),
+    (0.035215413934030215, 0.008975857887848642),
+    (0.04473893146074859, 0.010067411576765044),
+    (0.05534227700244293, 0.011135086904191484),
+    (0.06700030092295362, 0.0121763512843556),
+    (0.07968535187370984, 0.013188734857527456),
+    (0.09336734243860123, 0.014169836307129768),
+    (0.10801382052832931, 0.015117328536201277),
+    (0.12359004636973403, 0.016028964177425747),
+    (0.14005907491419456, 0.016902580918570897),
+    (0.15738184347288336, 0.01773610662844115),
+    (0.17551726437267134, 0.018527564270120044),
+    (0.19442232241380336, 0.01927507658930782),
+    (0.214052176898683, 0.019976870566360272),
+    (0.23436026799005272, 0.020631281621311788),
+    (0.25529842714647355, 0.021236757561826806),
+    (0.276816991373268, 0.021791862264661774),
+    (0.2988649210180042, 0.022295279081878283),
+    (0.3213899208311659, 0.022745813963709092),
+    (0.3443385640048945, 0.023142398290657236),
+    (0.3676564188956163, 0.023484091408105038),
+    (0.39128817812999644, 0.02377008285741521),
+    (0.41517778978800357, 0.02399969429822921),
+    (0.4392685903519397, 0.024172381117401498),
+    (0.4635034391061005, 0.024287733720751756),
+    (0.48782485366828776, 0.024345478504569907),
+    (0.5121751463317122, 0.024345478504569907),
+    (0.5364965608938995, 0.024287733720751756),
+    (0.5607314096480602, 0.024172381117401498),
+    (0.5848222102119964, 0.02399969429822921),
+    (0.6087118218700035, 0.02377008285741521),
+    (0.6323435811043837, 0.023484091408105038),
+    (0.6556614359951055, 0.023142398290657236),
+    (0.6786100791688341, 0.022745813963709092),
+    (0.7011350789819958, 0.022295279081878283),
+    (0.723183008626732, 0.021791862264661774),
+    (0.7447015728535265, 0.021236757561826806),
+    (0.7656397320099473, 0.020631281621311788),
+    (0.7859478231013171, 0.019976870566360272),
+    (0.8055776775861967, 0.01927507658930782),
+    (0.8244827356273287, 0.018527564270120044),
+    (0.8426181565271167, 0.01773610662844115),
+    (0.8599409250858054, 0.016902580918570897),
+    (0.876409953630266, 0.016028964177425747),
+    (0.8919861794716707, 0.015117328536201277),
+    (0.9066326575613988, 0.014169836307129768),
+    (0.9203146481262902, 0.013188734857527456),
+    (0.9329996990770464, 0.0121763512843556),
+    (0.944657722997557, 0.011135086904191484),
+    (0.9552610685392514, 0.010067411576765044),
+    (0.9647845860659698, 0.008975857887848642),
+    (0.9732056874292014, 0.007863015238012515),
+    (0.9805043998260269, 0.00673152394835893),
+    (0.9866634138949555, 0.005584069730065514),
+    (0.991668126942313, 0.0044233799131816985),
+    (0.9955066857383721, 0.003252228984489251),
+    (0.9981700583859776, 0.0020735166302822496),
+    (0.9996525208678861, 0.00089164036084707),
+))
 
 
 def _abs_asymmetry_f29683(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
+    m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = torch.sqrt(x1 + 1e-32)
@@ -622,7 +833,7 @@ def _abs_asymmetry_f29683(m_x, v_x):
 def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = torch.square(m_x)/(x1 + 1e-290)
@@ -652,7 +863,7 @@ def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
 def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = 2*v_x + 1e-290
@@ -684,7 +895,7 @@ def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
 def _abs_same_far_431b0a(m_x, v_x, gap_xy):
     """Abs same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
@@ -705,7 +916,7 @@ def _abs_same_far_431b0a(m_x, v_x, gap_xy):
 def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
     x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
@@ -724,7 +935,7 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
 def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = torch.square(m_x)/(x1 + 1e-290)
@@ -754,7 +965,7 @@ def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
 def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
     """Abs slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
@@ -772,7 +983,7 @@ def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
 def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.square(m_x)
     x1 = 1/(8*v_x + 4)
     x2 = x0*x1
@@ -795,7 +1006,7 @@ def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
 def _erf_same_near_658cb3(m_x, v_x, gap_xy):
     """Erf same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 0.5
     x2 = 4*torch.square(m_x)/(8*v_x + 4)
@@ -816,7 +1027,7 @@ def _erf_same_near_658cb3(m_x, v_x, gap_xy):
 def _erf_second_25cb9d(m_x, v_x):
     """Erf second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
+    m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = 2*v_x
     x1 = x0 + 0.5
     x2 = 4*torch.square(m_x)/(8*v_x + 4)
@@ -837,7 +1048,7 @@ def _erf_second_25cb9d(m_x, v_x):
 def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
     """Gelu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.square(m_x)
     x1 = 1/(8*v_x + 8)
     x2 = v_x + 1
@@ -875,7 +1086,7 @@ def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
 def _gelu_same_far_00b025(m_x, v_x, gap_xy):
     """Gelu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.square(m_x)
     x1 = 2*v_x
     x2 = gap_xy + 1
@@ -913,7 +1124,7 @@ def _gelu_same_far_00b025(m_x, v_x, gap_xy):
 def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
     """Gelu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.square(m_x)
     x1 = 2*v_x
     x2 = x1 + 1.0
@@ -948,7 +1159,7 @@ def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
 def _gelu_second_9bb7a9(m_x, v_x):
     """Gelu second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
+    m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.square(m_x)
     x1 = 2*v_x
     x2 = x1 + 1.0
@@ -983,7 +1194,7 @@ def _gelu_second_9bb7a9(m_x, v_x):
 def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
     """Gelu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.square(m_x)
     x1 = 1/(8*v_x + 8)
     x2 = v_x + 1
@@ -1020,7 +1231,7 @@ def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
 def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
     """Gelu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.square(m_x)
     x1 = 2*v_x
     x2 = x1 + 1.0
@@ -1055,7 +1266,7 @@ def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
 def _gelu_slope_second_fec1c0(m_x, v_x):
     """Gelu slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
+    m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.square(m_x)
     x1 = 2*v_x
     x2 = x1 + 1.0
@@ -1087,147 +1298,676 @@ def _gelu_slope_second_fec1c0(m_x, v_x):
     return total
 
 
-def _gelu_tanh_gap_691614(m_x, v_x, gap_xy):
+def _gelu_tanh_gap_17712c(m_x, v_x, gap_xy):
     """Gelu_tanh gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = ((item + zero)[..., None] for item in (m_x, v_x, gap_xy))
     x0 = 0.7978845608028654*m_x
-    x1 = torch.sqrt(v_x)
+    x1 = 0.5*m_x
     x2 = torch.sqrt(gap_xy)
-    x3 = m_x*x1/(v_x + 1e-290)
-    x4 = 2*v_x - gap_xy
-    x5 = gap_xy/v_x
-    x6 = torch.sqrt(x4)
-    x7 = x4*x5
-    x8 = x2*x6/x1
+    x3 = 0.5*gap_xy
+    x28 = v_x - x3
+    x29 = torch.sqrt(x28)
     total = 0.0
-    for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=zero.dtype, device=zero.device):
-        x9 = _quadrature_weight(node_x, x3, v_x)
-        x10 = _quadrature_node(node_x, x3, v_x)
-        x11 = x1*x10
-        x12 = m_x + x11
-        x13 = torch.tanh(x0 + 0.7978845608028654*x11 + 0.035677408136300125*x12*torch.square(x12))
-        x14 = x11*(1 - x5)
-        x15 = m_x + x14
-        x16 = x15*x8/(x7 + 1e-290)
-        x17 = _quadrature_weight(node_y, x16, x7)
-        x18 = _quadrature_node(node_y, x16, x7)
-        x19 = x18*x8
-        x20 = x15 + x19
-        x21 = torch.tanh(x0 + 0.7978845608028654*x14 + 0.7978845608028654*x19 + 0.035677408136300125*x20*torch.square(x20))
-        total = total + 0.5*x17*x9*torch.square(0.5*x12*(x13 + 1) - 0.5*x20*(x21 + 1))
+    for node_x, weight_x, node_y, weight_y in _row_blocks(torch.tensor(_PIECE_PLANE, dtype=zero.dtype, device=zero.device), zero.numel()):
+        x4 = weight_x*weight_y
+        x5 = 0.15915494309189535*x4
+        x6 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
+        x7 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x8 = _inner_score(node_x, 0.01, 0.01, 0, x3, 1)
+        x9 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
+        x10 = x2*x6
+        x11 = 0.5*torch.square(x6)
+        x12 = x2*x8
+        x13 = 0.5*torch.square(x8)
+        x14 = 0.7071067811865476*x10
+        x15 = 0.5641895835477564*x10
+        x16 = 0.7071067811865476*x12
+        x17 = 0.4858441370160994*x12
+        x18 = 0.6089153254541263*x12
+        x19 = -0.6089153254541264*x12
+        x20 = -0.4858441370160995*x12
+        x21 = 0.24040290139373105*x12
+        x22 = 0.19181376339427167*x12
+        x23 = -x14
+        x24 = -x15
+        x25 = -x21
+        x26 = -x22
+        x27 = -x16
+        x30 = x5*x7
+        x31 = 0.6366197723675814*x4*x9*torch.square(x16)
+        x32 = _tail_score(node_x, 1, 0, m_x, x28, 1)
+        x33 = _tail_weight(node_x, 1, 0, m_x, x28, 1)
+        x34 = _tail_score(node_x, -1, 0, m_x, x28, 1)
+        x35 = _tail_weight(node_x, -1, 0, m_x, x28, 1)
+        x36 = x29*x32
+        x37 = 0.5*torch.square(x32)
+        x38 = x29*x34
+        x39 = 0.5*torch.square(x34)
+        x40 = x1 + 0.5*x36
+        x41 = m_x + x36
+        x42 = x0 + 0.7978845608028654*x36
+        x43 = (-x1) - 0.5*x38
+        x44 = m_x + x38
+        x45 = x0 + 0.7978845608028654*x38
+        x46 = -x44
+        x47 = _inner_score(node_y, 0, x14, m_x, x28, 1)
+        x48 = _inner_weight(node_y, 0, x14, m_x, x28, 1)
+        x49 = _tail_score(node_y, 1, x14, m_x, x28, 1)
+        x50 = _tail_weight(node_y, 1, x14, m_x, x28, 1)
+        x51 = _inner_score(node_y, 0, x16, m_x, x28, 1)
+        x52 = _inner_weight(node_y, 0, x16, m_x, x28, 1)
+        x53 = _tail_score(node_y, 1, x16, m_x, x28, 1)
+        x54 = _tail_weight(node_y, 1, x16, m_x, x28, 1)
+        x55 = torch.exp((-x11) - 0.5*torch.square(x47))
+        x56 = torch.exp((-x11) - 0.5*torch.square(x49))
+        x57 = _tail_score(node_y, -1, x23, m_x, x28, 1)
+        x58 = _tail_weight(node_y, -1, x23, m_x, x28, 1)
+        x59 = torch.exp((-x13) - 0.5*torch.square(x51))
+        x60 = torch.exp((-x13) - 0.5*torch.square(x53))
+        x61 = _tail_score(node_y, -1, x27, m_x, x28, 1)
+        x62 = _tail_weight(node_y, -1, x27, m_x, x28, 1)
+        x63 = _inner_score(node_y, x40, x40, 0, x3, 1)
+        x64 = _inner_weight(node_y, x40, x40, 0, x3, 1)
+        x65 = _inner_score(node_y, x43, x43, 0, x3, 1)
+        x66 = _inner_weight(node_y, x43, x43, 0, x3, 1)
+        x67 = _tail_score(node_y, 1, x41, 0, x3, 1)
+        x68 = _tail_weight(node_y, 1, x41, 0, x3, 1)
+        x69 = x29*x47
+        x70 = x29*x49
+        x71 = x29*x51
+        x72 = x29*x53
+        x73 = torch.exp((-x11) - 0.5*torch.square(x57))
+        x74 = torch.exp((-x13) - 0.5*torch.square(x61))
+        x75 = torch.exp((-x37) - 0.5*torch.square(x63))
+        x76 = torch.exp((-x39) - 0.5*torch.square(x65))
+        x77 = torch.exp((-x37) - 0.5*torch.square(x67))
+        x78 = _tail_score(node_y, 1, x46, 0, x3, 1)
+        x79 = _tail_weight(node_y, 1, x46, 0, x3, 1)
+        x80 = m_x + x69
+        x81 = x0 + 0.7978845608028654*x69
+        x82 = m_x + x70
+        x83 = x0 + 0.7978845608028654*x70
+        x84 = x29*x57
+        x85 = m_x + x71
+        x86 = x0 + 0.7978845608028654*x71
+        x87 = m_x + x72
+        x88 = x0 + 0.7978845608028654*x72
+        x89 = x29*x61
+        x90 = x2*x63
+        x91 = x2*x65
+        x92 = x2*x67
+        x93 = torch.exp((-x39) - 0.5*torch.square(x78))
+        x94 = x14 + x80
+        x95 = x23 + x80
+        x96 = x14 + x82
+        x97 = x23 + x82
+        x98 = m_x + x84
+        x99 = x0 + 0.7978845608028654*x84
+        x100 = x18 + x85
+        x101 = x19 + x85
+        x102 = x21 + x85
+        x103 = x25 + x85
+        x104 = x18 + x87
+        x105 = x19 + x87
+        x106 = x21 + x87
+        x107 = x25 + x87
+        x108 = m_x + x89
+        x109 = x0 + 0.7978845608028654*x89
+        x110 = 0.5641895835477564*x90
+        x111 = 0.7071067811865476*x90
+        x112 = 0.5641895835477564*x91
+        x113 = 0.7071067811865476*x91
+        x114 = 0.5641895835477564*x92
+        x115 = 0.7071067811865476*x92
+        x116 = x2*x78
+        x117 = torch.tanh(x15 + x81 + 0.035677408136300125*x94*torch.square(x94))
+        x118 = torch.tanh(x24 + x81 + 0.035677408136300125*x95*torch.square(x95))
+        x119 = torch.tanh(x15 + x83 + 0.035677408136300125*x96*torch.square(x96))
+        x120 = torch.tanh(x24 + x83 + 0.035677408136300125*x97*torch.square(x97))
+        x121 = x14 + x98
+        x122 = x23 + x98
+        x123 = torch.square(x100)
+        x124 = torch.square(x101)
+        x125 = torch.square(x102)
+        x126 = torch.square(x103)
+        x127 = torch.square(x104)
+        x128 = torch.square(x105)
+        x129 = torch.square(x106)
+        x130 = torch.square(x107)
+        x131 = x108 + x18
+        x132 = x108 + x19
+        x133 = x108 + x21
+        x134 = x108 + x25
+        x135 = x111 + x41
+        x136 = x41 - x111
+        x137 = x113 + x44
+        x138 = x44 - x113
+        x139 = x115 + x41
+        x140 = x41 - x115
+        x141 = 0.5641895835477564*x116
+        x142 = 0.7071067811865476*x116
+        x143 = torch.tanh(0.035677408136300125*x121*torch.square(x121) + x15 + x99)
+        x144 = torch.tanh(0.035677408136300125*x122*torch.square(x122) + x24 + x99)
+        x145 = torch.tanh(x110 + 0.035677408136300125*x135*torch.square(x135) + x42)
+        x146 = torch.tanh(0.035677408136300125*x136*torch.square(x136) + x42 - x110)
+        x147 = torch.tanh(x112 + 0.035677408136300125*x137*torch.square(x137) + x45)
+        x148 = torch.tanh(0.035677408136300125*x138*torch.square(x138) + x45 - x112)
+        x149 = torch.tanh(x114 + 0.035677408136300125*x139*torch.square(x139) + x42)
+        x150 = torch.tanh(0.035677408136300125*x140*torch.square(x140) + x42 - x114)
+        x151 = 0.035677408136300125*x100*x123 + x17 + x86
+        x152 = 0.035677408136300125*x101*x124 + x20 + x86
+        x153 = 0.035677408136300125*x102*x125 + x22 + x86
+        x154 = 0.035677408136300125*x103*x126 + x26 + x86
+        x155 = 0.035677408136300125*x104*x127 + x17 + x88
+        x156 = 0.035677408136300125*x105*x128 + x20 + x88
+        x157 = 0.035677408136300125*x106*x129 + x22 + x88
+        x158 = 0.035677408136300125*x107*x130 + x26 + x88
+        x159 = torch.square(x131)
+        x160 = torch.square(x132)
+        x161 = torch.square(x133)
+        x162 = torch.square(x134)
+        x163 = x142 + x44
+        x164 = x44 - x142
+        x165 = torch.tanh(x151)
+        x166 = torch.tanh(x152)
+        x167 = torch.tanh(x153)
+        x168 = torch.tanh(x154)
+        x169 = torch.clamp(x153, min=-100)
+        x170 = torch.clamp(x154, min=-100)
+        x171 = torch.clamp(x151, min=-100)
+        x172 = torch.clamp(x152, min=-100)
+        x173 = torch.tanh(x155)
+        x174 = torch.tanh(x156)
+        x175 = torch.tanh(x157)
+        x176 = torch.tanh(x158)
+        x177 = torch.clamp(x157, min=-100)
+        x178 = torch.clamp(x158, min=-100)
+        x179 = torch.clamp(x155, min=-100)
+        x180 = torch.clamp(x156, min=-100)
+        x181 = torch.tanh(x141 + 0.035677408136300125*x163*torch.square(x163) + x45)
+        x182 = torch.tanh(0.035677408136300125*x164*torch.square(x164) + x45 - x141)
+        x183 = x109 + 0.035677408136300125*x131*x159 + x17
+        x184 = x109 + 0.035677408136300125*x132*x160 + x20
+        x185 = x109 + 0.035677408136300125*x133*x161 + x22
+        x186 = x109 + 0.035677408136300125*x134*x162 + x26
+        x187 = torch.clamp(x169, max=100)
+        x188 = torch.clamp(x170, max=100)
+        x189 = torch.clamp(x171, max=100)
+        x190 = torch.clamp(x172, max=100)
+        x191 = torch.clamp(x177, max=100)
+        x192 = torch.clamp(x178, max=100)
+        x193 = torch.clamp(x179, max=100)
+        x194 = torch.clamp(x180, max=100)
+        x195 = torch.tanh(x183)
+        x196 = torch.tanh(x184)
+        x197 = torch.tanh(x185)
+        x198 = torch.tanh(x186)
+        x199 = torch.clamp(x185, min=-100)
+        x200 = torch.clamp(x186, min=-100)
+        x201 = torch.clamp(x183, min=-100)
+        x202 = torch.clamp(x184, min=-100)
+        x203 = torch.cosh(x187)
+        x204 = torch.cosh(x188)
+        x205 = torch.cosh(x189)
+        x206 = torch.cosh(x190)
+        x207 = torch.cosh(x191)
+        x208 = torch.cosh(x192)
+        x209 = torch.cosh(x193)
+        x210 = torch.cosh(x194)
+        x211 = torch.clamp(x199, max=100)
+        x212 = torch.clamp(x200, max=100)
+        x213 = torch.clamp(x201, max=100)
+        x214 = torch.clamp(x202, max=100)
+        x215 = torch.cosh(x211)
+        x216 = torch.cosh(x212)
+        x217 = torch.cosh(x213)
+        x218 = torch.cosh(x214)
+        x219 = x35*x5
+        x220 = x33*x5
+        total = total + (torch.where((gap_xy) <= (v_x), x30*x48*x55*torch.square(0.5*x94*(x117 + 1) - 0.5*x95*(x118 + 1)) + x30*x50*x56*torch.square(0.5*x96*(x119 + 1) - 0.5*x97*(x120 + 1)) + x30*x58*x73*torch.square(0.5*x121*(x143 + 1) - 0.5*x122*(x144 + 1)) + x31*x52*x59*torch.square(0.06938700258391148*x100*(0.134145*x123 + 1)/torch.square(x205) + 0.06938700258391148*x101*(0.134145*x124 + 1)/torch.square(x206) + 0.13008413761680487*x102*(0.134145*x125 + 1)/torch.square(x203) + 0.13008413761680487*x103*(0.134145*x126 + 1)/torch.square(x204) + 0.08696371128436339*x165 + 0.08696371128436339*x166 + 0.1630362887156366*x167 + 0.1630362887156366*x168 + 0.5) + x31*x54*x60*torch.square(0.06938700258391148*x104*(0.134145*x127 + 1)/torch.square(x209) + 0.06938700258391148*x105*(0.134145*x128 + 1)/torch.square(x210) + 0.13008413761680487*x106*(0.134145*x129 + 1)/torch.square(x207) + 0.13008413761680487*x107*(0.134145*x130 + 1)/torch.square(x208) + 0.08696371128436339*x173 + 0.08696371128436339*x174 + 0.1630362887156366*x175 + 0.1630362887156366*x176 + 0.5) + x31*x62*x74*torch.square(0.06938700258391148*x131*(0.134145*x159 + 1)/torch.square(x217) + 0.06938700258391148*x132*(0.134145*x160 + 1)/torch.square(x218) + 0.13008413761680487*x133*(0.134145*x161 + 1)/torch.square(x215) + 0.13008413761680487*x134*(0.134145*x162 + 1)/torch.square(x216) + 0.08696371128436339*x195 + 0.08696371128436339*x196 + 0.1630362887156366*x197 + 0.1630362887156366*x198 + 0.5), x219*x66*x76*torch.square(0.5*x137*(x147 + 1) - 0.5*x138*(x148 + 1)) + x219*x79*x93*torch.square(0.5*x163*(x181 + 1) - 0.5*x164*(x182 + 1)) + x220*x64*x75*torch.square(0.5*x135*(x145 + 1) - 0.5*x136*(x146 + 1)) + x220*x68*x77*torch.square(0.5*x139*(x149 + 1) - 0.5*x140*(x150 + 1)))).sum(-1)
     return total
 
 
-def _gelu_tanh_mean_af92d7(m_x, v_x):
+def _gelu_tanh_mean_8efd04(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
-    x0 = torch.sqrt(v_x)
-    x1 = m_x*x0/(v_x + 1e-290)
+    m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
+    x1 = 0.7978845608028654*m_x
+    x2 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x2 = _quadrature_node(node_x, x1, v_x)
-        x3 = _quadrature_weight(node_x, x1, v_x)
-        x4 = x0*x2
-        x5 = m_x + x4
-        x6 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*torch.square(x5))
-        total = total + 0.5*x3*x5*(x6 + 1)
+    for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
+        x0 = 0.19947114020071635*weight_x
+        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x7 = torch.exp(-0.5*torch.square(x3))
+        x8 = torch.exp(-0.5*torch.square(x5))
+        x9 = x2*x3
+        x10 = x2*x5
+        x11 = m_x + x9
+        x12 = m_x + x10
+        x13 = torch.tanh(x1 + 0.035677408136300125*x11*torch.square(x11) + 0.7978845608028654*x9)
+        x14 = torch.tanh(x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*torch.square(x12))
+        total = total + (x0*x11*x4*x7*(x13 + 1) + x0*x12*x6*x8*(x14 + 1)).sum(-1)
     return total
 
 
-def _gelu_tanh_second_ec175c(m_x, v_x):
+def _gelu_tanh_second_8dbcc9(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
-    x0 = torch.sqrt(v_x)
-    x1 = m_x*x0/(v_x + 1e-290)
+    m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
+    x1 = 0.7978845608028654*m_x
+    x2 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x2 = _quadrature_weight(node_x, x1, v_x)
-        x3 = _quadrature_node(node_x, x1, v_x)
-        x4 = x0*x3
-        x5 = m_x + x4
-        x6 = torch.square(x5)
-        x7 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
-        total = total + 0.25*x2*x6*torch.square(x7 + 1)
+    for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
+        x0 = 0.09973557010035818*weight_x
+        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x7 = torch.exp(-0.5*torch.square(x3))
+        x8 = torch.exp(-0.5*torch.square(x5))
+        x9 = x2*x3
+        x10 = x2*x5
+        x11 = m_x + x9
+        x12 = m_x + x10
+        x13 = torch.square(x11)
+        x14 = torch.square(x12)
+        x15 = torch.tanh(x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9)
+        x16 = torch.tanh(x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14)
+        total = total + (x0*x13*x4*x7*torch.square(x15 + 1) + x0*x14*x6*x8*torch.square(x16 + 1)).sum(-1)
     return total
 
 
-def _gelu_tanh_slope_gap_4233d3(m_x, v_x, gap_xy):
+def _gelu_tanh_slope_gap_627b72(m_x, v_x, gap_xy):
     """Gelu_tanh slope gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = ((item + zero)[..., None] for item in (m_x, v_x, gap_xy))
     x0 = 0.7978845608028654*m_x
-    x1 = torch.sqrt(v_x)
+    x1 = 0.5*m_x
     x2 = torch.sqrt(gap_xy)
-    x3 = m_x*x1/(v_x + 1e-290)
-    x4 = 2*v_x - gap_xy
-    x5 = gap_xy/v_x
-    x6 = torch.sqrt(x4)
-    x7 = x4*x5
-    x8 = x2*x6/x1
+    x3 = 0.5*gap_xy
+    x28 = v_x - x3
+    x29 = torch.sqrt(x28)
     total = 0.0
-    for node_x, node_y in torch.tensor(_QUADRATURE_PLANE, dtype=zero.dtype, device=zero.device):
-        x9 = _quadrature_weight(node_x, x3, v_x)
-        x10 = _quadrature_node(node_x, x3, v_x)
-        x11 = x1*x10
-        x12 = m_x + x11
-        x13 = torch.square(x12)
-        x14 = torch.tanh(x0 + 0.7978845608028654*x11 + 0.035677408136300125*x12*x13)
-        x15 = x11*(1 - x5)
-        x16 = m_x + x15
-        x17 = x16*x8/(x7 + 1e-290)
-        x18 = _quadrature_weight(node_y, x17, x7)
-        x19 = _quadrature_node(node_y, x17, x7)
-        x20 = x19*x8
-        x21 = x16 + x20
-        x22 = torch.square(x21)
-        x23 = torch.tanh(x0 + 0.7978845608028654*x15 + 0.7978845608028654*x20 + 0.035677408136300125*x21*x22)
-        total = total + 0.5*x18*x9*torch.square(0.3989422804014327*x12*(1 - torch.square(x14))*(0.134145*x13 + 1) + 0.5*x14 - 0.3989422804014327*x21*(1 - torch.square(x23))*(0.134145*x22 + 1) - 0.5*x23)
+    for node_x, weight_x, node_y, weight_y in _row_blocks(torch.tensor(_PIECE_PLANE, dtype=zero.dtype, device=zero.device), zero.numel()):
+        x4 = weight_x*weight_y
+        x5 = 0.15915494309189535*x4
+        x6 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
+        x7 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x8 = _inner_score(node_x, 0.01, 0.01, 0, x3, 1)
+        x9 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
+        x10 = x2*x6
+        x11 = 0.5*torch.square(x6)
+        x12 = x2*x8
+        x13 = 0.5*torch.square(x8)
+        x14 = 0.7071067811865476*x10
+        x15 = 0.5641895835477564*x10
+        x16 = 0.7071067811865476*x12
+        x17 = 0.4858441370160994*x12
+        x18 = 0.6089153254541263*x12
+        x19 = -0.6089153254541264*x12
+        x20 = -0.4858441370160995*x12
+        x21 = 0.24040290139373105*x12
+        x22 = 0.19181376339427167*x12
+        x23 = -x14
+        x24 = -x15
+        x25 = -x21
+        x26 = -x22
+        x27 = -x16
+        x30 = x5*x7
+        x31 = 0.6366197723675814*x4*x9*torch.square(x16)
+        x32 = _tail_score(node_x, 1, 0, m_x, x28, 1)
+        x33 = _tail_weight(node_x, 1, 0, m_x, x28, 1)
+        x34 = _tail_score(node_x, -1, 0, m_x, x28, 1)
+        x35 = _tail_weight(node_x, -1, 0, m_x, x28, 1)
+        x36 = x29*x32
+        x37 = 0.5*torch.square(x32)
+        x38 = x29*x34
+        x39 = 0.5*torch.square(x34)
+        x40 = x1 + 0.5*x36
+        x41 = m_x + x36
+        x42 = x0 + 0.7978845608028654*x36
+        x43 = (-x1) - 0.5*x38
+        x44 = m_x + x38
+        x45 = x0 + 0.7978845608028654*x38
+        x46 = -x44
+        x47 = _inner_score(node_y, 0, x14, m_x, x28, 1)
+        x48 = _inner_weight(node_y, 0, x14, m_x, x28, 1)
+        x49 = _tail_score(node_y, 1, x14, m_x, x28, 1)
+        x50 = _tail_weight(node_y, 1, x14, m_x, x28, 1)
+        x51 = _inner_score(node_y, 0, x16, m_x, x28, 1)
+        x52 = _inner_weight(node_y, 0, x16, m_x, x28, 1)
+        x53 = _tail_score(node_y, 1, x16, m_x, x28, 1)
+        x54 = _tail_weight(node_y, 1, x16, m_x, x28, 1)
+        x55 = torch.exp((-x11) - 0.5*torch.square(x47))
+        x56 = torch.exp((-x11) - 0.5*torch.square(x49))
+        x57 = _tail_score(node_y, -1, x23, m_x, x28, 1)
+        x58 = _tail_weight(node_y, -1, x23, m_x, x28, 1)
+        x59 = torch.exp((-x13) - 0.5*torch.square(x51))
+        x60 = torch.exp((-x13) - 0.5*torch.square(x53))
+        x61 = _tail_score(node_y, -1, x27, m_x, x28, 1)
+        x62 = _tail_weight(node_y, -1, x27, m_x, x28, 1)
+        x63 = _inner_score(node_y, x40, x40, 0, x3, 1)
+        x64 = _inner_weight(node_y, x40, x40, 0, x3, 1)
+        x65 = _inner_score(node_y, x43, x43, 0, x3, 1)
+        x66 = _inner_weight(node_y, x43, x43, 0, x3, 1)
+        x67 = _tail_score(node_y, 1, x41, 0, x3, 1)
+        x68 = _tail_weight(node_y, 1, x41, 0, x3, 1)
+        x69 = x29*x47
+        x70 = x29*x49
+        x71 = x29*x51
+        x72 = x29*x53
+        x73 = torch.exp((-x11) - 0.5*torch.square(x57))
+        x74 = torch.exp((-x13) - 0.5*torch.square(x61))
+        x75 = torch.exp((-x37) - 0.5*torch.square(x63))
+        x76 = torch.exp((-x39) - 0.5*torch.square(x65))
+        x77 = torch.exp((-x37) - 0.5*torch.square(x67))
+        x78 = _tail_score(node_y, 1, x46, 0, x3, 1)
+        x79 = _tail_weight(node_y, 1, x46, 0, x3, 1)
+        x80 = m_x + x69
+        x81 = x0 + 0.7978845608028654*x69
+        x82 = m_x + x70
+        x83 = x0 + 0.7978845608028654*x70
+        x84 = x29*x57
+        x85 = m_x + x71
+        x86 = x0 + 0.7978845608028654*x71
+        x87 = m_x + x72
+        x88 = x0 + 0.7978845608028654*x72
+        x89 = x29*x61
+        x90 = x2*x63
+        x91 = x2*x65
+        x92 = x2*x67
+        x93 = torch.exp((-x39) - 0.5*torch.square(x78))
+        x94 = x14 + x80
+        x95 = x23 + x80
+        x96 = x14 + x82
+        x97 = x23 + x82
+        x98 = m_x + x84
+        x99 = x0 + 0.7978845608028654*x84
+        x100 = x18 + x85
+        x101 = x19 + x85
+        x102 = x21 + x85
+        x103 = x25 + x85
+        x104 = x18 + x87
+        x105 = x19 + x87
+        x106 = x21 + x87
+        x107 = x25 + x87
+        x108 = m_x + x89
+        x109 = x0 + 0.7978845608028654*x89
+        x110 = 0.5641895835477564*x90
+        x111 = 0.7071067811865476*x90
+        x112 = 0.5641895835477564*x91
+        x113 = 0.7071067811865476*x91
+        x114 = 0.5641895835477564*x92
+        x115 = 0.7071067811865476*x92
+        x116 = x2*x78
+        x117 = torch.square(x94)
+        x118 = torch.square(x95)
+        x119 = torch.square(x96)
+        x120 = torch.square(x97)
+        x121 = x14 + x98
+        x122 = x23 + x98
+        x123 = torch.square(x100)
+        x124 = torch.square(x101)
+        x125 = torch.square(x102)
+        x126 = torch.square(x103)
+        x127 = torch.square(x104)
+        x128 = torch.square(x105)
+        x129 = torch.square(x106)
+        x130 = torch.square(x107)
+        x131 = x108 + x18
+        x132 = x108 + x19
+        x133 = x108 + x21
+        x134 = x108 + x25
+        x135 = x111 + x41
+        x136 = x41 - x111
+        x137 = x113 + x44
+        x138 = x44 - x113
+        x139 = x115 + x41
+        x140 = x41 - x115
+        x141 = 0.5641895835477564*x116
+        x142 = 0.7071067811865476*x116
+        x143 = torch.clamp(0.035677408136300125*x100*x123 + x17 + x86, min=-100)
+        x144 = torch.clamp(0.035677408136300125*x101*x124 + x20 + x86, min=-100)
+        x145 = torch.clamp(0.035677408136300125*x102*x125 + x22 + x86, min=-100)
+        x146 = torch.clamp(0.035677408136300125*x103*x126 + x26 + x86, min=-100)
+        x147 = torch.clamp(0.035677408136300125*x104*x127 + x17 + x88, min=-100)
+        x148 = torch.clamp(0.035677408136300125*x105*x128 + x20 + x88, min=-100)
+        x149 = torch.clamp(0.035677408136300125*x106*x129 + x22 + x88, min=-100)
+        x150 = torch.clamp(0.035677408136300125*x107*x130 + x26 + x88, min=-100)
+        x151 = 0.035677408136300125*x117*x94 + x15 + x81
+        x152 = 0.035677408136300125*x118*x95 + x24 + x81
+        x153 = 0.035677408136300125*x119*x96 + x15 + x83
+        x154 = 0.035677408136300125*x120*x97 + x24 + x83
+        x155 = torch.square(x121)
+        x156 = torch.square(x122)
+        x157 = torch.square(x131)
+        x158 = torch.square(x132)
+        x159 = torch.square(x133)
+        x160 = torch.square(x134)
+        x161 = torch.square(x135)
+        x162 = torch.square(x136)
+        x163 = torch.square(x137)
+        x164 = torch.square(x138)
+        x165 = torch.square(x139)
+        x166 = torch.square(x140)
+        x167 = x142 + x44
+        x168 = x44 - x142
+        x169 = 0.134145*x124 + 1
+        x170 = 0.134145*x126 + 1
+        x171 = 0.134145*x125 + 1
+        x172 = 0.134145*x123 + 1
+        x173 = 0.134145*x128 + 1
+        x174 = 0.134145*x130 + 1
+        x175 = 0.134145*x129 + 1
+        x176 = 0.134145*x127 + 1
+        x177 = torch.tanh(x151)
+        x178 = torch.tanh(x152)
+        x179 = torch.clamp(x151, min=-100)
+        x180 = torch.clamp(x152, min=-100)
+        x181 = torch.tanh(x153)
+        x182 = torch.tanh(x154)
+        x183 = torch.clamp(x153, min=-100)
+        x184 = torch.clamp(x154, min=-100)
+        x185 = torch.clamp(x143, max=100)
+        x186 = torch.clamp(x144, max=100)
+        x187 = torch.clamp(x145, max=100)
+        x188 = torch.clamp(x146, max=100)
+        x189 = torch.clamp(x147, max=100)
+        x190 = torch.clamp(x148, max=100)
+        x191 = torch.clamp(x149, max=100)
+        x192 = torch.clamp(x150, max=100)
+        x193 = torch.clamp(x109 + 0.035677408136300125*x131*x157 + x17, min=-100)
+        x194 = torch.clamp(x109 + 0.035677408136300125*x132*x158 + x20, min=-100)
+        x195 = torch.clamp(x109 + 0.035677408136300125*x133*x159 + x22, min=-100)
+        x196 = torch.clamp(x109 + 0.035677408136300125*x134*x160 + x26, min=-100)
+        x197 = 0.035677408136300125*x121*x155 + x15 + x99
+        x198 = 0.035677408136300125*x122*x156 + x24 + x99
+        x199 = x110 + 0.035677408136300125*x135*x161 + x42
+        x200 = 0.035677408136300125*x136*x162 + x42 - x110
+        x201 = x112 + 0.035677408136300125*x137*x163 + x45
+        x202 = 0.035677408136300125*x138*x164 + x45 - x112
+        x203 = x114 + 0.035677408136300125*x139*x165 + x42
+        x204 = 0.035677408136300125*x140*x166 + x42 - x114
+        x205 = torch.square(x167)
+        x206 = torch.square(x168)
+        x207 = 0.134145*x158 + 1
+        x208 = 0.134145*x160 + 1
+        x209 = 0.134145*x159 + 1
+        x210 = 0.134145*x157 + 1
+        x211 = torch.clamp(x179, max=100)
+        x212 = torch.clamp(x180, max=100)
+        x213 = torch.clamp(x183, max=100)
+        x214 = torch.clamp(x184, max=100)
+        x215 = torch.tanh(x197)
+        x216 = torch.tanh(x198)
+        x217 = torch.clamp(x197, min=-100)
+        x218 = torch.clamp(x198, min=-100)
+        x219 = torch.cosh(x185)
+        x220 = torch.cosh(x186)
+        x221 = torch.cosh(x187)
+        x222 = torch.cosh(x188)
+        x223 = torch.sinh(x187)
+        x224 = torch.sinh(x188)
+        x225 = torch.sinh(x185)
+        x226 = torch.sinh(x186)
+        x227 = torch.cosh(x189)
+        x228 = torch.cosh(x190)
+        x229 = torch.cosh(x191)
+        x230 = torch.cosh(x192)
+        x231 = torch.sinh(x191)
+        x232 = torch.sinh(x192)
+        x233 = torch.sinh(x189)
+        x234 = torch.sinh(x190)
+        x235 = torch.clamp(x193, max=100)
+        x236 = torch.clamp(x194, max=100)
+        x237 = torch.clamp(x195, max=100)
+        x238 = torch.clamp(x196, max=100)
+        x239 = torch.tanh(x199)
+        x240 = torch.tanh(x200)
+        x241 = torch.clamp(x199, min=-100)
+        x242 = torch.clamp(x200, min=-100)
+        x243 = torch.tanh(x201)
+        x244 = torch.tanh(x202)
+        x245 = torch.clamp(x201, min=-100)
+        x246 = torch.clamp(x202, min=-100)
+        x247 = torch.tanh(x203)
+        x248 = torch.tanh(x204)
+        x249 = torch.clamp(x203, min=-100)
+        x250 = torch.clamp(x204, min=-100)
+        x251 = x141 + 0.035677408136300125*x167*x205 + x45
+        x252 = 0.035677408136300125*x168*x206 + x45 - x141
+        x253 = torch.cosh(x211)
+        x254 = torch.cosh(x212)
+        x255 = torch.cosh(x213)
+        x256 = torch.cosh(x214)
+        x257 = torch.clamp(x217, max=100)
+        x258 = torch.clamp(x218, max=100)
+        x259 = torch.cosh(x235)
+        x260 = torch.cosh(x236)
+        x261 = torch.cosh(x237)
+        x262 = torch.cosh(x238)
+        x263 = torch.sinh(x237)
+        x264 = torch.sinh(x238)
+        x265 = torch.sinh(x235)
+        x266 = torch.sinh(x236)
+        x267 = torch.clamp(x241, max=100)
+        x268 = torch.clamp(x242, max=100)
+        x269 = torch.clamp(x245, max=100)
+        x270 = torch.clamp(x246, max=100)
+        x271 = torch.clamp(x249, max=100)
+        x272 = torch.clamp(x250, max=100)
+        x273 = torch.tanh(x251)
+        x274 = torch.tanh(x252)
+        x275 = torch.clamp(x251, min=-100)
+        x276 = torch.clamp(x252, min=-100)
+        x277 = 1/torch.square(x219)
+        x278 = 1/torch.square(x220)
+        x279 = 1/torch.square(x221)
+        x280 = 1/torch.square(x222)
+        x281 = 1/torch.square(x227)
+        x282 = 1/torch.square(x228)
+        x283 = 1/torch.square(x229)
+        x284 = 1/torch.square(x230)
+        x285 = torch.cosh(x257)
+        x286 = torch.cosh(x258)
+        x287 = torch.cosh(x267)
+        x288 = torch.cosh(x268)
+        x289 = torch.cosh(x269)
+        x290 = torch.cosh(x270)
+        x291 = torch.cosh(x271)
+        x292 = torch.cosh(x272)
+        x293 = torch.clamp(x275, max=100)
+        x294 = torch.clamp(x276, max=100)
+        x295 = 1/torch.square(x259)
+        x296 = 1/torch.square(x260)
+        x297 = 1/torch.square(x261)
+        x298 = 1/torch.square(x262)
+        x299 = torch.cosh(x293)
+        x300 = torch.cosh(x294)
+        x301 = x33*x5
+        x302 = x35*x5
+        total = total + (torch.where((gap_xy) <= (v_x), x30*x48*x55*torch.square(0.5*x177 + 0.3989422804014327*x94*(0.134145*x117 + 1)/torch.square(x253) - 0.5*x178 - 0.3989422804014327*x95*(0.134145*x118 + 1)/torch.square(x254)) + x30*x50*x56*torch.square(0.5*x181 + 0.3989422804014327*x96*(0.134145*x119 + 1)/torch.square(x255) - 0.5*x182 - 0.3989422804014327*x97*(0.134145*x120 + 1)/torch.square(x256)) + x30*x58*x73*torch.square(0.3989422804014327*x121*(0.134145*x155 + 1)/torch.square(x285) + 0.5*x215 - 0.3989422804014327*x122*(0.134145*x156 + 1)/torch.square(x286) - 0.5*x216) + x31*x52*x59*torch.square(0.018615838923237607*x123*x277 + 0.018615838923237607*x124*x278 + 0.03490027328121258*x125*x279 + 0.03490027328121258*x126*x280 + 0.13877400516782296*x169*x278 + 0.26016827523360975*x170*x280 + 0.26016827523360975*x171*x279 + 0.13877400516782296*x172*x277 - 0.11072563616418298*x100*x225*x277*torch.square(x172)/x219 - 0.11072563616418298*x101*x226*x278*torch.square(x169)/x220 - 0.2075842500196077*x102*x223*x279*torch.square(x171)/x221 - 0.2075842500196077*x103*x224*x280*torch.square(x170)/x222) + x31*x54*x60*torch.square(0.018615838923237607*x127*x281 + 0.018615838923237607*x128*x282 + 0.03490027328121258*x129*x283 + 0.03490027328121258*x130*x284 + 0.13877400516782296*x173*x282 + 0.26016827523360975*x174*x284 + 0.26016827523360975*x175*x283 + 0.13877400516782296*x176*x281 - 0.11072563616418298*x104*x233*x281*torch.square(x176)/x227 - 0.11072563616418298*x105*x234*x282*torch.square(x173)/x228 - 0.2075842500196077*x106*x231*x283*torch.square(x175)/x229 - 0.2075842500196077*x107*x232*x284*torch.square(x174)/x230) + x31*x62*x74*torch.square(0.018615838923237607*x157*x295 + 0.018615838923237607*x158*x296 + 0.03490027328121258*x159*x297 + 0.03490027328121258*x160*x298 + 0.13877400516782296*x207*x296 + 0.26016827523360975*x208*x298 + 0.26016827523360975*x209*x297 + 0.13877400516782296*x210*x295 - 0.11072563616418298*x131*x265*x295*torch.square(x210)/x259 - 0.11072563616418298*x132*x266*x296*torch.square(x207)/x260 - 0.2075842500196077*x133*x263*x297*torch.square(x209)/x261 - 0.2075842500196077*x134*x264*x298*torch.square(x208)/x262), x301*x64*x75*torch.square(0.3989422804014327*x135*(0.134145*x161 + 1)/torch.square(x287) + 0.5*x239 - 0.3989422804014327*x136*(0.134145*x162 + 1)/torch.square(x288) - 0.5*x240) + x301*x68*x77*torch.square(0.3989422804014327*x139*(0.134145*x165 + 1)/torch.square(x291) + 0.5*x247 - 0.3989422804014327*x140*(0.134145*x166 + 1)/torch.square(x292) - 0.5*x248) + x302*x66*x76*torch.square(0.3989422804014327*x137*(0.134145*x163 + 1)/torch.square(x289) + 0.5*x243 - 0.3989422804014327*x138*(0.134145*x164 + 1)/torch.square(x290) - 0.5*x244) + x302*x79*x93*torch.square(0.3989422804014327*x167*(0.134145*x205 + 1)/torch.square(x299) + 0.5*x273 - 0.3989422804014327*x168*(0.134145*x206 + 1)/torch.square(x300) - 0.5*x274))).sum(-1)
     return total
 
 
-def _gelu_tanh_slope_mean_966242(m_x, v_x):
+def _gelu_tanh_slope_mean_23ce28(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
-    x0 = torch.sqrt(v_x)
-    x1 = m_x*x0/(v_x + 1e-290)
+    m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
+    x1 = 0.7978845608028654*m_x
+    x2 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x2 = _quadrature_node(node_x, x1, v_x)
-        x3 = _quadrature_weight(node_x, x1, v_x)
-        x4 = x0*x2
-        x5 = m_x + x4
-        x6 = torch.square(x5)
-        x7 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
-        total = total + x3*(0.3989422804014327*x5*(1 - torch.square(x7))*(0.134145*x6 + 1) + 0.5*x7 + 0.5)
+    for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
+        x0 = 0.3989422804014327*weight_x
+        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x7 = torch.exp(-0.5*torch.square(x3))
+        x8 = torch.exp(-0.5*torch.square(x5))
+        x9 = x2*x3
+        x10 = x2*x5
+        x11 = m_x + x9
+        x12 = m_x + x10
+        x13 = torch.square(x11)
+        x14 = torch.square(x12)
+        x15 = x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
+        x16 = x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14
+        x17 = torch.tanh(x15)
+        x18 = torch.clamp(x15, min=-100)
+        x19 = torch.tanh(x16)
+        x20 = torch.clamp(x16, min=-100)
+        x21 = torch.clamp(x18, max=100)
+        x22 = torch.clamp(x20, max=100)
+        x23 = torch.cosh(x21)
+        x24 = torch.cosh(x22)
+        total = total + (x0*x4*x7*(0.3989422804014327*x11*(0.134145*x13 + 1)/torch.square(x23) + 0.5*x17 + 0.5) + x0*x6*x8*(0.3989422804014327*x12*(0.134145*x14 + 1)/torch.square(x24) + 0.5*x19 + 0.5)).sum(-1)
     return total
 
 
-def _gelu_tanh_slope_second_9c78a0(m_x, v_x):
+def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
-    x0 = torch.sqrt(v_x)
-    x1 = m_x*x0/(v_x + 1e-290)
+    m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
+    x1 = 0.7978845608028654*m_x
+    x2 = torch.sqrt(v_x)
     total = 0.0
-    for node_x, in torch.tensor(_QUADRATURE_LINE, dtype=zero.dtype, device=zero.device):
-        x2 = _quadrature_weight(node_x, x1, v_x)
-        x3 = _quadrature_node(node_x, x1, v_x)
-        x4 = x0*x3
-        x5 = m_x + x4
-        x6 = torch.square(x5)
-        x7 = torch.tanh(0.7978845608028654*m_x + 0.7978845608028654*x4 + 0.035677408136300125*x5*x6)
-        total = total + x2*torch.square(0.3989422804014327*x5*(1 - torch.square(x7))*(0.134145*x6 + 1) + 0.5*x7 + 0.5)
+    for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
+        x0 = 0.3989422804014327*weight_x
+        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x7 = torch.exp(-0.5*torch.square(x3))
+        x8 = torch.exp(-0.5*torch.square(x5))
+        x9 = x2*x3
+        x10 = x2*x5
+        x11 = m_x + x9
+        x12 = m_x + x10
+        x13 = torch.square(x11)
+        x14 = torch.square(x12)
+        x15 = x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
+        x16 = x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14
+        x17 = torch.tanh(x15)
+        x18 = torch.clamp(x15, min=-100)
+        x19 = torch.tanh(x16)
+        x20 = torch.clamp(x16, min=-100)
+        x21 = torch.clamp(x18, max=100)
+        x22 = torch.clamp(x20, max=100)
+        x23 = torch.cosh(x21)
+        x24 = torch.cosh(x22)
+        total = total + (x0*x4*x7*torch.square(0.3989422804014327*x11*(0.134145*x13 + 1)/torch.square(x23) + 0.5*x17 + 0.5) + x0*x6*x8*torch.square(0.3989422804014327*x12*(0.134145*x14 + 1)/torch.square(x24) + 0.5*x19 + 0.5)).sum(-1)
     return total
 
 
 def _relu_asymmetry_fe2c46(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
+    m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = torch.sqrt(x1 + 1e-32)
@@ -1255,7 +1995,7 @@ def _relu_asymmetry_fe2c46(m_x, v_x):
 def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = torch.square(m_x)/(x1 + 1e-290)
@@ -1285,7 +2025,7 @@ def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
 def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = 2*v_x + 1e-290
@@ -1317,7 +2057,7 @@ def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
 def _relu_same_far_431b0a(m_x, v_x, gap_xy):
     """Relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
@@ -1338,7 +2078,7 @@ def _relu_same_far_431b0a(m_x, v_x, gap_xy):
 def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
     x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
@@ -1357,7 +2097,7 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
 def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = torch.square(m_x)/(x1 + 1e-290)
@@ -1387,7 +2127,7 @@ def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
 def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
     """Relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
@@ -1405,7 +2145,7 @@ def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
 def _sigmoid_gap_49995f_sum(v_x, gap_xy):
     """Sigmoid gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
-    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
     total = 0.0
     for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = noise_x*noise_y + v_x*(noise_x + noise_y)
@@ -1452,7 +2192,7 @@ def _sigmoid_second_c3b961(v_x):
 def _sigmoid_slope_gap_a02b41_sum(v_x, gap_xy):
     """Sigmoid slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
-    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
     x0 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
     for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
@@ -1519,7 +2259,7 @@ def _sigmoid_slope_second_ed226e(v_x):
 def _silu_gap_dc835e_sum(v_x, gap_xy):
     """Silu gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
-    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
     x0 = 6.283185307179586*v_x
     x1 = torch.square(v_x)
     x3 = gap_xy*(2*v_x - gap_xy)
@@ -1602,7 +2342,7 @@ def _silu_second_4a42c1(_x):
 def _silu_slope_gap_e3dee3_sum(v_x, gap_xy):
     """Silu slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
-    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
     x4 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
     for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
@@ -1673,7 +2413,7 @@ def _silu_slope_second_456e7d(v_x):
 def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = torch.square(m_x)/(x1 + 1e-290)
@@ -1704,7 +2444,7 @@ def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
 def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
     """Squared_relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
@@ -1725,7 +2465,7 @@ def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
 def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     """Squared_relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
     x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
@@ -1744,7 +2484,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
 def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
-    m_x, v_x = (item + zero for item in (m_x, v_x,))
+    m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = torch.sqrt(x1 + 1e-32)
@@ -1772,7 +2512,7 @@ def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
 def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = torch.square(m_x)/(x1 + 1e-290)
@@ -1802,7 +2542,7 @@ def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
 def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 8*v_x
     x2 = 2*v_x + 1e-290
@@ -1834,7 +2574,7 @@ def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
 def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
     """Squared_relu slope same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
@@ -1855,7 +2595,7 @@ def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
 def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
-    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy,))
+    m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
     x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
@@ -1874,7 +2614,7 @@ def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
 def _tanh_gap_536181_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
-    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
     total = 0.0
     for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
         x0 = 0.0625*noise_x*noise_y + v_x*(0.25*noise_x + 0.25*noise_y)
@@ -1921,7 +2661,7 @@ def _tanh_second_b371ff(_x):
 def _tanh_slope_gap_74f32a_sum(v_x, gap_xy):
     """Tanh slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
-    v_x, gap_xy = (item + zero for item in (v_x, gap_xy,))
+    v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
     x0 = gap_xy*(2*v_x - gap_xy)
     total = 0.0
     for weight, noise_x, noise_y in torch.tensor(_LOGISTIC_PAIRS, dtype=zero.dtype, device=zero.device):
@@ -2744,13 +3484,13 @@ def gelu_tanh_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 7821795 operations a point
-    x0 = _gelu_tanh_mean_af92d7(0, sigma2)
-    x1 = _gelu_tanh_second_ec175c(0, sigma2)
-    x2 = _gelu_tanh_slope_mean_966242(0, sigma2)
-    x3 = _gelu_tanh_slope_second_9c78a0(0, sigma2)
-    x4 = _gelu_tanh_gap_691614(0, sigma2, gap)
-    x5 = _gelu_tanh_slope_gap_4233d3(0, sigma2, gap)
+    # 50749958 operations a point
+    x0 = _gelu_tanh_mean_8efd04(0, sigma2)
+    x1 = _gelu_tanh_second_8dbcc9(0, sigma2)
+    x2 = _gelu_tanh_slope_mean_23ce28(0, sigma2)
+    x3 = _gelu_tanh_slope_second_f6b882(0, sigma2)
+    x4 = _gelu_tanh_gap_17712c(0, sigma2, gap)
+    x5 = _gelu_tanh_slope_gap_627b72(0, sigma2, gap)
     _mean = x0
     _second = x1
     _change = x4
