@@ -3,6 +3,7 @@
 from symprop.components.attention import Attention
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.causal_attention import CausalAttention
+from symprop.components.cross_attention import CrossAttention
 from symprop.components.dropout import Dropout
 from symprop.components.dyt import DynamicTanh
 from symprop.components.elementwise import Elementwise
@@ -23,6 +24,7 @@ COMPONENTS: tuple[type[Component], ...] = (
     UniformAttention,
     SoftmaxAttention,
     Attention,
+    CrossAttention,
     CausalAttention,
     RotaryAttention,
     Softmax,
@@ -42,6 +44,7 @@ __all__ = [
     "Attention",
     "CausalAttention",
     "Component",
+    "CrossAttention",
     "Dropout",
     "DynamicTanh",
     "Elementwise",
