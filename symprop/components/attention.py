@@ -281,13 +281,18 @@ class Attention(Component):
 
         Rows of J sum to zero, so that the key path adds nothing to the sum of the gradients: two tokens have
         :math:`-q_K/(n - 1)`. The value path adds the sum of all incoming gradients.
+
+        For tokens of fixed norm the gradient knows its part along its own token (``Gradient.radial``), which the norm before
+        takes out: the component of :math:`u_i` along a key is its score. To first order in 1/d, without that of dropout.
         """
         self.accept(*signals)
         (x,) = signals
         self._warn(x)
         gain = self.width * self.value_variance
-        to_queries, to_keys = self._query_path(gradient, x), self._key_path(gradient, x)
-        return (Gradient(gain * (to_keys.q + to_queries.q), gain * (to_keys.gap + to_queries.gap)),)
+        found = self._query_path(gradient, x).plus(self._key_path(gradient, x))
+        if x.fixed_norm is not None and x.tokens != 1:
+            found = found.plus(self._radial(gradient, x))
+        return (found.times(gain),)
 
     def _key_path(self, gradient: Gradient, x: Signal) -> Gradient:
         """What reaches the tokens as values and keys, in units of the output width times the value variance."""
@@ -309,13 +314,40 @@ class Attention(Component):
     def _query_path(self, gradient: Gradient, x: Signal) -> Gradient:
         """What reaches the tokens as queries, in the same units."""
         scale = self._strength(x) * x.gap
-        alone = (1 - 1 / sp.sympify(x.width)) * self._own_form(x) + self.moment("along", x)
+        alone = self._alone(x)
         dropped = self._noise * x.q * self.moment("square", x) * gradient.q
         q = scale * (x.gap * alone * gradient.q + dropped)
         if self._queries(x).tokens == 1:
             return Gradient(q, sp.S.Zero)
         change = alone * gradient.gap + (alone - self.moment("joint", x)) * gradient.p
         return Gradient(q, scale * (x.gap * change + dropped))
+
+    def _radial(self, gradient: Gradient, x: Signal) -> Gradient:
+        r"""What the paths have along their own token beyond an isotropic gradient, in the same units.
+
+        The query path has :math:`u_i^\top C_i^2 u_i` in place of a trace. In the key path the scores stand for the
+        coordinates of :math:`u_i`; two rows that meet in a token have them at the mean that their weights give (annealed).
+        """
+        d, n = sp.sympify(x.width), x.tokens
+        others, deficit = n - 1, x.gap / x.q
+        scale = self._strength(x) * x.gap
+        key = scale * x.q * (1 + self._query_offset(x)) * deficit * self.moment("scaled_key_along", x) * gradient.q
+        query = scale * x.gap * (d * self.moment("along", x) - self._alone(x)) * gradient.q
+        pull, own, overlap, pair_slope = (self.moment("pull", x), self.moment("own", x), self.overlap(x),
+                                          self.moment("pair_slope", x))
+        # E sum_j w_j w'_j a_j: half the derivative of the overlap in the size of both rows, and what the weights' mean adds.
+        tilt = others * gradient.p * ((1 - own) * pair_slope / 2 + overlap * pull)
+        key += deficit * tilt * ((1 - own) * pair_slope / (2 * overlap) + pull)
+        value = self.moment("value_along", x) * gradient.q + tilt
+        cross = (self.moment("slope", x) * gradient.q + others * pair_slope * gradient.p) / d
+        radial = query + key + 2 * deficit * value - cross
+        # The key path vanishes in the sum over tokens: that of another token is minus its share.
+        pair = deficit * (pull * (others * gradient.p + gradient.q) - 2 * value) - key
+        return Gradient(sp.S.Zero, sp.S.Zero, radial, radial - 2 * pair / others)
+
+    def _alone(self, x: Signal) -> sp.Expr:
+        """The query path of one token, in units of the score strength."""
+        return (1 - 1 / sp.sympify(x.width)) * self._own_form(x) + self.moment("along", x)
 
     def _own_form(self, x: Signal, prefix: str = "") -> sp.Expr:
         """E tr(J Omega J Omega) as W_K W_K^T, which depends on u_i, weighs it; ``prefix`` scaled_ weighs with G."""

@@ -143,9 +143,9 @@ def radial_key_square(*row: Any) -> sp.Expr:
     return row[2] * total.expectation(*row)
 
 
-def radial_value_key(*row: Any) -> sp.Expr:
-    r""":math:`s\, E \sum_j w_j^2 \zeta_j\, o_j \cdot (o_j - m)`."""
-    total = _Sum().add(1, ((2, 1),)).add(-1, ((2, 1), _ONE), (0, 1))
+def radial_value_key(power: int, *row: Any) -> sp.Expr:
+    r""":math:`s\, E \sum_j w_j^k \zeta_j\, o_j \cdot (o_j - m)` for a power k of the weights."""
+    total = _Sum().add(1, ((power, 1),)).add(-1, ((power, 1), _ONE), (0, 1))
     return sp.sqrt(row[0] * row[2]) * total.expectation(*row)
 
 
