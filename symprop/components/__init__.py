@@ -13,6 +13,7 @@ from symprop.components.layer_scale import LayerScale
 from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
 from symprop.components.rotary_attention import RotaryAttention
+from symprop.components.shaped_attention import ShapedAttention
 from symprop.components.softmax import Softmax
 from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.sum import Sum
@@ -27,6 +28,7 @@ COMPONENTS: tuple[type[Component], ...] = (
     CrossAttention,
     CausalAttention,
     RotaryAttention,
+    ShapedAttention,
     Softmax,
     Sum,
     Elementwise,
@@ -56,6 +58,7 @@ __all__ = [
     "PairState",
     "RMSNorm",
     "RotaryAttention",
+    "ShapedAttention",
     "Softmax",
     "SoftmaxAttention",
     "Sum",

@@ -250,20 +250,35 @@ class Attention(Component):
         own = self.moment("own", x)
         # Dropped weights meet the full tokens; a fixed norm leaves no correlation of weight and norm.
         dropped = x.q * own if x.fixed_norm is not None else x.q * own + x.gap * (self.moment("size", x) - own)
-        mean = self.moment("mean", x)
-        if x.fixed_norm is not None:
-            # A large private part comes with a small shared one.
-            mean -= (1 - (x.gap / x.q) ** 2) / x.fixed_norm * self.moment("excess", x)
-        bias = self.value_bias * (1 + noise * own)
-        gap = x.gap * self.moment("token_gap", x) + noise * dropped
+        bias = self.value_bias * (self._row_sum**2 + noise * own)
+        gap = x.gap * self.moment("token_gap", x) + self._own_gap(x) + noise * dropped
         return Signal(
-            q=gain * (x.p + x.gap * mean + noise * dropped) + bias,
+            q=gain * (self._kept(x) + noise * dropped) + bias,
             gap=sp.S.Zero if rows == 1 else gain * gap + self.value_bias * noise * own,
             tokens=rows,
             width=self.width,
             gaussian=True,
             fresh=True,
         )
+
+    @property
+    def _row_sum(self) -> sp.Expr:
+        """Sum of the weights of a query."""
+        return sp.S.One
+
+    def _own_gap(self, x: Signal) -> sp.Expr:
+        """What a query's own token adds to the gap of the averages."""
+        return sp.S.Zero
+
+    def _kept(self, x: Signal) -> sp.Expr:
+        """Second moment of a query's average of the tokens, without dropout."""
+        return x.p + x.gap * self.moment("mean", x) - self._row_sum * self._lost_norm(x)
+
+    def _lost_norm(self, x: Signal) -> sp.Expr:
+        """What a fixed norm takes from it: a large private part comes with a small shared one."""
+        if x.fixed_norm is None:
+            return sp.S.Zero
+        return x.gap * (1 - (x.gap / x.q) ** 2) / x.fixed_norm * self.moment("excess", x)
 
     def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
         r"""Value path, its product with the key path, query path and key path.
@@ -298,18 +313,25 @@ class Attention(Component):
         """What reaches the tokens as values and keys, in units of the output width times the value variance."""
         n, d, noise, asking = x.tokens, sp.sympify(x.width), self._noise, self._queries(x)
         share, others = asking.tokens / n, asking.tokens - 1
-        own, row_gap, alone = self.moment("own", x), self.moment("row_gap", x), self.moment("gap", x)
-        value = (1 + noise) * own * gradient.q + others * (own - row_gap) * gradient.p
+        value = self._value_path(gradient, x)
         cross = (self.moment("slope", x) * gradient.q + others * self.moment("pair_slope", x) * gradient.p) / d
         key = self._strength(x) * (1 + self._query_offset(x)) * asking.q * (
             (x.gap + noise * x.q) * self.moment("scaled_jacobian", x) * gradient.q
             + others * x.gap * self.moment("pair_jacobian", x) * gradient.p
         )
-        q = share * (value + cross + key)
+        q = share * (value.q + cross + key)
         if n == 1:
             return Gradient(q, sp.S.Zero)
-        gap = (alone + noise * own) * gradient.q + others * (alone - n / (n - 1) * row_gap) * gradient.p
-        return Gradient(q, share * (gap + n / (n - 1) * (cross + key)))
+        return Gradient(q, share * (value.gap + n / (n - 1) * (cross + key)))
+
+    def _value_path(self, gradient: Gradient, x: Signal) -> Gradient:
+        """What a token gets as a value, for as many queries as tokens."""
+        n, others, noise = x.tokens, self._queries(x).tokens - 1, self._noise
+        own, row_gap, alone = self.moment("own", x), self.moment("row_gap", x), self.moment("gap", x)
+        q = (1 + noise) * own * gradient.q + others * (own - row_gap) * gradient.p
+        if n == 1:
+            return Gradient(q, sp.S.Zero)
+        return Gradient(q, (alone + noise * own) * gradient.q + others * (alone - n / (n - 1) * row_gap) * gradient.p)
 
     def _query_path(self, gradient: Gradient, x: Signal) -> Gradient:
         """What reaches the tokens as queries, in the same units."""
@@ -338,11 +360,13 @@ class Attention(Component):
         # E sum_j w_j w'_j a_j: half the derivative of the overlap in the size of both rows, and what the weights' mean adds.
         tilt = others * gradient.p * ((1 - own) * pair_slope / 2 + overlap * pull)
         key += deficit * tilt * ((1 - own) * pair_slope / (2 * overlap) + pull)
-        value = self.moment("value_along", x) * gradient.q + tilt
+        # Constant weights of a token on itself and on all add to those of the softmax.
+        common = gradient.common(n)
+        value = self.moment("value_along", x) * gradient.q + tilt + (self._row_sum - 1) * common * pull
         cross = (self.moment("slope", x) * gradient.q + others * pair_slope * gradient.p) / d
         radial = query + key + 2 * deficit * value - cross
         # The key path vanishes in the sum over tokens: that of another token is minus its share.
-        pair = deficit * (pull * (others * gradient.p + gradient.q) - 2 * value) - key
+        pair = deficit * (n * self._row_sum * common * pull - 2 * value) - key
         return Gradient(sp.S.Zero, sp.S.Zero, radial, radial - 2 * pair / others)
 
     def _alone(self, x: Signal) -> sp.Expr:
@@ -412,6 +436,10 @@ class Attention(Component):
             "propagate exchangeable tokens, or use UniformAttention",
         )
 
+    def _applied(self, weights: Array, values: Values) -> Array:
+        """What averages the values, given the softmax weights after dropout: these plus constants."""
+        return weights
+
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         import numpy as np
 
@@ -450,7 +478,7 @@ class Attention(Component):
             mask = (rng.random((draws, asking.shape[1], count)) < keep) / keep if keep < 1 else np.ones(())
             parts.append((head_value, offset, query, queries, key, keys, weights, mask))
         output = np.concatenate(
-            [(weights * mask) @ (tokens @ v + offset) for v, offset, _, _, _, _, weights, mask in parts], axis=2
+            [self._applied(weights * mask, values) @ (tokens @ v + offset) for v, offset, _, _, _, _, weights, mask in parts], axis=2
         )
 
         def vjp(g: Array) -> tuple[Array, ...]:
@@ -461,7 +489,7 @@ class Attention(Component):
                 to_values = part @ v.swapaxes(1, 2)
                 to_weights = (to_values @ transposed + part @ offset.swapaxes(1, 2)) * mask
                 to_scores = weights * (to_weights - (weights * to_weights).sum(axis=2, keepdims=True)) * scale
-                pulled += (weights * mask).swapaxes(1, 2) @ to_values
+                pulled += self._applied(weights * mask, values).swapaxes(1, 2) @ to_values
                 asked += (to_scores @ keys) @ query.swapaxes(1, 2)
                 pulled += (to_scores.swapaxes(1, 2) @ queries) @ key.swapaxes(1, 2)
             return (asked + pulled,) if len(x) == 1 else (asked, pulled)

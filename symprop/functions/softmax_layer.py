@@ -27,6 +27,7 @@ from sympy.core.symbol import Str
 from symprop.functions.softmax_closed import closed_form
 from symprop.functions.softmax_contractions import (
     aligned_slope,
+    centre_overlap,
     gram_jacobian_pair,
     gram_jacobian_square,
     private_square,
@@ -179,6 +180,7 @@ def _row_formulas(sphere: bool) -> dict[str, sp.Expr]:
         formulas = {
             "mean": private_square(*row), "jacobian": gram_jacobian_square(*row), "form": gram_jacobian_pair(*row),
             "along": query_square(*row), "gap": (_N * own - 1) / (_N - 1), "size": own,
+            "spread": private_square(*row) - 1 / _N, "lean": centre_overlap(*row),
         }
     else:
         along, double = score_jacobian_square(*row), score_variance_square(*row)
@@ -190,6 +192,9 @@ def _row_formulas(sphere: bool) -> dict[str, sp.Expr]:
             "along": (double + (_D - 1) * along) / _D**2,
             "gap": WeightGap(*row),
             "size": own + (WeightMoment(((2, 2),), *row) - own) / _D,
+            "spread": (1 - 1 / _N) * WeightGap(*row)
+            + sp.factor(WeightMoment(((1, 1), (1, 1)), *row).by_parts() - own) / _D,
+            "lean": sp.S.Zero,
         }
     formulas |= {"own": own, "square": square, "slope": 2 * _A * own.diff(_A)}
     formulas["excess"] = _A * (1 - 3 * own + 2 * WeightMoment((3,), *row))
@@ -263,7 +268,7 @@ def formulas(level: str, sphere: bool) -> tuple[Formulas, Formulas]:
         zero = sp.S.Zero
         row = {
             "mean": 1 / _N, "own": 1 / _N, "size": 1 / _N, "gap": zero, "slope": zero, "mean_slope": zero,
-            "own_slope": zero, "excess": zero, "pull": zero, "key_along": zero, "value_along": zero,
+            "own_slope": zero, "excess": zero, "pull": zero, "key_along": zero, "value_along": zero, "spread": zero, "lean": zero,
             "square": at["square"], "jacobian": at["square"] + (along - at["square"]) / _D,
             "form": at["square"] + (at["trace"] - at["square"]) / _D + 2 * (_D - 1) / _D**2 * along
             + (double - at["trace"]) / _D**2,
@@ -331,7 +336,7 @@ AVERAGES: Mapping[str, Average] = {
     **{
         name: Average("row", name)
         for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess", "pull",
-                     "value_along")
+                     "value_along", "spread", "lean")
     },
     **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along", "key_along")},
     "row_gap": Average("pair", "row_gap", slope="own_slope"),
@@ -342,7 +347,8 @@ AVERAGES: Mapping[str, Average] = {
     "scaled_joint": Average("pair", "joint", 1),
 }
 """What :class:`LayerMoment` knows, by name."""
-LINEAR = ("gap", "slope", "excess", "pull", "value_along", "scaled_key_along", "row_gap", "token_gap", "pair_slope")
+LINEAR = ("gap", "slope", "excess", "pull", "value_along", "scaled_key_along", "spread", "lean", "row_gap", "token_gap",
+          "pair_slope")
 """Averages that vanish linearly with the score variance; the others tend to a constant."""
 SINGLE = ("mean", "own", "size")
 """Averages that are 1 for a single token; the others are 0."""
