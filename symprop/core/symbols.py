@@ -203,3 +203,4 @@ gain_v = declare("gain_v", r"\sigma_v^2", "gain of the value weights: their vari
 gain_w = declare("gain_w", r"\sigma_w^2", "gain of the feed-forward weights: their variance times fan-in", lower=0)
 rho_T = declare("rho_T", r"\rho_T", "largest token correlation wanted after L blocks", lower=0, upper=1)
 heads = declare("H", "H", "number of attention heads", lower=1, integer=True)
+L_d = declare("L_d", "L_d", "depth of a decoder: number of blocks", lower=1, integer=True)
