@@ -19,7 +19,7 @@ from symprop.simulate.network import apply, equicorrelated_tokens, with_softmax
 
 @dataclass(frozen=True)
 class Setting:
-    """Parameters of a block and sizes of a simulation; tokens start equicorrelated, of unit second moment and ``share`` 1 - rho."""
+    """Parameters of a block, sizes, and 1 - rho (``share``) of the tokens that enter, equicorrelated at unit second moment."""
 
     name: str
     values: Mapping[sp.Symbol, float]
