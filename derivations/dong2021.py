@@ -63,7 +63,8 @@ def _strength(*, mixed: bool = False) -> Result:
 def _order(*, mixed: bool = False) -> Result:
     """The power of the residual: that of the gap, as both are squares."""
     coefficient, order = near_collapse(mixed=mixed).leading
-    return result(order, r"d\log\Delta'/d\log\Delta", _stands(), ("expand", "leading term of the gap", coefficient * gap**order))
+    leading = coefficient * gap**order
+    return result(order, r"d\log\Delta'/d\log\Delta", _stands(), ("expand", "leading term of the gap", leading))
 
 
 def _over_depth() -> Result:

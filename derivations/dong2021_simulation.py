@@ -14,7 +14,7 @@ from symprop.network import trace_of
 from symprop.simulate.measurement import Measurement, measurement
 from symprop.simulate.network import apply
 
-TOKENS, WIDTH = 16, 128
+TOKENS, WIDTH = 4, 128
 VALUES = {n: float(TOKENS), d: float(WIDTH), d_k: float(WIDTH), gain_v: 1.0, sigma_q2: 1 / WIDTH, sigma_k2: 1 / WIDTH}
 
 
@@ -44,7 +44,7 @@ def study(strength: sp.Expr, seed: int, full: bool, progress: Progress | None) -
     """Power of the gap through one and two layers, from two inputs through the same weights, and the law layer by layer."""
     draws, ratio, rows, factor = 400 if full else 80, 1.25, list[Measurement](), float(strength.subs(VALUES))
     # The law is that of the lowest order in the share; two layers leave no digits of a smaller one.
-    for depth, share in ((1, 1e-5), (2, 4e-3)):
+    for depth, share in ((1, 1e-6), (2, 2e-3)):
         name = f"n = {TOKENS}, d = {WIDTH}, 1 - rho = {share:g}"
         low, high = (_layers(share * more, depth, draws, seed) for more in (1.0, ratio))
         ends = np.stack([_gap(low[depth]), _gap(high[depth])], axis=1)

@@ -8,7 +8,7 @@ from symprop.claims import Paper, Result
 from symprop.components import Attention, Elementwise, Linear, UniformAttention
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived
-from symprop.core.symbols import chi, d, d_k, gain_v, m_f, sigma_k2, sigma_q2, sigma_w
+from symprop.core.symbols import c_2, chi, d, d_k, gain_v, m_f, sigma_k2, sigma_q2, sigma_w
 from symprop.functions.activation import Activation
 from symprop.functions.generic_activation import GenericActivation, SlopeMoment
 from symprop.network import Block, sequential, token_input
@@ -18,8 +18,9 @@ ATTENTION = UniformAttention(d, gain_v / d)
 """Attention near collapse, where all its weights are equal; values and output projection are one matrix of gain sigma_v^2."""
 SCORED = Attention(d, gain_v / d, d_k, sigma_q2, sigma_k2)
 """The same with its softmax."""
-MOMENTS = {SlopeMoment(0, sigma_w**2): m_f, SlopeMoment(1, sigma_w**2): chi / sigma_w**2}
-"""The moments of an unnamed activation behind a norm, as second moment m and slope chi of the feed-forward branch."""
+MOMENTS = {SlopeMoment(0, sigma_w**2): m_f, SlopeMoment(1, sigma_w**2): chi / sigma_w**2,
+           SlopeMoment(2, sigma_w**2): c_2 / sigma_w**4}
+"""Moments of an unnamed activation behind a norm: second moment m and slope chi of the branch, and its curvature c_2."""
 
 VASWANI = Paper("vaswani2017", "Vaswani, Ashish and others", "Attention Is All You Need",
                 "Advances in Neural Information Processing Systems 30", 2017)

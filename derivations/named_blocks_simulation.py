@@ -80,35 +80,38 @@ def jackknife(statistic: Callable[[Array], float], samples: Array) -> tuple[floa
     return float(value), float(np.sqrt((count - 1) / count * ((left - left.mean()) ** 2).sum()))
 
 
-def power(found: Path, *, share: bool = True) -> tuple[float, float, float]:
-    """Exponent of the depth between a quarter of it and its end, of 1 - rho or of q: of the map, measured, standard error."""
+def power(found: Path, before: float = 0.0) -> tuple[float, float, float]:
+    """Exponent of 1 - rho between a quarter of the depth and its end: of the map, measured, standard error.
+
+    Layers are counted from ``before`` layers in front of the first.
+    """
     last = found.q.shape[1] - 1
     ends = [last // 4, last]
 
     def exponent(means: Array) -> float:
-        top = means[0] / means[1] if share else means[1]
-        return float(np.log(top[1] / top[0]) / np.log(ends[1] / ends[0]))
+        top = means[0] / means[1]
+        return float(np.log(top[1] / top[0]) / np.log((ends[1] + before) / (ends[0] + before)))
 
     samples = np.stack([found.gap[:, ends], found.q[:, ends]], axis=1)
     return exponent(np.stack([found.map_gap[ends], found.map_q[ends]])), *jackknife(exponent, samples)
 
 
-def power_row(quantity: str, found: Path, setting: Setting, law: float | None = None, *, share: bool = True) -> Measurement:
+def power_row(quantity: str, found: Path, setting: Setting, law: float, *, before: float = 0.0) -> Measurement:
     """The exponent in real blocks beside that of the map; ``law`` is its limit at infinite depth."""
-    predicted, measured, error = power(found, share=share)
+    predicted, measured, error = power(found, before)
     return Measurement(quantity, str(setting), predicted, measured, error, setting.draws, published=law)
 
 
-def end_row(quantity: str, found: Path, setting: Setting, law: float | None = None) -> Measurement:
+def end_row(quantity: str, found: Path, setting: Setting) -> Measurement:
     """Second moment of the stream after the last layer beside that of the map."""
-    return measurement(quantity, str(setting), float(found.map_q[-1]), found.q[:, -1], published=law)
+    return measurement(quantity, str(setting), float(found.map_q[-1]), found.q[:, -1])
 
 
-def share_row(quantity: str, found: Path, setting: Setting, law: float | None = None) -> Measurement:
+def share_row(quantity: str, found: Path, setting: Setting) -> Measurement:
     """Logarithm of (1 - rho)_L/(1 - rho)_0, from means over draws, beside that of the map."""
     def grown(means: Array) -> float:
         return float(np.log(means[0] / means[1] / setting.share))
 
     measured, error = jackknife(grown, np.stack([found.gap[:, -1], found.q[:, -1]], axis=1))
     predicted = grown(np.array([found.map_gap[-1], found.map_q[-1]]))
-    return Measurement(quantity, str(setting), predicted, measured, error, setting.draws, published=law)
+    return Measurement(quantity, str(setting), predicted, measured, error, setting.draws)
