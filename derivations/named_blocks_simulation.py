@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from symprop.derivations.named_blocks import X
 
+from symprop.claims import Curve, Figure, Points, Progress
 from symprop.components.base import Array
 from symprop.core.symbols import d, d_k, layer, n
 from symprop.depth.iterate import iterate, layer_map
@@ -115,3 +116,20 @@ def share_row(quantity: str, found: Path, setting: Setting) -> Measurement:
     measured, error = jackknife(grown, np.stack([found.gap[:, -1], found.q[:, -1]], axis=1))
     predicted = grown(np.array([found.map_gap[-1], found.map_q[-1]]))
     return Measurement(quantity, str(setting), predicted, measured, error, setting.draws)
+
+
+def overlap_figure(
+    caption: str, cases: Mapping[str, tuple[Block, Setting]], seed: int, progress: Progress | None
+) -> tuple[Figure, ...]:
+    """1 - rho over the layers of several blocks: map and simulation."""
+    curves, points = [], []
+    for index, (name, (block, setting)) in enumerate(cases.items()):
+        found = path(block, setting, seed + index)
+        layers, every = np.arange(1, setting.depth + 1), max(1, setting.depth // 8)
+        curves.append(Curve(name, layers.tolist(), (found.map_gap / found.map_q)[1:].tolist()))
+        shares = (found.gap / found.q)[:, every::every]
+        points.append(Points(name, layers[every - 1 :: every].tolist(), shares.mean(axis=0).tolist(),
+                             (shares.std(axis=0, ddof=1) / len(shares) ** 0.5).tolist()))
+        if progress is not None:
+            progress("figures", index + 1, len(cases))
+    return (Figure("overlap", caption, "layer", "1 - rho", tuple(curves), tuple(points), logy=True),)

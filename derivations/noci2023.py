@@ -3,8 +3,8 @@
 A layer is lambda x + beta A(x) W with A = I + softmax(scores/(tau_0 sqrt(d d_k))) - 1/n and lambda^2 + beta^2 = 1. Over a depth
 proportional to the width the covariance of the tokens follows a stochastic equation. Its drift is derived here for
 exchangeable tokens, and integrated. Its noise, of the same order, comes from fourth moments of the weights at finite width;
-moments here are expectations at large width, so that it is not derived, and the integrated drift is the mean of q to first order
-in the time L/d only.
+moments here are expectations at large width, so that it is not derived, and the integrated drift is the mean of q to first
+order in the time L/d only.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from symprop.notation import SYMPROP
 from symprop.simulate.measurement import Measurement
 
 PAPER = Paper(
-    "noci2023", "Noci, Lorenzo and Li, Chuning and Li, Mufan Bill and He, Bobby and Hofmann, Thomas and Maddison, Chris and Roy, "
-    "Daniel M.", "The Shaped Transformer: Attention Models in the Infinite Depth-and-Width Limit",
+    "noci2023", "Noci, Lorenzo and Li, Chuning and Li, Mufan Bill and He, Bobby and Hofmann, Thomas and Maddison, Chris and "
+    "Roy, Daniel M.", "The Shaped Transformer: Attention Models in the Infinite Depth-and-Width Limit",
     "Advances in Neural Information Processing Systems 36", 2023,
 )
 SKIP = sp.sqrt(1 - beta**2)
 IDENTITY = residual(Linear(d, 1 / d), beta, SKIP)
 """A layer with A = I."""
 UNIT = {X.q: q, X.gap: gap}
+SHAPED = tau_0 * sp.sqrt(d)
+"""Temperature of shaped attention, over sqrt(d_k)."""
 
 
 def scored(temperature: sp.Expr) -> Attention:
@@ -53,7 +55,7 @@ def centred(temperature: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 
 
 @lru_cache(maxsize=4)
-def drift(temperature: sp.Expr = tau_0 * sp.sqrt(d)) -> tuple[sp.Expr, sp.Expr]:
+def drift(temperature: sp.Expr = SHAPED) -> tuple[sp.Expr, sp.Expr]:
     """Change of second moment and gap per unit of L/d: a layer keeps both but for its scores."""
     kept = trace_of(IDENTITY, X).expand()
     second, apart = centred(temperature)
@@ -73,7 +75,8 @@ def _stands() -> Derived:
 def _drift(index: int) -> Result:
     found = drift()[index]
     name = ("q", r"\Delta")[index]
-    return result(_wide(found), rf"\dot {name}", _stands(), ("scores", "d times what a layer adds, to second order in them", found))
+    return result(_wide(found), rf"\dot {name}", _stands(),
+                  ("scores", "d times what a layer adds, to second order in them", found))
 
 
 def _share() -> Result:
@@ -112,17 +115,15 @@ def _plain() -> Result:
 
 
 @lru_cache(maxsize=1)
-def _relu_drift() -> tuple[sp.Expr, sp.Expr]:
+def _relu_drift() -> sp.Expr:
     """Change of rho by a normalised leaky ReLU of slope 1 - e on one side, over e^2 at e to zero."""
     small = sp.Dummy("e", positive=True)
     after = trace_of(sequential(Elementwise(LeakyRelu(1 - small)), RMSNorm()), X.replace(q=sp.S.One)).expand()
-    lost = factored((X.gap - after.gap) / small**2)
-    return lost, sp.limit(lost, small, 0)
+    return sp.limit(factored((X.gap - after.gap) / small**2), small, 0)
 
 
 def _shaped_relu() -> Result:
-    lost, limit = _relu_drift()
-    found = (c_s**2 * limit).subs(X.gap, 1 - rho)
+    found = (c_s**2 * _relu_drift()).subs(X.gap, 1 - rho)
     trace = trace_of(sequential(Elementwise(LeakyRelu(0)), RMSNorm()), X)
     stands = Derived(found, trace.assumptions, "O(1/sqrt(d)), the noise of finite width", trace.sources)
     return result(found, r"\dot\rho", stands, ("slopes", "that differ by c/sqrt(d)", found))

@@ -13,8 +13,9 @@ import sympy as sp
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations import norm_placement_simulation as simulation
 from symprop.derivations.named_blocks import ATTENTION, MOMENTS, SCORED, X, feed_forward, result
+from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
 
-from symprop.claims import Claim, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, Status
 from symprop.codegen import FunctionSpec
 from symprop.components import Linear, RMSNorm
 from symprop.core.expression import factored
@@ -216,6 +217,14 @@ def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measuremen
             *simulation.scores(lambda share: float(variance.subs({X.q: 1, X.gap: share})), seed, 400 if full else 100))
 
 
+def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
+    width, draws = (256, 24) if full else (128, 6)
+    cases = {name: (item, Setting(name, simulation.UNIT_GAINS, width=width, depth=64, draws=draws))
+             for name, (item, _) in _cases().items()}
+    return overlap_figure("1 - rho over the layers of ReLU blocks by the place of their norms: map and simulation.",
+                          cases, seed, progress)
+
+
 DERIVATION = PaperDerivation(
     paper=PAPER,
     view=SYMPROP,
@@ -224,7 +233,7 @@ DERIVATION = PaperDerivation(
     build_claims=_claims,
     build_evaluators=(_evaluators,),
     study=_study,
-    figures=lambda seed, full, progress: simulation.figures(_cases(), seed, full, progress),
+    figures=_figures,
     references=(
         blocks.XIONG, blocks.NOCI, blocks.KEDIA, blocks.BA, blocks.ZHANG_RMS,
         Paper("kim2025", "Kim, Jeonghoon and others", "Peri-LN: Revisiting Normalization Layer in the Transformer Architecture",

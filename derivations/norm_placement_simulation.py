@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from symprop.derivations.named_blocks_simulation import Setting, end_row, path, power_row
 
-from symprop.claims import Curve, Figure, Points, Progress
+from symprop.claims import Progress
 from symprop.core.symbols import gain_v, sigma_w
 from symprop.network import Block
 from symprop.simulate.measurement import Measurement, measurement
@@ -45,22 +45,3 @@ def scores(variance: Callable[[float], float], seed: int, draws: int) -> tuple[M
         where = f"d_k = {keys}, stream times {size:g}, weights times {scale:g}"
         rows.append(measurement("score variance, QK-norm", where, variance(share), found.var(axis=2, ddof=1).mean(axis=1)))
     return tuple(rows)
-
-
-def figures(
-    cases: Mapping[str, tuple[Block, float]], seed: int, full: bool, progress: Progress | None
-) -> tuple[Figure, ...]:
-    """1 - rho over depth for the placements."""
-    curves, points = [], []
-    for index, (name, (block, _)) in enumerate(cases.items()):
-        setting = Setting(name, UNIT_GAINS, width=256 if full else 128, depth=64, draws=24 if full else 6)
-        found = path(block, setting, seed + index)
-        layers = np.arange(1, setting.depth + 1)
-        curves.append(Curve(name, layers.tolist(), (found.map_gap / found.map_q)[1:].tolist()))
-        shares = (found.gap / found.q)[:, 8::8]
-        points.append(Points(name, layers[7::8].tolist(), shares.mean(axis=0).tolist(),
-                             (shares.std(axis=0, ddof=1) / len(shares) ** 0.5).tolist()))
-        if progress is not None:
-            progress("figures", index + 1, 3)
-    return (Figure("overlap", "1 - rho over the layers of ReLU blocks by the place of their norms: map and simulation.",
-                   "layer", "1 - rho", tuple(curves), tuple(points), logy=True),)

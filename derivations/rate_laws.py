@@ -12,9 +12,9 @@ import sympy as sp
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations import rate_laws_simulation as simulation
 from symprop.derivations.named_blocks import X, feed_forward, result
-from symprop.derivations.named_blocks_simulation import Setting
+from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
 
-from symprop.claims import Claim, Paper, PaperDerivation, Progress, Result
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result
 from symprop.codegen import FunctionSpec
 from symprop.components import DynamicTanh, Linear
 from symprop.core.symbols import alpha_2, c_2, chi, d, gain_w, layer, m_f, sigma_b2, sigma_w
@@ -137,21 +137,31 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def _cases(width: int, draws: int) -> dict[str, tuple[Block, Setting, RateLaw | None]]:
+    """Blocks and settings, with the law of a power where it is one."""
     scale = 1.5
     bias = float(_erf(critical_bias()).subs(sigma_w, scale))
-    width, draws = (384, 48) if full else (192, 20)
-    deep = Setting("critical ReLU", {sigma_w: 2**0.25, alpha_2: 0.5}, width=width, depth=48, draws=draws, share=0.6)
-    smooth = Setting("critical erf", {sigma_w: scale, sigma_b2: bias, alpha_2: 0.5}, width=width, depth=48, draws=draws,
-                     share=0.6)
-    marginal = Setting("Pre-LN ReLU", {sigma_w: 2**0.5}, width=width, depth=48, draws=draws, share=0.5)
-    saturating = Setting("saturating erf", {SLOPE: 0.5, gain_w: 1.0}, width=width, depth=48, draws=draws, share=1e-9)
-    return simulation.study({
-        "relu": (relu_block(), deep, law("relu")),
-        "smooth": (smooth_block(Erf()), smooth, law("smooth")),
-        "marginal": (marginal_block(), marginal, None),
-        "saturating": (saturating_block(), saturating, None),
-    }, _erf, seed, progress)
+
+    def setting(name: str, values: dict[sp.Symbol, float], share: float) -> Setting:
+        return Setting(name, values, width=width, depth=48, draws=draws, share=share)
+
+    smooth = {sigma_w: scale, sigma_b2: bias, alpha_2: 0.5}
+    return {
+        "critical ReLU": (relu_block(), setting("critical ReLU", {sigma_w: 2**0.25, alpha_2: 0.5}, 0.6), law("relu")),
+        "critical erf": (smooth_block(Erf()), setting("critical erf", smooth, 0.6), law("smooth")),
+        "Pre-LN ReLU": (marginal_block(), setting("Pre-LN ReLU", {sigma_w: 2**0.5}, 0.5), None),
+        "saturating erf": (saturating_block(), setting("saturating erf", {SLOPE: 0.5, gain_w: 1.0}, 1e-9), None),
+    }
+
+
+def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+    return simulation.study(_cases(*((384, 48) if full else (192, 20))), _erf, seed, progress)
+
+
+def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
+    cases = {name: (block, setting) for name, (block, setting, _) in _cases(256 if full else 128, 24 if full else 8).items()}
+    return overlap_figure("1 - rho over layers: critical blocks fall like powers of the layer, a Pre-LN ReLU stream like "
+                          "one of its logarithm; a saturating function moves tokens apart.", cases, seed, progress)
 
 
 DERIVATION = PaperDerivation(
@@ -162,6 +172,6 @@ DERIVATION = PaperDerivation(
     build_claims=_claims,
     build_evaluators=(_evaluators,),
     study=_study,
-    figures=simulation.figures,
+    figures=_figures,
     references=(blocks.NOCI, blocks.KEDIA, blocks.BA),
 )

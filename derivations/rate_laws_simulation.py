@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import sympy as sp
 from symprop.derivations.named_blocks_simulation import Setting, path, power_row, share_row
 
-from symprop.claims import Figure, Progress
+from symprop.claims import Progress
 from symprop.core.symbols import layer
 from symprop.depth.rate import RateLaw
 from symprop.network import Block
@@ -34,9 +34,3 @@ def study(
         if progress is not None:
             progress("laws", index + 1, len(cases))
     return tuple(rows)
-
-
-def figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
-    """No figure."""
-    del seed, full, progress
-    return ()

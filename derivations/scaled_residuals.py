@@ -13,8 +13,9 @@ import sympy as sp
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations import scaled_residuals_simulation as simulation
 from symprop.derivations.named_blocks import ATTENTION, X, feed_forward, result
+from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
 
-from symprop.claims import Claim, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, Status
 from symprop.codegen import FunctionSpec
 from symprop.components import LayerNorm, Linear, UniformAttention
 from symprop.core.expression import factored
@@ -40,6 +41,8 @@ VALUES = sequential(UniformAttention(d, beta**2 / d), Linear(d, beta**2 / d))
 LAW = {"encoder": (2, (2 * L) ** sp.Rational(1, 4), (8 * L) ** sp.Rational(-1, 4)),
        "decoder": (3, (3 * L) ** sp.Rational(1, 4), (12 * L) ** sp.Rational(-1, 4))}
 """DeepNorm: sublayers of a block, scale of the skip and of the weights, as published."""
+DEPTH = 20
+"""Blocks of the simulated networks."""
 PAIR = (sp.Rational(81, 100) * (L**4 * L_d) ** sp.Rational(1, 16), sp.Rational(87, 100) * (L**4 * L_d) ** sp.Rational(-1, 16))
 """DeepNorm for the encoder of an encoder with a decoder of L_d blocks."""
 
@@ -295,7 +298,7 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
 
 
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    depth = 20
+    depth = DEPTH
     numbers = {name: float(item.subs(L, depth)) for name, item in zip(("skip", "scale"), LAW["encoder"][1:], strict=True)}
     cases = {
         "deepnorm": (numbers["skip"], numbers["scale"], 1.0, update(deepnorm(), 2 * L)),
@@ -307,15 +310,27 @@ def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measuremen
             {lam: skip or 1, beta: scale, TOKEN.q: second, L: depth})), seed + index, 400 if full else 80)
         for index, (name, (skip, scale, second, found)) in enumerate(cases.items())
     ]
-    numeric = {lam: numbers["skip"], beta: numbers["scale"]}
-    paths = (
-        ("DeepNorm, one matrix", deepnorm(UniformAttention(d, beta**2 / d)), numeric, depth),
-        ("DeepNorm", deepnorm(VALUES), numeric, depth),
-        ("DS-Init", ds_init(), {gain_v: 1.0}, 32),
-        ("DS-Init, both matrices", ds_init(UniformAttention(d, gain_v / (layer + 1) ** 2 / d)), {gain_v: 1.0}, 32),
-        ("ReZero at alpha = 0.3", REZERO, {alpha_1: 0.3, gain_v: 1.0, blocks.sigma_w: 1.0}, 8),
-    )
-    return (*updates, *simulation.overlaps(paths, seed, full, progress))
+    return (*updates, *simulation.overlaps(_paths(384 if full else 192, 48 if full else 20), seed, progress))
+
+
+def _paths(width: int, draws: int) -> dict[str, tuple[Block, Setting]]:
+    """Attention blocks through which tokens are followed."""
+    numeric = {lam: float(LAW["encoder"][1].subs(L, DEPTH)), beta: float(LAW["encoder"][2].subs(L, DEPTH))}
+    both = ds_init(UniformAttention(d, gain_v / (layer + 1) ** 2 / d))
+    cases = {
+        "DeepNorm, one matrix": (deepnorm(UniformAttention(d, beta**2 / d)), numeric),
+        "DeepNorm": (deepnorm(VALUES), numeric),
+        "DS-Init, one matrix": (ds_init(), {gain_v: 1.0}),
+        "DS-Init": (both, {gain_v: 1.0}),
+        "ReZero at alpha = 0.3": (REZERO, {alpha_1: 0.3, gain_v: 1.0, blocks.sigma_w: 1.0}),
+    }
+    return {name: (block, Setting(name, values, tokens=16, width=width, depth=DEPTH, draws=draws, share=0.1))
+            for name, (block, values) in cases.items()}
+
+
+def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
+    return overlap_figure("1 - rho over the layers of attention blocks whose branches shrink with depth: map and simulation.",
+                          _paths(256 if full else 128, 24 if full else 8), seed, progress)
 
 
 DERIVATION = PaperDerivation(
@@ -326,7 +341,7 @@ DERIVATION = PaperDerivation(
     build_claims=_claims,
     build_evaluators=(_evaluators,),
     study=_study,
-    figures=simulation.figures,
+    figures=_figures,
     references=(
         blocks.NOCI, blocks.KEDIA, blocks.BA,
         Paper("zhang2019ds", "Zhang, Biao and Titov, Ivan and Sennrich, Rico", "Improving Deep Transformer with Depth-Scaled "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import sympy as sp
 from symprop.derivations.named_blocks_simulation import Setting, path, share_row
 
-from symprop.claims import Figure, Progress
+from symprop.claims import Progress
 from symprop.components.base import Array
 from symprop.network import Block
 from symprop.simulate.measurement import Measurement, measurement
@@ -46,19 +45,12 @@ def update_row(
 
 
 def overlaps(
-    cases: Sequence[tuple[str, Block, Mapping[sp.Symbol, float], int]], seed: int, full: bool, progress: Progress | None
+    cases: Mapping[str, tuple[Block, Setting]], seed: int, progress: Progress | None
 ) -> tuple[Measurement, ...]:
     """Logarithm of what is left of 1 - rho after all layers, with the real softmax."""
     rows = []
-    for index, (name, block, values, depth) in enumerate(cases):
-        setting = Setting(name, values, tokens=16, width=384 if full else 192, depth=depth, draws=48 if full else 20, share=0.1)
+    for index, (block, setting) in enumerate(cases.values()):
         rows.append(share_row("log (1 - rho)_L/(1 - rho)_0", path(block, setting, seed + index), setting))
         if progress is not None:
             progress("overlaps", index + 1, len(cases))
     return tuple(rows)
-
-
-def figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
-    """No figure."""
-    del seed, full, progress
-    return ()
