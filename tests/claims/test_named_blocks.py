@@ -113,5 +113,4 @@ def test_constants_of_tfixup():
     residuals = DERIVATIONS["scaled_residuals"]
     fourth = brentq(lambda x: 4 * x * np.exp(2 * x) - 1, 0, 1, xtol=1e-15)
     assert float(residuals.claim("tfixup-constant").derived().expression) == pytest.approx(fourth**0.25, rel=1e-12)
-    decoder = sp.N(residuals.claim("tfixup-decoder").derived().expression, 12)
-    assert float(decoder) == pytest.approx(2 / 3 * np.exp(1 / 3), rel=1e-10)
+    assert float(residuals.claim("tfixup-decoder").derived().expression) == pytest.approx(2 / 3 * np.exp(1 / 3), rel=1e-10)
