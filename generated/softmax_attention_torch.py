@@ -1018,13 +1018,13 @@ def output_moments(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 27 operations a point
+    # 28 operations a point
     x0 = d*sigma_v2
     x1 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*torch.square(d), n, d, d_k, gap/q, 0)
     x2 = x1[1]
     x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
     _q = x0*(gap*x1[0] + q + x3 - gap)
-    _gap = x0*(gap*x1[15] + x3)
+    _gap = torch.where((n) == (1), 0, x0*(gap*x1[15] + x3))
     return OutputMomentsResult(
         _q.expand(_shape),
         _gap.expand(_shape),
@@ -1101,7 +1101,7 @@ def input_gradient(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 86 operations a point
+    # 88 operations a point
     x0 = n - 1
     x1 = torch.square(d)
     x2 = 1/d
@@ -1121,7 +1121,7 @@ def input_gradient(
     x16 = s2*x5*x10[5]
     x17 = q*sigma_k2*sigma_q2*x1*(gap*x8*x10[17] + s2*(gap + x5)*x10[11]) + x2*(s2*x10[4] + x8*x10[16])
     _variance = x4*(s2*x11*(x3 + 1) + x17 + x8*(x11 - x12) + x9*(gap*s2*x15 + x16))
-    _gap = x4*(n*x17/x0 + s2*(x11*x3 + x14) + x7*(x0*x14 - n*x12) + x9*(gap*(x15*x6 + x7*(x15 - x10[18])) + x16))
+    _gap = torch.where((n) == (1), 0, x4*(n*x17/torch.clamp(x0, min=1) + s2*(x11*x3 + x14) + x7*(x0*x14 - n*x12) + x9*(gap*(x15*x6 + x7*(x15 - x10[18])) + x16)))
     return InputGradientResult(
         _variance.expand(_shape),
         _gap.expand(_shape),

@@ -13,7 +13,6 @@ from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
 from symprop.components.rotary_attention import RotaryAttention
 from symprop.components.softmax import Softmax
-from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.sum import Sum
 from symprop.components.uniform_attention import UniformAttention
 
@@ -21,7 +20,6 @@ COMPONENTS: tuple[type[Component], ...] = (
     Embedding,
     Linear,
     UniformAttention,
-    SoftmaxAttention,
     Attention,
     CausalAttention,
     RotaryAttention,
@@ -54,7 +52,6 @@ __all__ = [
     "RMSNorm",
     "RotaryAttention",
     "Softmax",
-    "SoftmaxAttention",
     "Sum",
     "UniformAttention",
     "Values",
