@@ -179,6 +179,11 @@ def program(spec: FunctionSpec) -> Program:
     return _program([expression for _, expression in spec.outputs], [parameter.symbol for parameter in spec.signature], set())
 
 
+def lower_together(expressions: Sequence[sp.Expr], arguments: Sequence[sp.Symbol], taken: Set[str]) -> Program:
+    """Lower expressions in given arguments with shared parts, whose names are not among those taken."""
+    return _program(expressions, arguments, taken)
+
+
 @dataclass(frozen=True)
 class LoopProgram:
     """A function with a loop.

@@ -168,10 +168,10 @@ def _gauss(points: int) -> str:
     return "\n".join(f"    ({node!r}, {weight!r})," for node, weight in pairs)
 
 
-def _half_line() -> str:
-    """A rule for a Gaussian density over as many standard deviations as count."""
+def half_line_rule() -> list[tuple[float, float]]:
+    """Nodes and weights on [0, 1] for a Gaussian density over as many standard deviations as count."""
     with mpmath.workdps(25):
-        return "\n".join(f"    ({float(node)!r}, {float(weight)!r})," for node, weight in gauss_rule(36))
+        return [(float(node), float(weight)) for node, weight in gauss_rule(36)]
 
 
 @cache
@@ -182,7 +182,7 @@ def helpers(backend: str) -> dict[str, str]:
     rising = _RISING.format(
         zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_gauss(10), **names
     )
-    half_line = _half_line()
+    half_line = "\n".join(f"    ({node!r}, {weight!r})," for node, weight in half_line_rule())
     normal = _NORMAL.format(half_line=half_line, **names)
     return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {
         "_rising_ratio": rising, "_normal_moment": normal, "_erf": _ERF.format(half_line=half_line),
