@@ -22,7 +22,7 @@ from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
 from symprop.core.symbols import layer
 from symprop.functions.normal_moment import NormalMoment
-from symprop.functions.table_sum import SmoothSum, TableSum, in_doubles, table_rows
+from symprop.functions.table_sum import SmoothSum, TableSum, in_doubles
 
 _CODE = Code("compiled")
 
@@ -180,8 +180,14 @@ def _loop(spec: FunctionSpec, whole: LoopProgram, block: Block, outputs: Sequenc
         ends += ["if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {", "    double worst = -INFINITY;",
                  *(f"    {line}" for line in checks), "    if (worst <= settle) break;", "}"]
     after = block.stage(whole.after.assignments, list(zip(outputs, whole.after.results, strict=True)))
-    return [*lines, "double layers = 0.0;", f"for (long i = 0; i < count; i++) layers = {counted} > layers ? {counted} : layers;",
+    return [*lines, "double layers = 0.0;",
+            f"for (long i = 0; i < count; i++) layers = {counted} > layers ? {counted} : layers;",
             "for (double at = 0.0; at < layers; at += 1.0) {", *(f"    {line}" for line in (*body, *ends)), "}", *after]
+
+
+def table_name(node: TableSum) -> str:
+    """The name of the rows of a sum."""
+    return f"TABLE_{node.table.upper()}"
 
 
 def table_function(name: str) -> str:
@@ -202,18 +208,21 @@ def table_function(name: str) -> str:
 
 def _function(name: str, signature: Iterable[sp.Symbol], body: Iterable[str]) -> list[str]:
     arguments = "".join(f"const double *restrict a_{symbol}, " for symbol in signature)
-    return [f"static __attribute__((noinline)) void {name}(long count, {arguments}double *restrict to) {{", *(f"    {line}" for line in body), "}"]
+    head = f"static __attribute__((noinline)) void {name}(long count, {arguments}double *restrict to)"
+    return [f"{head} {{", *(f"    {line}" for line in body), "}"]
 
 
 def _sum(node: TableSum, name: str) -> str:
     """Rows outside, points inside."""
     if in_doubles(node.table):
         raise RefusedError(node.label, "the compiled backend has no rules of quadrature", "use the numpy backend")
-    signature = node.summand.signature
+    signature, table = node.summand.signature, table_name(node)
     columns = signature[: len(signature) - len(node.arguments)]
     arguments, lowered = signature[len(columns) :], lambda_program(node.summand)
     inside = (1 << len(columns)) - 1
-    before, fixed, within = [], [], []
+    before: list[Assignment] = []
+    fixed: list[Assignment] = []
+    within: list[Assignment] = []
     for item in lowered.assignments:
         kind = before if not item.depends & inside else fixed if not item.depends & ~inside else within
         kind.append(item)
@@ -222,12 +231,11 @@ def _sum(node: TableSum, name: str) -> str:
     later = set().union(*(item.expression.free_symbols for item in within), lowered.results[0].free_symbols)
     start = block.stage(before, [("to[i] = {};", sp.S.Zero)], later)
     row = [
-        *(f"const double {column}_ = TABLE[row][{k}];" for k, column in enumerate(columns)),
+        *(f"const double {column}_ = {table}[row][{k}];" for k, column in enumerate(columns)),
         *(f"const double {item.name}_ = {_CODE.text(item.expression)};" for item in fixed),
         *block.stage(within, [("to[i] += {};", lowered.results[0])], constants=constants),
     ]
-    rows = ", ".join("{" + ", ".join(float(item).hex() for item in row) + "}" for row in table_rows(node.table))
     return "\n".join(_function(name, arguments, [
-        f"static const double TABLE[][{len(columns)}] = {{{rows}}};", *block.declarations(), *start,
-        "for (size_t row = 0; row < sizeof TABLE/sizeof TABLE[0]; row++) {", *(f"    {line}" for line in row), "}",
+        *block.declarations(), *start,
+        f"for (size_t row = 0; row < sizeof {table}/sizeof {table}[0]; row++) {{", *(f"    {line}" for line in row), "}",
     ]))

@@ -20,6 +20,7 @@ from symprop.core.errors import RefusedError
 from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
 from symprop.functions.normal_moment import NormalMoment
 from symprop.functions.piece_rule import PIECE_FUNCTIONS
+from symprop.functions.rising_ratio import ReciprocalSum
 from symprop.functions.table_sum import Larger, Smaller
 
 NUMPY: Mapping[type, str] = {
@@ -33,6 +34,8 @@ NUMPY: Mapping[type, str] = {
     lowering.LogGeometricSum: "_geometric_sum",
     lowering.Power: "np.power",
     lowering.RisingStep: "_rising_ratio",
+    ReciprocalSum: "_reciprocal_sum",
+    lowering.Step: "_step",
     NormalMoment: "_normal_moment",
     sp.erf: "_erf",
     lowering.SoftmaxRow: "_softmax_row",
@@ -87,6 +90,7 @@ COMPILED: Mapping[type, str] = {
     lowering.ArcCosine2: "arc_cosine_2",
     lowering.Square: "square",
     lowering.Sqrt: "sqrt",
+    lowering.Step: "step",
     Larger: "maximum",
     Smaller: "minimum",
     sp.Max: "maximum",
@@ -101,6 +105,7 @@ COMPILED: Mapping[type, str] = {
 POINT_BY_POINT: Mapping[type, str] = {
     lowering.Power: "pow",
     lowering.RisingStep: "rising_ratio",
+    ReciprocalSum: "reciprocal_sum",
     sp.erf: "erf",
     sp.erfc: "erfc",
     sp.sin: "sin",
@@ -163,6 +168,8 @@ class _Printer(StrPrinter):
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
         if kind is Str:
             return str(expr.name)
+        if kind in (lowering.SoftmaxRow, lowering.SoftmaxPair, lowering.Entry) and self.backend == "compiled":
+            raise RefusedError("moments of softmax weights", "the compiled backend has none", "use the numpy backend")
         if kind is lowering.SoftmaxLayer:
             return f"{expr.args[0].name}({', '.join(self._print(argument) for argument in expr.args[1:])})"
         if kind is lowering.Entry:
@@ -197,8 +204,12 @@ class _Printer(StrPrinter):
         if condition == True or len(pieces) == 1:  # noqa: E712
             return self._print(value)
         if self.backend == "torch" and value.is_number and pieces[1][0].is_number:
-            raise RefusedError("Piecewise", "torch.where of two numbers loses the dtype",
-                               "let one of two neighbouring branches depend on a parameter")
+            if not isinstance(condition, sp.core.relational.Relational):
+                raise RefusedError("Piecewise", "torch.where of two numbers loses the dtype",
+                                   "let one of two neighbouring branches depend on a parameter")
+            # The numbers take the type of what is compared.
+            value_text = f"torch.full_like({self._print(condition.lhs - condition.rhs)}, {self._print(value)})"
+            return f"torch.where({self._print(condition)}, {value_text}, {self._where(pieces[1:])})"
         return f"{self.table[sp.Piecewise]}({self._print(condition)}, {self._print(value)}, {self._where(pieces[1:])})"
 
     def _extreme(self, expr: Any) -> str:

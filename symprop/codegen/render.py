@@ -12,6 +12,7 @@ from typing import Any
 import sympy as sp
 
 from symprop.codegen import cells, special, special_softmax
+from symprop.codegen.compiled import compiled_module
 from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.loops import helpers as loop_helpers
 from symprop.codegen.lowering import Assignment, LoopProgram, in_groups, loop_program, lower, program
@@ -19,7 +20,6 @@ from symprop.codegen.printers import Code
 from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.codegen.special_layer import layer_texts
-from symprop.codegen.compiled import compiled_module
 from symprop.codegen.templates import HELPERS, TEMPLATES, template
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.core.symbols import layer

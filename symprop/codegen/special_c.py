@@ -7,13 +7,14 @@ whole range, infinities, subnormal numbers and nan included; the arc-cosine fami
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import mpmath
 
 from symprop.codegen import special_cells
-from symprop.codegen.special import arc_cosine_coefficients, half_line_rule
+from symprop.codegen.special import arc_cosine_coefficients, half_line_rule, unit_rule
+from symprop.codegen.special_finite_width import NODES
 
 _EXP_TERMS, _LOG_TERMS, _ASIN_TERMS = 11, 8, 13
 
@@ -145,6 +146,7 @@ static inline double f_acos(double x) {{
 
 _PLAIN = {
     "square": "static inline double square(double x) { return x*x; }",
+    "step": "static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x == 0.0 ? 0.5 : x; }",
     "maximum": "static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }",
     "minimum": "static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }",
     "bounded_exponent": "static inline double bounded_exponent(double x) { return x > 709.78 ? 709.78 : x; }",
@@ -183,17 +185,93 @@ static inline double arc_cosine_{k}(double gap, double v) {{
 
 def _each(name: str, arguments: int = 1) -> str:
     """A function of the C library, point by point."""
-    listed = "xy"[:arguments]
+    listed = "xyz"[:arguments]
     formal = "".join(f"const double *restrict {item}, " for item in listed)
     call = f"{name}({', '.join(f'{item}[i]' for item in listed)})"
     return f"static void each_{name}(long count, {formal}double *restrict to) {{ " \
            f"for (long i = 0; i < count; i++) to[i] = {call}; }}"
 
 
-def _half_line() -> str:
-    rows = ", ".join(f"{{{node.hex()}, {weight.hex()}}}" for node, weight in half_line_rule())
-    return f"static const double HALF_LINE[][2] = {{{rows}}};"
+def constant_table(name: str, rows: Iterable[Iterable[float]]) -> str:
+    """A constant table of doubles."""
+    listed = [[float(item).hex() for item in row] for row in rows]
+    text = ", ".join("{" + ", ".join(row) + "}" for row in listed)
+    return f"static const double {name}[][{len(listed[0])}] = {{{text}}};"
 
+
+_DEPTH = {
+    "log1p_over": """\
+static double log1p_over(double t) { return t == 0.0 ? 1.0 : f_log1p(t)/t; }""",
+    "stirling_rest": """\
+/* log(gamma(x)) beyond Stirling's leading terms, for x >= 8. */
+static double stirling_rest(double x) {
+    const double z = 1.0/x, y = z*z;
+    return z*(1.0/12.0 - y*(1.0/360.0 - y*(1.0/1260.0 - y*(1.0/1680.0 - y*(1.0/1188.0 - y*(691.0/360360.0
+        - y*(1.0/156.0 - y*3617.0/122400.0)))))));
+}""",
+    "rising_ratio": """\
+/* The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step. */
+static double rising_ratio(double step, double v, double N) {
+    const double first = v + 8.0, last = v + N + 8.0;
+    double ends = 0.0, middle;
+    for (int k = 0; k < 8; k++) ends += f_log1p(step/(v + k)) - f_log1p(step/(v + N + k));
+    if (fabs(4.0*step - first) <= 3.0*first) {
+        double mean = 0.0;
+        for (int k = 0; k < 10; k++) {
+            const double at = first + GAUSS[k][0]*step;
+            mean += GAUSS[k][1]*log1p_over(N/at)/at;
+        }
+        middle = step*mean;
+    } else {
+        middle = f_log1p(step/last) + log1p_over(N/(first + step)) - log1p_over(N/first);
+    }
+    middle = N*middle + 0.5*(f_log1p(step/first) - f_log1p(step/last));
+    const double rest = stirling_rest(last + step) - stirling_rest(last) - stirling_rest(first + step) + stirling_rest(first);
+    return f_exp(ends + middle + rest);
+}""",
+    "reciprocal_sum": """\
+/* The sum of 1/(v + l) over l < N, for v > 0, from Stirling's series; no digit is lost where N is small to v. */
+static double reciprocal_sum(double v, double N) {
+    static const double EVEN[] = {1.0/12.0, -1.0/120.0, 1.0/252.0, -1.0/240.0, 1.0/132.0, -691.0/32760.0, 1.0/12.0,
+                                  -3617.0/8160.0};
+    const double a = 1.0/(v + 8.0), b = 1.0/(v + N + 8.0);
+    double total = 0.0, even = 0.0, share = 1.0, power = b*b;
+    for (int k = 0; k < 8; k++) total += N/((v + k)*(v + N + k));
+    for (int k = 0; k < 8; k++) {
+        even += EVEN[k]*share;
+        share = share*a*a + power;
+        power *= b*b;
+    }
+    return total + f_log1p(N*a) + 0.5*N*a*b + (a + b)*N*a*b*even;
+}""",
+}
+
+_DEFICIT = '''\
+/* {title} */
+static double {name}(double t, double f) {{
+    const double near = {near}, tau = near*(2.0 - near);
+    const double scale = 3.0/sqrt(f), end = sqrt(80.0/f) + 40.0/(f > 3.0 ? f - 2.0 : 1.0), step = asinh(end/scale)/{nodes};
+    double total = 0.0, norm = 0.0;
+    for (int k = 0; k <= {nodes}; k++) {{
+        const double root = sinh(scale*sinh(k*step)), square = root*root;
+        const double weight = (k == 0 ? 0.5 : cosh(k*step))*f_exp(-0.5*f*f_log1p(square)), w = sqrt(1.0 + tau*square);
+        norm += weight;
+        total += weight*(1.0 + square)*{summand};
+    }}
+    {result}
+}}'''
+_DEFICITS = {
+    "correlation_deficit": {
+        "title": "One minus the expected sample correlation at correlation 1 - t and f degrees of freedom.",
+        "near": "t > 1.0 ? 2.0 - t : t", "summand": "1.0/(w*(w + 1.0 - near))", "nodes": NODES,
+        "result": "return t > 1.0 ? 2.0 - tau*total/norm : tau*total/norm;",
+    },
+    "correlation_slope_deficit": {
+        "title": "What the derivative of the deficit loses between 0 and t, for f > 2.",
+        "near": "t", "summand": "square*(w*w + w + 1.0)/((w + 1.0)*w*w*w)", "nodes": NODES,
+        "result": "return tau*total/norm;",
+    },
+}
 
 _NORMAL = '''\
 /* Moments of order k of the positive part of normal variables of mean m and variance v; no digit is lost at negative m. */
@@ -250,18 +328,27 @@ def functions() -> dict[str, str]:
                                                     "tanh")},
         "each_pow": _each("pow", 2),
         "CELLS": special_cells.constants(),
-        "HALF_LINE": _half_line(),
+        "HALF_LINE": constant_table("HALF_LINE", half_line_rule()),
+        "GAUSS": constant_table("GAUSS", unit_rule(10)),
+        **_DEPTH,
+        **{name: _DEFICIT.format(name=name, **fields) for name, fields in _DEFICITS.items()},
+        "each_rising_ratio": _each("rising_ratio", 3),
+        "each_reciprocal_sum": _each("reciprocal_sum", 2),
+        "each_correlation_deficit": _each("correlation_deficit", 2),
+        "each_correlation_slope_deficit": _each("correlation_slope_deficit", 2),
         "each_normal_moment": _NORMAL,
     }
 
 
-def needed(text: str) -> list[str]:
+def needed(text: str, known: Mapping[str, str] | None = None) -> list[str]:
     """The names of the functions that a text calls, directly or through another, in the order of definition.
+
+    ``known`` are functions by name, by default :func:`functions`.
 
     >>> needed("f_log1p(x)")
     ['bits_of', 'from_bits', 'f_log', 'f_log1p']
     """
-    texts = functions()
+    texts = functions() if known is None else known
     wanted: set[str] = set()
     pending = [text]
     while pending:

@@ -39,8 +39,12 @@ def _nodes(nodes: int) -> list[float]:
         return [float(mpmath.cos(mpmath.pi * (j + mpmath.mpf(1) / 2) / nodes)) for j in range(nodes)]
 
 
-def _array(rows: Sequence[Sequence[float]] | Sequence[float]) -> str:
-    return "{" + ", ".join(_array(item) if isinstance(item, list) else float(item).hex() for item in rows) + "}"
+def _array(numbers: Sequence[float]) -> str:
+    return "{" + ", ".join(item.hex() for item in numbers) + "}"
+
+
+def _array_of_rows(rows: Sequence[Sequence[float]]) -> str:
+    return "{" + ", ".join(map(_array, rows)) + "}"
 
 
 @cache
@@ -51,8 +55,8 @@ def constants() -> str:
         "typedef double row_of_terms __attribute__((vector_size(8*TERMS), aligned(8), may_alias));",
         f"static const double FIRST_NODES[TERMS] = {_array(_nodes(TERMS))};",
         f"static const double SECOND_NODES[TERMS + 1] = {_array(_nodes(TERMS + 1))};",
-        f"static const double FIRST[TERMS][TERMS] = {_array(_matrix(TERMS))};",
-        f"static const double SECOND[TERMS][TERMS + 1] = {_array(_matrix(TERMS + 1))};",
+        f"static const double FIRST[TERMS][TERMS] = {_array_of_rows(_matrix(TERMS))};",
+        f"static const double SECOND[TERMS][TERMS + 1] = {_array_of_rows(_matrix(TERMS + 1))};",
     ))
 
 

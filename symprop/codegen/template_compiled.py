@@ -225,7 +225,8 @@ def {{ item.name }}(
     )
     if _compiled is None:
         return _numpy.{{ item.name }}(*_arguments, check=check, workers=workers{{ ", settle=settle" if item.settles }})
-    if check or check is None and np.prod(np.broadcast_shapes(*map(np.shape, _arguments))) <= _CHECKED_POINTS:
+    _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
+    if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
 {% for domain in item.domains %}
             {{ domain }},

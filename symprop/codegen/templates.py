@@ -163,7 +163,8 @@ def {{ item.name }}(
     @np.errstate(divide="ignore", invalid="ignore")
 {% endif %}
     def _work(_part):
-        for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, {{ item.block }}, _part, workers):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, {{ item.block }}, _part, workers)
+        for _at, _changed, _values in _parts:
             (
                 {{ item.arguments_inner }},
             ) = _values
@@ -385,6 +386,10 @@ def _log1p(x):
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal double."""
     return np.log(np.maximum(x, np.finfo(float).tiny))''',
+        "_step": '''\
+def _step(x):
+    """0 below zero, 1 above, a half at zero."""
+    return np.heaviside(x, 0.5)''',
         "_geometric_sum": '''\
 def _geometric_sum(a, b, L):
     """The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s."""
@@ -402,6 +407,10 @@ def _bounded_exponent(x):
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal number."""
     return torch.log(torch.clamp(x, min=torch.finfo(x.dtype).tiny))''',
+        "_step": '''\
+def _step(x):
+    """0 below zero, 1 above, a half at zero."""
+    return 0.5 + 0.5*torch.sign(x)''',
         "_geometric_sum": '''\
 def _expm1_over(t):
     """(e^t - 1)/t, by its series near t = 0, so that its derivatives are right there as well."""
