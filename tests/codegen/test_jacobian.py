@@ -22,7 +22,8 @@ CLOSED = {"q": 1.7, "rho": 0.4, "n": 7, "d": 64, "L": 12, "alpha_1": 0.3, "alpha
 SMOOTH = FunctionSpec("smooth", parameters(q, gap), (("gap", Tanh().gap(sp.S.Zero, q, gap)),), "F.", formula="x")
 RISING = FunctionSpec("rising", parameters(q, gap, L), (("ratio", RisingRatio(q + gap, q, L)),), "F.", formula="x")
 LARGER = FunctionSpec("larger", parameters(q, gap), (("y", sp.Max(q, gap) * q),), "F.")
-FORWARD = FunctionSpec("forward", SPEC.parameters, SPEC.outputs[:3], "Stream.", formula="x", recursion=Recursion.of(LAYER, START))
+FORWARD = FunctionSpec("forward", SPEC.parameters, SPEC.outputs[:3], "Stream.", formula="x",
+                       recursion=Recursion.of(LAYER, START))
 CASES = {
     "moments": (MOMENTS, CLOSED), "growth": (GROWTH, CLOSED), "geometric": (GEOMETRIC, CLOSED), "stream": (FORWARD, POINT),
     "smooth": (SMOOTH, {"q": 1.2, "gap": 0.3}), "rising": (RISING, {"q": 1.2, "gap": 0.3, "L": 10**5}),
@@ -56,7 +57,8 @@ def test_derivatives_have_as_many_digits_as_values():
     spec, point = CASES["stream"]
     exact = evaluate(jacobian(spec, ["alpha_1"]), point, 30)
     step = sp.Float("1e-12", 60)
-    ends = [evaluate(spec, point | {"alpha_1": sp.Rational(point["alpha_1"]) + sign * sp.Rational(step)}, 40) for sign in (1, -1)]
+    at = sp.Rational(point["alpha_1"])
+    ends = [evaluate(spec, point | {"alpha_1": at + sign * sp.Rational(step)}, 40) for sign in (1, -1)]
     for output, _ in spec.outputs:
         difference = (ends[0][output] - ends[1][output]) / (2 * step)
         assert abs(exact[f"d_{output}_d_alpha_1"] - difference) < 1e-18 * max(1, abs(difference))
@@ -69,7 +71,8 @@ def test_a_grid_is_its_points():
     for k, depth in enumerate((1, 20)):
         for j, strength in enumerate(strengths):
             alone = function(**(POINT | {"alpha_1": float(strength), "L": depth}))
-            assert all(float(many[k, j]) == pytest.approx(float(one), rel=1e-13) for many, one in zip(together, alone, strict=True))
+            for many, one in zip(together, alone, strict=True):
+                assert float(many[k, j]) == pytest.approx(float(one), rel=1e-13)
 
 
 def test_what_has_no_derivative_is_refused_by_name():
