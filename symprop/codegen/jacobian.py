@@ -18,8 +18,8 @@ def jacobian(spec: FunctionSpec, parameters: Iterable[str] | None = None) -> Fun
     The derivative of output y in parameter a is the output ``d_y_d_a``; the function is called ``NAME_jacobian``. Derivatives
     go through a recursion over depth by the chain rule, layer by layer: the tangents of the state are further states.
     ``parameters`` are names; by default all that are not integers. A parameter that has a default is one like others: its
-    derivative is that at fixed others. Raises ``UnknownNameError`` for a name that is no real parameter of the spec and ``RefusedError`` where
-    there is none, or for a node without a derivative.
+    derivative is that at fixed others. Raises ``UnknownNameError`` for a name that is no real parameter of the spec and
+    ``RefusedError`` where there is none, or for a node without a derivative.
 
     >>> from symprop.codegen.spec import parameters
     >>> from symprop.core.symbols import L, alpha_1

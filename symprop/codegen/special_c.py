@@ -110,9 +110,9 @@ static inline double f_log(double x) {{
     const int64_t exponent = (int64_t)((uint64_t)shifted >> 52);
     const double k = from_bits(exponent | INT64_C(0x4330000000000000)) - 0x1p52 - 1024.0 - (small ? 54.0 : 0.0);
     const double f = from_bits(b - (exponent - 1024)*INT64_C(0x10000000000000)) - 1.0;
-    const double s = f/(2.0 + f), z = s*s, square = 0.5*f*f;
-    const double tail = s*(square + z*{polynomial}) + k*{low};
-    const double value = k*{high} - ((square - tail) - f);
+    const double s = f/(2.0 + f), z = s*s, half_square = 0.5*f*f;
+    const double tail = s*(half_square + z*{polynomial}) + k*{low};
+    const double value = k*{high} - ((half_square - tail) - f);
     return x > 0.0 && x < INFINITY ? value : (x == 0.0 ? -INFINITY : (x > 0.0 ? x : NAN));
 }}'''
 

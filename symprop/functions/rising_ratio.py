@@ -78,7 +78,7 @@ class ReciprocalSum(sp.Function):
     It is the logarithmic derivative of a :class:`RisingRatio`.
 
     >>> ReciprocalSum(1, 4).rewrite(sp.digamma).expand(func=True), sp.N(ReciprocalSum(sp.Rational(1, 2), 10**6), 12)
-    (25/12, 15.7789904860)
+    (25/12, 15.7790205840)
     """
 
     nargs = (2,)
