@@ -3,6 +3,7 @@
 from symprop.components.attention import Attention
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.causal_attention import CausalAttention
+from symprop.components.cross_attention import CrossAttention
 from symprop.components.dropout import Dropout
 from symprop.components.dyt import DynamicTanh
 from symprop.components.elementwise import Elementwise
@@ -21,6 +22,7 @@ COMPONENTS: tuple[type[Component], ...] = (
     Linear,
     UniformAttention,
     Attention,
+    CrossAttention,
     CausalAttention,
     RotaryAttention,
     Softmax,
@@ -40,6 +42,7 @@ __all__ = [
     "Attention",
     "CausalAttention",
     "Component",
+    "CrossAttention",
     "Dropout",
     "DynamicTanh",
     "Elementwise",
