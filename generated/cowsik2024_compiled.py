@@ -712,9 +712,9 @@ static inline double f_log(double x) {
     const int64_t exponent = (int64_t)((uint64_t)shifted >> 52);
     const double k = from_bits(exponent | INT64_C(0x4330000000000000)) - 0x1p52 - 1024.0 - (small ? 54.0 : 0.0);
     const double f = from_bits(b - (exponent - 1024)*INT64_C(0x10000000000000)) - 1.0;
-    const double s = f/(2.0 + f), z = s*s, square = 0.5*f*f;
-    const double tail = s*(square + z*(((((((0x1.0c039c49989c6p-3*z + 0x1.0fbe95d716020p-3)*z + 0x1.3b1c355a8f7a2p-3)*z + 0x1.745cf9048dd95p-3)*z + 0x1.c71c720159177p-3)*z + 0x1.2492492476cccp-2)*z + 0x1.9999999999a38p-2)*z + 0x1.5555555555555p-1)) + k*0x1.ef35793c76730p-45;
-    const double value = k*0x1.62e42fefa3800p-1 - ((square - tail) - f);
+    const double s = f/(2.0 + f), z = s*s, half_square = 0.5*f*f;
+    const double tail = s*(half_square + z*(((((((0x1.0c039c49989c6p-3*z + 0x1.0fbe95d716020p-3)*z + 0x1.3b1c355a8f7a2p-3)*z + 0x1.745cf9048dd95p-3)*z + 0x1.c71c720159177p-3)*z + 0x1.2492492476cccp-2)*z + 0x1.9999999999a38p-2)*z + 0x1.5555555555555p-1)) + k*0x1.ef35793c76730p-45;
+    const double value = k*0x1.62e42fefa3800p-1 - ((half_square - tail) - f);
     return x > 0.0 && x < INFINITY ? value : (x == 0.0 ? -INFINITY : (x > 0.0 ? x : NAN));
 }
 """,
@@ -909,7 +909,7 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
 
 _KERNELS = {
     "exponents": (
-        ('bits_of', 'from_bits', 'f_log', 'square'),
+        ('bits_of', 'from_bits', 'f_log'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1127,7 +1127,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "crossover_depth": (
-        ('bits_of', 'from_bits', 'f_log', 'square'),
+        ('bits_of', 'from_bits', 'f_log'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1151,7 +1151,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gradient_growth": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'each_pow'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'each_pow'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

@@ -38,8 +38,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _share(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -56,8 +69,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -80,7 +99,7 @@ def _blocks(shape, arguments, domains, block):
 
 
 def layer(
-    n, d, gain_v, sigma_q2, sigma_k2, gap, *, check=None,
+    n, d, gain_v, sigma_q2, sigma_k2, gap, *, check=None, workers=1,
 ):
     r"""Gap of tokens behind one layer of attention, near collapse.
 
@@ -129,16 +148,21 @@ def layer(
     # 12 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, gain_v, sigma_q2, sigma_k2, gap,
-        ) = _values
-        _gap[_at] = d*gain_v*gap*sigma_k2*sigma_q2*(d + n)*(n - 1)*np.square(gap)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, gain_v, sigma_q2, sigma_k2, gap,
+            ) = _values
+            _gap[_at] = d*gain_v*gap*sigma_k2*sigma_q2*(d + n)*(n - 1)*np.square(gap)/np.square(n)
+
+    _share(_work, workers)
     return _gap[()]
 
 
 def log_gap(
-    n, d, gain_v, sigma_q2, sigma_k2, gap, L, *, check=None,
+    n, d, gain_v, sigma_q2, sigma_k2, gap, L, *, check=None, workers=1,
 ):
     r"""Logarithm of the gap after L layers of pure attention, for tokens that stay exchangeable.
 
@@ -189,16 +213,21 @@ def log_gap(
     # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, gain_v, sigma_q2, sigma_k2, gap, L,
-        ) = _values
-        if _changed & 0b100000:
-            x0 = np.log(gap)
-        if _changed & 0b1000000:
-            x1 = np.exp(1.0986122886681098*L)
-        if _changed & 0b11111:
-            x2 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
-            x3 = 0.5*x2
-        _log_gap[_at] = x0*x1 + x1*x3 - x3
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, gain_v, sigma_q2, sigma_k2, gap, L,
+            ) = _values
+            if _changed & 0b100000:
+                x0 = np.log(gap)
+            if _changed & 0b1000000:
+                x1 = np.exp(1.0986122886681098*L)
+            if _changed & 0b11111:
+                x2 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
+                x3 = 0.5*x2
+            _log_gap[_at] = x0*x1 + x1*x3 - x3
+
+    _share(_work, workers)
     return _log_gap[()]

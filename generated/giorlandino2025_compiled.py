@@ -860,9 +860,9 @@ static inline double f_log(double x) {
     const int64_t exponent = (int64_t)((uint64_t)shifted >> 52);
     const double k = from_bits(exponent | INT64_C(0x4330000000000000)) - 0x1p52 - 1024.0 - (small ? 54.0 : 0.0);
     const double f = from_bits(b - (exponent - 1024)*INT64_C(0x10000000000000)) - 1.0;
-    const double s = f/(2.0 + f), z = s*s, square = 0.5*f*f;
-    const double tail = s*(square + z*(((((((0x1.0c039c49989c6p-3*z + 0x1.0fbe95d716020p-3)*z + 0x1.3b1c355a8f7a2p-3)*z + 0x1.745cf9048dd95p-3)*z + 0x1.c71c720159177p-3)*z + 0x1.2492492476cccp-2)*z + 0x1.9999999999a38p-2)*z + 0x1.5555555555555p-1)) + k*0x1.ef35793c76730p-45;
-    const double value = k*0x1.62e42fefa3800p-1 - ((square - tail) - f);
+    const double s = f/(2.0 + f), z = s*s, half_square = 0.5*f*f;
+    const double tail = s*(half_square + z*(((((((0x1.0c039c49989c6p-3*z + 0x1.0fbe95d716020p-3)*z + 0x1.3b1c355a8f7a2p-3)*z + 0x1.745cf9048dd95p-3)*z + 0x1.c71c720159177p-3)*z + 0x1.2492492476cccp-2)*z + 0x1.9999999999a38p-2)*z + 0x1.5555555555555p-1)) + k*0x1.ef35793c76730p-45;
+    const double value = k*0x1.62e42fefa3800p-1 - ((half_square - tail) - f);
     return x > 0.0 && x < INFINITY ? value : (x == 0.0 ? -INFINITY : (x > 0.0 ? x : NAN));
 }
 """,

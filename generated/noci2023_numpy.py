@@ -38,8 +38,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _share(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -56,8 +69,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -80,7 +99,7 @@ def _blocks(shape, arguments, domains, block):
 
 
 def norm(
-    n, rho, beta, tau_0, q_0, depth_ratio, *, check=None,
+    n, rho, beta, tau_0, q_0, depth_ratio, *, check=None, workers=1,
 ):
     r"""Second moment of a token after a depth of t widths, by the drift alone: right to first order in t.
 
@@ -130,29 +149,34 @@ def norm(
     # 25 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, rho, beta, tau_0, q_0, depth_ratio,
-        ) = _values
-        if check and _changed & 0b11 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b10:
-            x0 = np.square(rho)
-        if _changed & 0b110100:
-            x1 = depth_ratio*np.square(beta)*np.square(q_0)
-            x2 = 2*x1
-        if _changed & 0b110101:
-            x3 = n*x2
-        if _changed & 0b110110:
-            x4 = 4*rho*x1
-        x5 = np.sqrt(n*x4 + x0*x2 + x2 + np.square(n)*np.square(tau_0) - x0*x3 - x3 - x4)
-        _q[_at] = n*q_0*tau_0/x5
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, rho, beta, tau_0, q_0, depth_ratio,
+            ) = _values
+            if check and _changed & 0b11 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b10:
+                x0 = np.square(rho)
+            if _changed & 0b110100:
+                x1 = depth_ratio*np.square(beta)*np.square(q_0)
+                x2 = 2*x1
+            if _changed & 0b110101:
+                x3 = n*x2
+            if _changed & 0b110110:
+                x4 = 4*rho*x1
+            x5 = np.sqrt(n*x4 + x0*x2 + x2 + np.square(n)*np.square(tau_0) - x0*x3 - x3 - x4)
+            _q[_at] = n*q_0*tau_0/x5
+
+    _share(_work, workers)
     return _q[()]
 
 
 def stopping_depth(
-    n, rho, beta, tau_0, q_0, *, check=None,
+    n, rho, beta, tau_0, q_0, *, check=None, workers=1,
 ):
     r"""Depth over width at which the drift alone reaches infinity.
 
@@ -200,12 +224,17 @@ def stopping_depth(
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, rho, beta, tau_0, q_0,
-        ) = _values
-        if check and _changed & 0b11 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _t[_at] = 0.5*np.square(n)*np.square(tau_0)/((n - 1)*np.square(beta)*np.square(q_0)*np.square(rho - 1))
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, rho, beta, tau_0, q_0,
+            ) = _values
+            if check and _changed & 0b11 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            _t[_at] = 0.5*np.square(n)*np.square(tau_0)/((n - 1)*np.square(beta)*np.square(q_0)*np.square(rho - 1))
+
+    _share(_work, workers)
     return _t[()]

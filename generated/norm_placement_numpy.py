@@ -40,8 +40,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _share(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -58,8 +71,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -171,7 +190,7 @@ class ParallelExponentsResult(NamedTuple):
 
 
 def pre_stream(
-    q_0, gain_v, m, chi, L, *, check=None,
+    q_0, gain_v, m, chi, L, *, check=None, workers=1,
 ):
     r"""Pre-LN: second moment after L blocks, and 1 - rho over its value at the input.
 
@@ -224,18 +243,23 @@ def pre_stream(
     # 10 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            q_0, gain_v, m, chi, L,
-        ) = _values
-        if _changed & 0b110:
-            x0 = gain_v + m
-            x1 = 1/x0
-        if _changed & 0b10111:
-            x2 = L*x0 + q_0
-        x3 = _rising_ratio(chi*x1, x1*(gain_v + q_0), L)
-        _second_moment[_at] = x2
-        _share_growth[_at] = q_0*x3/x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                q_0, gain_v, m, chi, L,
+            ) = _values
+            if _changed & 0b110:
+                x0 = gain_v + m
+                x1 = 1/x0
+            if _changed & 0b10111:
+                x2 = L*x0 + q_0
+            x3 = _rising_ratio(chi*x1, x1*(gain_v + q_0), L)
+            _second_moment[_at] = x2
+            _share_growth[_at] = q_0*x3/x2
+
+    _share(_work, workers)
     return PreStreamResult(
         _second_moment[()],
         _share_growth[()],
@@ -243,7 +267,7 @@ def pre_stream(
 
 
 def pre_exponents(
-    gain_v, m, chi, *, check=None,
+    gain_v, m, chi, *, check=None, workers=1,
 ):
     r"""Pre-LN: exponents of the depth of 1 - rho and of the gradient in its two modes.
 
@@ -293,16 +317,21 @@ def pre_exponents(
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            gain_v, m, chi,
-        ) = _values
-        if _changed & 0b11:
-            x0 = gain_v + m
-            x1 = 1/x0
-        _angle[_at] = -x1*(x0 - chi)
-        _gradient_common[_at] = x1*(chi + gain_v)
-        _gradient_deviation[_at] = chi*x1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                gain_v, m, chi,
+            ) = _values
+            if _changed & 0b11:
+                x0 = gain_v + m
+                x1 = 1/x0
+            _angle[_at] = -x1*(x0 - chi)
+            _gradient_common[_at] = x1*(chi + gain_v)
+            _gradient_deviation[_at] = chi*x1
+
+    _share(_work, workers)
     return PreExponentsResult(
         _angle[()],
         _gradient_common[()],
@@ -311,7 +340,7 @@ def pre_exponents(
 
 
 def peri_stream(
-    q_0, m, chi, L, *, check=None,
+    q_0, m, chi, L, *, check=None, workers=1,
 ):
     r"""Peri-LN or sandwich norm: second moment after L blocks, and 1 - rho over its value at the input.
 
@@ -362,15 +391,20 @@ def peri_stream(
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            q_0, m, chi, L,
-        ) = _values
-        if _changed & 0b1001:
-            x0 = 2*L + q_0
-        x1 = _rising_ratio(0.5*chi/m, 0.5*q_0 + 0.5, L)
-        _second_moment[_at] = x0
-        _share_growth[_at] = q_0*x1/x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                q_0, m, chi, L,
+            ) = _values
+            if _changed & 0b1001:
+                x0 = 2*L + q_0
+            x1 = _rising_ratio(0.5*chi/m, 0.5*q_0 + 0.5, L)
+            _second_moment[_at] = x0
+            _share_growth[_at] = q_0*x1/x0
+
+    _share(_work, workers)
     return PeriStreamResult(
         _second_moment[()],
         _share_growth[()],
@@ -378,7 +412,7 @@ def peri_stream(
 
 
 def peri_exponents(
-    m, chi, *, check=None,
+    m, chi, *, check=None, workers=1,
 ):
     r"""Peri-LN or sandwich norm: exponents of the depth of 1 - rho and of the gradient in its two modes.
 
@@ -426,15 +460,20 @@ def peri_exponents(
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            m, chi,
-        ) = _values
-        if _changed & 0b1:
-            x0 = 0.5/m
-        _angle[_at] = -x0*(2*m - chi)
-        _gradient_common[_at] = x0*(chi + m)
-        _gradient_deviation[_at] = chi*x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                m, chi,
+            ) = _values
+            if _changed & 0b1:
+                x0 = 0.5/m
+            _angle[_at] = -x0*(2*m - chi)
+            _gradient_common[_at] = x0*(chi + m)
+            _gradient_deviation[_at] = chi*x0
+
+    _share(_work, workers)
     return PeriExponentsResult(
         _angle[()],
         _gradient_common[()],
@@ -443,7 +482,7 @@ def peri_exponents(
 
 
 def parallel_stream(
-    q_0, gain_v, m, chi, L, *, check=None,
+    q_0, gain_v, m, chi, L, *, check=None, workers=1,
 ):
     r"""parallel branches: second moment after L blocks, and 1 - rho over its value at the input.
 
@@ -496,18 +535,23 @@ def parallel_stream(
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            q_0, gain_v, m, chi, L,
-        ) = _values
-        if _changed & 0b110:
-            x0 = gain_v + m
-            x1 = 1/x0
-        if _changed & 0b10111:
-            x2 = L*x0 + q_0
-        x3 = _rising_ratio(chi*x1, q_0*x1, L)
-        _second_moment[_at] = x2
-        _share_growth[_at] = q_0*x3/x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                q_0, gain_v, m, chi, L,
+            ) = _values
+            if _changed & 0b110:
+                x0 = gain_v + m
+                x1 = 1/x0
+            if _changed & 0b10111:
+                x2 = L*x0 + q_0
+            x3 = _rising_ratio(chi*x1, q_0*x1, L)
+            _second_moment[_at] = x2
+            _share_growth[_at] = q_0*x3/x2
+
+    _share(_work, workers)
     return ParallelStreamResult(
         _second_moment[()],
         _share_growth[()],
@@ -515,7 +559,7 @@ def parallel_stream(
 
 
 def parallel_exponents(
-    gain_v, m, chi, *, check=None,
+    gain_v, m, chi, *, check=None, workers=1,
 ):
     r"""parallel branches: exponents of the depth of 1 - rho and of the gradient in its two modes.
 
@@ -565,16 +609,21 @@ def parallel_exponents(
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            gain_v, m, chi,
-        ) = _values
-        if _changed & 0b11:
-            x0 = gain_v + m
-            x1 = 1/x0
-        _angle[_at] = -x1*(x0 - chi)
-        _gradient_common[_at] = x1*(chi + gain_v)
-        _gradient_deviation[_at] = chi*x1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                gain_v, m, chi,
+            ) = _values
+            if _changed & 0b11:
+                x0 = gain_v + m
+                x1 = 1/x0
+            _angle[_at] = -x1*(x0 - chi)
+            _gradient_common[_at] = x1*(chi + gain_v)
+            _gradient_deviation[_at] = chi*x1
+
+    _share(_work, workers)
     return ParallelExponentsResult(
         _angle[()],
         _gradient_common[()],

@@ -38,8 +38,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _share(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -56,8 +69,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -80,7 +99,7 @@ def _blocks(shape, arguments, domains, block):
 
 
 def critical_relu(
-    sigma_w, alpha_2, layer, *, check=None,
+    sigma_w, alpha_2, layer, *, check=None, workers=1,
 ):
     r"""1 - rho at layer l of a critical Post-LN ReLU network, at large depth.
 
@@ -124,18 +143,23 @@ def critical_relu(
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma_w, alpha_2, layer,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.square(np.square(sigma_w))
-        _share[_at] = 44.41321980490211*np.square(x0 + 2*np.square(alpha_2))/(np.square(layer)*np.square(x0))
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma_w, alpha_2, layer,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.square(np.square(sigma_w))
+            _share[_at] = 44.41321980490211*np.square(x0 + 2*np.square(alpha_2))/(np.square(layer)*np.square(x0))
+
+    _share(_work, workers)
     return _share[()]
 
 
 def critical_smooth(
-    chi, c_2, alpha_2, layer, *, check=None,
+    chi, c_2, alpha_2, layer, *, check=None, workers=1,
 ):
     r"""1 - rho at layer l of a critical Post-LN network of a smooth odd activation, at large depth.
 
@@ -181,16 +205,21 @@ def critical_smooth(
     # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            chi, c_2, alpha_2, layer,
-        ) = _values
-        _share[_at] = 2*(chi + np.square(alpha_2))/(c_2*layer)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                chi, c_2, alpha_2, layer,
+            ) = _values
+            _share[_at] = 2*(chi + np.square(alpha_2))/(c_2*layer)
+
+    _share(_work, workers)
     return _share[()]
 
 
 def critical_bias_erf(
-    sigma_w, *, check=None,
+    sigma_w, *, check=None, workers=1,
 ):
     r"""Variance of the output bias at which an erf network is critical.
 
@@ -230,19 +259,24 @@ def critical_bias_erf(
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma_w,
-        ) = _values
-        x0 = np.square(sigma_w)
-        x1 = np.arcsin(x0/(x0 + 0.5))
-        x2 = np.sqrt(x0 + 0.25)
-        _sigma_b2[_at] = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma_w,
+            ) = _values
+            x0 = np.square(sigma_w)
+            x1 = np.arcsin(x0/(x0 + 0.5))
+            x2 = np.sqrt(x0 + 0.25)
+            _sigma_b2[_at] = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
+
+    _share(_work, workers)
     return _sigma_b2[()]
 
 
 def marginal_relu(
-    layer, *, check=None,
+    layer, *, check=None, workers=1,
 ):
     r"""1 - rho at layer l of a Pre-LN ReLU network without attention, which starts at q = 0.5 (1 - rho = 1/2).
 
@@ -282,10 +316,15 @@ def marginal_relu(
     # 5 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            layer,
-        ) = _values
-        x0 = np.log(layer)
-        _share[_at] = 1/np.square(0.15005271935951767*x0 + 1.4142135623730951)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                layer,
+            ) = _values
+            x0 = np.log(layer)
+            _share[_at] = 1/np.square(0.15005271935951767*x0 + 1.4142135623730951)
+
+    _share(_work, workers)
     return _share[()]

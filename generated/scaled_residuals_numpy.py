@@ -38,8 +38,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _share(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -56,8 +69,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -130,7 +149,7 @@ _GAUSS = (
 
 
 def deepnorm_update(
-    lam, beta, L, *, check=None,
+    lam, beta, L, *, check=None, workers=1,
 ):
     r"""Update of the output by one gradient step, over the learning rate: norm(lambda x + branch), both matrices of the branch scaled by beta, 2L sublayers.
 
@@ -172,18 +191,23 @@ def deepnorm_update(
     # 7 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            lam, beta, L,
-        ) = _values
-        if _changed & 0b10:
-            x0 = np.square(beta)
-        _update[_at] = 4*L*x0/(np.square(lam) + np.square(x0))
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                lam, beta, L,
+            ) = _values
+            if _changed & 0b10:
+                x0 = np.square(beta)
+            _update[_at] = 4*L*x0/(np.square(lam) + np.square(x0))
+
+    _share(_work, workers)
     return _update[()]
 
 
 def deepnorm_skip(
-    beta, L, *, check=None,
+    beta, L, *, check=None, workers=1,
 ):
     r"""Scale of the skip at which that update is one.
 
@@ -223,17 +247,22 @@ def deepnorm_skip(
     # 5 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            beta, L,
-        ) = _values
-        x0 = np.sqrt(4*L - np.square(beta))
-        _skip[_at] = beta*x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                beta, L,
+            ) = _values
+            x0 = np.sqrt(4*L - np.square(beta))
+            _skip[_at] = beta*x0
+
+    _share(_work, workers)
     return _skip[()]
 
 
 def tfixup_update(
-    q_0, beta, L, *, check=None,
+    q_0, beta, L, *, check=None, workers=1,
 ):
     r"""The same without norms, for embeddings of second moment q_0.
 
@@ -274,21 +303,26 @@ def tfixup_update(
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            q_0, beta, L,
-        ) = _values
-        if _changed & 0b10:
-            x0 = np.square(beta)
-            x1 = _log1p(np.square(x0))
-        if _changed & 0b110:
-            x2 = np.exp(x1*(2*L - 1))
-        _update[_at] = 4*L*q_0*x0*x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                q_0, beta, L,
+            ) = _values
+            if _changed & 0b10:
+                x0 = np.square(beta)
+                x1 = _log1p(np.square(x0))
+            if _changed & 0b110:
+                x2 = np.exp(x1*(2*L - 1))
+            _update[_at] = 4*L*q_0*x0*x2
+
+    _share(_work, workers)
     return _update[()]
 
 
 def ds_init_gap(
-    gain_v, L, *, check=None,
+    gain_v, L, *, check=None, workers=1,
 ):
     r"""What is left of the gap of tokens after L Post-LN attention layers with DS-Init on one matrix.
 
@@ -329,17 +363,22 @@ def ds_init_gap(
     # 3 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            gain_v, L,
-        ) = _values
-        x0 = _rising_ratio(-gain_v, gain_v + 1, L)
-        _gap_growth[_at] = x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                gain_v, L,
+            ) = _values
+            x0 = _rising_ratio(-gain_v, gain_v + 1, L)
+            _gap_growth[_at] = x0
+
+    _share(_work, workers)
     return _gap_growth[()]
 
 
 def rezero_growth(
-    alpha_1, L, *, check=None,
+    alpha_1, L, *, check=None, workers=1,
 ):
     r"""Second moment of a stream over its start after L branches of unit gain times alpha_1.
 
@@ -378,12 +417,17 @@ def rezero_growth(
     # 4 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            alpha_1, L,
-        ) = _values
-        if _changed & 0b1:
-            x0 = _log1p(np.square(alpha_1))
-        x1 = np.exp(L*x0)
-        _growth[_at] = x1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                alpha_1, L,
+            ) = _values
+            if _changed & 0b1:
+                x0 = _log1p(np.square(alpha_1))
+            x1 = np.exp(L*x0)
+            _growth[_at] = x1
+
+    _share(_work, workers)
     return _growth[()]
