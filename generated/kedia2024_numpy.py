@@ -950,7 +950,7 @@ _PIECE_PLANE = tuple((*one, *other) for one in (
 ))
 
 
-def _abs_asymmetry_f29683(m_x, v_x):
+def _abs_asymmetry_1fa5f1(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -963,20 +963,24 @@ def _abs_asymmetry_f29683(m_x, v_x):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x8 = node*x7
-        x9 = np.sinh(x8)
-        x10 = np.cosh(x8)
-        x11 = np.square(x5)*np.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = np.sqrt(x12)
-        x14 = x11/x12
-        x15 = np.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = np.expm1(-x1*(1/x16 - x16))
-        total = total + -1.2732395447351628*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = np.exp(x8)
+        x10 = np.exp(-x8)
+        x11 = 2*x8
+        x12 = np.exp(-x11)
+        x13 = np.expm1(x11)
+        x14 = np.square(x13)*np.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = np.sqrt(x16)
+        x18 = x15/x16
+        x19 = np.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = np.expm1(-x1*(1/x20 - x20))
+        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
+def _abs_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -993,18 +997,22 @@ def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
+def _abs_opposite_near_8e1e68(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1023,14 +1031,19 @@ def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14 + x12
-        x16 = np.sinh(x15)
-        x17 = np.cosh(x15)
-        x18 = np.square(x16)*np.square(x7)
-        x19 = x2 - x18
-        x20 = np.sqrt(x19)
-        x21 = np.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = np.exp(-x16)
+        x19 = np.expm1(x16)
+        x20 = np.exp(-x17)
+        x21 = np.exp(x17)
+        x22 = np.square(x19)*np.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = np.sqrt(x24)
+        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -1070,7 +1083,7 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
+def _abs_slope_opposite_49f7bb(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1087,14 +1100,18 @@ def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
@@ -2072,7 +2089,7 @@ def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_fe2c46(m_x, v_x):
+def _relu_asymmetry_4fa3ac(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -2085,20 +2102,24 @@ def _relu_asymmetry_fe2c46(m_x, v_x):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x8 = node*x7
-        x9 = np.sinh(x8)
-        x10 = np.cosh(x8)
-        x11 = np.square(x5)*np.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = np.sqrt(x12)
-        x14 = x11/x12
-        x15 = np.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = np.expm1(-x1*(1/x16 - x16))
-        total = total + -0.3183098861837907*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = np.exp(x8)
+        x10 = np.exp(-x8)
+        x11 = 2*x8
+        x12 = np.exp(-x11)
+        x13 = np.expm1(x11)
+        x14 = np.square(x13)*np.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = np.sqrt(x16)
+        x18 = x15/x16
+        x19 = np.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = np.expm1(-x1*(1/x20 - x20))
+        total = total + -0.039788735772973836*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
+def _relu_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2115,18 +2136,22 @@ def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 0.3183098861837907*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.15915494309189535*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
+def _relu_opposite_near_26ee05(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2145,14 +2170,19 @@ def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14 + x12
-        x16 = np.sinh(x15)
-        x17 = np.cosh(x15)
-        x18 = np.square(x16)*np.square(x7)
-        x19 = x2 - x18
-        x20 = np.sqrt(x19)
-        x21 = np.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = np.exp(-x16)
+        x19 = np.expm1(x16)
+        x20 = np.exp(-x17)
+        x21 = np.exp(x17)
+        x22 = np.square(x19)*np.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = np.sqrt(x24)
+        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.039788735772973836*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -2192,7 +2222,7 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
+def _relu_slope_opposite_49f7bb(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2209,14 +2239,18 @@ def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
@@ -2484,7 +2518,7 @@ def _silu_slope_second_456e7d(v_x):
     return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
+def _squared_relu_opposite_9700af(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2501,15 +2535,18 @@ def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = -x16
-        x18 = 2*v_x + x17 + 1e-290
-        x19 = np.sqrt(x18)
-        x20 = np.exp(-x3*(1 + 1/(x16/x18 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x12*x15*x20*x6*np.square((-gap_xy) - x17)/x19
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.3183098861837907*weight*x12*x23*x6*(x18 + x19)*np.square(x20 - gap_xy)/x22
     return total
 
 
@@ -2549,7 +2586,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
+def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -2562,20 +2599,24 @@ def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x8 = node*x7
-        x9 = np.sinh(x8)
-        x10 = np.cosh(x8)
-        x11 = np.square(x5)*np.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = np.sqrt(x12)
-        x14 = x11/x12
-        x15 = np.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = np.expm1(-x1*(1/x16 - x16))
-        total = total + -1.2732395447351628*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = np.exp(x8)
+        x10 = np.exp(-x8)
+        x11 = 2*x8
+        x12 = np.exp(-x11)
+        x13 = np.expm1(x11)
+        x14 = np.square(x13)*np.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = np.sqrt(x16)
+        x18 = x15/x16
+        x19 = np.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = np.expm1(-x1*(1/x20 - x20))
+        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2592,18 +2633,22 @@ def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_8e1e68(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2622,14 +2667,19 @@ def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14 + x12
-        x16 = np.sinh(x15)
-        x17 = np.cosh(x15)
-        x18 = np.square(x16)*np.square(x7)
-        x19 = x2 - x18
-        x20 = np.sqrt(x19)
-        x21 = np.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = np.exp(-x16)
+        x19 = np.expm1(x16)
+        x20 = np.exp(-x17)
+        x21 = np.exp(x17)
+        x22 = np.square(x19)*np.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = np.sqrt(x24)
+        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -3792,7 +3842,7 @@ def relu_moments_at_mean(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 651822 operations a point
+    # 1098822 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3807,15 +3857,15 @@ def relu_moments_at_mean(
                 x0 = _normal_moment(1, mu, sigma2)
                 x1 = _normal_moment(2, mu, sigma2)
                 x2 = _normal_moment(0, mu, sigma2)
-                x3 = _relu_asymmetry_fe2c46(mu, sigma2)
+                x3 = _relu_asymmetry_4fa3ac(mu, sigma2)
             if _changed & 0b110:
                 x4 = 2*sigma2 - gap
             x5 = _relu_same_far_431b0a(mu, sigma2, gap)
             x6 = _relu_same_near_02aadf(mu, sigma2, gap)
             x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, np.minimum(gap, sigma2))
-            x8 = _relu_opposite_far_d2f899(mu, sigma2, x4)
-            x9 = _relu_opposite_near_071dd0(mu, sigma2, x4)
-            x10 = _relu_slope_opposite_3a2dcb(mu, sigma2, np.minimum(sigma2, x4))
+            x8 = _relu_opposite_far_0de65b(mu, sigma2, x4)
+            x9 = _relu_opposite_near_26ee05(mu, sigma2, x4)
+            x10 = _relu_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
             _mean[_at] = x0
             _second[_at] = x1
             _change[_at] = gap*np.square(x2) + np.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
@@ -3879,7 +3929,7 @@ def abs_moments_at_mean(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 653028 operations a point
+    # 1099228 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3894,16 +3944,16 @@ def abs_moments_at_mean(
                 x0 = np.sqrt(sigma2)
             if _changed & 0b11:
                 x1 = _normal_moment(1, mu, sigma2)
-                x2 = _abs_asymmetry_f29683(mu, sigma2)
+                x2 = _abs_asymmetry_1fa5f1(mu, sigma2)
                 x3 = _erf(0.7071067811865476*mu/x0)
             if _changed & 0b110:
                 x4 = 2*sigma2 - gap
             x5 = _abs_same_far_431b0a(mu, sigma2, gap)
             x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
             x7 = _abs_slope_same_near_c6e04d(mu, sigma2, np.minimum(gap, sigma2))
-            x8 = _abs_opposite_far_0cfe18(mu, sigma2, x4)
-            x9 = _abs_opposite_near_e7eb13(mu, sigma2, x4)
-            x10 = _abs_slope_opposite_1c99bf(mu, sigma2, np.minimum(sigma2, x4))
+            x8 = _abs_opposite_far_0de65b(mu, sigma2, x4)
+            x9 = _abs_opposite_near_8e1e68(mu, sigma2, x4)
+            x10 = _abs_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
             _mean[_at] = 2*x1 - mu
             _second[_at] = sigma2 + np.square(mu)
             _change[_at] = gap*np.square(x3) + np.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
@@ -3967,7 +4017,7 @@ def squared_relu_moments_at_mean(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 727635 operations a point
+    # 1201635 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3985,18 +4035,18 @@ def squared_relu_moments_at_mean(
                 x2 = _normal_moment(4, mu, sigma2)
                 x3 = _normal_moment(1, mu, sigma2)
                 x4 = _normal_moment(0, mu, sigma2)
-                x5 = _squared_relu_slope_asymmetry_f29683(mu, sigma2)
+                x5 = _squared_relu_slope_asymmetry_1fa5f1(mu, sigma2)
                 x6 = np.square(x4)
             if _changed & 0b110:
                 x7 = 2*sigma2 - gap
                 x8 = np.minimum(gap, sigma2)
             x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
             x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
-            x11 = _squared_relu_opposite_05b699(mu, sigma2, np.minimum(sigma2, x7))
+            x11 = _squared_relu_opposite_9700af(mu, sigma2, np.minimum(sigma2, x7))
             x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
             x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
-            x14 = _squared_relu_slope_opposite_far_0cfe18(mu, sigma2, x7)
-            x15 = _squared_relu_slope_opposite_near_e7eb13(mu, sigma2, x7)
+            x14 = _squared_relu_slope_opposite_far_0de65b(mu, sigma2, x7)
+            x15 = _squared_relu_slope_opposite_near_8e1e68(mu, sigma2, x7)
             _mean[_at] = x1
             _second[_at] = x2
             _change[_at] = 2*gap*x6*x7 + x0*np.square(x3) + x11 + x12 + x13
