@@ -1018,13 +1018,13 @@ def output_moments(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 27 operations a point
+    # 28 operations a point
     x0 = d*sigma_v2
     x1 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*torch.square(d), n, d, d_k, gap/q, 0)
     x2 = x1[1]
     x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
     _q = x0*(gap*x1[0] + q + x3 - gap)
-    _gap = x0*(gap*x1[15] + x3)
+    _gap = torch.where((n) == (1), 0, x0*(gap*x1[15] + x3))
     return OutputMomentsResult(
         _q.expand(_shape),
         _gap.expand(_shape),
@@ -1101,9 +1101,9 @@ def input_gradient(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 85 operations a point
+    # 87 operations a point
     x0 = n - 1
-    x1 = n/x0
+    x1 = n/torch.clamp(x0, min=1)
     x2 = torch.square(d)
     x3 = 1/d
     x4 = P/(1 - P)
@@ -1122,7 +1122,7 @@ def input_gradient(
     x17 = s2*x6*x11[5]
     x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[17] + s2*(gap + x6)*x11[11]) + x3*(s2*x11[4] + x9*x11[16])
     _variance = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
-    _gap = x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13))
+    _gap = torch.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
     return InputGradientResult(
         _variance.expand(_shape),
         _gap.expand(_shape),

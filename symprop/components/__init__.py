@@ -16,7 +16,6 @@ from symprop.components.query_key_norm import QueryKeyNormAttention
 from symprop.components.rotary_attention import RotaryAttention
 from symprop.components.shaped_attention import ShapedAttention
 from symprop.components.softmax import Softmax
-from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.sum import Sum
 from symprop.components.uniform_attention import UniformAttention
 
@@ -24,7 +23,6 @@ COMPONENTS: tuple[type[Component], ...] = (
     Embedding,
     Linear,
     UniformAttention,
-    SoftmaxAttention,
     Attention,
     CrossAttention,
     CausalAttention,
@@ -63,7 +61,6 @@ __all__ = [
     "RotaryAttention",
     "ShapedAttention",
     "Softmax",
-    "SoftmaxAttention",
     "Sum",
     "UniformAttention",
     "Values",
