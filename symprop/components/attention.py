@@ -75,7 +75,7 @@ class Attention(Component):
     - ``closed_form``: elementary functions, with Gamma variables of equal mean and variance for the exponentials (below 1);
     - ``exact``: integrals over one row, and the overlap of two rows between its exact ends (error
       3% at deviation 3, 8% at 4.5, 15% at 6);
-    - ``reference``: the integral over two rows as well, for Gaussian tokens.
+    - ``reference``: the integral over two rows as well, for Gaussian tokens (``exact`` for tokens of fixed norm).
 
     Outside its range a level warns with the error to expect. Tokens are Gaussian, or Gaussian ones of fixed norm where
     ``Signal.fixed_norm`` says so. ``width`` is the output width of all ``heads`` together, ``key_width`` the width d_k of
@@ -210,30 +210,39 @@ class Attention(Component):
     def _noise(self) -> sp.Expr:
         return self.dropout / (1 - self.dropout)
 
+    def _known(self, level: str, x: Signal) -> bool:
+        """Whether a level has its own formulas: the kernel of two rows is that of normal scores."""
+        return level != "reference" or not self.geometry(x).unit
+
+    def _pair_level(self, x: Signal) -> str:
+        """The level that two rows are known at."""
+        return self.level if self._known(self.level, x) else "exact"
+
     def expected_error(self, x: Signal) -> float | None:
         """Relative error of the level for the signal's score variance, where it is beyond its range; None inside or unknown.
 
         Of the participation at the levels uniform and closed_form, of the overlap of two rows at the level exact.
         """
-        variance = self.score_variance(x)
-        if not variance.is_number or not x.tokens.is_number or float(variance) <= _RANGE[self.level] ** 2:
+        variance, level = self.score_variance(x), self._pair_level(x)
+        if not variance.is_number or not x.tokens.is_number or float(variance) <= _RANGE[level] ** 2:
             return None
-        if self.level == "exact":
+        if level == "exact":
             return float(min(1.0, 0.15 * (float(variance) / 36) ** 1.15))
         from symprop.functions.softmax_values import value
 
-        found, right = (value(layer_moment("own", level, self.geometry(x))) for level in (self.level, "exact"))
+        found, right = (value(layer_moment("own", item, self.geometry(x))) for item in (level, "exact"))
         return float(abs(found / right - 1))
 
     def _warn(self, x: Signal) -> None:
         error = self.expected_error(x)
         if error is not None:
-            what = "overlap of two rows" if self.level == "exact" else "participation of a row"
-            better = LEVELS[LEVELS.index(self.level) + 1]
+            level = self._pair_level(x)
+            what = "overlap of two rows" if level == "exact" else "participation of a row"
+            better = LEVELS[LEVELS.index(level) + 1]
+            remedy = f"Use level {better}" if self._known(better, x) else "No level is better where scores are cosines"
             warnings.warn(
                 f"{self.describe()}: score standard deviation {float(self.score_variance(x)) ** 0.5:.3g} is beyond the range "
-                f"{_RANGE[self.level]:g} of level {self.level}; expect an error of {100 * error:.2g}% in the {what}. "
-                f"Use level {better}.",
+                f"{_RANGE[level]:g} of level {level}; expect an error of {100 * error:.2g}% in the {what}. {remedy}.",
                 LevelWarning, stacklevel=3,
             )
 
