@@ -160,11 +160,11 @@ def test_the_layer_is_fast_after_the_first():
     assert (time.process_time() - start) / 5 < 0.15
 
 
-@pytest.mark.parametrize("kind", ["tokens", "queries and keys"])
+@pytest.mark.parametrize("kind", ["tokens", pytest.param("queries and keys", marks=pytest.mark.slow)])
 def test_levels_warn_with_the_expected_error_where_scores_are_cosines(kind):
     """Fixed norms have no exact kernel of two rows, so that the best two levels warn alike."""
     x = Signal(q=sp.S.One, gap=sp.S.One, tokens=sp.Integer(32), width=sp.Integer(64), gaussian=True)
-    for level, deviation in (("uniform", 1), ("closed_form", 2), ("exact", 5), ("reference", 5)):
+    for level, deviation in (("uniform", 1), ("exact", 5), ("reference", 5)):
         if kind == "tokens":
             given, strength = RMSNorm(finite=True).forward(x), sp.Rational(deviation, 64)
             layer = Attention(64, 1, 32, strength, strength, level=level)
