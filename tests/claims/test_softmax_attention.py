@@ -49,10 +49,11 @@ def test_torch_derivatives_are_differences(name):
     change = "gain2" if name.startswith("query") else "sigma_q2"
     at[change] = 0.03
     function = load(spec, "torch")
-    leaves = {key: torch.tensor(item, dtype=torch.float64, requires_grad=key in ("q", "gap", change)) for key, item in at.items()}
+    free = ("q", "gap", change)
+    leaves = {key: torch.tensor(item, dtype=torch.float64, requires_grad=key in free) for key, item in at.items()}
     found = function(**leaves)
     (found.variance + found.gap).backward()
-    for key in ("q", "gap", change):
+    for key in free:
         ends = []
         for sign in (1, -1):
             moved = {**at, key: at[key] * (1 + sign * 1e-4)}
