@@ -65,3 +65,12 @@ def test_the_gap_is_carried_to_collapse():
     # Quadratic in the gap at collapse: 1e-60.
     assert out[1] == pytest.approx(float(evaluate(spec, {"n": 32, "d": 64, "q": 1, "gap": 1e-30})["gap"]), rel=1e-8)
     assert 0 < out[1] < 1e-60
+
+
+@pytest.mark.parametrize("name", ["uniform-beyond-range", "lognormal", "random-energy", "kedia-gradient"])
+def test_a_refuted_claim_says_by_how_much(name):
+    claim = DERIVATION.claim(name)
+    comparison = check(claim).comparison
+    one, two = sorted((float(comparison.left), float(comparison.right)))
+    shown = [text.rstrip(".,") for text in claim.note.replace(":", "").split()]
+    assert f"{two / one:.2f}" in shown or {f"{one:.3f}", f"{two:.3f}"} <= set(shown), (claim.note, two / one)
