@@ -56,7 +56,7 @@ def pair_seconds(points: int = 100) -> float:
 
 def rows(repeats: int) -> Iterator[str]:
     """The rows as text."""
-    gaps = np.linspace(0.05, 0.95, repeats + 1)[1:]
+    gaps = np.linspace(0.05, 0.95, repeats + 1)[1:].tolist()
     yield f"{'softmax layer after the first':40}{1e3 * seconds_per_layer(gaps):8.1f} ms"
     yield f"{'10000 points of one row, 4 moments':40}{sweep_seconds():8.1f} s"
     yield f"{'a point of two rows':40}{1e3 * pair_seconds():8.1f} ms"

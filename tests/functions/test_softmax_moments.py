@@ -132,8 +132,8 @@ def test_two_tokens_are_the_logistic_normal_at_random_scales(count):
     rng = np.random.default_rng(6)
     for scale in rng.uniform(0, 20, count):
         with mpmath.workdps(30):
-            def integrand(x, spread=np.sqrt(2) * scale):
-                first = 1 / (1 + mpmath.exp(-spread * x))
+            def integrand(x, scale=scale):
+                first = 1 / (1 + mpmath.exp(-mpmath.sqrt(2) * scale * x))
                 return 2 * first**3 * mpmath.npdf(x)
 
             ends = [sign * 10 ** mpmath.mpf(k) / scale for sign, powers in ((-1, (1, 0)), (1, (0, 1))) for k in powers]
