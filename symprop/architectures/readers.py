@@ -60,6 +60,16 @@ def _text(path: Path) -> str:
         raise InputError("file", path, f"a readable UTF-8 file ({type(error).__name__})") from None
 
 
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key given twice is refused, as TOML does, since readers differ in which of the two they keep."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise InputError("config", key[:60], "every key once")
+        table[key] = value
+    return table
+
+
 class _Entries:
     """A parsed table whose entries are read once, with their types checked."""
 
@@ -123,7 +133,7 @@ def from_config(text: str) -> Architecture:
     256
     """
     try:
-        entries = _Entries(json.loads(text), "config")
+        entries = _Entries(json.loads(text, object_pairs_hook=_table), "config")
     except (ValueError, RecursionError):
         raise InputError("config", "its text", "JSON that parses, without deep nesting") from None
     kind = entries.word("model_type")
