@@ -13,6 +13,7 @@ from symprop.components.layer_scale import LayerScale
 from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
 from symprop.components.rotary_attention import RotaryAttention
+from symprop.components.shaped_attention import ShapedAttention
 from symprop.components.softmax import Softmax
 from symprop.components.sum import Sum
 from symprop.components.uniform_attention import UniformAttention
@@ -25,6 +26,7 @@ COMPONENTS: tuple[type[Component], ...] = (
     CrossAttention,
     CausalAttention,
     RotaryAttention,
+    ShapedAttention,
     Softmax,
     Sum,
     Elementwise,
@@ -54,6 +56,7 @@ __all__ = [
     "PairState",
     "RMSNorm",
     "RotaryAttention",
+    "ShapedAttention",
     "Softmax",
     "Sum",
     "UniformAttention",

@@ -27,10 +27,13 @@ from sympy.core.symbol import Str
 from symprop.functions.softmax_closed import closed_form
 from symprop.functions.softmax_contractions import (
     aligned_slope,
+    centre_overlap,
     gram_jacobian_pair,
     gram_jacobian_square,
     private_square,
     query_square,
+    radial_key_square,
+    radial_value_key,
     score_jacobian_square,
     score_mean,
     score_mean_square,
@@ -177,6 +180,7 @@ def _row_formulas(sphere: bool) -> dict[str, sp.Expr]:
         formulas = {
             "mean": private_square(*row), "jacobian": gram_jacobian_square(*row), "form": gram_jacobian_pair(*row),
             "along": query_square(*row), "gap": (_N * own - 1) / (_N - 1), "size": own,
+            "spread": private_square(*row) - 1 / _N, "lean": centre_overlap(*row),
         }
     else:
         along, double = score_jacobian_square(*row), score_variance_square(*row)
@@ -188,10 +192,28 @@ def _row_formulas(sphere: bool) -> dict[str, sp.Expr]:
             "along": (double + (_D - 1) * along) / _D**2,
             "gap": WeightGap(*row),
             "size": own + (WeightMoment(((2, 2),), *row) - own) / _D,
+            "spread": (1 - 1 / _N) * WeightGap(*row)
+            + sp.factor(WeightMoment(((1, 1), (1, 1)), *row).by_parts() - own) / _D,
+            "lean": sp.S.Zero,
         }
     formulas |= {"own": own, "square": square, "slope": 2 * _A * own.diff(_A)}
     formulas["excess"] = _A * (1 - 3 * own + 2 * WeightMoment((3,), *row))
+    formulas |= _radial(sphere)
     return formulas | {"mean_slope": formulas["mean"].diff(_A), "own_slope": own.diff(_A)}
+
+
+def _radial(sphere: bool) -> dict[str, sp.Expr]:
+    """What the key path has along its token, alone and with a value path of one or both weights; normal keys at large D."""
+    if sphere:
+        row = (_A, _N, _D)
+        square, pulls = radial_key_square(*row) - gram_jacobian_square(*row), [radial_value_key(k, *row) for k in (1, 2)]
+    else:
+        def moment(*powers: tuple[int, int]) -> sp.Expr:
+            return WeightMoment(powers, _A, _N)
+
+        square = moment((2, 2)) - 2 * moment((3, 2)) + moment((2, 0), (2, 2)) - jacobian_square(_A, _N)
+        pulls = [sp.sqrt(_A) * (moment((k, 1)) - moment((k + 1, 1))) for k in (1, 2)]
+    return {"key_along": square, "pull": pulls[0], "value_along": pulls[1]}
 
 
 @lru_cache(maxsize=4)
@@ -246,7 +268,7 @@ def formulas(level: str, sphere: bool) -> tuple[Formulas, Formulas]:
         zero = sp.S.Zero
         row = {
             "mean": 1 / _N, "own": 1 / _N, "size": 1 / _N, "gap": zero, "slope": zero, "mean_slope": zero,
-            "own_slope": zero, "excess": zero,
+            "own_slope": zero, "excess": zero, "pull": zero, "key_along": zero, "value_along": zero, "spread": zero, "lean": zero,
             "square": at["square"], "jacobian": at["square"] + (along - at["square"]) / _D,
             "form": at["square"] + (at["trace"] - at["square"]) / _D + 2 * (_D - 1) / _D**2 * along
             + (double - at["trace"]) / _D**2,
@@ -313,9 +335,10 @@ class Average:
 AVERAGES: Mapping[str, Average] = {
     **{
         name: Average("row", name)
-        for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess")
+        for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess", "pull",
+                     "value_along", "spread", "lean")
     },
-    **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along")},
+    **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along", "key_along")},
     "row_gap": Average("pair", "row_gap", slope="own_slope"),
     "token_gap": Average("pair", "token_gap", slope="mean_slope"),
     "pair_slope": Average("pair", "slope"),
@@ -324,7 +347,8 @@ AVERAGES: Mapping[str, Average] = {
     "scaled_joint": Average("pair", "joint", 1),
 }
 """What :class:`LayerMoment` knows, by name."""
-LINEAR = ("gap", "slope", "excess", "row_gap", "token_gap", "pair_slope")
+LINEAR = ("gap", "slope", "excess", "pull", "value_along", "scaled_key_along", "spread", "lean", "row_gap", "token_gap",
+          "pair_slope")
 """Averages that vanish linearly with the score variance; the others tend to a constant."""
 SINGLE = ("mean", "own", "size")
 """Averages that are 1 for a single token; the others are 0."""
@@ -427,7 +451,7 @@ class LayerMoment(sp.Function):
             return a * item.query_deficit * layer_moment("joint", "uniform", item)
         if self.name == "pair_slope":
             return 2 * a * item.query_rho * layer_moment("square", "uniform", item)
-        if average.kind == "pair" or average.power or self.name not in ("mean", "own", "size", "gap", "slope", "excess"):
+        if average.kind == "pair" or average.power or self.name not in (*SINGLE, *LINEAR):
             return uniform
         first = closed_form(formulas("exact", False)[0][self.name]).diff(_A).subs(_A, 0)
         return uniform + a * sp.factor(first.xreplace({_N: n, _D: dimension}))

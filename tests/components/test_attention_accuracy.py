@@ -12,11 +12,12 @@ import pytest
 import sympy as sp
 
 from symprop.bench_softmax import seconds_per_layer
-from symprop.components import Attention, LayerNorm, RMSNorm
+from symprop.components import Attention, LayerNorm, Linear, RMSNorm
 from symprop.components.attention import LevelWarning
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.softmax_layer import LEVELS, gamma_rule, small_scores
 from symprop.functions.softmax_values import evaluator, value
+from symprop.network import sequential, token_input, trace_of
 
 _PATH = Path(__file__).parents[1] / "oracle" / "attention.py"
 
@@ -35,9 +36,7 @@ def predicted(cell, level="exact"):
     """The same names as the oracle's."""
     n, d, d_k, width = (sp.Integer(x) for x in (cell.n, cell.d, cell.d_k, cell.d_k * cell.heads))
     exact = {name: sp.nsimplify(getattr(cell, name)) for name in ("r", "r_g", "std", "dropout", "bias_q", "bias_k", "bias_v")}
-    x = Signal(q=sp.S.One, gap=1 - exact["r"], tokens=n, width=d, gaussian=True)
-    if cell.law != "gaussian":
-        x = {"rms": RMSNorm, "layernorm": LayerNorm}[cell.law](finite=True).forward(x)
+    stream = token_input(n, d, gaussian=True)
     layer = Attention(
         width, 1 / d, d_k, exact["std"] / d, exact["std"] / d, exact["dropout"], heads=cell.heads,
         key_heads=cell.heads // cell.shared, query_bias=exact["bias_q"], key_bias=exact["bias_k"], value_bias=exact["bias_v"],
@@ -45,11 +44,21 @@ def predicted(cell, level="exact"):
     )
     second = d / width if cell.project else sp.S.One
     g = Gradient(second, second * (1 - exact["r_g"]))
+    norms = {"rms": (RMSNorm(finite=True),), "layernorm": (LayerNorm(finite=True),)}.get(cell.law, ())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LevelWarning)
-        y, (back,), weights = layer.forward(x), layer.backward(g, x), layer.weight_gradients(g, x)
+        trace = trace_of(sequential(*norms, layer), stream)
+        x = trace.signal(len(norms))
+        back, *before = trace.sweep(g)
+        y, weights = trace.steps[-1].value, layer.weight_gradients(g, x)
     found = {"q": y.q, "p": y.p, "var": back.q, "cov": back.p, "v": weights.value, "q_weight": weights.query, "k": weights.key}
-    return dict(zip(found, evaluator(tuple(found.values()), ())(), strict=True))
+    for item in before:
+        found |= {"stream_var": item.q, "stream_cov": item.p}
+    if cell.project:
+        found["o"] = width * d * Linear(d, 1 / width).weight_gradient(Gradient(sp.S.One, 1 - exact["r_g"]), y)
+    at = {stream.q: sp.S.One, stream.gap: 1 - exact["r"]}
+    values = [trace.substitute_moments(item).xreplace(at) for item in found.values()]
+    return dict(zip(found, evaluator(tuple(values), ())(), strict=True))
 
 
 CELLS = {
@@ -58,8 +67,11 @@ CELLS = {
     "dropout": {"r": 0.3, "std": 1.0, "dropout": 0.3},
     "biases": {"r": 0.3, "std": 1.0, "bias_q": 0.4, "bias_k": 0.5, "bias_v": 0.3, "r_g": 0.2},
     "shared keys": {"r": 0.3, "std": 1.5, "heads": 4, "shared": 2, "project": True},
+    "projection": {"r": 0.4, "std": 1.5, "heads": 2, "project": True, "r_g": 0.3},
     "RMSNorm": {"r": 0.2, "std": 2.0, "law": "rms"},
     "LayerNorm": {"r": 0.0, "std": 2.0, "law": "layernorm", "r_g": 0.2},
+    "RMSNorm, correlated": {"r": 0.4, "std": 2.0, "law": "rms", "r_g": 0.3},
+    "LayerNorm, large scores": {"r": 0.1, "std": 3.0, "law": "layernorm", "r_g": 0.3},
 }
 
 
