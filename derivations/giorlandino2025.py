@@ -37,7 +37,7 @@ from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, gain_v, gain
 from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.phase import OddsLaw, odds_law
 from symprop.functions.arc_cosine import ArcCosine
-from symprop.functions.softmax_closures import ANNEALED, CLOSURES, REM, UNIFORM, Closure
+from symprop.functions.softmax_closures import ANNEALED, CLOSURES, EXACT, REM, UNIFORM, Closure
 from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import GIORLANDINO
@@ -249,8 +249,9 @@ def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *argument
 
 
 def _overlap_evaluators() -> tuple[FunctionSpec, ...]:
-    closed = tuple(_overlap("post", closure) for closure in (REM, UNIFORM, ANNEALED))
-    return (*closed, *(_overlap(placement, REM) for placement in ("pre", "none")))
+    closed = tuple(_overlap("post", closure) for closure in (REM, UNIFORM, ANNEALED, EXACT))
+    others = (("pre", REM), ("none", REM), ("pre", EXACT))
+    return (*closed, *(_overlap(placement, closure) for placement, closure in others))
 
 
 def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
@@ -306,7 +307,7 @@ OVERLAP = sp.Symbol("overlap")
 DIAGRAM = Diagram(
     x=Axis(beta_a, "beta", 0.2, 5.0, 200),
     y=Axis(alpha_sa, "alpha_sa", 0.1, 3.0, 200),
-    evaluators={closure.name: f"overlap_{closure.name}" for closure in (REM, UNIFORM, ANNEALED)},
+    evaluators={closure.name: f"overlap_{closure.name}" for closure in (REM, UNIFORM, ANNEALED, EXACT)},
     output=OVERLAP,
     title="Overlap of tokens after {L} layers",
     label="overlap of tokens",
