@@ -3,8 +3,9 @@ r"""Participation and row gap of softmax weights for many points: Chebyshev inte
 The square root of the score variance a is divided into the panels [0, 2], [2, 4], [4, 8], ...; on each, the logarithms of
 n Y(a) and of the row gap over g (n - 1)/n^2 are polynomials of degree 23 and 9, in a on the first panel and in sqrt(a) on the
 others; the latter also in log(1 + g) over its largest value. Their coefficients come from exact values. Relative error of the
-participation below 1e-7, of the row gap below 1e-4 for 16 tokens and more and 1e-3 for fewer, for sqrt(a) up to 16 (tested). A table belongs to one number of tokens, and is made when a point first needs it: a value does not
-depend on the other points. The text of this module is part of generated code.
+participation below 1e-7, of the row gap below 1e-4 for 16 tokens and more and 1e-3 for fewer, for sqrt(a) up to 16 (tested).
+A table belongs to one number of tokens, and is made when a point first needs it: a value does not depend on the other
+points. The text of this module is part of generated code.
 """
 
 from __future__ import annotations
