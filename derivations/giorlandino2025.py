@@ -277,7 +277,8 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
 
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
     layers, found = (1, 5, 10, 20, 30, 50), list[Measurement]()
-    cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True), ("pre", 1.0, "rem", False), ("pre", 1.0, "exact", True)]
+    cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True)]
+    cases += [("pre", 1.0, "rem", False), ("pre", 1.0, "exact", True)]
     cases += [("post", 1.6, "rem", False), ("post", 1.6, "exact", True)] if full else []
     for index, (placement, beta, level, holds) in enumerate(cases):
         spec = _overlap(placement, CLOSURES[level])
