@@ -478,7 +478,8 @@ class Attention(Component):
             mask = (rng.random((draws, asking.shape[1], count)) < keep) / keep if keep < 1 else np.ones(())
             parts.append((head_value, offset, query, queries, key, keys, weights, mask))
         output = np.concatenate(
-            [self._applied(weights * mask, values) @ (tokens @ v + offset) for v, offset, _, _, _, _, weights, mask in parts], axis=2
+            [self._applied(weights * mask, values) @ (tokens @ v + offset)
+             for v, offset, _, _, _, _, weights, mask in parts], axis=2
         )
 
         def vjp(g: Array) -> tuple[Array, ...]:

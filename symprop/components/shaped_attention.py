@@ -47,7 +47,7 @@ class ShapedAttention(Attention):
     reason = (
         "the weights of a row less their mean keep the spread of the weights about 1/n, and every query adds its own token"
     )
-    sources = (
+    sources: tuple[Source, ...] = (
         Source("cowsik2024", "gain-controlled attention"), Source("giorlandino2025", "centred attention"),
         Source("noci2023", "Section 3"),
     )
@@ -109,4 +109,5 @@ class ShapedAttention(Attention):
         import numpy as np
 
         identity, centre = self.number(self.identity, values), self.number(self.centre, values)
-        return weights + (identity * np.eye(weights.shape[1]) - centre / weights.shape[2])
+        shaped: Array = weights + (identity * np.eye(weights.shape[1]) - centre / weights.shape[2])
+        return shaped

@@ -120,7 +120,7 @@ def private_square(*row: Any) -> sp.Expr:
 
 
 def centre_overlap(a: Any, n: Any, dimension: Any, *rest: Any) -> sp.Expr:
-    r""":math:`E\, w^\top \Omega \tfrac1n - \tfrac1n = \tfrac1n E \sum_{j \ne k} w_j c_j c_k`: a weighted mean and the plain mean.
+    r""":math:`E\, w^\top \Omega \tfrac1n - \tfrac1n = \tfrac1n E \sum_{j \ne k} w_j c_j c_k`: weighted and plain mean.
 
     Zero for normal keys, as the weights do not see a shift of all scores. By parts over the sphere,
     :math:`(D - 1) E\, c_k f = E\, (1 - c_k^2)\, \partial f/\partial c_k`.

@@ -268,7 +268,8 @@ def formulas(level: str, sphere: bool) -> tuple[Formulas, Formulas]:
         zero = sp.S.Zero
         row = {
             "mean": 1 / _N, "own": 1 / _N, "size": 1 / _N, "gap": zero, "slope": zero, "mean_slope": zero,
-            "own_slope": zero, "excess": zero, "pull": zero, "key_along": zero, "value_along": zero, "spread": zero, "lean": zero,
+            "own_slope": zero, "excess": zero, "pull": zero, "key_along": zero, "value_along": zero, "spread": zero,
+            "lean": zero,
             "square": at["square"], "jacobian": at["square"] + (along - at["square"]) / _D,
             "form": at["square"] + (at["trace"] - at["square"]) / _D + 2 * (_D - 1) / _D**2 * along
             + (double - at["trace"]) / _D**2,

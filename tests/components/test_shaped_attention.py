@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symprop.components import Attention, RMSNorm, ShapedAttention, UniformAttention
-from symprop.core import symbols
-from symprop.core.expression import compare
-from symprop.core.signal import Gradient, Signal
-from symprop.functions.softmax_values import evaluator, value
+from symprop.components import RMSNorm, ShapedAttention
+from symprop.core.signal import Gradient
+from symprop.functions.softmax_values import evaluator
 from symprop.network import sequential, token_input, trace_of
 
 TOKENS, WIDTH, KEYS = 24, 48, 32
