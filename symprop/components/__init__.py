@@ -12,6 +12,7 @@ from symprop.components.gated import GatedUnit
 from symprop.components.layer_scale import LayerScale
 from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
+from symprop.components.query_key_norm import QueryKeyNormAttention
 from symprop.components.rotary_attention import RotaryAttention
 from symprop.components.shaped_attention import ShapedAttention
 from symprop.components.softmax import Softmax
@@ -27,6 +28,7 @@ COMPONENTS: tuple[type[Component], ...] = (
     CausalAttention,
     RotaryAttention,
     ShapedAttention,
+    QueryKeyNormAttention,
     Softmax,
     Sum,
     Elementwise,
@@ -54,6 +56,7 @@ __all__ = [
     "LayerScale",
     "Linear",
     "PairState",
+    "QueryKeyNormAttention",
     "RMSNorm",
     "RotaryAttention",
     "ShapedAttention",

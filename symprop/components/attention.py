@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
@@ -113,7 +113,9 @@ class Attention(Component):
     gaussian_input = True
     maps_entries = False
     assumptions = (GAUSSIAN_SCORES, INDEPENDENT_DROPOUT, INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
-    sources = (Source("kedia2024", "component table, single-head attention"), Source("noci2022", "Eq. 1"))
+    sources: ClassVar[tuple[Source, ...]] = (
+        Source("kedia2024", "component table, single-head attention"), Source("noci2022", "Eq. 1"),
+    )
 
     def __post_init__(self) -> None:
         if self.key_heads is None:
@@ -189,7 +191,7 @@ class Attention(Component):
         deficit = sp.S.Zero if asking.gap == 0 else asking.gap / asking.q
         return Geometry(
             x.tokens, sp.sympify(x.width if x.fixed_norm is None else x.fixed_norm), self.key_width, self.score_variance(x),
-            deficit, self._query_offset(x), x.fixed_norm is not None,
+            deficit, self._query_offset(x), int(x.fixed_norm is not None),
         )
 
     def moment(self, name: str, x: Signal) -> sp.Expr:
@@ -353,13 +355,9 @@ class Attention(Component):
         d, n = sp.sympify(x.width), x.tokens
         others, deficit = n - 1, x.gap / x.q
         scale = self._strength(x) * x.gap
-        key = scale * x.q * (1 + self._query_offset(x)) * deficit * self.moment("scaled_key_along", x) * gradient.q
         query = scale * x.gap * (d * self.moment("along", x) - self._alone(x)) * gradient.q
-        pull, own, overlap, pair_slope = (self.moment("pull", x), self.moment("own", x), self.overlap(x),
-                                          self.moment("pair_slope", x))
-        # E sum_j w_j w'_j a_j: half the derivative of the overlap in the size of both rows, and what the weights' mean adds.
-        tilt = others * gradient.p * ((1 - own) * pair_slope / 2 + overlap * pull)
-        key += deficit * tilt * ((1 - own) * pair_slope / (2 * overlap) + pull)
+        excess, tilt = self._score_along(gradient, x)
+        key, pull, pair_slope = deficit * excess, self.moment("pull", x), self.moment("pair_slope", x)
         # Constant weights of a token on itself and on all add to those of the softmax.
         common = gradient.common(n)
         value = self.moment("value_along", x) * gradient.q + tilt + (self._row_sum - 1) * common * pull
@@ -368,6 +366,15 @@ class Attention(Component):
         # The key path vanishes in the sum over tokens: that of another token is minus its share.
         pair = deficit * (n * self._row_sum * common * pull - 2 * value) - key
         return Gradient(sp.S.Zero, sp.S.Zero, radial, radial - 2 * pair / others)
+
+    def _score_along(self, gradient: Gradient, x: Signal) -> tuple[sp.Expr, sp.Expr]:
+        """Scores in place of coordinates along a token: of the key path, beyond isotropic, and of two rows with the values."""
+        own, overlap, pull, half = (self.moment("own", x), self.overlap(x), self.moment("pull", x),
+                                    self.moment("pair_slope", x) / 2)
+        # E sum_j w_j w'_j a_j: half the derivative of the overlap in the size of both rows, and what the weights' mean adds.
+        tilt = (x.tokens - 1) * gradient.p * ((1 - own) * half + overlap * pull)
+        alone = self.score_variance(x) * self.moment("scaled_key_along", x) * gradient.q
+        return alone + tilt * ((1 - own) * half / overlap + pull), tilt
 
     def _alone(self, x: Signal) -> sp.Expr:
         """The query path of one token, in units of the score strength."""
@@ -436,6 +443,10 @@ class Attention(Component):
             "propagate exchangeable tokens, or use UniformAttention",
         )
 
+    def _scored(self, x: Array, values: Values) -> tuple[Array, Vjp]:
+        """Queries or keys as the scores see them, with the vector-Jacobian product."""
+        return x, lambda g: (g,)
+
     def _applied(self, weights: Array, values: Values) -> Array:
         """What averages the values, given the softmax weights after dropout: these plus constants."""
         return weights
@@ -461,38 +472,37 @@ class Attention(Component):
             return gaussian_matrix(rng, draws, 1, size, number) if number else np.zeros((draws, 1, size))
 
         transposed = tokens.swapaxes(1, 2)
-        shared: list[tuple[Array, Array, Array, Array]] = []
+        shared: list[tuple[Array, Array, Vjp, Array, Array]] = []
         parts = []
         for head in range(heads):
             query = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.query_variance, values))
-            queries = asking @ query + bias(self.query_bias, key_width)
+            queries, query_vjp = self._scored(asking @ query + bias(self.query_bias, key_width), values)
             if head % (heads // key_heads) == 0:
                 key = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.key_variance, values))
                 head_value = np.split(value, key_heads, axis=2)[len(shared)]
-                keys, offset = tokens @ key + bias(self.key_bias, key_width), bias(self.value_bias, width // heads)
-                shared.append((key, keys, head_value, offset))
-            key, keys, head_value, offset = shared[-1]
+                keys, key_vjp = self._scored(tokens @ key + bias(self.key_bias, key_width), values)
+                shared.append((key, keys, key_vjp, head_value, bias(self.value_bias, width // heads)))
+            key, keys, key_vjp, head_value, offset = shared[-1]
             scores = queries @ keys.swapaxes(1, 2) * scale
             weights = np.exp(scores - scores.max(axis=2, keepdims=True))
             weights /= weights.sum(axis=2, keepdims=True)
             mask = (rng.random((draws, asking.shape[1], count)) < keep) / keep if keep < 1 else np.ones(())
-            parts.append((head_value, offset, query, queries, key, keys, weights, mask))
+            parts.append((head_value, offset, query, queries, query_vjp, key, keys, key_vjp, weights, mask))
         output = np.concatenate(
-            [self._applied(weights * mask, values) @ (tokens @ v + offset)
-             for v, offset, _, _, _, _, weights, mask in parts], axis=2
+            [self._applied(weights * mask, values) @ (tokens @ v + offset) for v, offset, *_, weights, mask in parts], axis=2
         )
 
         def vjp(g: Array) -> tuple[Array, ...]:
             pulled, asked = np.zeros_like(tokens), np.zeros_like(asking)
-            for (v, offset, query, queries, key, keys, weights, mask), part in zip(
+            for (v, offset, query, queries, query_vjp, key, keys, key_vjp, weights, mask), part in zip(
                 parts, np.split(g, heads, axis=2), strict=True
             ):
                 to_values = part @ v.swapaxes(1, 2)
                 to_weights = (to_values @ transposed + part @ offset.swapaxes(1, 2)) * mask
                 to_scores = weights * (to_weights - (weights * to_weights).sum(axis=2, keepdims=True)) * scale
                 pulled += self._applied(weights * mask, values).swapaxes(1, 2) @ to_values
-                asked += (to_scores @ keys) @ query.swapaxes(1, 2)
-                pulled += (to_scores.swapaxes(1, 2) @ queries) @ key.swapaxes(1, 2)
+                asked += query_vjp(to_scores @ keys)[0] @ query.swapaxes(1, 2)
+                pulled += key_vjp(to_scores.swapaxes(1, 2) @ queries)[0] @ key.swapaxes(1, 2)
             return (asked + pulled,) if len(x) == 1 else (asked, pulled)
 
         return output, vjp

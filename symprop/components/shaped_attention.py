@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy as sp
 
@@ -47,7 +47,7 @@ class ShapedAttention(Attention):
     reason = (
         "the weights of a row less their mean keep the spread of the weights about 1/n, and every query adds its own token"
     )
-    sources: tuple[Source, ...] = (
+    sources: ClassVar[tuple[Source, ...]] = (
         Source("cowsik2024", "gain-controlled attention"), Source("giorlandino2025", "centred attention"),
         Source("noci2023", "Section 3"),
     )
@@ -109,5 +109,5 @@ class ShapedAttention(Attention):
         import numpy as np
 
         identity, centre = self.number(self.identity, values), self.number(self.centre, values)
-        shaped: Array = weights + (identity * np.eye(weights.shape[1]) - centre / weights.shape[2])
-        return shaped
+        applied: Array = weights + (identity * np.eye(weights.shape[1]) - centre / weights.shape[2])
+        return applied

@@ -120,7 +120,8 @@ def private_square(*row: Any) -> sp.Expr:
 
 
 def centre_overlap(a: Any, n: Any, dimension: Any, *rest: Any) -> sp.Expr:
-    r""":math:`E\, w^\top \Omega \tfrac1n - \tfrac1n = \tfrac1n E \sum_{j \ne k} w_j c_j c_k`: weighted and plain mean.
+    r""":math:`E\, w^\top \Omega \tfrac1n - \tfrac1n = \tfrac1n E \sum_{j \ne k} w_j c_j c_k`, for a weighted mean
+    and the plain mean of the keys.
 
     Zero for normal keys, as the weights do not see a shift of all scores. By parts over the sphere,
     :math:`(D - 1) E\, c_k f = E\, (1 - c_k^2)\, \partial f/\partial c_k`.
