@@ -19,12 +19,15 @@ import numpy.typing as npt
 import sympy as sp
 
 from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linear, PairState, RMSNorm, Sum, UniformAttention
-from symprop.core.errors import InputError, RefusedError
+from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.functions.pair_kernel import CalledActivation, KernelCall, PairKernel
 from symprop.network.gram_attention import AttentionGram, AttentionPattern
+from symprop.network.gram_softmax import SMALL_LOGITS, SampledAttentionGram
 from symprop.network.trace import Trace
 
 Array = npt.NDArray[np.float64]
+CLOSURES = ("auto", "first_order", "sampled")
+"""How attention is averaged: see :func:`propagate`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +135,14 @@ class GramPass:
         return {}
 
 
-def propagate(trace: Trace, signal: GramSignal, pattern: AttentionPattern) -> GramPass:
+def propagate(
+    trace: Trace, signal: GramSignal, pattern: AttentionPattern, *, seed: tuple[int, ...] = (0,), closure: str = "auto"
+) -> GramPass:
     """Send a token Gram matrix through a block whose parameters are numbers.
+
+    Attention is of first order in the logit variance; where logits deviate by more than :data:`SMALL_LOGITS` it is sampled
+    with ``seed`` (:class:`SampledAttentionGram`), except under rotary embeddings. ``closure`` ``first_order`` or ``sampled``
+    takes one of them always.
 
     Raises :class:`RefusedError` for a component whose mean the Gram state does not carry, :class:`InputError` where sizes
     do not fit.
@@ -154,7 +163,7 @@ def propagate(trace: Trace, signal: GramSignal, pattern: AttentionPattern) -> Gr
         inputs = [signals[item] for item in step.inputs]
         component, x = step.component, inputs[0]
         if isinstance(component, Attention | UniformAttention):
-            layer = AttentionGram(_as_attention(component), x.gram, pattern, x.width, x.spread)
+            layer = _attention(_as_attention(component), x, pattern, (*seed, position), closure)
             attention[position] = layer
             found = GramSignal(layer.forward(), float(component.width), slope=0.0, spread=x.spread)
         elif isinstance(component, Sum):
@@ -165,6 +174,24 @@ def propagate(trace: Trace, signal: GramSignal, pattern: AttentionPattern) -> Gr
             found, slopes[position] = _mapped(component, x)
         signals.append(found)
     return GramPass(trace, tuple(signals), attention, slopes)
+
+
+def _attention(
+    attention: Attention, x: GramSignal, pattern: AttentionPattern, seed: tuple[int, ...], closure: str
+) -> AttentionGram:
+    if closure not in CLOSURES:
+        raise UnknownNameError("closure", closure, CLOSURES)
+    layer = AttentionGram(attention, x.gram, pattern, x.width, x.spread)
+    small = layer.logit_deviation <= SMALL_LOGITS
+    if closure == "first_order" or (closure == "auto" and (small or pattern.turns)):
+        return layer
+    if pattern.turns:
+        raise RefusedError(
+            attention.describe(), "sampled attention has no rotary embeddings", "closure='first_order', for small logits"
+        )
+    return SampledAttentionGram(
+        attention, x.gram, pattern, x.width, x.spread, fixed_norm=x.fluctuation == 0, seed=seed
+    )
 
 
 def _as_attention(component: Attention | UniformAttention) -> Attention:
