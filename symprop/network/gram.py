@@ -36,8 +36,9 @@ class GramSignal:
 
     ``gram`` has shape (tokens, tokens). ``fluctuation`` is the relative variance of a token's mean square over 2/d (one for
     independent coordinates, zero after a norm), ``mean_share`` the square of its coordinate mean over q/d. ``spread`` is
-    the relative fluctuation of the centred Gram matrix over 1/d. ``slope`` is the derivative of ``gram`` in the stream's
-    that a branch reads, zero once tokens are mixed. ``centred`` says that coordinates have zero mean.
+    the relative fluctuation of the centred Gram matrix over 1/d. ``slope`` is the derivative of ``gram`` in that of the
+    stream which a branch reads, zero once tokens are mixed, and ``source`` the absolute fluctuation of that stream.
+    ``centred`` says that coordinates have zero mean.
     """
 
     gram: Array
@@ -46,6 +47,7 @@ class GramSignal:
     mean_share: float = 1.0
     spread: float = 1.0
     slope: Array | float = 1.0
+    source: float = 0.0
     centred: bool = True
 
     @property
@@ -156,7 +158,7 @@ def propagate(
     """
     if signal.gram.shape != (pattern.tokens, pattern.tokens):
         raise InputError("gram", f"shape {signal.gram.shape}", f"shape {(pattern.tokens, pattern.tokens)}")
-    signals: list[GramSignal] = [replace(signal, slope=1.0)]
+    signals: list[GramSignal] = [replace(signal, slope=1.0, source=signal.spread * pattern.private(signal.gram) ** 2)]
     attention: dict[int, AttentionGram] = {}
     slopes: dict[int, Array] = {}
     for position, step in enumerate(trace.steps, 1):
@@ -211,7 +213,7 @@ def _mapped(component: Component, x: GramSignal) -> tuple[GramSignal, Array]:
     found = GramSignal(
         rule.value(x.gram), rule.width, fluctuation=x.fluctuation if rule.homogeneous else 1.0,
         mean_share=x.mean_share if rule.homogeneous else 1.0,
-        spread=x.spread, slope=x.slope * slope, centred=rule.centred,
+        spread=x.spread, slope=x.slope * slope, source=x.source, centred=rule.centred,
     )
     return found, slope
 
@@ -231,12 +233,13 @@ def _summed(component: Sum, stream: GramSignal, branch: GramSignal, pattern: Att
     # Var |s + b|^2 of a stream and a fresh branch: their own parts and the cross term 4 s.b.
     fluctuation = stream.fluctuation * share**2 + 2 * share * (1 - share) + branch.fluctuation * (1 - share) ** 2
     before, after = skip**2 * pattern.private(stream.gram), pattern.private(gram)
-    slope = scale**2 / skip**2 * pattern.pair_mean(branch.slope) if skip != 0 else 0.0
-    # Old fluctuations are transported by the map, and the branch brings fresh cross terms.
-    spread = stream.spread * before**2 * (1 + slope) ** 2 + after**2 - before**2
+    # What the branch reads fluctuates with the stream, although the stream may have moved on (parallel branches); the branch
+    # brings fresh cross terms besides.
+    own, through = skip**2 * pattern.pair_mean(stream.slope), scale**2 * pattern.pair_mean(branch.slope)
+    variance = stream.spread * before**2 + branch.source * ((own + through) ** 2 - own**2) + after**2 - before**2
     return GramSignal(
         gram, stream.width, fluctuation, stream.mean_share * share + branch.mean_share * (1 - share),
-        spread / after**2 if after > 0 else 1.0,
+        variance / after**2 if after > 0 else 1.0, source=variance,
     )
 
 
