@@ -13,7 +13,7 @@ from symprop.architectures.description import NORMS, Architecture
 from symprop.components import LayerNorm
 from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
-from symprop.network.gram import GramGradient, GramPass, GramSignal, propagate
+from symprop.network.gram import EVERYTHING, Closure, GramGradient, GramPass, GramSignal, propagate
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern, pattern, rotary_angles
 
 Words = npt.NDArray[np.int64]
@@ -81,13 +81,14 @@ class ModelPass:
 
 
 def run(
-    architecture: Architecture, words: Words, *, rows: int = 1, visible: AttentionPattern | None = None, closure: str = "auto"
+    architecture: Architecture, words: Words, *, rows: int = 1, visible: AttentionPattern | None = None,
+    closure: Closure = EVERYTHING,
 ) -> ModelPass:
     """Propagate the tokens ``words`` of shape (rows*tokens,): equal integers are equal tokens.
 
     ``rows`` sequences follow each other. A class token, where the architecture has one, is the first of each row, whatever
-    its integer. ``visible`` replaces the attention pattern, for padded sequences; ``closure`` says how attention is averaged
-    (:func:`propagate`).
+    its integer. ``visible`` replaces the attention pattern, for padded sequences; ``closure`` says which
+    corrections are kept.
     """
     total = len(words)
     if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:

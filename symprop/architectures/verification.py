@@ -14,6 +14,7 @@ import numpy.typing as npt
 from symprop.architectures.readers import from_config
 from symprop.architectures.signal import run
 from symprop.core.errors import MissingExtraError
+from symprop.network.gram import EVERYTHING, Closure
 
 Array = npt.NDArray[np.float64]
 Words = npt.NDArray[np.int64]
@@ -42,6 +43,18 @@ class Tolerance:
             return max(self.of(quantity.partition(" at ")[0]), self.place[quantity.startswith("gradient")])
         names = {"q": self.q, "rho": self.rho, "gradient": self.gradient, "gradient_rho": self.gradient_rho}
         return names.get(quantity, self.weights)
+
+
+VOCABULARY, PATCH = 4000, 16
+_USUAL = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads", "hidden": "intermediate_size"}
+_BRIEF = {"layers": "n_layer", "width": "n_embd", "heads": "n_head"}
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "q": ("q",), "rho": ("rho",), "gradient": ("gradient",), "gradient_rho": ("gradient_rho",),
+    "V,O,FFN": ("value", "output", "up", "gate", "down"), "Q,K": ("query", "key"),
+}  # fmt: skip
+"""Columns of a table: moments, and the weight matrices that share one."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +115,6 @@ class Case:
         if not self.causal:
             return {}
         return {str(at): slice(at, at + 1) for at in sorted({0, 1, tokens // 4, tokens // 2, tokens - 1})}
-
-
-VOCABULARY, PATCH = 4000, 16
-_USUAL = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads", "hidden": "intermediate_size"}
-_BRIEF = {"layers": "n_layer", "width": "n_embd", "heads": "n_head"}
 
 
 def _side(tokens: int) -> int:
@@ -231,7 +239,7 @@ def inputs_of(case: Case, setting: Setting) -> tuple[Words, Array | None]:
     return np.arange(setting.rows * (side**2 + 1)).reshape(setting.rows, -1), pixels
 
 
-def predicted(case: Case, setting: Setting, words: Words, *, closure: str = "auto") -> list[dict[str, float]]:
+def predicted(case: Case, setting: Setting, words: Words, *, closure: Closure = EVERYTHING) -> list[dict[str, float]]:
     """Theory for unit cotangents at the last block, layer by layer."""
     architecture = from_config(json.dumps({"model_type": case.name, **case.config(setting)}))
     rows = len(words)
@@ -325,7 +333,7 @@ def _weight_norms(case: Case, block: Any, heads: int) -> dict[str, float]:
 
 
 def compare(
-    case: Case, setting: Setting = QUICK[0], *, first_seed: int = 0, closure: str = "auto",
+    case: Case, setting: Setting = QUICK[0], *, first_seed: int = 0, closure: Closure = EVERYTHING,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Comparison]:
     """Theory beside the mean over drawn models, at every layer, for one fixed batch of tokens."""
@@ -367,3 +375,106 @@ def beside(
                 )
             )
     return found
+
+
+def verify(
+    *, first_seed: int = 0, full: bool = False, progress: Callable[[str, int, int], None] | None = None
+) -> list[Comparison]:
+    """All models in the settings of the quick or the full verification; pixels have no words to repeat."""
+    found = []
+    for setting in FULL if full else QUICK:
+        for case in CASES.values():
+            if not (setting.repeated and case.name == "vit" and setting.std == QUICK[0].std):
+                found += compare(case, setting, first_seed=first_seed, progress=progress)
+    return found
+
+
+ABLATIONS: Mapping[str, Closure] = {
+    "nothing": EVERYTHING,
+    "finite-width norms": Closure(finite_norms=False),
+    "post-norm fresh fraction": Closure(fresh_norms=False),
+    "logits": Closure(attention="uniform"),
+    "rotary phases": Closure(rotary=False),
+    "growth of Gram fluctuation": Closure(fluctuation="initial"),
+    "Gram fluctuation": Closure(fluctuation="none"),
+    "softmax beyond first order": Closure(attention="first_order"),
+}
+"""What an ablation takes from the theory, one at a time."""
+ABLATED = ("gpt2", "bert", "llama", "t5")
+@dataclass(frozen=True)
+class Ablation:
+    """What a theory without one ingredient says of a model: the largest error over layers for each group of quantities,
+    and how many of the comparisons fail."""
+
+    case: str
+    removed: str
+    errors: Mapping[str, float]
+    failed: int
+    compared: int
+
+
+def ablate(
+    setting: Setting = QUICK[0], *, first_seed: int = 0, progress: Callable[[str, int, int], None] | None = None
+) -> list[Ablation]:
+    """Every ingredient removed from the theory of a few models, against one set of drawn models each."""
+    found = []
+    for case in (CASES[name] for name in ABLATED):
+        words, _ = inputs_of(case, setting)
+        draws = draws_of(case, setting, first_seed=first_seed, progress=progress)
+        for removed, closure in ABLATIONS.items():
+            rows = beside(case, setting, predicted(case, setting, words, closure=closure), draws)
+            errors = {
+                group: max(abs(row.error) for row in rows if row.quantity in names) for group, names in GROUPS.items()
+            }
+            found.append(Ablation(case.name, removed, errors, sum(not row.agrees for row in rows), len(rows)))
+    return found
+
+
+def verification_text(rows: Sequence[Comparison]) -> str:
+    """Theory beside measurement, one line for each layer of each model, and one for each position that is compared apart.
+
+    A cell is the predicted value and its error in percent (a correlation's: in hundredths); those of weight gradients are
+    the largest error among the matrices. A star marks what is further off than the tolerance and 2.5 standard errors.
+    """
+    lines: list[str] = []
+    for heading in dict.fromkeys((row.case, row.setting) for row in rows):
+        chosen = [row for row in rows if (row.case, row.setting) == heading]
+        lines += ["", ", ".join(heading), _line("layer", {name: name for name in GROUPS})]
+        for layer in sorted({row.layer for row in chosen}):
+            cells: dict[str, str] = {}
+            for name, names in GROUPS.items():
+                found = [row for row in chosen if row.layer == layer and row.quantity in names]
+                if found:
+                    cells[name] = _cell(found)
+            lines.append(_line(str(layer), cells))
+        for quantity in dict.fromkeys(row.quantity for row in chosen if " at " in row.quantity):
+            place = [row for row in chosen if row.quantity == quantity]
+            worst = max(place, key=lambda row: abs(row.error))
+            lines.append(f"  {quantity:<20} largest error {_cell([worst]).strip()} (layer {worst.layer})"
+                         f"{'' if all(row.agrees for row in place) else '  DISAGREES'}")
+    wrong = [row for row in rows if not row.agrees]
+    lines += ["", *(
+        f"DISAGREES: {row.case}, {row.setting}, layer {row.layer}, {row.quantity}: {row.predicted:.5g} against {row.measured:.5g}"
+        f" +- {row.stderr:.2g}" for row in wrong
+    )]  # fmt: skip
+    lines.append(f"{len(rows) - len(wrong)} of {len(rows)} within tolerance + {MARGIN} standard errors")
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def _line(layer: str, cells: Mapping[str, str]) -> str:
+    return f"{layer:>5} " + " ".join(cells.get(name, "").rjust(16 if names == (name,) else 9) for name, names in GROUPS.items())
+
+
+def _cell(rows: Sequence[Comparison]) -> str:
+    worst = max(rows, key=lambda row: abs(row.error))
+    value = f"{worst.predicted:.4g} " if worst.quantity.startswith(("q", "rho", "gradient")) and worst.quantity != "query" else ""
+    return f"{value}{100 * worst.error:+.1f}{' ' if all(row.agrees for row in rows) else '*'}"
+
+
+def ablation_text(rows: Sequence[Ablation]) -> str:
+    """What each ingredient is worth: largest errors over layers in percent, and failed comparisons."""
+    lines = [f"{'removed':<28} {'model':<6}" + "".join(f"{group:>10}" for group in GROUPS) + f"{'failed':>12}"]
+    for row in rows:
+        errors = "".join(f"{100 * row.errors[group]:>10.1f}" for group in row.errors)
+        lines.append(f"{row.removed:<28} {row.case:<6}{errors}{f'{row.failed} of {row.compared}':>12}")
+    return "\n".join(lines) + "\n"

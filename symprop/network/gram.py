@@ -21,14 +21,11 @@ import sympy as sp
 from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linear, PairState, RMSNorm, Sum, UniformAttention
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.functions.pair_kernel import CalledActivation, KernelCall, PairKernel
-from symprop.network.gram_attention import AttentionGram, AttentionPattern
+from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern
 from symprop.network.gram_softmax import SMALL_LOGITS, SampledAttentionGram
 from symprop.network.trace import Trace
 
 Array = npt.NDArray[np.float64]
-CLOSURES = ("auto", "first_order", "sampled")
-"""How attention is averaged: see :func:`propagate`."""
-
 
 @dataclass(frozen=True, eq=False)
 class GramSignal:
@@ -66,6 +63,61 @@ class GramGradient:
     along_mean: float = 1.0
 
 
+ATTENTION = ("auto", "first_order", "sampled", "uniform")
+FLUCTUATION: Mapping[str, Callable[[float], float]] = {
+    "grown": lambda spread: spread, "initial": lambda spread: 1.0, "none": lambda spread: 0.0
+}  # fmt: skip
+"""The fluctuation of the Gram matrix that attention sees, from the one that the signal carries."""
+
+
+@dataclass(frozen=True)
+class Closure:
+    """What is kept of the corrections to wide networks with small logits; all of it unless one asks what a part is worth.
+
+    ``attention`` is of first order in the logit variance, sampled with the softmax as it is
+    (:class:`SampledAttentionGram`), ``uniform``, or ``auto``: sampled where logits deviate by more than
+    :data:`SMALL_LOGITS`, except under rotary embeddings. ``rotary`` keeps the phases of these. ``finite_norms`` keeps
+    the O(1/d) terms of norms, ``fresh_norms`` that a normalised stream fluctuates only by what was added. ``fluctuation``
+    is that of the Gram matrix: grown over depth, that of independent coordinates, or none.
+    """
+
+    attention: str = "auto"
+    rotary: bool = True
+    finite_norms: bool = True
+    fresh_norms: bool = True
+    fluctuation: str = "grown"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("attention", ATTENTION), ("fluctuation", FLUCTUATION)):
+            if getattr(self, name) not in allowed:
+                raise UnknownNameError(name, getattr(self, name), allowed)
+
+    def layer(self, attention: Attention, x: GramSignal, pattern: AttentionPattern, seed: tuple[int, ...]) -> AttentionGram:
+        """An attention layer at the signal that it reads."""
+        if self.attention == "uniform":
+            attention = replace(attention, query_variance=sp.S.Zero, key_variance=sp.S.Zero)
+        seen = pattern if self.rotary else replace(pattern, rotary=NO_ROTATION)
+        spread = FLUCTUATION[self.fluctuation](x.spread)
+        layer = AttentionGram(attention, x.gram, seen, x.width, spread)
+        large = self.attention == "auto" and not seen.turns and layer.logit_deviation > SMALL_LOGITS
+        if not large and self.attention != "sampled":
+            return layer
+        if seen.turns:
+            raise RefusedError(
+                attention.describe(), "sampled attention has no rotary embeddings", "first-order attention, for small logits"
+            )
+        return SampledAttentionGram(attention, x.gram, seen, x.width, spread, fixed_norm=x.fluctuation == 0, seed=seed)
+
+    def norm_factor(self, x: GramSignal, factor: Callable[[float], Array]) -> Array | float:
+        """The finite-width factor of a norm, given as a function of the fluctuation of its input."""
+        if not self.finite_norms:
+            return 1.0
+        return factor(x.fluctuation if self.fresh_norms else 1.0)
+
+
+EVERYTHING = Closure()
+
+
 @dataclass(frozen=True, eq=False)
 class GramPass:
     """One block at one input: the signals after every step; attention layers and derivatives of pair rules by step."""
@@ -74,6 +126,7 @@ class GramPass:
     signals: tuple[GramSignal, ...]
     attention: Mapping[int, AttentionGram]
     slopes: Mapping[int, Array]
+    closure: Closure
 
     @property
     def output(self) -> GramSignal:
@@ -114,7 +167,7 @@ class GramPass:
             below = self.attention[position].backward(above.gram)
             return (GramGradient(below.gram),), below.weights
         if isinstance(component, LayerNorm | RMSNorm):
-            return (_norm_backward(component, x, above),), {}
+            return (_norm_backward(component, x, above, self.closure),), {}
         width = self.signals[position].width
         below_gram = width / x.width * above.gram * self.slopes[position]
         return (GramGradient(below_gram),), self._weights(position, component, x, above)
@@ -138,13 +191,11 @@ class GramPass:
 
 
 def propagate(
-    trace: Trace, signal: GramSignal, pattern: AttentionPattern, *, seed: tuple[int, ...] = (0,), closure: str = "auto"
+    trace: Trace, signal: GramSignal, pattern: AttentionPattern, *, seed: tuple[int, ...] = (0,), closure: Closure = EVERYTHING
 ) -> GramPass:
     """Send a token Gram matrix through a block whose parameters are numbers.
 
-    Attention is of first order in the logit variance; where logits deviate by more than :data:`SMALL_LOGITS` it is sampled
-    with ``seed`` (:class:`SampledAttentionGram`), except under rotary embeddings. ``closure`` ``first_order`` or ``sampled``
-    takes one of them always.
+    ``closure`` says which corrections are kept; ``seed`` is that of sampled attention.
 
     Raises :class:`RefusedError` for a component whose mean the Gram state does not carry, :class:`InputError` where sizes
     do not fit.
@@ -165,35 +216,17 @@ def propagate(
         inputs = [signals[item] for item in step.inputs]
         component, x = step.component, inputs[0]
         if isinstance(component, Attention | UniformAttention):
-            layer = _attention(_as_attention(component), x, pattern, (*seed, position), closure)
+            layer = closure.layer(_as_attention(component), x, pattern, (*seed, position))
             attention[position] = layer
             found = GramSignal(layer.forward(), float(component.width), slope=0.0, spread=x.spread)
         elif isinstance(component, Sum):
             found = _summed(component, x, inputs[1], pattern)
         elif isinstance(component, LayerNorm | RMSNorm):
-            found = _normalised(component, x)
+            found = _normalised(component, x, closure)
         else:
             found, slopes[position] = _mapped(component, x)
         signals.append(found)
-    return GramPass(trace, tuple(signals), attention, slopes)
-
-
-def _attention(
-    attention: Attention, x: GramSignal, pattern: AttentionPattern, seed: tuple[int, ...], closure: str
-) -> AttentionGram:
-    if closure not in CLOSURES:
-        raise UnknownNameError("closure", closure, CLOSURES)
-    layer = AttentionGram(attention, x.gram, pattern, x.width, x.spread)
-    small = layer.logit_deviation <= SMALL_LOGITS
-    if closure == "first_order" or (closure == "auto" and (small or pattern.turns)):
-        return layer
-    if pattern.turns:
-        raise RefusedError(
-            attention.describe(), "sampled attention has no rotary embeddings", "closure='first_order', for small logits"
-        )
-    return SampledAttentionGram(
-        attention, x.gram, pattern, x.width, x.spread, fixed_norm=x.fluctuation == 0, seed=seed
-    )
+    return GramPass(trace, tuple(signals), attention, slopes, closure)
 
 
 def _as_attention(component: Attention | UniformAttention) -> Attention:
@@ -253,25 +286,28 @@ def _sizes(component: LayerNorm | RMSNorm, x: GramSignal) -> Array:
     return np.asarray(np.diag(x.gram) + float(component.epsilon))
 
 
-def _normalised(component: LayerNorm | RMSNorm, x: GramSignal) -> GramSignal:
+def _normalised(component: LayerNorm | RMSNorm, x: GramSignal, closure: Closure) -> GramSignal:
     if not x.centred:
         raise RefusedError(
             component.describe(), "its input has a nonzero coordinate mean, which the Gram matrix does not carry",
             "put a linear layer before it",
         )
     rule, r = _norm_rule(type(component)), _correlation(x.gram)
-    factor = rule.forward(r, x.fluctuation, x.width)
+    factor = closure.norm_factor(x, lambda fluctuation: rule.forward(r, fluctuation, x.width))
     gram = _pair_rule(component, x.width).value(x.gram) * factor
     scale = float(component.gain2) / np.sqrt(np.outer(_sizes(component, x), _sizes(component, x)))
     mean_share = 0.0 if isinstance(component, LayerNorm) else x.mean_share
     return replace(x, gram=gram, fluctuation=0.0, mean_share=mean_share, slope=x.slope * scale)
 
 
-def _norm_backward(component: LayerNorm | RMSNorm, x: GramSignal, above: GramGradient) -> GramGradient:
+def _norm_backward(
+    component: LayerNorm | RMSNorm, x: GramSignal, above: GramGradient, closure: Closure
+) -> GramGradient:
     sizes = _sizes(component, x)
     scale = float(component.gain2) / np.sqrt(np.outer(sizes, sizes))
-    factor = _norm_rule(type(component)).backward(
-        _correlation(x.gram), x.fluctuation, x.width, above.along, above.along_mean, x.mean_share
+    rule, r = _norm_rule(type(component)), _correlation(x.gram)
+    factor = closure.norm_factor(
+        x, lambda fluctuation: rule.backward(r, fluctuation, x.width, above.along, above.along_mean, x.mean_share)
     )
     removed = 0.0 if isinstance(component, LayerNorm) else above.along_mean
     return GramGradient(above.gram * scale * factor, 0.0, removed)

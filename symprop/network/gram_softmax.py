@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -118,8 +118,9 @@ class SampledAttentionGram(AttentionGram):
             turned = weights.swapaxes(1, 2)
             left = weights @ gram
             values_path = turned @ gradient @ weights
-            query_path = gradient * over_keys(lambda x, a=weights: a @ x, gram, keys, left, left @ turned)
-            key_path = over_queries(lambda x, a=weights: a @ x, lambda x, a=turned: a @ x, gradient * queries)(gram)
+            mix, back = partial(np.matmul, weights), partial(np.matmul, turned)
+            query_path = gradient * over_keys(mix, gram, keys, left, left @ turned)
+            key_path = over_queries(mix, back, gradient * queries)(gram)
             value += values_path.sum(axis=0) / self.draws
             query += query_path.sum(axis=0) / self.draws
             key += key_path.sum(axis=0) / self.draws
@@ -129,11 +130,11 @@ class SampledAttentionGram(AttentionGram):
 
 
 def _wishart_factor(rng: np.random.Generator, count: int, tokens: int, dimensions: float) -> Array:
-    """Matrices F with F F^T the sample Gram matrix of independent standard vectors: by Bartlett where it is lower triangular."""
+    """Matrices F whose F F^T are sample Gram matrices of independent vectors: triangular (Bartlett) with enough dimensions."""
     if dimensions < tokens:
         size = max(round(dimensions), 1)
-        return rng.standard_normal((count, tokens, size)) / np.sqrt(size)
+        return np.asarray(rng.standard_normal((count, tokens, size)) / np.sqrt(size))
     factor = np.tril(rng.standard_normal((count, tokens, tokens)), -1)
     degrees = dimensions - np.arange(tokens)
     factor[:, np.arange(tokens), np.arange(tokens)] = np.sqrt(rng.chisquare(np.maximum(degrees, 1.0), (count, tokens)))
-    return factor / np.sqrt(dimensions)
+    return np.asarray(factor / np.sqrt(dimensions))
