@@ -249,6 +249,17 @@ def _neox(entries: _Entries) -> Architecture:
     )  # fmt: skip
 
 
+def _gptj(entries: _Entries) -> Architecture:
+    width = entries.integer("n_embd", 4096)
+    return preset("gptj").replace(
+        layers=entries.integer("n_layer", 28), width=width, heads=entries.integer("n_head", 16), key_width=0,
+        hidden=entries.integer("n_inner", 4 * width), vocabulary=entries.integer("vocab_size", 50400),
+        epsilon=entries.number("layer_norm_epsilon", 1e-5),
+        activation=_activation(entries, "activation_function", "gelu_new"), rotated=entries.integer("rotary_dim", 64),
+        **absolute(_variance(entries), "token", "head"),
+    )  # fmt: skip
+
+
 def _t5(entries: _Entries) -> Architecture:
     factor = parse_expression(repr(entries.number("initializer_factor", 1.0)), argument="initializer_factor") ** 2
     if factor != 1:
@@ -271,7 +282,7 @@ def _t5(entries: _Entries) -> Architecture:
 
 READERS: Mapping[str, Callable[[_Entries], Architecture]] = {
     "gpt2": _gpt2, "bert": _bert, "roberta": _bert, "llama": _llama, "mistral": _llama, "qwen2": _llama,
-    "gpt_neox": _neox, "vit": _vit, "t5": _t5,
+    "gpt_neox": _neox, "gptj": _gptj, "vit": _vit, "t5": _t5,
 }  # fmt: skip
 """Readers by the ``model_type`` of a config."""
 
