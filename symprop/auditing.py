@@ -58,8 +58,9 @@ def text(found: Audit) -> str:
     model = found.architecture
     lines = [
         f"{model.name} ({model.source}): {model.layers} layers, width {model.width}, {model.heads} heads, "
-        f"{found.tokens} tokens",
+        f"{found.tokens} tokens{f', the last {found.padding} of them padding' if found.padding else ''}",
         f"gradients of {found.cotangent}; moments are per coordinate, expectations over the initialisation",
+        f"state of the tokens: {found.state} ({found.reason})",
         "",
     ]
     names = list(dict.fromkeys(name for row in found.rows for name in row.weights))
