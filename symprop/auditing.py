@@ -12,14 +12,8 @@ from symprop.core.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
     from symprop.architectures.description import Architecture
-    from symprop.architectures.signal import Words
     from symprop.architectures.verification import Comparison
 
-SCHEMA = "symprop-audit-1"
-"""Name of the form of :func:`data`; it changes when an entry is renamed or dropped."""
-WORDS = ("distinct", "uniform", "zipf")
-SPECIAL, MAX_DRAWN = 5, 10**7
-"""Words that are drawn leave out the first SPECIAL; a larger vocabulary than MAX_DRAWN would fill the memory."""
 FULL_TABLE = 48
 """Layers up to which the table shows every one; a deeper model shows as many, evenly chosen."""
 
@@ -59,32 +53,13 @@ def overridden(
     return replace(architecture, **changes)
 
 
-def words_of(kind: str, tokens: int, vocabulary: int, seed: int) -> Words | None:
-    """Words of an audited sequence: ``distinct`` (None, for the audit to count them), or drawn as ``uniform`` or ``zipf``.
-
-    >>> len(set(words_of("zipf", 64, 1000, 0).tolist())) < len(set(words_of("uniform", 64, 1000, 0).tolist())) <= 64
-    True
-    """
-    from symprop.architectures.signal import MAX_TOKENS
-    from symprop.architectures.verification import tokens_of
-
-    if kind not in WORDS:
-        raise UnknownNameError("words", kind, WORDS)
-    if kind == "distinct" or not 1 <= tokens <= MAX_TOKENS:
-        return None
-    if not SPECIAL < vocabulary <= MAX_DRAWN:
-        raise InputError("vocabulary", vocabulary, f"an integer in ({SPECIAL}, {MAX_DRAWN}] to draw words from")
-    return tokens_of(seed, 1, tokens, vocabulary, repeated=kind == "zipf").ravel()
-
-
 def text(found: Audit) -> str:
     """The audit for a terminal: a table of the layers, the verdict and the repairs."""
     model = found.architecture
     lines = [
         f"{model.name} ({model.source}): {model.layers} layers, width {model.width}, {model.heads} heads, "
-        f"{found.tokens} tokens{f', the last {found.padding} of them padding' if found.padding else ''}",
+        f"{found.tokens} tokens",
         f"gradients of {found.cotangent}; moments are per coordinate, expectations over the initialisation",
-        f"state of the tokens: {found.state} ({found.reason})",
         "",
     ]
     names = list(dict.fromkeys(name for row in found.rows for name in row.weights))
@@ -117,25 +92,17 @@ def _number(value: float | None) -> str:
 
 
 def data(found: Audit) -> dict[str, Any]:
-    """The audit as plain data of the form :data:`SCHEMA`, every number finite or null.
-
-    >>> from symprop.architectures.audit import audit
-    >>> from symprop.architectures.presets import preset
-    >>> list(data(audit(preset("bert").replace(layers=1), tokens=2)))
-    ['schema', 'architecture', 'tokens', 'padding', 'state', 'reason', 'cotangent', 'rows', 'verdict', 'repairs']
-    """
+    """The audit as plain data, every number finite or null."""
     model = found.architecture
     sizes = ("layers", "width", "heads", "key_width", "hidden", "vocabulary")
     words = ("order", "norm", "activation", "gated", "causal", "positions", "epsilon")
     return {
-        "schema": SCHEMA,
         "architecture": {
             "name": model.name, "source": str(model.source), **{name: getattr(model, name) for name in (*sizes, *words)},
             "initialisation": {name: str(value) for name, value in _initialisation(model).items()},
         },
-        "tokens": found.tokens, "padding": found.padding, "state": found.state, "reason": found.reason,
-        "cotangent": found.cotangent, "rows": _finite([asdict(row) for row in found.rows]),
-        "verdict": list(found.verdict), "repairs": _finite([asdict(item) for item in found.repairs]),
+        "tokens": found.tokens, "cotangent": found.cotangent, "rows": _finite([asdict(row) for row in found.rows]),
+        "verdict": list(found.verdict), "repairs": [asdict(item) for item in found.repairs],
     }  # fmt: skip
 
 
@@ -178,24 +145,20 @@ def formulas(model: Architecture) -> str:
 
 
 def plot(found: Audit) -> bytes:
-    """Second moments, cosine and logits over depth, as PDF. Raises :class:`MissingExtraError` without matplotlib."""
+    """Second moments and cosines over depth, as PDF. Raises :class:`MissingExtraError` without matplotlib."""
     from symprop.claims import Figure
     from symprop.claims.paper import Curve
     from symprop.report.figures import figure_pdf
 
     depth = tuple(float(row.layer) for row in found.rows)
-    last = found.rows[-1].gradient
     series = {
         "E x^2": tuple(row.q for row in found.rows),
-        "E g^2 over its value at the output": tuple(row.gradient / last if last > 0 else math.nan for row in found.rows),
-        "1 - token cosine": tuple(row.gap / row.q if row.q > 0 else math.nan for row in found.rows),
-        "logit deviation": tuple(math.nan if row.logit_deviation is None else row.logit_deviation for row in found.rows),
+        "E g^2 over its value at the output": tuple(row.gradient / found.rows[-1].gradient for row in found.rows),
+        "1 - token cosine": tuple(max(1 - row.cosine, 1e-16) for row in found.rows),
     }
-    # A logarithmic axis shows what is positive.
-    kept = {label: [(x, y) for x, y in zip(depth, values, strict=True) if 0 < y < math.inf] for label, values in series.items()}
-    curves = tuple(Curve(label, *zip(*points, strict=True)) for label, points in kept.items() if points)
+    curves = tuple(Curve(label, depth, values) for label, values in series.items() if all(map(math.isfinite, values)))
     name = found.architecture.name
-    return figure_pdf(Figure("audit", f"Signal of {name}", "layer", f"{name}, {found.tokens} tokens", curves, (), logy=True))
+    return figure_pdf(Figure("audit", f"Signal of {name}", "layer", name, curves, (), logy=True))
 
 
 def comparison_text(rows: Sequence[Comparison]) -> str:

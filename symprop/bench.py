@@ -2,8 +2,7 @@
 
 Generated numpy functions at a million points against the best hand-written numpy for the same formula and against
 ``sympy.lambdify(..., cse=True)`` (below 1 means that the generated function is faster), and start-up times against
-``import sympy``; and how long recursions over depth and softmax moments take. Lines whose subject is not available are left
-out by name.
+``import sympy``. Lines whose subject is not available are left out by name.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from symprop import bench_depth, bench_softmax
+from symprop.bench_depth import rows
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, parameters
 from symprop.core import symbols as s
@@ -216,8 +215,7 @@ def main(repeats: int = 11) -> None:
     print(f"{POINTS} points{'':16}generated   / by hand  / lambdify")
     for spec in evaluators():
         print(_evaluator_line(spec, repeats))
-    fewer = max(1, repeats // 2)
-    for line in (*bench_depth.rows(fewer), *bench_softmax.rows(repeats), *_start_up_lines(fewer)):
+    for line in (*rows(max(1, repeats // 2)), *_start_up_lines(max(1, repeats // 2))):
         print(line)
 
 

@@ -15,7 +15,6 @@ import sympy as sp
 from symprop.core.provenance import Assumption, Source
 from symprop.functions.depth_nodes import ExpMinusOne
 from symprop.functions.softmax_overlap import Participation, RowGap
-from symprop.functions.softmax_tabulated import TabulatedParticipation, TabulatedRowGap
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,5 @@ REM = Closure(
                "do not overlap"),
     "O(1/log n)", Source("giorlandino2025", "random energy model"),
 )
-EXACT = Closure(
-    "exact", lambda a, n: TabulatedParticipation(a, n), lambda a, g, n: TabulatedRowGap(a, g, n),
-    Assumption("exact softmax", "the scores of a row are Gaussian, and their moments those of any number of tokens"),
-    "relative 1e-4 in interpolated moments", Source("noci2022", "Eq. 1"),
-)
-CLOSURES = {closure.name: closure for closure in (UNIFORM, ANNEALED, REM, EXACT)}
+CLOSURES = {closure.name: closure for closure in (UNIFORM, ANNEALED, REM)}
 """Every closure by name."""
