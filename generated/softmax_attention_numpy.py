@@ -40,7 +40,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -851,7 +851,7 @@ def output_q(
                 x1 = x0[1]
             _output_q[_at] = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _output_q[()]
 
 
@@ -959,7 +959,7 @@ def output_moments(
             _q[_at] = x0*(gap*x1[0] + q + x3 - gap)
             _gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[15] + x3))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return OutputMomentsResult(
         _q[()],
         _gap[()],
@@ -1104,7 +1104,7 @@ def input_gradient(
             _variance[_at] = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
             _gap[_at] = np.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return InputGradientResult(
         _variance[()],
         _gap[()],
@@ -1265,7 +1265,7 @@ def weight_gradients(
             _key[_at] = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
             _value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return WeightGradientsResult(
         _query[()],
         _key[()],
