@@ -77,6 +77,16 @@ def _text(path: Path, limit: int = MAX_BYTES) -> str:
         raise InputError("file", path, f"a readable UTF-8 file ({type(error).__name__})") from None
 
 
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key given twice is refused, as TOML does, since readers differ in which of the two they keep."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise InputError("config", key[:60], "every key once")
+        table[key] = value
+    return table
+
+
 class _Entries:
     """A parsed table whose entries are read once, with their types checked."""
 
@@ -148,7 +158,7 @@ def from_config(text: str) -> Architecture:
     256
     """
     try:
-        entries = _Entries(json.loads(text, object_pairs_hook=_unique), "config")
+        entries = _Entries(json.loads(text, object_pairs_hook=_table), "config")
     except (ValueError, RecursionError):
         raise InputError("config", "its text", "JSON that parses, without deep nesting") from None
     kind = entries.word("model_type")
@@ -157,15 +167,6 @@ def from_config(text: str) -> Architecture:
             "model_type", kind, f"one of {', '.join(READERS)}; describe any other model in a .toml file (symprop audit --keys)"
         )
     return READERS[kind](entries)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise InputError("config", f"two entries named {key[:40]}", "one value for each name")
-        found[key] = value
-    return found
 
 
 def _activation(entries: _Entries, key: str, default: str) -> str:

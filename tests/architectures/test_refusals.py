@@ -255,3 +255,4 @@ def test_an_unknown_key_is_answered_with_those_of_its_table():
 @pytest.mark.parametrize("kind", READERS)
 def test_a_config_of_its_type_alone_has_the_defaults_of_the_library(kind):
     assert from_config(_config(kind)).name in (kind, "gpt2", "vit", "t5", "gpt_neox", "gptj")
+
