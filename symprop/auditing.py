@@ -11,12 +11,13 @@ from symprop.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
+    from symprop.architectures.checkpoint import Contrast
     from symprop.architectures.description import Architecture
     from symprop.architectures.signal import Words
     from symprop.architectures.verification import Comparison
 
-SCHEMA = "symprop-audit-1"
-"""Name of the form of :func:`data`; it changes when an entry is renamed or dropped."""
+SCHEMA, CONTRAST_SCHEMA = "symprop-audit-1", "symprop-checkpoint-1"
+"""Names of the forms of :func:`data` and :func:`contrast_data`; one changes when an entry is renamed or dropped."""
 WORDS = ("distinct", "uniform", "zipf")
 SPECIAL, MAX_DRAWN = 5, 10**7
 """Words that are drawn leave out the first SPECIAL; a larger vocabulary than MAX_DRAWN would fill the memory."""
@@ -98,8 +99,7 @@ def text(found: Audit) -> str:
                 f"{row.gradient_cosine:.4f}", *(_number(row.weights.get(name)) for name in names),
             )
         )
-    widths = [max(len(line[k]) for line in table) for k in range(len(heading))]
-    lines += ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+    lines += _aligned(table)
     lines += ["", *found.verdict]
     lines += [f"Repair of {item.problem}: {item.sentence}" for item in found.repairs]
     return "\n".join(lines) + "\n"
@@ -152,6 +152,55 @@ def _initialisation(model: Architecture) -> dict[str, Any]:
 
     given = {name: getattr(model, name) for name in (*VARIANCES, *SCALES)}
     return {name: value for name, value in given.items() if value is not None and value != 0}
+
+
+def contrast_text(found: Contrast) -> str:
+    """A checkpoint for a terminal: its matrices beside what was assumed, its layers in both theories, and the verdict."""
+    model = found.architecture
+    lines = [
+        f"{model.name}: {model.layers} layers, width {model.width}, {found.tokens} tokens; trained weights beside their"
+        " initialisation",
+        "", "weights: smallest and largest over the layers",
+    ]
+    table: list[Sequence[str]] = [("matrix", "E w^2 / assumed", "mean^2 share", "kurtosis", "top / iid edge", "E bias^2")]
+    for name in dict.fromkeys(item.name for item in found.matrices):
+        own = [item for item in found.matrices if item.name == name]
+        columns = ("ratio", "mean_share", "kurtosis", "edge", "bias")
+        table.append((name, *(_range([getattr(item, column) for item in own]) for column in columns)))
+    lines += _aligned(table)
+    gains = [gain for pair in found.norms for gain in pair]
+    lines += ["", f"norms: E gain^2 {_range([gain.gain2 for gain in gains])}, E bias^2 {_range([gain.bias for gain in gains])}"]
+    lines += ["", "streams: initialisation, measured moments" + (", real forward pass" if found.real is not None else "")]
+    table = [("layer", "E x^2", "", "", "cosine", "", "", "logit sd", "", "E g^2", "")]
+    for position, (first, then) in enumerate(zip(found.initial, found.trained, strict=True)):
+        q, cosine = found.real[position] if found.real is not None else (None, None)
+        table.append(
+            (str(first.layer), _number(first.q), _number(then.q), _number(q), _number(first.cosine), _number(then.cosine),
+             _number(cosine), _number(first.logit_deviation), _number(then.logit_deviation), _number(first.gradient),
+             _number(then.gradient))
+        )  # fmt: skip
+    return "\n".join([*lines, *_aligned(table), "", *found.verdict]) + "\n"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.3g} .. {max(values):.3g}"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+
+
+def contrast_data(found: Contrast) -> dict[str, Any]:
+    """The same as plain data of the form :data:`CONTRAST_SCHEMA`, every number finite or null."""
+    streams = None if found.real is None else [{"q": q, "cosine": cosine} for q, cosine in found.real]
+    return {
+        "schema": CONTRAST_SCHEMA, "name": found.architecture.name, "tokens": found.tokens,
+        "matrices": _finite([asdict(item) | {"ratio": item.ratio} for item in found.matrices]),
+        "norms": [[asdict(gain) for gain in pair] for pair in found.norms],
+        "initial": _finite([asdict(row) for row in found.initial]), "trained": _finite([asdict(row) for row in found.trained]),
+        "real": streams, "verdict": list(found.verdict),
+    }  # fmt: skip
 
 
 def formulas(model: Architecture) -> str:

@@ -113,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("audit", _audit, "what an architecture's initialisation does to tokens and gradients, layer by layer")
     sub.add_argument("target", metavar="MODEL", nargs="?",
-                     help="a preset such as gpt2, a config.json or its folder, or a .toml file")
+                     help="a preset such as gpt2, a config.json or its folder, or a .toml file; a .safetensors file or a "
+                          "folder with one compares trained weights with their initialisation")
+    sub.add_argument("--forward", action="store_true", help="for a checkpoint: also run the model (transformers)")
     sub.add_argument("--keys", action="store_true", help="what a .toml file may contain")
     sub.add_argument("--depth", type=int, metavar="N", help="number of layers")
     sub.add_argument("--width", type=int, metavar="N", help="width of the residual stream, a multiple of a head's width")
@@ -257,6 +259,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from symprop import auditing
     from symprop.architectures.audit import audit
+    from symprop.architectures.checkpoint import checkpoint_files
     from symprop.architectures.readers import keys_text, load
 
     if options.keys:
@@ -264,6 +267,9 @@ def _audit(options: argparse.Namespace) -> int:
         return 0
     if options.target is None:
         raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
+    found_files = checkpoint_files(options.target)
+    if found_files is not None:
+        return _contrast(options, *found_files)
     model = auditing.overridden(load(options.target), depth=options.depth, width=options.width, init=options.init)
     if options.latex:
         print(auditing.formulas(model), end="")
@@ -274,6 +280,20 @@ def _audit(options: argparse.Namespace) -> int:
     if options.plot is not None:
         _write(options.plot, auditing.plot(found))
     _printed(auditing.data(found) if options.json else auditing.text(found))
+    return 0
+
+
+def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]) -> int:
+    from symprop import auditing
+    from symprop.architectures.checkpoint import contrast
+    from symprop.architectures.readers import load
+
+    kind = "uniform" if options.words == "distinct" else options.words
+    words = auditing.words_of(kind, options.seq_len, load(str(folder / "config.json")).vocabulary, options.seed)
+    if words is None:
+        raise InputError("tokens", options.seq_len, "an integer that an audit takes")
+    found = contrast(folder, files, words, forward=options.forward)
+    _printed(auditing.contrast_data(found) if options.json else auditing.contrast_text(found))
     return 0
 
 

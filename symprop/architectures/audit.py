@@ -12,7 +12,7 @@ import sympy as sp
 
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
-from symprop.architectures.signal import MAX_TOKENS, Words, run
+from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, run
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.network.gram import GramGradient
 from symprop.network.gram_attention import pattern
@@ -197,18 +197,21 @@ def _gram_rows(architecture: Architecture, words: Words, padding: int) -> tuple[
         own = run(architecture.replace(layers=1), words[:1]).pattern
         visible = pattern(count, causal=architecture.causal, padding=padding, rotary=own.rotary)
     model = run(architecture, words, visible=visible)
-    real = slice(0, count - padding)
     if architecture.head is None:
-        gradient = model.unit_gradient()
-        if padding:
-            gradient = GramGradient(np.diag((np.arange(count) < count - padding).astype(float)))
+        gradient = GramGradient(np.diag((np.arange(count) < count - padding).astype(float)))
     else:
         # Labels that no two tokens share: the next words of a text of different words.
         gradient = model.loss_gradient(np.where(np.arange(count) < count - padding, np.arange(count), -1))
+    return layer_rows(model, gradient, padding)
+
+
+def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tuple[LayerRow, ...]:
+    """The layers of a pass on the Gram matrix, given the gradient at its output; the last ``padding`` tokens do not count."""
+    real = slice(0, model.pattern.tokens - padding)
     gradients, weights = model.backward(gradient)
     rows = []
     for layer, (stream, above) in enumerate(zip(model.streams, gradients, strict=True)):
-        inside = layer < architecture.layers
+        inside = layer < len(model.passes)
         deviation = participation = None
         if inside:
             attention = model.attention(layer)

@@ -9,7 +9,6 @@ from symprop.architectures.readers import READERS, from_config
 from symprop.architectures.signal import run
 from symprop.auditing import overridden
 
-
 LIBRARY = {
     "gpt2": {"n_layer": 3, "n_embd": 96, "n_head": 6},
     "bert": {"num_hidden_layers": 3, "hidden_size": 96, "num_attention_heads": 6},
