@@ -67,7 +67,6 @@ def words_of(kind: str, tokens: int, vocabulary: int, seed: int) -> Words | None
     True
     """
     from symprop.architectures.signal import MAX_TOKENS
-    from symprop.architectures.verification import tokens_of
 
     if kind not in WORDS:
         raise UnknownNameError("words", kind, WORDS)
@@ -75,6 +74,8 @@ def words_of(kind: str, tokens: int, vocabulary: int, seed: int) -> Words | None
         return None
     if not SPECIAL < vocabulary <= MAX_DRAWN:
         raise InputError("vocabulary", vocabulary, f"an integer in ({SPECIAL}, {MAX_DRAWN}] to draw words from")
+    from symprop.architectures.verification import tokens_of
+
     return tokens_of(seed, 1, tokens, vocabulary, repeated=kind == "zipf").ravel()
 
 

@@ -263,7 +263,7 @@ def _compiled(step: Step, trace: Trace) -> _Compiled:
         modules.insert(0, {SecondCall.__name__: moments.second, GapCall.__name__: moments.gap})
 
     def compiled(expression: Any, before: tuple[sp.Basic, ...] = ()) -> Callable[..., Any]:
-        function: Callable[..., Any] = sp.lambdify([*before, *arguments], expression, modules=modules, cse=True)
+        function: Callable[..., Any] = sp.lambdify([*before, *arguments], expression, modules=modules)
         return function
 
     above = (_INCOMING.q, _INCOMING.gap)
