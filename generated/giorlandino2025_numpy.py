@@ -1324,7 +1324,7 @@ def overlap_annealed(
 
 
 def overlap_exact(
-    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, settle=0.0,
+    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: exact softmax.
 
@@ -1392,64 +1392,69 @@ def overlap_exact(
     # 15 operations a point, and 26 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK):
-        (
-            rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b1:
-            x0 = -rho
-            x1 = x0 + 1
-        if _changed & 0b100:
-            x2 = np.log(n)
-        if _changed & 0b1000:
-            x3 = np.square(beta_a)
-        if _changed & 0b100000:
-            x4 = 0.5*gain_w
-            x5 = x4
-        if _changed & 0b10000000:
-            x6 = np.square(alpha_sa)
-        if _changed & 0b100000000:
-            x7 = np.square(alpha_mlp)
-        if _changed & 0b1100:
-            x8 = x2*x3
-        if _changed & 0b1100000:
-            x9 = gain_w + sigma_b2
-            x10 = x4*x9
-        if _changed & 0b11000000:
-            x11 = sigma_b2 + x6
-        if _changed & 0b101100000:
-            x12 = sigma_b2 + x10 + x7
-            x13 = 1/x12
-        _state = (
-            x1,
-        )
-        for _layer in range(int(np.max(L))):
-            gap_X, = _state
-            x14 = gap_X*x8
-            x15 = _softmax_table_participation(x14, n)
-            x16 = _softmax_table_row_gap(x14, x8*np.square(gap_X), n)
-            x17 = gain_v*gap_X*x16 + gap_X*x6
-            x18 = 1/(gain_v*(gap_X*x15 + 1 - gap_X) + x11)
-            x19 = x17*x18
-            x20 = _arc_cosine_1(gain_w*x19, x9)
-            _next = (
-                x13*(gain_w*(x17*x18*x5 - 0.15915494309189535*x20) + x19*x7),
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b100:
+                x2 = np.log(n)
+            if _changed & 0b1000:
+                x3 = np.square(beta_a)
+            if _changed & 0b100000:
+                x4 = 0.5*gain_w
+                x5 = x4
+            if _changed & 0b10000000:
+                x6 = np.square(alpha_sa)
+            if _changed & 0b100000000:
+                x7 = np.square(alpha_mlp)
+            if _changed & 0b1100:
+                x8 = x2*x3
+            if _changed & 0b1100000:
+                x9 = gain_w + sigma_b2
+                x10 = x4*x9
+            if _changed & 0b11000000:
+                x11 = sigma_b2 + x6
+            if _changed & 0b101100000:
+                x12 = sigma_b2 + x10 + x7
+                x13 = 1/x12
+            _state = (
+                x1,
             )
-            if np.ndim(L):
-                _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-            if _layer % _SETTLE_EVERY == 0:
+            for _layer in range(int(np.max(L))):
                 gap_X, = _state
-                if settle > 0 and np.max(gap_X) <= settle:
-                    break
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
-        gap_X, = _state
-        _overlap[_at] = 1 - gap_X
-        _one_minus_overlap[_at] = gap_X
+                x14 = gap_X*x8
+                x15 = _softmax_table_participation(x14, n)
+                x16 = _softmax_table_row_gap(x14, x8*np.square(gap_X), n)
+                x17 = gain_v*gap_X*x16 + gap_X*x6
+                x18 = 1/(gain_v*(gap_X*x15 + 1 - gap_X) + x11)
+                x19 = x17*x18
+                x20 = _arc_cosine_1(gain_w*x19, x9)
+                _next = (
+                    x13*(gain_w*(x17*x18*x5 - 0.15915494309189535*x20) + x19*x7),
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    gap_X, = _state
+                    if settle > 0 and np.max(gap_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            gap_X, = _state
+            _overlap[_at] = 1 - gap_X
+            _one_minus_overlap[_at] = gap_X
+
+    _share(_work, workers)
     return OverlapExactResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -1722,7 +1727,7 @@ def noln_overlap_rem(
 
 
 def preln_overlap_exact(
-    rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, settle=0.0,
+    rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
     r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: exact softmax.
 
@@ -1793,67 +1798,72 @@ def preln_overlap_exact(
     # 14 operations a point, and 32 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK):
-        (
-            rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if check and _changed & 0b1001 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b1:
-            x0 = -rho
-            x1 = x0 + 1
-        if _changed & 0b1000:
-            x2 = np.log(n)
-        if _changed & 0b10000:
-            x3 = np.square(beta_a)
-        if _changed & 0b1000000:
-            x4 = 0.5*gain_w
-            x5 = x4
-        if _changed & 0b100000000:
-            x6 = np.square(alpha_sa)
-        if _changed & 0b1000000000:
-            x7 = np.square(alpha_mlp)
-        if _changed & 0b11:
-            x8 = q_0*x1
-        if _changed & 0b11000:
-            x9 = x2*x3
-        if _changed & 0b11000000:
-            x10 = gain_w + sigma_b2
-            x11 = x10*x4
-            x12 = sigma_b2 + x11
-        _state = (
-            q_0,
-            x8,
-        )
-        for _layer in range(int(np.max(L))):
-            q_X, gap_X = _state
-            x13 = gap_X/q_X
-            x14 = x13*x9
-            x15 = _softmax_table_participation(x14, n)
-            x16 = _softmax_table_row_gap(x14, x9*np.square(gap_X)/np.square(q_X), n)
-            x17 = gain_v*x13*x16 + gap_X*x6
-            x18 = gain_v*(x13*x15 + 1 - x13) + q_X*x6 + sigma_b2
-            x19 = 1/x18
-            x20 = _arc_cosine_1(gain_w*x17*x19, x10)
-            _next = (
-                x12 + x18*x7,
-                gain_w*(x17*x19*x5 - 0.15915494309189535*x20) + x17*x7,
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if check and _changed & 0b1001 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b1000:
+                x2 = np.log(n)
+            if _changed & 0b10000:
+                x3 = np.square(beta_a)
+            if _changed & 0b1000000:
+                x4 = 0.5*gain_w
+                x5 = x4
+            if _changed & 0b100000000:
+                x6 = np.square(alpha_sa)
+            if _changed & 0b1000000000:
+                x7 = np.square(alpha_mlp)
+            if _changed & 0b11:
+                x8 = q_0*x1
+            if _changed & 0b11000:
+                x9 = x2*x3
+            if _changed & 0b11000000:
+                x10 = gain_w + sigma_b2
+                x11 = x10*x4
+                x12 = sigma_b2 + x11
+            _state = (
+                q_0,
+                x8,
             )
-            if np.ndim(L):
-                _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-            if _layer % _SETTLE_EVERY == 0:
+            for _layer in range(int(np.max(L))):
                 q_X, gap_X = _state
-                if settle > 0 and np.max(gap_X/q_X) <= settle:
-                    break
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
-        q_X, gap_X = _state
-        x21 = gap_X/q_X
-        _overlap[_at] = 1 - x21
-        _one_minus_overlap[_at] = x21
-        _second_moment[_at] = q_X
+                x13 = gap_X/q_X
+                x14 = x13*x9
+                x15 = _softmax_table_participation(x14, n)
+                x16 = _softmax_table_row_gap(x14, x9*np.square(gap_X)/np.square(q_X), n)
+                x17 = gain_v*x13*x16 + gap_X*x6
+                x18 = gain_v*(x13*x15 + 1 - x13) + q_X*x6 + sigma_b2
+                x19 = 1/x18
+                x20 = _arc_cosine_1(gain_w*x17*x19, x10)
+                _next = (
+                    x12 + x18*x7,
+                    gain_w*(x17*x19*x5 - 0.15915494309189535*x20) + x17*x7,
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    q_X, gap_X = _state
+                    if settle > 0 and np.max(gap_X/q_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            q_X, gap_X = _state
+            x21 = gap_X/q_X
+            _overlap[_at] = 1 - x21
+            _one_minus_overlap[_at] = x21
+            _second_moment[_at] = q_X
+
+    _share(_work, workers)
     return PrelnOverlapExactResult(
         _overlap[()],
         _one_minus_overlap[()],
