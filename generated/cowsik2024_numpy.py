@@ -40,7 +40,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -400,7 +400,7 @@ def exponents(
             _lyapunov_gradient_common[_at] = x8
             _lyapunov_gradient_deviation[_at] = x7
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ExponentsResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -482,7 +482,7 @@ def exponents_relu(
             _lyapunov_gradient_common[_at] = x9
             _lyapunov_gradient_deviation[_at] = x8
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ExponentsReluResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -570,7 +570,7 @@ def exponents_gelu(
             _lyapunov_gradient_common[_at] = x14
             _lyapunov_gradient_deviation[_at] = x13
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ExponentsGeluResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -656,7 +656,7 @@ def exponents_erf(
             _lyapunov_gradient_common[_at] = x12
             _lyapunov_gradient_deviation[_at] = x11
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ExponentsErfResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -741,7 +741,7 @@ def exponents_tanh(
             _lyapunov_gradient_common[_at] = x11
             _lyapunov_gradient_deviation[_at] = x10
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ExponentsTanhResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -804,7 +804,7 @@ def boundary(
             ) = _values
             _chi[_at] = (A*M*m - A - M*m)/(M*(A - 1))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _chi[()]
 
 
@@ -870,7 +870,7 @@ def crossover_depth(
                 x2 = np.log((A*M*m - x1)/((1 - A)*(A*M - x1)))
             _depth[_at] = x0/x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _depth[()]
 
 
@@ -953,5 +953,5 @@ def gradient_growth(
                 x10 = np.exp(L*(x0 + x8))
             _growth[_at] = x1*x9 + x10*(1 - x1)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _growth[()]

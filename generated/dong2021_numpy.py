@@ -38,7 +38,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -157,7 +157,7 @@ def layer(
             ) = _values
             _gap[_at] = d*gain_v*gap*sigma_k2*sigma_q2*(d + n)*(n - 1)*np.square(gap)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gap[()]
 
 
@@ -229,5 +229,5 @@ def log_gap(
                 x3 = 0.5*x2
             _log_gap[_at] = x0*x1 + x1*x3 - x3
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _log_gap[()]

@@ -42,7 +42,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -246,7 +246,7 @@ def critical_strength(
                 x2 = np.sqrt(x1 - 1)
             _alpha_sa[_at] = x0/x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _alpha_sa[()]
 
 
@@ -304,7 +304,7 @@ def freezing_point(
             x0 = np.sqrt(1 - rho)
             _beta[_at] = 1.4142135623730951/x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _beta[()]
 
 
@@ -376,7 +376,7 @@ def angle_exponent(
             x3 = np.log((x1*x2 + 0.5*x2*np.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
             _lyapunov_angle[_at] = x3
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _lyapunov_angle[()]
 
 
@@ -438,7 +438,7 @@ def query_gradient_frozen(
             x1 = np.minimum(1.4142135623730951/(beta_a*x0), 1)
             _F[_at] = -0.3333333333333333*x1*(x1 - 1)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _F[()]
 
 
@@ -563,7 +563,7 @@ def overlap_rem(
             _overlap[_at] = 1 - gap_X
             _one_minus_overlap[_at] = gap_X
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return OverlapRemResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -694,7 +694,7 @@ def overlap_uniform(
             _overlap[_at] = 1 - gap_X
             _one_minus_overlap[_at] = gap_X
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return OverlapUniformResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -839,7 +839,7 @@ def overlap_annealed(
             _overlap[_at] = 1 - gap_X
             _one_minus_overlap[_at] = gap_X
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return OverlapAnnealedResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -974,7 +974,7 @@ def preln_overlap_rem(
             _one_minus_overlap[_at] = x19
             _second_moment[_at] = q_X
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return PrelnOverlapRemResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -1103,7 +1103,7 @@ def noln_overlap_rem(
             _one_minus_overlap[_at] = x14
             _second_moment[_at] = q_X
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return NolnOverlapRemResult(
         _overlap[()],
         _one_minus_overlap[()],

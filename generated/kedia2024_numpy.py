@@ -40,7 +40,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -3064,7 +3064,7 @@ def relu_moments(
             _slope_second[_at] = 0.5
             _slope_change[_at] = 0.15915494309189535*x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ReluMomentsResult(
         _mean[()],
         _second[()],
@@ -3140,7 +3140,7 @@ def abs_moments(
             _slope_second[_at] = 1
             _slope_change[_at] = 0.6366197723675814*x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return AbsMomentsResult(
         _mean[()],
         _second[()],
@@ -3216,7 +3216,7 @@ def squared_relu_moments(
             _slope_second[_at] = x1
             _slope_change[_at] = 2*gap - 0.6366197723675814*x3
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return SquaredReluMomentsResult(
         _mean[()],
         _second[()],
@@ -3313,7 +3313,7 @@ def gelu_moments(
             _slope_second[_at] = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
             _slope_change[_at] = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return GeluMomentsResult(
         _mean[()],
         _second[()],
@@ -3394,7 +3394,7 @@ def erf_moments(
             _slope_second[_at] = -2.5464790894703255*x3/((-4*sigma2) - 1)
             _slope_change[_at] = 0.6366197723675814*x5*x7/(x3*x6)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ErfMomentsResult(
         _mean[()],
         _second[()],
@@ -3476,7 +3476,7 @@ def sin_moments(
             _slope_second[_at] = 0.5*x3 + 0.5
             _slope_change[_at] = x5*x8
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return SinMomentsResult(
         _mean[()],
         _second[()],
@@ -3553,7 +3553,7 @@ def silu_moments(
             _slope_second[_at] = x2
             _slope_change[_at] = x4
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return SiluMomentsResult(
         _mean[()],
         _second[()],
@@ -3630,7 +3630,7 @@ def tanh_moments(
             _slope_second[_at] = x2
             _slope_change[_at] = x4
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return TanhMomentsResult(
         _mean[()],
         _second[()],
@@ -3707,7 +3707,7 @@ def sigmoid_moments(
             _slope_second[_at] = x2
             _slope_change[_at] = x4
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return SigmoidMomentsResult(
         _mean[()],
         _second[()],
@@ -3786,7 +3786,7 @@ def gelu_tanh_moments(
             _slope_second[_at] = x3
             _slope_change[_at] = x5
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return GeluTanhMomentsResult(
         _mean[()],
         _second[()],
@@ -3873,7 +3873,7 @@ def relu_moments_at_mean(
             _slope_second[_at] = x2
             _slope_change[_at] = x10 + x7
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ReluMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -3961,7 +3961,7 @@ def abs_moments_at_mean(
             _slope_second[_at] = 1
             _slope_change[_at] = x10 + x7
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return AbsMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4054,7 +4054,7 @@ def squared_relu_moments_at_mean(
             _slope_second[_at] = 4*x1
             _slope_change[_at] = x0*x6 + np.where((gap) <= (sigma2), x10 + x9, x14 + x15 + x5)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return SquaredReluMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4148,7 +4148,7 @@ def gelu_moments_at_mean(
             _slope_second[_at] = x10 + x5
             _slope_change[_at] = x16 + x17
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return GeluMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4244,7 +4244,7 @@ def erf_moments_at_mean(
             _slope_second[_at] = x13
             _slope_change[_at] = -x13*x18
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ErfMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4334,7 +4334,7 @@ def sin_moments_at_mean(
             _slope_second[_at] = 0.5*x1*x7 + 0.5
             _slope_change[_at] = -x9*(2*x11*x3 - x12)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return SinMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4405,7 +4405,7 @@ def preln_gradient(
             x1 = _rising_ratio(c_g*x0, q_0*x0, L)
             _gradient[_at] = x1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -4467,5 +4467,5 @@ def scaled_gradient(
             x1 = np.expm1(L*x0)
             _gradient[_at] = x1 + 1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]

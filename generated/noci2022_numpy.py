@@ -40,7 +40,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -218,7 +218,7 @@ def inner_products(
                 x2 = np.exp(L*x1)
             _inner_products[_at] = C*x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _inner_products[()]
 
 
@@ -301,7 +301,7 @@ def inner_products_limit(
                 x0 = np.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
             _inner_products_limit[_at] = C*x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _inner_products_limit[()]
 
 
@@ -399,7 +399,7 @@ def norm(
                 x3 = np.exp(L*x2)
             _norm[_at] = C*x1*x3/n + N*x3
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _norm[()]
 
 
@@ -491,7 +491,7 @@ def norm_limit(
                 x1 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
             _norm_limit[_at] = C*x0*x1/n + N*x1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _norm_limit[()]
 
 
@@ -575,7 +575,7 @@ def correlation(
             _correlation[_at] = x5*(rho + x4)
             _one_minus_correlation[_at] = x0*x5
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return CorrelationResult(
         _correlation[()],
         _one_minus_correlation[()],
@@ -658,7 +658,7 @@ def correlation_limit(
             _correlation[_at] = x4*(rho + x3)
             _one_minus_correlation[_at] = x0*x4
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return CorrelationLimitResult(
         _correlation[()],
         _one_minus_correlation[()],
@@ -757,7 +757,7 @@ def gram_entry(
                 x3 = np.exp(L*x2)
             _gram_entry[_at] = x3*(C*x1/np.square(n) + K_ij)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gram_entry[()]
 
 
@@ -842,7 +842,7 @@ def pair_correlation(
                 x5 = np.sqrt(K_jj + x3)
             _pair_correlation[_at] = (K_ij + x3)/(x4*x5)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _pair_correlation[()]
 
 
@@ -897,7 +897,7 @@ def logit_second_moment(
             ) = _values
             _logit_second_moment[_at] = K_ii*K_jj*sigma_k2*sigma_q2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _logit_second_moment[()]
 
 
@@ -955,7 +955,7 @@ def value_gradient(
             ) = _values
             _gradient[_at] = C*d_o/n
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1023,7 +1023,7 @@ def value_gradient_gaussian(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             _gradient[_at] = d*d_o*sigma_x2*(n*rho + 1 - rho)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1100,7 +1100,7 @@ def query_gradient(
             ) = _values
             _gradient[_at] = G_2*N*d_o*sigma_k2*sigma_v2*np.square(tau)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1184,7 +1184,7 @@ def query_gradient_gaussian(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             _gradient[_at] = d*d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1261,7 +1261,7 @@ def key_gradient(
             ) = _values
             _gradient[_at] = G_2*N*d_o*sigma_q2*sigma_v2*np.square(tau)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1345,7 +1345,7 @@ def key_gradient_gaussian(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             _gradient[_at] = d*d_o*sigma_q2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1436,7 +1436,7 @@ def input_gradient(
                 x2 = sigma_k2*sigma_q2*np.square(tau)/np.square(n)
             _gradient[_at] = G_2*x0*x2*(d*n + 2) + N*T_X*x1*x2 + x1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1536,7 +1536,7 @@ def input_gradient_gaussian(
                 x5 = d*d_o*sigma_v2
             _gradient[_at] = sigma_k2*sigma_q2*x5*(n - 1)*(rho - 1)*(n*rho*x3 + rho*x1 + rho*x2 + rho*x4 - x1*x3 - x1 - x2 - x4)*np.square(sigma_x2)*np.square(tau)/x0 + x5
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1619,7 +1619,7 @@ def query_gradient_second_moment(
                 x0 = d_o*np.square(N)*np.square(sigma_k2)*np.square(sigma_v2)*np.square(np.square(tau))/(d_k*np.square(np.square(n)))
             _second_moment[_at] = 2*G_4*x0*(d_k + d_o + 1) + x0*(d_k*d_o + 2)*np.square(G_2)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
@@ -1712,7 +1712,7 @@ def key_gradient_second_moment(
                 x4 = K_2*x2/d_k
             _second_moment[_at] = x0*x3 + 2*x0*x4 + 2*x1*x3 + 4*x1*x4
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
@@ -1792,7 +1792,7 @@ def block_value_gradient(
             ) = _values
             _gradient[_at] = C*d*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)/n
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1892,7 +1892,7 @@ def block_query_gradient(
             ) = _values
             _gradient[_at] = G_2*N*d*sigma_k2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -1992,7 +1992,7 @@ def block_key_gradient(
             ) = _values
             _gradient[_at] = G_2*N*d*sigma_q2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -2110,7 +2110,7 @@ def block_input_gradient(
                 x3 = sigma_k2*sigma_q2*x2*np.square(tau)/np.square(n)
             _gradient[_at] = G_2*x1*x3*(d*n + 2) + N*T_X*x0*x3*np.square(d) + d*x2*(n + x1)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -2197,7 +2197,7 @@ def block_up_gradient(
                 x0 = d_F*sigma_down2*np.square(alpha_2)
             _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -2284,7 +2284,7 @@ def block_down_gradient(
                 x0 = d_F*sigma_up2*np.square(alpha_2)
             _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -2371,7 +2371,7 @@ def input_gradient_bound(
                 x1 = 2*sigma_k2*sigma_q2*x0*np.square(tau)
             _bound[_at] = G_2*x1/n + N*T_X*x1/np.square(n) + x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _bound[()]
 
 
@@ -2458,7 +2458,7 @@ def query_gradient_eq18(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             _gradient[_at] = d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*np.square(d)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/n
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
@@ -2516,7 +2516,7 @@ def eq18_missing_factor(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             _factor[_at] = (d*n + 4 - 4*rho)/(d*n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _factor[()]
 
 
@@ -2595,7 +2595,7 @@ def matching_temperature(
             x1 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
             _tau_star[_at] = n*x1/x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _tau_star[()]
 
 
@@ -2680,7 +2680,7 @@ def matching_temperature_eq18(
                 x3 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*np.square(sigma_x2)*np.square(rho - 1)))
             _tau_star[_at] = x0*x3/(x1*x2)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _tau_star[()]
 
 
@@ -2885,7 +2885,7 @@ def norm_second_moment(
                 x89 = _geometric_sum(x84, x86, L)
             _second_moment[_at] = G_2*x47*x59*x69 + x87*np.square(C)/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
@@ -2995,7 +2995,7 @@ def sum_second_moment(
                 x12 = np.exp(L*x11)
             _second_moment[_at] = x12*np.square(C)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
@@ -3107,7 +3107,7 @@ def tail_ratio(
             x16 = np.exp(L*(x15 - 2*x14 - 2*x8))
             _ratio[_at] = x16
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _ratio[()]
 
 
@@ -3192,7 +3192,7 @@ def tail_ratio_limit(
                 x0 = np.exp(4*a_1*sigma_v2 + 4*a_2*d_F*sigma_down2*sigma_up2)
             _ratio[_at] = x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _ratio[()]
 
 
@@ -3265,7 +3265,7 @@ def distance_to_uniform(
             ) = _values
             _distance[_at] = N*T_X*sigma_k2*sigma_q2*np.square(tau)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _distance[()]
 
 
@@ -3345,7 +3345,7 @@ def distance_to_uniform_gaussian(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             _distance[_at] = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*np.square(sigma_x2)*np.square(tau)/np.square(n)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _distance[()]
 
 
@@ -3442,7 +3442,7 @@ def output_norm_beyond_uniform(
                 x2 = N*sigma_k2*sigma_q2*np.square(tau)
             _norm[_at] = C*x1 + G_2*x0*x2/np.square(n) + W_X*x1*x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _norm[()]
 
 
@@ -3535,5 +3535,5 @@ def output_norm_beyond_uniform_gaussian(
                 x0 = d*d_o*sigma_v2*sigma_x2
             _norm[_at] = sigma_k2*sigma_q2*x0*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n) + x0*(n*rho + 1 - rho)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _norm[()]

@@ -38,7 +38,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -171,7 +171,7 @@ def norm(
             x5 = np.sqrt(n*x4 + x0*x2 + x2 + np.square(n)*np.square(tau_0) - x0*x3 - x3 - x4)
             _q[_at] = n*q_0*tau_0/x5
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _q[()]
 
 
@@ -236,5 +236,5 @@ def stopping_depth(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             _t[_at] = 0.5*np.square(n)*np.square(tau_0)/((n - 1)*np.square(beta)*np.square(q_0)*np.square(rho - 1))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _t[()]

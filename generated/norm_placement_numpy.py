@@ -40,7 +40,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -259,7 +259,7 @@ def pre_stream(
             _second_moment[_at] = x2
             _share_growth[_at] = q_0*x3/x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return PreStreamResult(
         _second_moment[()],
         _share_growth[()],
@@ -331,7 +331,7 @@ def pre_exponents(
             _gradient_common[_at] = x1*(chi + gain_v)
             _gradient_deviation[_at] = chi*x1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return PreExponentsResult(
         _angle[()],
         _gradient_common[()],
@@ -404,7 +404,7 @@ def peri_stream(
             _second_moment[_at] = x0
             _share_growth[_at] = q_0*x1/x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return PeriStreamResult(
         _second_moment[()],
         _share_growth[()],
@@ -473,7 +473,7 @@ def peri_exponents(
             _gradient_common[_at] = x0*(chi + m)
             _gradient_deviation[_at] = chi*x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return PeriExponentsResult(
         _angle[()],
         _gradient_common[()],
@@ -551,7 +551,7 @@ def parallel_stream(
             _second_moment[_at] = x2
             _share_growth[_at] = q_0*x3/x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ParallelStreamResult(
         _second_moment[()],
         _share_growth[()],
@@ -623,7 +623,7 @@ def parallel_exponents(
             _gradient_common[_at] = x1*(chi + gain_v)
             _gradient_deviation[_at] = chi*x1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return ParallelExponentsResult(
         _angle[()],
         _gradient_common[()],

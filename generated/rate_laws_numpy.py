@@ -38,7 +38,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -154,7 +154,7 @@ def critical_relu(
                 x0 = np.square(np.square(sigma_w))
             _share[_at] = 44.41321980490211*np.square(x0 + 2*np.square(alpha_2))/(np.square(layer)*np.square(x0))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _share[()]
 
 
@@ -214,7 +214,7 @@ def critical_smooth(
             ) = _values
             _share[_at] = 2*(chi + np.square(alpha_2))/(c_2*layer)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _share[()]
 
 
@@ -271,7 +271,7 @@ def critical_bias_erf(
             x2 = np.sqrt(x0 + 0.25)
             _sigma_b2[_at] = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _sigma_b2[()]
 
 
@@ -326,5 +326,5 @@ def marginal_relu(
             x0 = np.log(layer)
             _share[_at] = 1/np.square(0.15005271935951767*x0 + 1.4142135623730951)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _share[()]

@@ -38,7 +38,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -202,7 +202,7 @@ def deepnorm_update(
                 x0 = np.square(beta)
             _update[_at] = 4*L*x0/(np.square(lam) + np.square(x0))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _update[()]
 
 
@@ -257,7 +257,7 @@ def deepnorm_skip(
             x0 = np.sqrt(4*L - np.square(beta))
             _skip[_at] = beta*x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _skip[()]
 
 
@@ -317,7 +317,7 @@ def tfixup_update(
                 x2 = np.exp(x1*(2*L - 1))
             _update[_at] = 4*L*q_0*x0*x2
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _update[()]
 
 
@@ -373,7 +373,7 @@ def ds_init_gap(
             x0 = _rising_ratio(-gain_v, gain_v + 1, L)
             _gap_growth[_at] = x0
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _gap_growth[()]
 
 
@@ -429,5 +429,5 @@ def rezero_growth(
             x1 = np.exp(L*x0)
             _growth[_at] = x1
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _growth[()]

@@ -40,7 +40,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -1880,7 +1880,7 @@ def output_q(
                 x1 = x0[1]
             _output_q[_at] = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return _output_q[()]
 
 
@@ -1988,7 +1988,7 @@ def output_moments(
             _q[_at] = x0*(gap*x1[0] + q + x3 - gap)
             _gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[20] + x3))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return OutputMomentsResult(
         _q[()],
         _gap[()],
@@ -2133,7 +2133,7 @@ def input_gradient(
             _variance[_at] = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
             _gap[_at] = np.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[24])) + x17) + x9*(x15 - x1*x13)))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return InputGradientResult(
         _variance[()],
         _gap[()],
@@ -2294,7 +2294,7 @@ def weight_gradients(
             _key[_at] = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
             _value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[20]))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return WeightGradientsResult(
         _query[()],
         _key[()],
@@ -2407,7 +2407,7 @@ def prenorm_output(
             _q[_at] = x0*(x1*x2[0] + x3 + 1 - x1 - x1*(1 - np.square(x1))*x2[9]/d)
             _gap[_at] = np.where((n) == (1), 0, x0*(x1*x2[20] + x3))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return PrenormOutputResult(
         _q[()],
         _gap[()],
@@ -2581,7 +2581,7 @@ def prenorm_gradient(
             _variance[_at] = x6*(x10*x36*x5 + x38)
             _gap[_at] = np.where((n) == (1), 0, x6*(x14*(d_o*sigma_v2*x36 - x39) + x3*(x37 - x10*(x34 - x1*(2*x13*(n*x24*((-x11*(1 - 1/n)) - x8) - 2*x29 - 2*x32) - 2*x33))) + x38 + x39*x5))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return PrenormGradientResult(
         _variance[()],
         _gap[()],
@@ -2690,7 +2690,7 @@ def query_key_norm_output(
             _q[_at] = x0*(gap*x2[0] + q + x4 - gap - 2*gap*(1 - x1)*x2[9]/d)
             _gap[_at] = np.where((n) == (1), 0, x0*(gap*x2[20] + x4))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return QueryKeyNormOutputResult(
         _q[()],
         _gap[()],
@@ -2873,7 +2873,7 @@ def query_key_norm_gradient(
             _variance[_at] = x12*(s2*x29*(x10 + 1) + x21*x36 + x24*(x45 + x49) + x24*(d*gain2*gap*x16*x4*x40*x5*x6 - x38) + x43)
             _gap[_at] = np.where((n) == (1), 0, x12*(s2*(x10*x29 + x35) + x21*(x35 - x2*x30) + x24*(x17*(x27*x40 - x47) + x47*x7 - x38) + x24*(x17*(d*gain2*gap*x46*x5 - x2*x48) + x2*x49 + x45 + x5*(d*gap*x42*x5*x9 - x44*(2*x1 + 1))) + x43 - x1*((-x22*x31*(s2 + x21)) - x43)))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return QueryKeyNormGradientResult(
         _variance[()],
         _gap[()],
@@ -2984,7 +2984,7 @@ def centred_output(
             _q[_at] = x0*(gap*(x1[12] - 2*x1[13]) + x3)
             _gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[20] + x3))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return CentredOutputResult(
         _q[()],
         _gap[()],
@@ -3131,7 +3131,7 @@ def centred_gradient(
             _variance[_at] = x5*(x10*(gap*s2*x14 + x16) + x17 + x18 + (1 - 1/n)*(x19 - x17))
             _gap[_at] = np.where((n) == (1), 0, x5*(x1*x18 + x10*(gap*(x14*x7 + x8*(x14 - x11[24])) + x16) + x19))
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
     return CentredGradientResult(
         _variance[()],
         _gap[()],

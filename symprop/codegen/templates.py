@@ -53,7 +53,7 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _share(work, workers):
+def _in_parts(work, workers):
     """Let every worker do its part; blocks, and so results, are the same for any number of them."""
     if workers < 1 or workers != int(workers):
         raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
@@ -229,7 +229,7 @@ def {{ item.name }}(
             _{{ output.name }}[_at] = {{ output.text }}
 {% endfor %}
 
-    _share(_work, workers)
+    _in_parts(_work, workers)
 {% if item.result %}
     return {{ item.result }}(
 {% for output in item.outputs %}
