@@ -27,7 +27,7 @@ from symprop.core.symbols import (
     sigma_up2,
     sigma_v2,
 )
-from symprop.network import Stack
+from symprop.network import Stack, token_input
 from symprop.simulate.measurement import Measurement, measurement
 from symprop.simulate.network import Trajectory, equicorrelated_tokens, simulate, with_softmax
 
@@ -112,7 +112,8 @@ def study(
     softmax = Stack(with_softmax(stack.body, d_k, sigma_q2, sigma_k2), stack.depth)
     for index, (setting, holds) in enumerate(SOFTMAX):
         x = setting.given_tokens(seed + 100 + index)
-        shared = {"depth": setting.depth, "draws": draws // 2, "seed": seed + 100 + index}
+        shared = {"depth": setting.depth, "draws": draws // 2, "seed": seed + 100 + index,
+                  "signal": token_input(gaussian=True)}
         uniform, real = (simulate(item, x, setting.values, **shared) for item in (stack, softmax))
         difference = (real.norm[:, -1] - uniform.norm[:, -1]) / _predicted(predict["N"], setting, x)
         rows.append(measurement(SOFTMAX_QUANTITY, str(setting), 0.0, difference, expected_to_hold=holds))
@@ -154,7 +155,9 @@ def figures(
         )
         runs = {
             "uniform attention": simulate(stack, x, setting.values, depth=depth, draws=draws, seed=seed + index),
-            "softmax attention": simulate(softmax, x, setting.values, depth=depth, draws=draws, seed=seed + index),
+            "softmax attention": simulate(
+                softmax, x, setting.values, depth=depth, draws=draws, seed=seed + index, signal=token_input(gaussian=True)
+            ),
         }
         every = max(1, depth // 10)
         built += [

@@ -126,6 +126,11 @@ def claims() -> tuple[Claim, ...]:
     )
 
 
+def _between_tokens(gap: sp.Expr) -> sp.Expr:
+    """The gap of two tokens, 0 for a single one."""
+    return sp.Piecewise((sp.S.Zero, sp.Eq(n, 1)), (gap.xreplace({1 / (n - 1): 1 / sp.Max(1, n - 1)}), True))
+
+
 def _evaluators() -> tuple[FunctionSpec, ...]:
     shared = (n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P)
     defaults = {d_o: d, d_k: d, q: sp.S.One, gap: q, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d, P: sp.S.Zero}
@@ -142,9 +147,10 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
 
     return (
         spec("output_q", "Second moment of a coordinate of the output.", False, output_q=y.q),
-        spec("output_moments", "Second moment and token gap of the output of softmax attention.", False, q=y.q, gap=y.gap),
+        spec("output_moments", "Second moment and token gap of the output of softmax attention.", False, q=y.q,
+             gap=_between_tokens(y.gap)),
         spec("input_gradient", "Second moment and token gap of the input gradient, for s2 and r_g of the output.", True,
-             variance=back.q, gap=back.gap),
+             variance=back.q, gap=_between_tokens(back.gap)),
         spec("weight_gradients", "Expected squared norms of the gradients of the query, key and value weights.", True,
              query=weights.query, key=weights.key, value=weights.value),
     )

@@ -40,8 +40,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _in_parts(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -58,8 +71,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -306,7 +325,7 @@ class ExponentsTanhResult(NamedTuple):
 
 
 def exponents(
-    A, M, m, chi, *, check=None,
+    A, M, m, chi, *, check=None, workers=1,
 ):
     r"""Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode, for an activation of second moment m and slope chi.
 
@@ -357,26 +376,31 @@ def exponents(
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            A, M, m, chi,
-        ) = _values
-        if _changed & 0b1:
-            x0 = 1 - A
-        if _changed & 0b11:
-            x1 = A*M
-            x2 = A - x1
-            x3 = (-M) - x2
-        if _changed & 0b1010:
-            x4 = M*chi
-        if _changed & 0b111:
-            x5 = (-M*m) - x2
-            x6 = x5/x3
-        x7 = np.log(x0*(x4/(A + x0*x6) + 1 - M))
-        x8 = np.log(x3*(x1*x6 + x2 + x4 + x6 - A*x6 - M*x6)/x5)
-        _lyapunov_angle[_at] = x7
-        _lyapunov_gradient_common[_at] = x8
-        _lyapunov_gradient_deviation[_at] = x7
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, m, chi,
+            ) = _values
+            if _changed & 0b1:
+                x0 = 1 - A
+            if _changed & 0b11:
+                x1 = A*M
+                x2 = A - x1
+                x3 = (-M) - x2
+            if _changed & 0b1010:
+                x4 = M*chi
+            if _changed & 0b111:
+                x5 = (-M*m) - x2
+                x6 = x5/x3
+            x7 = np.log(x0*(x4/(A + x0*x6) + 1 - M))
+            x8 = np.log(x3*(x1*x6 + x2 + x4 + x6 - A*x6 - M*x6)/x5)
+            _lyapunov_angle[_at] = x7
+            _lyapunov_gradient_common[_at] = x8
+            _lyapunov_gradient_deviation[_at] = x7
+
+    _in_parts(_work, workers)
     return ExponentsResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -385,7 +409,7 @@ def exponents(
 
 
 def exponents_relu(
-    A, M, sigma_w, *, check=None,
+    A, M, sigma_w, *, check=None, workers=1,
 ):
     r"""Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode, for relu.
 
@@ -434,26 +458,31 @@ def exponents_relu(
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            A, M, sigma_w,
-        ) = _values
-        if _changed & 0b1:
-            x0 = 1 - A
-        if _changed & 0b11:
-            x1 = A*M
-            x2 = A - x1
-            x3 = (-M) - x2
-        if _changed & 0b110:
-            x4 = 0.5*M*np.square(sigma_w)
-        x5 = x2 + x4
-        x6 = -x5
-        x7 = x6/x3
-        x8 = np.log(x0*(x4/(A + x0*x7) + 1 - M))
-        x9 = np.log(x3*(x1*x7 + x5 + x7 - A*x7 - M*x7)/x6)
-        _lyapunov_angle[_at] = x8
-        _lyapunov_gradient_common[_at] = x9
-        _lyapunov_gradient_deviation[_at] = x8
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, sigma_w,
+            ) = _values
+            if _changed & 0b1:
+                x0 = 1 - A
+            if _changed & 0b11:
+                x1 = A*M
+                x2 = A - x1
+                x3 = (-M) - x2
+            if _changed & 0b110:
+                x4 = 0.5*M*np.square(sigma_w)
+            x5 = x2 + x4
+            x6 = -x5
+            x7 = x6/x3
+            x8 = np.log(x0*(x4/(A + x0*x7) + 1 - M))
+            x9 = np.log(x3*(x1*x7 + x5 + x7 - A*x7 - M*x7)/x6)
+            _lyapunov_angle[_at] = x8
+            _lyapunov_gradient_common[_at] = x9
+            _lyapunov_gradient_deviation[_at] = x8
+
+    _in_parts(_work, workers)
     return ExponentsReluResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -462,7 +491,7 @@ def exponents_relu(
 
 
 def exponents_gelu(
-    A, M, sigma_w, *, check=None,
+    A, M, sigma_w, *, check=None, workers=1,
 ):
     r"""Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode, for gelu.
 
@@ -511,32 +540,37 @@ def exponents_gelu(
     # 65 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            A, M, sigma_w,
-        ) = _values
-        if _changed & 0b1:
-            x0 = 1 - A
-        if _changed & 0b100:
-            x1 = np.square(sigma_w)
-            x2 = np.arcsin(x1/(x1 + 1))
-            x3 = np.sqrt(2*x1 + 1)
-            x4 = np.square(x1)
-            x5 = 5*x1
-            x6 = 0.15915494309189535*x2
-        if _changed & 0b11:
-            x7 = A*M
-            x8 = A - x7
-            x9 = (-M) - x8
-        if _changed & 0b110:
-            x10 = M*x1*(0.15915494309189535*x1*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x1) + 1) + x6 + 0.25)
-        x11 = (-M*(x1*x6 + 0.25*x1 - 0.3183098861837907*x3*x4/((-3*x1) - 2*x4 - 1))) - x8
-        x12 = x11/x9
-        x13 = np.log(x0*(x10/(A + x0*x12) + 1 - M))
-        x14 = np.log(x9*(x10 + x12*x7 + x12 + x8 - A*x12 - M*x12)/x11)
-        _lyapunov_angle[_at] = x13
-        _lyapunov_gradient_common[_at] = x14
-        _lyapunov_gradient_deviation[_at] = x13
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, sigma_w,
+            ) = _values
+            if _changed & 0b1:
+                x0 = 1 - A
+            if _changed & 0b100:
+                x1 = np.square(sigma_w)
+                x2 = np.arcsin(x1/(x1 + 1))
+                x3 = np.sqrt(2*x1 + 1)
+                x4 = np.square(x1)
+                x5 = 5*x1
+                x6 = 0.15915494309189535*x2
+            if _changed & 0b11:
+                x7 = A*M
+                x8 = A - x7
+                x9 = (-M) - x8
+            if _changed & 0b110:
+                x10 = M*x1*(0.15915494309189535*x1*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x1) + 1) + x6 + 0.25)
+            x11 = (-M*(x1*x6 + 0.25*x1 - 0.3183098861837907*x3*x4/((-3*x1) - 2*x4 - 1))) - x8
+            x12 = x11/x9
+            x13 = np.log(x0*(x10/(A + x0*x12) + 1 - M))
+            x14 = np.log(x9*(x10 + x12*x7 + x12 + x8 - A*x12 - M*x12)/x11)
+            _lyapunov_angle[_at] = x13
+            _lyapunov_gradient_common[_at] = x14
+            _lyapunov_gradient_deviation[_at] = x13
+
+    _in_parts(_work, workers)
     return ExponentsGeluResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -545,7 +579,7 @@ def exponents_gelu(
 
 
 def exponents_erf(
-    A, M, sigma_w, *, check=None,
+    A, M, sigma_w, *, check=None, workers=1,
 ):
     r"""Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode, for erf.
 
@@ -594,30 +628,35 @@ def exponents_erf(
     # 46 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            A, M, sigma_w,
-        ) = _values
-        if _changed & 0b1:
-            x0 = 1 - A
-        if _changed & 0b100:
-            x1 = np.square(sigma_w)
-            x2 = np.arcsin(x1/(x1 + 0.5))
-            x3 = np.sqrt(x1 + 0.25)
-        if _changed & 0b11:
-            x4 = A*M
-            x5 = A - x4
-            x6 = (-M) - x5
-            x7 = 1/x6
-        if _changed & 0b110:
-            x8 = 2.5464790894703255*M*x1*x3/((-4*x1) - 1)
-        x9 = (-0.6366197723675814*M*x2) - x5
-        x10 = x7*x9
-        x11 = np.log(x0*(1 - M - x8/(A + x0*x10)))
-        x12 = np.log(x6*(A*M*x7*x9 + A + x7*x9 - A*x10 - M*x10 - x4 - x8)/x9)
-        _lyapunov_angle[_at] = x11
-        _lyapunov_gradient_common[_at] = x12
-        _lyapunov_gradient_deviation[_at] = x11
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, sigma_w,
+            ) = _values
+            if _changed & 0b1:
+                x0 = 1 - A
+            if _changed & 0b100:
+                x1 = np.square(sigma_w)
+                x2 = np.arcsin(x1/(x1 + 0.5))
+                x3 = np.sqrt(x1 + 0.25)
+            if _changed & 0b11:
+                x4 = A*M
+                x5 = A - x4
+                x6 = (-M) - x5
+                x7 = 1/x6
+            if _changed & 0b110:
+                x8 = 2.5464790894703255*M*x1*x3/((-4*x1) - 1)
+            x9 = (-0.6366197723675814*M*x2) - x5
+            x10 = x7*x9
+            x11 = np.log(x0*(1 - M - x8/(A + x0*x10)))
+            x12 = np.log(x6*(A*M*x7*x9 + A + x7*x9 - A*x10 - M*x10 - x4 - x8)/x9)
+            _lyapunov_angle[_at] = x11
+            _lyapunov_gradient_common[_at] = x12
+            _lyapunov_gradient_deviation[_at] = x11
+
+    _in_parts(_work, workers)
     return ExponentsErfResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -626,7 +665,7 @@ def exponents_erf(
 
 
 def exponents_tanh(
-    A, M, sigma_w, *, check=None,
+    A, M, sigma_w, *, check=None, workers=1,
 ):
     r"""Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode, for tanh.
 
@@ -675,29 +714,34 @@ def exponents_tanh(
     # 76 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            A, M, sigma_w,
-        ) = _values
-        if _changed & 0b1:
-            x0 = 1 - A
-        if _changed & 0b100:
-            x1 = np.square(sigma_w)
-            x2 = _tanh_second_b371ff(x1)
-            x3 = _tanh_slope_second_c849a3(x1)
-        if _changed & 0b11:
-            x4 = A*M
-            x5 = A - x4
-            x6 = (-M) - x5
-        if _changed & 0b110:
-            x7 = M*x1*x3
-        x8 = (-M*x2) - x5
-        x9 = x8/x6
-        x10 = np.log(x0*(x7/(A + x0*x9) + 1 - M))
-        x11 = np.log(x6*(x4*x9 + x5 + x7 + x9 - A*x9 - M*x9)/x8)
-        _lyapunov_angle[_at] = x10
-        _lyapunov_gradient_common[_at] = x11
-        _lyapunov_gradient_deviation[_at] = x10
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, sigma_w,
+            ) = _values
+            if _changed & 0b1:
+                x0 = 1 - A
+            if _changed & 0b100:
+                x1 = np.square(sigma_w)
+                x2 = _tanh_second_b371ff(x1)
+                x3 = _tanh_slope_second_c849a3(x1)
+            if _changed & 0b11:
+                x4 = A*M
+                x5 = A - x4
+                x6 = (-M) - x5
+            if _changed & 0b110:
+                x7 = M*x1*x3
+            x8 = (-M*x2) - x5
+            x9 = x8/x6
+            x10 = np.log(x0*(x7/(A + x0*x9) + 1 - M))
+            x11 = np.log(x6*(x4*x9 + x5 + x7 + x9 - A*x9 - M*x9)/x8)
+            _lyapunov_angle[_at] = x10
+            _lyapunov_gradient_common[_at] = x11
+            _lyapunov_gradient_deviation[_at] = x10
+
+    _in_parts(_work, workers)
     return ExponentsTanhResult(
         _lyapunov_angle[()],
         _lyapunov_gradient_common[()],
@@ -706,7 +750,7 @@ def exponents_tanh(
 
 
 def boundary(
-    A, M, m, *, check=None,
+    A, M, m, *, check=None, workers=1,
 ):
     r"""Slope chi above which equal tokens move apart: the boundary of order and chaos.
 
@@ -751,16 +795,21 @@ def boundary(
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            A, M, m,
-        ) = _values
-        _chi[_at] = (A*M*m - A - M*m)/(M*(A - 1))
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, m,
+            ) = _values
+            _chi[_at] = (A*M*m - A - M*m)/(M*(A - 1))
+
+    _in_parts(_work, workers)
     return _chi[()]
 
 
 def crossover_depth(
-    A, M, m, n, *, check=None,
+    A, M, m, n, *, check=None, workers=1,
 ):
     r"""Depth at which the token-common mode of an independent gradient has caught up with the other.
 
@@ -807,21 +856,26 @@ def crossover_depth(
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            A, M, m, n,
-        ) = _values
-        if _changed & 0b1000:
-            x0 = np.log(n)
-        if _changed & 0b111:
-            x1 = A + M*m
-            x2 = np.log((A*M*m - x1)/((1 - A)*(A*M - x1)))
-        _depth[_at] = x0/x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, m, n,
+            ) = _values
+            if _changed & 0b1000:
+                x0 = np.log(n)
+            if _changed & 0b111:
+                x1 = A + M*m
+                x2 = np.log((A*M*m - x1)/((1 - A)*(A*M - x1)))
+            _depth[_at] = x0/x2
+
+    _in_parts(_work, workers)
     return _depth[()]
 
 
 def gradient_growth(
-    A, M, m, chi, n, L, *, check=None,
+    A, M, m, chi, n, L, *, check=None, workers=1,
 ):
     r"""Second moment of a gradient after L blocks, for one that starts independent for every token.
 
@@ -872,27 +926,32 @@ def gradient_growth(
     # 36 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            A, M, m, chi, n, L,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.log1p(-A)
-        if _changed & 0b10000:
-            x1 = 1/n
-        if _changed & 0b11:
-            x2 = A*M
-            x3 = A - x2
-            x4 = (-M) - x3
-        if _changed & 0b1010:
-            x5 = M*chi
-        if _changed & 0b111:
-            x6 = (-M*m) - x3
-            x7 = x6/x4
-        if _changed & 0b1111:
-            x8 = np.log1p(x5/(A + x7*(1 - A)) - M)
-        if _changed & 0b101111:
-            x9 = np.power(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
-            x10 = np.exp(L*(x0 + x8))
-        _growth[_at] = x1*x9 + x10*(1 - x1)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                A, M, m, chi, n, L,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.log1p(-A)
+            if _changed & 0b10000:
+                x1 = 1/n
+            if _changed & 0b11:
+                x2 = A*M
+                x3 = A - x2
+                x4 = (-M) - x3
+            if _changed & 0b1010:
+                x5 = M*chi
+            if _changed & 0b111:
+                x6 = (-M*m) - x3
+                x7 = x6/x4
+            if _changed & 0b1111:
+                x8 = np.log1p(x5/(A + x7*(1 - A)) - M)
+            if _changed & 0b101111:
+                x9 = np.power(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
+                x10 = np.exp(L*(x0 + x8))
+            _growth[_at] = x1*x9 + x10*(1 - x1)
+
+    _in_parts(_work, workers)
     return _growth[()]

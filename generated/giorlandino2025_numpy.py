@@ -42,8 +42,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _in_parts(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -60,8 +73,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -164,7 +183,7 @@ class NolnOverlapRemResult(NamedTuple):
 
 
 def critical_strength(
-    rho, rho_T, L, gain_v, *, check=None,
+    rho, rho_T, L, gain_v, *, check=None, workers=1,
 ):
     r"""Skip strength at which the overlap reaches rho_T after L blocks of equal weights.
 
@@ -213,21 +232,26 @@ def critical_strength(
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            rho, rho_T, L, gain_v,
-        ) = _values
-        if _changed & 0b1000:
-            x0 = np.sqrt(gain_v)
-        if _changed & 0b111:
-            x1 = np.power(rho_T*(1 - rho)/(rho*(1 - rho_T)), 1/L)
-            x2 = np.sqrt(x1 - 1)
-        _alpha_sa[_at] = x0/x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, rho_T, L, gain_v,
+            ) = _values
+            if _changed & 0b1000:
+                x0 = np.sqrt(gain_v)
+            if _changed & 0b111:
+                x1 = np.power(rho_T*(1 - rho)/(rho*(1 - rho_T)), 1/L)
+                x2 = np.sqrt(x1 - 1)
+            _alpha_sa[_at] = x0/x2
+
+    _in_parts(_work, workers)
     return _alpha_sa[()]
 
 
 def freezing_point(
-    rho, *, check=None,
+    rho, *, check=None, workers=1,
 ):
     r"""beta above which the weights of tokens of overlap rho freeze.
 
@@ -270,17 +294,22 @@ def freezing_point(
     # 3 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            rho,
-        ) = _values
-        x0 = np.sqrt(1 - rho)
-        _beta[_at] = 1.4142135623730951/x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho,
+            ) = _values
+            x0 = np.sqrt(1 - rho)
+            _beta[_at] = 1.4142135623730951/x0
+
+    _in_parts(_work, workers)
     return _beta[()]
 
 
 def angle_exponent(
-    gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None,
+    gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1,
 ):
     r"""Exponent per block of the gap at collapse.
 
@@ -331,23 +360,28 @@ def angle_exponent(
     # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if _changed & 0b1000:
-            x0 = np.square(alpha_sa)
-        if _changed & 0b10000:
-            x1 = np.square(alpha_mlp)
-        if _changed & 0b1101:
-            x2 = x0/(gain_v + sigma_b2 + x0)
-        x3 = np.log((x1*x2 + 0.5*x2*np.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
-        _lyapunov_angle[_at] = x3
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if _changed & 0b1000:
+                x0 = np.square(alpha_sa)
+            if _changed & 0b10000:
+                x1 = np.square(alpha_mlp)
+            if _changed & 0b1101:
+                x2 = x0/(gain_v + sigma_b2 + x0)
+            x3 = np.log((x1*x2 + 0.5*x2*np.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
+            _lyapunov_angle[_at] = x3
+
+    _in_parts(_work, workers)
     return _lyapunov_angle[()]
 
 
 def query_gradient_frozen(
-    beta_a, rho, *, check=None,
+    beta_a, rho, *, check=None, workers=1,
 ):
     r"""Squared query gradient over beta, up to its scale, at infinite length.
 
@@ -392,19 +426,24 @@ def query_gradient_frozen(
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            beta_a, rho,
-        ) = _values
-        if _changed & 0b10:
-            x0 = np.sqrt(1 - rho)
-        x1 = np.minimum(1.4142135623730951/(beta_a*x0), 1)
-        _F[_at] = -0.3333333333333333*x1*(x1 - 1)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                beta_a, rho,
+            ) = _values
+            if _changed & 0b10:
+                x0 = np.sqrt(1 - rho)
+            x1 = np.minimum(1.4142135623730951/(beta_a*x0), 1)
+            _F[_at] = -0.3333333333333333*x1*(x1 - 1)
+
+    _in_parts(_work, workers)
     return _F[()]
 
 
 def overlap_rem(
-    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, settle=0.0,
+    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: random energy model.
 
@@ -471,55 +510,60 @@ def overlap_rem(
     # 12 operations a point, and 26 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK):
-        (
-            rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if _changed & 0b1:
-            x0 = -rho
-            x1 = x0 + 1
-        if _changed & 0b10000:
-            x2 = 0.5*gain_w
-            x3 = x2
-        if _changed & 0b1000000:
-            x4 = np.square(alpha_sa)
-        if _changed & 0b10000000:
-            x5 = np.square(alpha_mlp)
-        if _changed & 0b110000:
-            x7 = gain_w + sigma_b2
-            x8 = x2*x7
-        if _changed & 0b1100000:
-            x9 = sigma_b2 + x4
-        if _changed & 0b10110000:
-            x12 = sigma_b2 + x5 + x8
-            x13 = 1/x12
-        _state = (
-            x1,
-        )
-        for _layer in range(int(np.max(L))):
-            gap_X, = _state
-            x6 = np.sqrt(gap_X)
-            x10 = beta_a*x6
-            x11 = gap_X*np.maximum(x10 - 1.4142135623730951, 0)/np.maximum(x10, 1.4142135623730951)
-            x14 = gain_v*x11 + gap_X*x4
-            x15 = 1/(gain_v*(x11 + 1 - gap_X) + x9)
-            x16 = x14*x15
-            x17 = _arc_cosine_1(gain_w*x16, x7)
-            _next = (
-                x13*(gain_w*(x14*x15*x3 - 0.15915494309189535*x17) + x16*x5),
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b10000:
+                x2 = 0.5*gain_w
+                x3 = x2
+            if _changed & 0b1000000:
+                x4 = np.square(alpha_sa)
+            if _changed & 0b10000000:
+                x5 = np.square(alpha_mlp)
+            if _changed & 0b110000:
+                x7 = gain_w + sigma_b2
+                x8 = x2*x7
+            if _changed & 0b1100000:
+                x9 = sigma_b2 + x4
+            if _changed & 0b10110000:
+                x12 = sigma_b2 + x5 + x8
+                x13 = 1/x12
+            _state = (
+                x1,
             )
-            if np.ndim(L):
-                _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-            if _layer % _SETTLE_EVERY == 0:
+            for _layer in range(int(np.max(L))):
                 gap_X, = _state
-                if settle > 0 and np.max(gap_X) <= settle:
-                    break
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
-        gap_X, = _state
-        _overlap[_at] = 1 - gap_X
-        _one_minus_overlap[_at] = gap_X
+                x6 = np.sqrt(gap_X)
+                x10 = beta_a*x6
+                x11 = gap_X*np.maximum(x10 - 1.4142135623730951, 0)/np.maximum(x10, 1.4142135623730951)
+                x14 = gain_v*x11 + gap_X*x4
+                x15 = 1/(gain_v*(x11 + 1 - gap_X) + x9)
+                x16 = x14*x15
+                x17 = _arc_cosine_1(gain_w*x16, x7)
+                _next = (
+                    x13*(gain_w*(x14*x15*x3 - 0.15915494309189535*x17) + x16*x5),
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    gap_X, = _state
+                    if settle > 0 and np.max(gap_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            gap_X, = _state
+            _overlap[_at] = 1 - gap_X
+            _one_minus_overlap[_at] = gap_X
+
+    _in_parts(_work, workers)
     return OverlapRemResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -527,7 +571,7 @@ def overlap_rem(
 
 
 def overlap_uniform(
-    rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, settle=0.0,
+    rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: uniform weights.
 
@@ -593,59 +637,64 @@ def overlap_uniform(
     # 16 operations a point, and 17 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK):
-        (
-            rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b1:
-            x0 = -rho
-            x1 = x0 + 1
-        if _changed & 0b100:
-            x2 = 1/n
-        if _changed & 0b1000000:
-            x3 = np.square(alpha_sa)
-        if _changed & 0b10000000:
-            x4 = np.square(alpha_mlp)
-        if _changed & 0b110000:
-            x5 = gain_w + sigma_b2
-            x6 = 0.5*gain_w*x5
-        if _changed & 0b1010000:
-            x7 = gain_w*x3
-            x8 = x7
-            x9 = 0.5*x7
-        if _changed & 0b1100000:
-            x10 = sigma_b2 + x3
-        if _changed & 0b11000000:
-            x11 = x3*x4
-        if _changed & 0b10110000:
-            x12 = sigma_b2 + x4 + x6
-            x13 = 1/x12
-        _state = (
-            x1,
-        )
-        for _layer in range(int(np.max(L))):
-            gap_X, = _state
-            x14 = 1/(gain_v*(gap_X*x2 + 1 - gap_X) + x10)
-            x15 = gap_X*x14
-            x16 = _arc_cosine_1(x15*x8, x5)
-            _next = (
-                x13*(gain_w*(gap_X*x14*x9 - 0.15915494309189535*x16) + x11*x15),
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b100:
+                x2 = 1/n
+            if _changed & 0b1000000:
+                x3 = np.square(alpha_sa)
+            if _changed & 0b10000000:
+                x4 = np.square(alpha_mlp)
+            if _changed & 0b110000:
+                x5 = gain_w + sigma_b2
+                x6 = 0.5*gain_w*x5
+            if _changed & 0b1010000:
+                x7 = gain_w*x3
+                x8 = x7
+                x9 = 0.5*x7
+            if _changed & 0b1100000:
+                x10 = sigma_b2 + x3
+            if _changed & 0b11000000:
+                x11 = x3*x4
+            if _changed & 0b10110000:
+                x12 = sigma_b2 + x4 + x6
+                x13 = 1/x12
+            _state = (
+                x1,
             )
-            if np.ndim(L):
-                _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-            if _layer % _SETTLE_EVERY == 0:
+            for _layer in range(int(np.max(L))):
                 gap_X, = _state
-                if settle > 0 and np.max(gap_X) <= settle:
-                    break
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
-        gap_X, = _state
-        _overlap[_at] = 1 - gap_X
-        _one_minus_overlap[_at] = gap_X
+                x14 = 1/(gain_v*(gap_X*x2 + 1 - gap_X) + x10)
+                x15 = gap_X*x14
+                x16 = _arc_cosine_1(x15*x8, x5)
+                _next = (
+                    x13*(gain_w*(gap_X*x14*x9 - 0.15915494309189535*x16) + x11*x15),
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    gap_X, = _state
+                    if settle > 0 and np.max(gap_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            gap_X, = _state
+            _overlap[_at] = 1 - gap_X
+            _one_minus_overlap[_at] = gap_X
+
+    _in_parts(_work, workers)
     return OverlapUniformResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -653,7 +702,7 @@ def overlap_uniform(
 
 
 def overlap_annealed(
-    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, settle=0.0,
+    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: annealed weights.
 
@@ -721,71 +770,76 @@ def overlap_annealed(
     # 18 operations a point, and 31 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK):
-        (
-            rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b1:
-            x0 = -rho
-            x1 = x0 + 1
-        if _changed & 0b100:
-            x2 = 1/n
-            x3 = np.log(n)
-        if _changed & 0b1000:
-            x4 = np.square(beta_a)
-        if _changed & 0b100000:
-            x5 = 0.5*gain_w
-            x6 = x5
-        if _changed & 0b10000000:
-            x7 = np.square(alpha_sa)
-        if _changed & 0b100000000:
-            x8 = np.square(alpha_mlp)
-        if _changed & 0b1100:
-            x10 = x3*x4
-            x11 = x10
-            x12 = -x10
-        if _changed & 0b10100:
-            x13 = gain_v*x2
-        if _changed & 0b1100000:
-            x14 = gain_w + sigma_b2
-            x15 = x14*x5
-        if _changed & 0b11000000:
-            x16 = sigma_b2 + x7
-        if _changed & 0b101100000:
-            x17 = sigma_b2 + x15 + x8
-            x18 = 1/x17
-        _state = (
-            x1,
-        )
-        for _layer in range(int(np.max(L))):
-            gap_X, = _state
-            x9 = np.square(gap_X)
-            x19 = np.expm1(x11*x9)
-            x20 = gap_X*x11
-            x21 = np.exp(x20)
-            x22 = np.exp(x12*x9 + x20)
-            x23 = gap_X*x13*x19*x22 + gap_X*x7
-            x24 = 1/(gain_v*(gap_X*x2*x21 + 1 - gap_X) + x16)
-            x25 = x23*x24
-            x26 = _arc_cosine_1(gain_w*x25, x14)
-            _next = (
-                x18*(gain_w*(x23*x24*x6 - 0.15915494309189535*x26) + x25*x8),
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b100:
+                x2 = 1/n
+                x3 = np.log(n)
+            if _changed & 0b1000:
+                x4 = np.square(beta_a)
+            if _changed & 0b100000:
+                x5 = 0.5*gain_w
+                x6 = x5
+            if _changed & 0b10000000:
+                x7 = np.square(alpha_sa)
+            if _changed & 0b100000000:
+                x8 = np.square(alpha_mlp)
+            if _changed & 0b1100:
+                x10 = x3*x4
+                x11 = x10
+                x12 = -x10
+            if _changed & 0b10100:
+                x13 = gain_v*x2
+            if _changed & 0b1100000:
+                x14 = gain_w + sigma_b2
+                x15 = x14*x5
+            if _changed & 0b11000000:
+                x16 = sigma_b2 + x7
+            if _changed & 0b101100000:
+                x17 = sigma_b2 + x15 + x8
+                x18 = 1/x17
+            _state = (
+                x1,
             )
-            if np.ndim(L):
-                _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-            if _layer % _SETTLE_EVERY == 0:
+            for _layer in range(int(np.max(L))):
                 gap_X, = _state
-                if settle > 0 and np.max(gap_X) <= settle:
-                    break
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
-        gap_X, = _state
-        _overlap[_at] = 1 - gap_X
-        _one_minus_overlap[_at] = gap_X
+                x9 = np.square(gap_X)
+                x19 = np.expm1(x11*x9)
+                x20 = gap_X*x11
+                x21 = np.exp(x20)
+                x22 = np.exp(x12*x9 + x20)
+                x23 = gap_X*x13*x19*x22 + gap_X*x7
+                x24 = 1/(gain_v*(gap_X*x2*x21 + 1 - gap_X) + x16)
+                x25 = x23*x24
+                x26 = _arc_cosine_1(gain_w*x25, x14)
+                _next = (
+                    x18*(gain_w*(x23*x24*x6 - 0.15915494309189535*x26) + x25*x8),
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    gap_X, = _state
+                    if settle > 0 and np.max(gap_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            gap_X, = _state
+            _overlap[_at] = 1 - gap_X
+            _one_minus_overlap[_at] = gap_X
+
+    _in_parts(_work, workers)
     return OverlapAnnealedResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -793,7 +847,7 @@ def overlap_annealed(
 
 
 def preln_overlap_rem(
-    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, settle=0.0,
+    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
     r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model.
 
@@ -863,59 +917,64 @@ def preln_overlap_rem(
     # 11 operations a point, and 35 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK):
-        (
-            rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if _changed & 0b1:
-            x0 = -rho
-            x1 = x0 + 1
-        if _changed & 0b100000:
-            x2 = 0.5*gain_w
-            x3 = x2
-        if _changed & 0b10000000:
-            x4 = np.square(alpha_sa)
-        if _changed & 0b100000000:
-            x5 = np.square(alpha_mlp)
-        if _changed & 0b11:
-            x9 = q_0*x1
-        if _changed & 0b1100000:
-            x10 = gain_w + sigma_b2
-            x11 = x10*x2
-            x12 = sigma_b2 + x11
-        _state = (
-            q_0,
-            x9,
-        )
-        for _layer in range(int(np.max(L))):
-            q_X, gap_X = _state
-            x6 = np.sqrt(q_X)
-            x7 = 1/x6
-            x8 = np.sqrt(gap_X)
-            x13 = gap_X/q_X
-            x14 = x13*np.maximum(beta_a*x7*x8 - 1.4142135623730951, 0)/np.maximum(beta_a*x7*x8, 1.4142135623730951)
-            x15 = gain_v*x14 + gap_X*x4
-            x16 = gain_v*(x14 + 1 - x13) + q_X*x4 + sigma_b2
-            x17 = 1/x16
-            x18 = _arc_cosine_1(gain_w*x15*x17, x10)
-            _next = (
-                x12 + x16*x5,
-                gain_w*(x15*x17*x3 - 0.15915494309189535*x18) + x15*x5,
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b100000:
+                x2 = 0.5*gain_w
+                x3 = x2
+            if _changed & 0b10000000:
+                x4 = np.square(alpha_sa)
+            if _changed & 0b100000000:
+                x5 = np.square(alpha_mlp)
+            if _changed & 0b11:
+                x9 = q_0*x1
+            if _changed & 0b1100000:
+                x10 = gain_w + sigma_b2
+                x11 = x10*x2
+                x12 = sigma_b2 + x11
+            _state = (
+                q_0,
+                x9,
             )
-            if np.ndim(L):
-                _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-            if _layer % _SETTLE_EVERY == 0:
+            for _layer in range(int(np.max(L))):
                 q_X, gap_X = _state
-                if settle > 0 and np.max(gap_X/q_X) <= settle:
-                    break
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
-        q_X, gap_X = _state
-        x19 = gap_X/q_X
-        _overlap[_at] = 1 - x19
-        _one_minus_overlap[_at] = x19
-        _second_moment[_at] = q_X
+                x6 = np.sqrt(q_X)
+                x7 = 1/x6
+                x8 = np.sqrt(gap_X)
+                x13 = gap_X/q_X
+                x14 = x13*np.maximum(beta_a*x7*x8 - 1.4142135623730951, 0)/np.maximum(beta_a*x7*x8, 1.4142135623730951)
+                x15 = gain_v*x14 + gap_X*x4
+                x16 = gain_v*(x14 + 1 - x13) + q_X*x4 + sigma_b2
+                x17 = 1/x16
+                x18 = _arc_cosine_1(gain_w*x15*x17, x10)
+                _next = (
+                    x12 + x16*x5,
+                    gain_w*(x15*x17*x3 - 0.15915494309189535*x18) + x15*x5,
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    q_X, gap_X = _state
+                    if settle > 0 and np.max(gap_X/q_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            q_X, gap_X = _state
+            x19 = gap_X/q_X
+            _overlap[_at] = 1 - x19
+            _one_minus_overlap[_at] = x19
+            _second_moment[_at] = q_X
+
+    _in_parts(_work, workers)
     return PrelnOverlapRemResult(
         _overlap[()],
         _one_minus_overlap[()],
@@ -924,7 +983,7 @@ def preln_overlap_rem(
 
 
 def noln_overlap_rem(
-    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, settle=0.0,
+    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
     r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model.
 
@@ -993,53 +1052,58 @@ def noln_overlap_rem(
     # 8 operations a point, and 32 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK):
-        (
-            rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
-        ) = _values
-        if _changed & 0b1:
-            x0 = -rho
-            x1 = x0 + 1
-        if _changed & 0b100000:
-            x2 = 0.5*gain_w
-        if _changed & 0b10000000:
-            x3 = np.square(alpha_sa)
-        if _changed & 0b100000000:
-            x4 = np.square(alpha_mlp)
-        if _changed & 0b11:
-            x7 = q_0*x1
-        _state = (
-            q_0,
-            x7,
-        )
-        for _layer in range(int(np.max(L))):
-            q_X, gap_X = _state
-            x5 = np.sqrt(q_X)
-            x6 = np.sqrt(gap_X)
-            x8 = beta_a*x5*x6
-            x9 = gap_X*np.maximum(x8 - 1.4142135623730951, 0)/np.maximum(x8, 1.4142135623730951)
-            x10 = gain_v*x9 + gap_X*x3
-            x11 = gain_v*(q_X + x9 - gap_X) + q_X*x3 + sigma_b2
-            x12 = gain_w*x11 + sigma_b2
-            x13 = _arc_cosine_1(gain_w*x10, x12)
-            _next = (
-                sigma_b2 + x11*x4 + x12*x2,
-                gain_w*(x10*x2 - 0.15915494309189535*x13) + x10*x4,
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b100000:
+                x2 = 0.5*gain_w
+            if _changed & 0b10000000:
+                x3 = np.square(alpha_sa)
+            if _changed & 0b100000000:
+                x4 = np.square(alpha_mlp)
+            if _changed & 0b11:
+                x7 = q_0*x1
+            _state = (
+                q_0,
+                x7,
             )
-            if np.ndim(L):
-                _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-            if _layer % _SETTLE_EVERY == 0:
+            for _layer in range(int(np.max(L))):
                 q_X, gap_X = _state
-                if settle > 0 and np.max(gap_X/q_X) <= settle:
-                    break
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
-        q_X, gap_X = _state
-        x14 = gap_X/q_X
-        _overlap[_at] = 1 - x14
-        _one_minus_overlap[_at] = x14
-        _second_moment[_at] = q_X
+                x5 = np.sqrt(q_X)
+                x6 = np.sqrt(gap_X)
+                x8 = beta_a*x5*x6
+                x9 = gap_X*np.maximum(x8 - 1.4142135623730951, 0)/np.maximum(x8, 1.4142135623730951)
+                x10 = gain_v*x9 + gap_X*x3
+                x11 = gain_v*(q_X + x9 - gap_X) + q_X*x3 + sigma_b2
+                x12 = gain_w*x11 + sigma_b2
+                x13 = _arc_cosine_1(gain_w*x10, x12)
+                _next = (
+                    sigma_b2 + x11*x4 + x12*x2,
+                    gain_w*(x10*x2 - 0.15915494309189535*x13) + x10*x4,
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    q_X, gap_X = _state
+                    if settle > 0 and np.max(gap_X/q_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            q_X, gap_X = _state
+            x14 = gap_X/q_X
+            _overlap[_at] = 1 - x14
+            _one_minus_overlap[_at] = x14
+            _second_moment[_at] = q_X
+
+    _in_parts(_work, workers)
     return NolnOverlapRemResult(
         _overlap[()],
         _one_minus_overlap[()],

@@ -40,8 +40,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _in_parts(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -58,8 +71,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -931,7 +950,7 @@ _PIECE_PLANE = tuple((*one, *other) for one in (
 ))
 
 
-def _abs_asymmetry_f29683(m_x, v_x):
+def _abs_asymmetry_1fa5f1(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -944,20 +963,24 @@ def _abs_asymmetry_f29683(m_x, v_x):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x8 = node*x7
-        x9 = np.sinh(x8)
-        x10 = np.cosh(x8)
-        x11 = np.square(x5)*np.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = np.sqrt(x12)
-        x14 = x11/x12
-        x15 = np.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = np.expm1(-x1*(1/x16 - x16))
-        total = total + -1.2732395447351628*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = np.exp(x8)
+        x10 = np.exp(-x8)
+        x11 = 2*x8
+        x12 = np.exp(-x11)
+        x13 = np.expm1(x11)
+        x14 = np.square(x13)*np.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = np.sqrt(x16)
+        x18 = x15/x16
+        x19 = np.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = np.expm1(-x1*(1/x20 - x20))
+        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
+def _abs_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -974,18 +997,22 @@ def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
+def _abs_opposite_near_8e1e68(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1004,14 +1031,19 @@ def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14 + x12
-        x16 = np.sinh(x15)
-        x17 = np.cosh(x15)
-        x18 = np.square(x16)*np.square(x7)
-        x19 = x2 - x18
-        x20 = np.sqrt(x19)
-        x21 = np.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = np.exp(-x16)
+        x19 = np.expm1(x16)
+        x20 = np.exp(-x17)
+        x21 = np.exp(x17)
+        x22 = np.square(x19)*np.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = np.sqrt(x24)
+        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -1051,7 +1083,7 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
+def _abs_slope_opposite_49f7bb(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -1068,14 +1100,18 @@ def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
@@ -2053,7 +2089,7 @@ def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_fe2c46(m_x, v_x):
+def _relu_asymmetry_4fa3ac(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -2066,20 +2102,24 @@ def _relu_asymmetry_fe2c46(m_x, v_x):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x8 = node*x7
-        x9 = np.sinh(x8)
-        x10 = np.cosh(x8)
-        x11 = np.square(x5)*np.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = np.sqrt(x12)
-        x14 = x11/x12
-        x15 = np.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = np.expm1(-x1*(1/x16 - x16))
-        total = total + -0.3183098861837907*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = np.exp(x8)
+        x10 = np.exp(-x8)
+        x11 = 2*x8
+        x12 = np.exp(-x11)
+        x13 = np.expm1(x11)
+        x14 = np.square(x13)*np.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = np.sqrt(x16)
+        x18 = x15/x16
+        x19 = np.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = np.expm1(-x1*(1/x20 - x20))
+        total = total + -0.039788735772973836*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
+def _relu_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2096,18 +2136,22 @@ def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 0.3183098861837907*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.15915494309189535*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
+def _relu_opposite_near_26ee05(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2126,14 +2170,19 @@ def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14 + x12
-        x16 = np.sinh(x15)
-        x17 = np.cosh(x15)
-        x18 = np.square(x16)*np.square(x7)
-        x19 = x2 - x18
-        x20 = np.sqrt(x19)
-        x21 = np.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = np.exp(-x16)
+        x19 = np.expm1(x16)
+        x20 = np.exp(-x17)
+        x21 = np.exp(x17)
+        x22 = np.square(x19)*np.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = np.sqrt(x24)
+        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.039788735772973836*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -2173,7 +2222,7 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
+def _relu_slope_opposite_49f7bb(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2190,14 +2239,18 @@ def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
@@ -2465,7 +2518,7 @@ def _silu_slope_second_456e7d(v_x):
     return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
+def _squared_relu_opposite_9700af(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2482,15 +2535,18 @@ def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = -x16
-        x18 = 2*v_x + x17 + 1e-290
-        x19 = np.sqrt(x18)
-        x20 = np.exp(-x3*(1 + 1/(x16/x18 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x12*x15*x20*x6*np.square((-gap_xy) - x17)/x19
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.3183098861837907*weight*x12*x23*x6*(x18 + x19)*np.square(x20 - gap_xy)/x22
     return total
 
 
@@ -2530,7 +2586,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
+def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
@@ -2543,20 +2599,24 @@ def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x8 = node*x7
-        x9 = np.sinh(x8)
-        x10 = np.cosh(x8)
-        x11 = np.square(x5)*np.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = np.sqrt(x12)
-        x14 = x11/x12
-        x15 = np.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = np.expm1(-x1*(1/x16 - x16))
-        total = total + -1.2732395447351628*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = np.exp(x8)
+        x10 = np.exp(-x8)
+        x11 = 2*x8
+        x12 = np.exp(-x11)
+        x13 = np.expm1(x11)
+        x14 = np.square(x13)*np.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = np.sqrt(x16)
+        x18 = x15/x16
+        x19 = np.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = np.expm1(-x1*(1/x20 - x20))
+        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2573,18 +2633,22 @@ def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12 + x11
-        x14 = np.sinh(x13)
-        x15 = np.cosh(x13)
-        x16 = np.square(x14)*np.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = np.sqrt(x17)
-        x19 = np.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = np.exp(-x14)
+        x17 = np.expm1(x14)
+        x18 = np.exp(-x15)
+        x19 = np.exp(x15)
+        x20 = 0.25*x16*np.square(x17)*np.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = np.sqrt(x21)
+        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_8e1e68(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
     x1 = 8*v_x
@@ -2603,14 +2667,19 @@ def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14 + x12
-        x16 = np.sinh(x15)
-        x17 = np.cosh(x15)
-        x18 = np.square(x16)*np.square(x7)
-        x19 = x2 - x18
-        x20 = np.sqrt(x19)
-        x21 = np.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = np.exp(-x16)
+        x19 = np.expm1(x16)
+        x20 = np.exp(-x17)
+        x21 = np.exp(x17)
+        x22 = np.square(x19)*np.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = np.sqrt(x24)
+        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -2932,7 +3001,7 @@ class SinMomentsAtMeanResult(NamedTuple):
 
 
 def relu_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of relu and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -2977,20 +3046,25 @@ def relu_moments(
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.sqrt(sigma2)
-        x1 = _arc_cosine_1(gap, sigma2)
-        x2 = _arc_cosine_0(gap, sigma2)
-        _mean[_at] = 0.3989422804014327*x0
-        _second[_at] = 0.5*sigma2
-        _change[_at] = 0.5*gap - 0.15915494309189535*x1
-        _slope_mean[_at] = 0.5
-        _slope_second[_at] = 0.5
-        _slope_change[_at] = 0.15915494309189535*x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.sqrt(sigma2)
+            x1 = _arc_cosine_1(gap, sigma2)
+            x2 = _arc_cosine_0(gap, sigma2)
+            _mean[_at] = 0.3989422804014327*x0
+            _second[_at] = 0.5*sigma2
+            _change[_at] = 0.5*gap - 0.15915494309189535*x1
+            _slope_mean[_at] = 0.5
+            _slope_second[_at] = 0.5
+            _slope_change[_at] = 0.15915494309189535*x2
+
+    _in_parts(_work, workers)
     return ReluMomentsResult(
         _mean[()],
         _second[()],
@@ -3002,7 +3076,7 @@ def relu_moments(
 
 
 def abs_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of abs and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3047,21 +3121,26 @@ def abs_moments(
     # 10 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.sqrt(sigma2)
-        x1 = np.minimum(gap, 2*sigma2 - gap)
-        x2 = _arc_cosine_0(gap, sigma2)
-        x3 = _arc_cosine_1(x1, sigma2)
-        _mean[_at] = 0.7978845608028654*x0
-        _second[_at] = sigma2
-        _change[_at] = x1 - 0.6366197723675814*x3
-        _slope_mean[_at] = 0
-        _slope_second[_at] = 1
-        _slope_change[_at] = 0.6366197723675814*x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.sqrt(sigma2)
+            x1 = np.minimum(gap, 2*sigma2 - gap)
+            x2 = _arc_cosine_0(gap, sigma2)
+            x3 = _arc_cosine_1(x1, sigma2)
+            _mean[_at] = 0.7978845608028654*x0
+            _second[_at] = sigma2
+            _change[_at] = x1 - 0.6366197723675814*x3
+            _slope_mean[_at] = 0
+            _slope_second[_at] = 1
+            _slope_change[_at] = 0.6366197723675814*x2
+
+    _in_parts(_work, workers)
     return AbsMomentsResult(
         _mean[()],
         _second[()],
@@ -3073,7 +3152,7 @@ def abs_moments(
 
 
 def squared_relu_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of squared_relu and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3118,21 +3197,26 @@ def squared_relu_moments(
     # 16 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.sqrt(sigma2)
-            x1 = 2*sigma2
-        x2 = _arc_cosine_2(gap, sigma2)
-        x3 = _arc_cosine_1(gap, sigma2)
-        _mean[_at] = 0.5*sigma2
-        _second[_at] = 1.5*np.square(sigma2)
-        _change[_at] = gap*x1 + 0.6366197723675814*x2 - np.square(gap)
-        _slope_mean[_at] = 0.7978845608028654*x0
-        _slope_second[_at] = x1
-        _slope_change[_at] = 2*gap - 0.6366197723675814*x3
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.sqrt(sigma2)
+                x1 = 2*sigma2
+            x2 = _arc_cosine_2(gap, sigma2)
+            x3 = _arc_cosine_1(gap, sigma2)
+            _mean[_at] = 0.5*sigma2
+            _second[_at] = 1.5*np.square(sigma2)
+            _change[_at] = gap*x1 + 0.6366197723675814*x2 - np.square(gap)
+            _slope_mean[_at] = 0.7978845608028654*x0
+            _slope_second[_at] = x1
+            _slope_change[_at] = 2*gap - 0.6366197723675814*x3
+
+    _in_parts(_work, workers)
     return SquaredReluMomentsResult(
         _mean[()],
         _second[()],
@@ -3144,7 +3228,7 @@ def squared_relu_moments(
 
 
 def gelu_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of gelu and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3189,42 +3273,47 @@ def gelu_moments(
     # 89 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = sigma2 + 1
-            x1 = 2*sigma2 + 1
-            x2 = np.square(sigma2)
-            x3 = 5*sigma2
-            x4 = np.sqrt(x0)
-            x5 = np.arcsin(sigma2/x0)
-            x6 = np.sqrt(x1)
-            x7 = np.power(x1, -1.5)
-            x8 = 0.15915494309189535*x5
-            x9 = 1/x6
-            x10 = 0.15915494309189535*x7
-            x11 = x9/(3.141592653589793*sigma2 + 3.141592653589793)
-        x12 = gap*(2*sigma2 - gap)
-        x13 = sigma2 - gap
-        x14 = x1 + x12
-        x15 = np.sqrt(x14)
-        x16 = np.power(x14, -1.5)
-        x17 = 1/(x15 + x6)
-        x18 = 1/x15
-        x19 = np.arctan(gap*x17)
-        x20 = x12*x17
-        x21 = 0.3183098861837907*x19
-        x22 = 0.15915494309189535*x20
-        x23 = x13*x18*x20
-        x24 = x22*x9
-        _mean[_at] = 0.3989422804014327*sigma2/x4
-        _second[_at] = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
-        _change[_at] = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
-        _slope_mean[_at] = 0.5
-        _slope_second[_at] = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
-        _slope_change[_at] = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = sigma2 + 1
+                x1 = 2*sigma2 + 1
+                x2 = np.square(sigma2)
+                x3 = 5*sigma2
+                x4 = np.sqrt(x0)
+                x5 = np.arcsin(sigma2/x0)
+                x6 = np.sqrt(x1)
+                x7 = np.power(x1, -1.5)
+                x8 = 0.15915494309189535*x5
+                x9 = 1/x6
+                x10 = 0.15915494309189535*x7
+                x11 = x9/(3.141592653589793*sigma2 + 3.141592653589793)
+            x12 = gap*(2*sigma2 - gap)
+            x13 = sigma2 - gap
+            x14 = x1 + x12
+            x15 = np.sqrt(x14)
+            x16 = np.power(x14, -1.5)
+            x17 = 1/(x15 + x6)
+            x18 = 1/x15
+            x19 = np.arctan(gap*x17)
+            x20 = x12*x17
+            x21 = 0.3183098861837907*x19
+            x22 = 0.15915494309189535*x20
+            x23 = x13*x18*x20
+            x24 = x22*x9
+            _mean[_at] = 0.3989422804014327*sigma2/x4
+            _second[_at] = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
+            _change[_at] = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+            _slope_mean[_at] = 0.5
+            _slope_second[_at] = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
+            _slope_change[_at] = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
+
+    _in_parts(_work, workers)
     return GeluMomentsResult(
         _mean[()],
         _second[()],
@@ -3236,7 +3325,7 @@ def gelu_moments(
 
 
 def erf_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of erf and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3281,26 +3370,31 @@ def erf_moments(
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = sigma2 + 0.5
-            x1 = sigma2 + 0.25
-            x2 = np.arcsin(sigma2/x0)
-            x3 = np.sqrt(x1)
-            x4 = np.sqrt(x0)
-        x5 = gap*(2*sigma2 - gap)
-        x6 = np.sqrt(x1 + x5)
-        x7 = 1/(x3 + x6)
-        x8 = np.arctan(gap*x7)
-        _mean[_at] = 0
-        _second[_at] = 0.6366197723675814*x2
-        _change[_at] = 1.2732395447351628*x8
-        _slope_mean[_at] = 0.7978845608028654/x4
-        _slope_second[_at] = -2.5464790894703255*x3/((-4*sigma2) - 1)
-        _slope_change[_at] = 0.6366197723675814*x5*x7/(x3*x6)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = sigma2 + 0.5
+                x1 = sigma2 + 0.25
+                x2 = np.arcsin(sigma2/x0)
+                x3 = np.sqrt(x1)
+                x4 = np.sqrt(x0)
+            x5 = gap*(2*sigma2 - gap)
+            x6 = np.sqrt(x1 + x5)
+            x7 = 1/(x3 + x6)
+            x8 = np.arctan(gap*x7)
+            _mean[_at] = 0
+            _second[_at] = 0.6366197723675814*x2
+            _change[_at] = 1.2732395447351628*x8
+            _slope_mean[_at] = 0.7978845608028654/x4
+            _slope_second[_at] = -2.5464790894703255*x3/((-4*sigma2) - 1)
+            _slope_change[_at] = 0.6366197723675814*x5*x7/(x3*x6)
+
+    _in_parts(_work, workers)
     return ErfMomentsResult(
         _mean[()],
         _second[()],
@@ -3312,7 +3406,7 @@ def erf_moments(
 
 
 def sin_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of sin and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3357,27 +3451,32 @@ def sin_moments(
     # 21 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.exp(-0.5*sigma2)
-            x1 = -2*sigma2
-            x2 = np.expm1(x1)
-            x3 = np.exp(x1)
-        if _changed & 0b10:
-            x4 = np.expm1(-gap)
-            x5 = 0.5*x4
-        x6 = gap + x1
-        x7 = np.exp(x6)
-        x8 = np.expm1(x6)
-        _mean[_at] = 0
-        _second[_at] = -0.5*x2
-        _change[_at] = -x5*(x7 + 1)
-        _slope_mean[_at] = x0
-        _slope_second[_at] = 0.5*x3 + 0.5
-        _slope_change[_at] = x5*x8
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.exp(-0.5*sigma2)
+                x1 = -2*sigma2
+                x2 = np.expm1(x1)
+                x3 = np.exp(x1)
+            if _changed & 0b10:
+                x4 = np.expm1(-gap)
+                x5 = 0.5*x4
+            x6 = gap + x1
+            x7 = np.exp(x6)
+            x8 = np.expm1(x6)
+            _mean[_at] = 0
+            _second[_at] = -0.5*x2
+            _change[_at] = -x5*(x7 + 1)
+            _slope_mean[_at] = x0
+            _slope_second[_at] = 0.5*x3 + 0.5
+            _slope_change[_at] = x5*x8
+
+    _in_parts(_work, workers)
     return SinMomentsResult(
         _mean[()],
         _second[()],
@@ -3389,7 +3488,7 @@ def sin_moments(
 
 
 def silu_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of silu and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3434,22 +3533,27 @@ def silu_moments(
     # 215 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = _silu_mean_3e016d(sigma2)
-            x1 = _silu_second_4a42c1(sigma2)
-            x2 = _silu_slope_second_456e7d(sigma2)
-        x3 = _silu_gap_dc835e(sigma2, gap)
-        x4 = _silu_slope_gap_e3dee3(sigma2, gap)
-        _mean[_at] = x0
-        _second[_at] = x1
-        _change[_at] = x3
-        _slope_mean[_at] = 0.5
-        _slope_second[_at] = x2
-        _slope_change[_at] = x4
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = _silu_mean_3e016d(sigma2)
+                x1 = _silu_second_4a42c1(sigma2)
+                x2 = _silu_slope_second_456e7d(sigma2)
+            x3 = _silu_gap_dc835e(sigma2, gap)
+            x4 = _silu_slope_gap_e3dee3(sigma2, gap)
+            _mean[_at] = x0
+            _second[_at] = x1
+            _change[_at] = x3
+            _slope_mean[_at] = 0.5
+            _slope_second[_at] = x2
+            _slope_change[_at] = x4
+
+    _in_parts(_work, workers)
     return SiluMomentsResult(
         _mean[()],
         _second[()],
@@ -3461,7 +3565,7 @@ def silu_moments(
 
 
 def tanh_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of tanh and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3506,22 +3610,27 @@ def tanh_moments(
     # 215 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = _tanh_second_b371ff(sigma2)
-            x1 = _tanh_slope_mean_74f98e(sigma2)
-            x2 = _tanh_slope_second_c849a3(sigma2)
-        x3 = _tanh_gap_536181(sigma2, gap)
-        x4 = _tanh_slope_gap_74f32a(sigma2, gap)
-        _mean[_at] = 0
-        _second[_at] = x0
-        _change[_at] = x3
-        _slope_mean[_at] = x1
-        _slope_second[_at] = x2
-        _slope_change[_at] = x4
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = _tanh_second_b371ff(sigma2)
+                x1 = _tanh_slope_mean_74f98e(sigma2)
+                x2 = _tanh_slope_second_c849a3(sigma2)
+            x3 = _tanh_gap_536181(sigma2, gap)
+            x4 = _tanh_slope_gap_74f32a(sigma2, gap)
+            _mean[_at] = 0
+            _second[_at] = x0
+            _change[_at] = x3
+            _slope_mean[_at] = x1
+            _slope_second[_at] = x2
+            _slope_change[_at] = x4
+
+    _in_parts(_work, workers)
     return TanhMomentsResult(
         _mean[()],
         _second[()],
@@ -3533,7 +3642,7 @@ def tanh_moments(
 
 
 def sigmoid_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of sigmoid and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3578,22 +3687,27 @@ def sigmoid_moments(
     # 215 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = _sigmoid_second_c3b961(sigma2)
-            x1 = _sigmoid_slope_mean_2fed80(sigma2)
-            x2 = _sigmoid_slope_second_ed226e(sigma2)
-        x3 = _sigmoid_gap_49995f(sigma2, gap)
-        x4 = _sigmoid_slope_gap_a02b41(sigma2, gap)
-        _mean[_at] = 0.5
-        _second[_at] = x0
-        _change[_at] = x3
-        _slope_mean[_at] = x1
-        _slope_second[_at] = x2
-        _slope_change[_at] = x4
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = _sigmoid_second_c3b961(sigma2)
+                x1 = _sigmoid_slope_mean_2fed80(sigma2)
+                x2 = _sigmoid_slope_second_ed226e(sigma2)
+            x3 = _sigmoid_gap_49995f(sigma2, gap)
+            x4 = _sigmoid_slope_gap_a02b41(sigma2, gap)
+            _mean[_at] = 0.5
+            _second[_at] = x0
+            _change[_at] = x3
+            _slope_mean[_at] = x1
+            _slope_second[_at] = x2
+            _slope_change[_at] = x4
+
+    _in_parts(_work, workers)
     return SigmoidMomentsResult(
         _mean[()],
         _second[()],
@@ -3604,9 +3718,8 @@ def sigmoid_moments(
     )
 
 
-@np.errstate(divide="ignore", invalid="ignore")
 def gelu_tanh_moments(
-    sigma2, gap, *, check=None,
+    sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of gelu_tanh and of its slope for two tokens of zero mean, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3651,23 +3764,29 @@ def gelu_tanh_moments(
     # 50749958 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = _gelu_tanh_mean_8efd04(0, sigma2)
-            x1 = _gelu_tanh_second_8dbcc9(0, sigma2)
-            x2 = _gelu_tanh_slope_mean_23ce28(0, sigma2)
-            x3 = _gelu_tanh_slope_second_f6b882(0, sigma2)
-        x4 = _gelu_tanh_gap_17712c(0, sigma2, gap)
-        x5 = _gelu_tanh_slope_gap_627b72(0, sigma2, gap)
-        _mean[_at] = x0
-        _second[_at] = x1
-        _change[_at] = x4
-        _slope_mean[_at] = x2
-        _slope_second[_at] = x3
-        _slope_change[_at] = x5
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = _gelu_tanh_mean_8efd04(0, sigma2)
+                x1 = _gelu_tanh_second_8dbcc9(0, sigma2)
+                x2 = _gelu_tanh_slope_mean_23ce28(0, sigma2)
+                x3 = _gelu_tanh_slope_second_f6b882(0, sigma2)
+            x4 = _gelu_tanh_gap_17712c(0, sigma2, gap)
+            x5 = _gelu_tanh_slope_gap_627b72(0, sigma2, gap)
+            _mean[_at] = x0
+            _second[_at] = x1
+            _change[_at] = x4
+            _slope_mean[_at] = x2
+            _slope_second[_at] = x3
+            _slope_change[_at] = x5
+
+    _in_parts(_work, workers)
     return GeluTanhMomentsResult(
         _mean[()],
         _second[()],
@@ -3678,9 +3797,8 @@ def gelu_tanh_moments(
     )
 
 
-@np.errstate(divide="ignore", invalid="ignore")
 def relu_moments_at_mean(
-    mu, sigma2, gap, *, check=None,
+    mu, sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of relu and of its slope for two tokens of mean mu, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3724,32 +3842,38 @@ def relu_moments_at_mean(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 651822 operations a point
+    # 1098822 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            mu, sigma2, gap,
-        ) = _values
-        if _changed & 0b11:
-            x0 = _normal_moment(1, mu, sigma2)
-            x1 = _normal_moment(2, mu, sigma2)
-            x2 = _normal_moment(0, mu, sigma2)
-            x3 = _relu_asymmetry_fe2c46(mu, sigma2)
-        if _changed & 0b110:
-            x4 = 2*sigma2 - gap
-        x5 = _relu_same_far_431b0a(mu, sigma2, gap)
-        x6 = _relu_same_near_02aadf(mu, sigma2, gap)
-        x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, np.minimum(gap, sigma2))
-        x8 = _relu_opposite_far_d2f899(mu, sigma2, x4)
-        x9 = _relu_opposite_near_071dd0(mu, sigma2, x4)
-        x10 = _relu_slope_opposite_3a2dcb(mu, sigma2, np.minimum(sigma2, x4))
-        _mean[_at] = x0
-        _second[_at] = x1
-        _change[_at] = gap*np.square(x2) + np.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
-        _slope_mean[_at] = x2
-        _slope_second[_at] = x2
-        _slope_change[_at] = x10 + x7
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                mu, sigma2, gap,
+            ) = _values
+            if _changed & 0b11:
+                x0 = _normal_moment(1, mu, sigma2)
+                x1 = _normal_moment(2, mu, sigma2)
+                x2 = _normal_moment(0, mu, sigma2)
+                x3 = _relu_asymmetry_4fa3ac(mu, sigma2)
+            if _changed & 0b110:
+                x4 = 2*sigma2 - gap
+            x5 = _relu_same_far_431b0a(mu, sigma2, gap)
+            x6 = _relu_same_near_02aadf(mu, sigma2, gap)
+            x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, np.minimum(gap, sigma2))
+            x8 = _relu_opposite_far_0de65b(mu, sigma2, x4)
+            x9 = _relu_opposite_near_26ee05(mu, sigma2, x4)
+            x10 = _relu_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
+            _mean[_at] = x0
+            _second[_at] = x1
+            _change[_at] = gap*np.square(x2) + np.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
+            _slope_mean[_at] = x2
+            _slope_second[_at] = x2
+            _slope_change[_at] = x10 + x7
+
+    _in_parts(_work, workers)
     return ReluMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -3760,9 +3884,8 @@ def relu_moments_at_mean(
     )
 
 
-@np.errstate(divide="ignore", invalid="ignore")
 def abs_moments_at_mean(
-    mu, sigma2, gap, *, check=None,
+    mu, sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of abs and of its slope for two tokens of mean mu, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3806,33 +3929,39 @@ def abs_moments_at_mean(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 653028 operations a point
+    # 1099228 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            mu, sigma2, gap,
-        ) = _values
-        if _changed & 0b10:
-            x0 = np.sqrt(sigma2)
-        if _changed & 0b11:
-            x1 = _normal_moment(1, mu, sigma2)
-            x2 = _abs_asymmetry_f29683(mu, sigma2)
-            x3 = _erf(0.7071067811865476*mu/x0)
-        if _changed & 0b110:
-            x4 = 2*sigma2 - gap
-        x5 = _abs_same_far_431b0a(mu, sigma2, gap)
-        x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
-        x7 = _abs_slope_same_near_c6e04d(mu, sigma2, np.minimum(gap, sigma2))
-        x8 = _abs_opposite_far_0cfe18(mu, sigma2, x4)
-        x9 = _abs_opposite_near_e7eb13(mu, sigma2, x4)
-        x10 = _abs_slope_opposite_1c99bf(mu, sigma2, np.minimum(sigma2, x4))
-        _mean[_at] = 2*x1 - mu
-        _second[_at] = sigma2 + np.square(mu)
-        _change[_at] = gap*np.square(x3) + np.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
-        _slope_mean[_at] = x3
-        _slope_second[_at] = 1
-        _slope_change[_at] = x10 + x7
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                mu, sigma2, gap,
+            ) = _values
+            if _changed & 0b10:
+                x0 = np.sqrt(sigma2)
+            if _changed & 0b11:
+                x1 = _normal_moment(1, mu, sigma2)
+                x2 = _abs_asymmetry_1fa5f1(mu, sigma2)
+                x3 = _erf(0.7071067811865476*mu/x0)
+            if _changed & 0b110:
+                x4 = 2*sigma2 - gap
+            x5 = _abs_same_far_431b0a(mu, sigma2, gap)
+            x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
+            x7 = _abs_slope_same_near_c6e04d(mu, sigma2, np.minimum(gap, sigma2))
+            x8 = _abs_opposite_far_0de65b(mu, sigma2, x4)
+            x9 = _abs_opposite_near_8e1e68(mu, sigma2, x4)
+            x10 = _abs_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
+            _mean[_at] = 2*x1 - mu
+            _second[_at] = sigma2 + np.square(mu)
+            _change[_at] = gap*np.square(x3) + np.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
+            _slope_mean[_at] = x3
+            _slope_second[_at] = 1
+            _slope_change[_at] = x10 + x7
+
+    _in_parts(_work, workers)
     return AbsMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -3843,9 +3972,8 @@ def abs_moments_at_mean(
     )
 
 
-@np.errstate(divide="ignore", invalid="ignore")
 def squared_relu_moments_at_mean(
-    mu, sigma2, gap, *, check=None,
+    mu, sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of squared_relu and of its slope for two tokens of mean mu, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3889,38 +4017,44 @@ def squared_relu_moments_at_mean(
     _slope_mean = np.empty(_shape)
     _slope_second = np.empty(_shape)
     _slope_change = np.empty(_shape)
-    # 727635 operations a point
+    # 1201635 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            mu, sigma2, gap,
-        ) = _values
-        if _changed & 0b100:
-            x0 = 4*gap
-        if _changed & 0b11:
-            x1 = _normal_moment(2, mu, sigma2)
-            x2 = _normal_moment(4, mu, sigma2)
-            x3 = _normal_moment(1, mu, sigma2)
-            x4 = _normal_moment(0, mu, sigma2)
-            x5 = _squared_relu_slope_asymmetry_f29683(mu, sigma2)
-            x6 = np.square(x4)
-        if _changed & 0b110:
-            x7 = 2*sigma2 - gap
-            x8 = np.minimum(gap, sigma2)
-        x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
-        x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
-        x11 = _squared_relu_opposite_05b699(mu, sigma2, np.minimum(sigma2, x7))
-        x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
-        x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
-        x14 = _squared_relu_slope_opposite_far_0cfe18(mu, sigma2, x7)
-        x15 = _squared_relu_slope_opposite_near_e7eb13(mu, sigma2, x7)
-        _mean[_at] = x1
-        _second[_at] = x2
-        _change[_at] = 2*gap*x6*x7 + x0*np.square(x3) + x11 + x12 + x13
-        _slope_mean[_at] = 2*x3
-        _slope_second[_at] = 4*x1
-        _slope_change[_at] = x0*x6 + np.where((gap) <= (sigma2), x10 + x9, x14 + x15 + x5)
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                mu, sigma2, gap,
+            ) = _values
+            if _changed & 0b100:
+                x0 = 4*gap
+            if _changed & 0b11:
+                x1 = _normal_moment(2, mu, sigma2)
+                x2 = _normal_moment(4, mu, sigma2)
+                x3 = _normal_moment(1, mu, sigma2)
+                x4 = _normal_moment(0, mu, sigma2)
+                x5 = _squared_relu_slope_asymmetry_1fa5f1(mu, sigma2)
+                x6 = np.square(x4)
+            if _changed & 0b110:
+                x7 = 2*sigma2 - gap
+                x8 = np.minimum(gap, sigma2)
+            x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
+            x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
+            x11 = _squared_relu_opposite_9700af(mu, sigma2, np.minimum(sigma2, x7))
+            x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
+            x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
+            x14 = _squared_relu_slope_opposite_far_0de65b(mu, sigma2, x7)
+            x15 = _squared_relu_slope_opposite_near_8e1e68(mu, sigma2, x7)
+            _mean[_at] = x1
+            _second[_at] = x2
+            _change[_at] = 2*gap*x6*x7 + x0*np.square(x3) + x11 + x12 + x13
+            _slope_mean[_at] = 2*x3
+            _slope_second[_at] = 4*x1
+            _slope_change[_at] = x0*x6 + np.where((gap) <= (sigma2), x10 + x9, x14 + x15 + x5)
+
+    _in_parts(_work, workers)
     return SquaredReluMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -3932,7 +4066,7 @@ def squared_relu_moments_at_mean(
 
 
 def gelu_moments_at_mean(
-    mu, sigma2, gap, *, check=None,
+    mu, sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of gelu and of its slope for two tokens of mean mu, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -3979,37 +4113,42 @@ def gelu_moments_at_mean(
     # 4027042 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            mu, sigma2, gap,
-        ) = _values
-        if _changed & 0b10:
-            x0 = sigma2 + 1
-            x1 = np.power(x0, -1.5)
-            x2 = 1/x0
-        if _changed & 0b11:
-            x3 = np.exp(-np.square(mu)/(2*sigma2 + 2))
-            x4 = _gelu_second_9bb7a9(mu, sigma2)
-            x5 = _gelu_slope_second_fec1c0(mu, sigma2)
-            x6 = _normal_moment(0, mu, x0)
-            x7 = _normal_moment(1, mu, x0)
-            x8 = mu*x2*x6 + sigma2*x2*x7
-            x9 = 0.3989422804014327*mu*x1*x3 + x6
-            x10 = np.square(x9)
-        if _changed & 0b110:
-            x11 = np.minimum(sigma2, 2*sigma2 - gap)
-            x12 = np.minimum(gap, sigma2)
-        x13 = _gelu_opposite_adc8c5(mu, sigma2, x11)
-        x14 = _gelu_same_far_00b025(mu, sigma2, x12)
-        x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
-        x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
-        x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
-        _mean[_at] = x8
-        _second[_at] = sigma2*x10 + x4 + np.square(x8)
-        _change[_at] = gap*x10 + x14 + x15 - x13
-        _slope_mean[_at] = x9
-        _slope_second[_at] = x10 + x5
-        _slope_change[_at] = x16 + x17
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                mu, sigma2, gap,
+            ) = _values
+            if _changed & 0b10:
+                x0 = sigma2 + 1
+                x1 = np.power(x0, -1.5)
+                x2 = 1/x0
+            if _changed & 0b11:
+                x3 = np.exp(-np.square(mu)/(2*sigma2 + 2))
+                x4 = _gelu_second_9bb7a9(mu, sigma2)
+                x5 = _gelu_slope_second_fec1c0(mu, sigma2)
+                x6 = _normal_moment(0, mu, x0)
+                x7 = _normal_moment(1, mu, x0)
+                x8 = mu*x2*x6 + sigma2*x2*x7
+                x9 = 0.3989422804014327*mu*x1*x3 + x6
+                x10 = np.square(x9)
+            if _changed & 0b110:
+                x11 = np.minimum(sigma2, 2*sigma2 - gap)
+                x12 = np.minimum(gap, sigma2)
+            x13 = _gelu_opposite_adc8c5(mu, sigma2, x11)
+            x14 = _gelu_same_far_00b025(mu, sigma2, x12)
+            x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
+            x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
+            x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
+            _mean[_at] = x8
+            _second[_at] = sigma2*x10 + x4 + np.square(x8)
+            _change[_at] = gap*x10 + x14 + x15 - x13
+            _slope_mean[_at] = x9
+            _slope_second[_at] = x10 + x5
+            _slope_change[_at] = x16 + x17
+
+    _in_parts(_work, workers)
     return GeluMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4021,7 +4160,7 @@ def gelu_moments_at_mean(
 
 
 def erf_moments_at_mean(
-    mu, sigma2, gap, *, check=None,
+    mu, sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of erf and of its slope for two tokens of mean mu, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -4068,39 +4207,44 @@ def erf_moments_at_mean(
     # 256651 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            mu, sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.square(mu)
-        if _changed & 0b10:
-            x1 = np.sqrt(sigma2 + 0.5)
-            x2 = 2*sigma2
-            x3 = sigma2 + 0.25
-            x4 = np.sqrt(x3)
-            x5 = x2 + 1
-            x6 = x2 + 0.5
-            x7 = np.sqrt(x5)
-            x8 = 1/x6
-        if _changed & 0b11:
-            x9 = _erf_second_25cb9d(mu, sigma2)
-            x10 = np.exp(-x0/x5)
-            x11 = _erf(mu/x7)
-            x12 = np.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
-            x13 = 0.6366197723675814*x12/x4
-        if _changed & 0b110:
-            x14 = 2*sigma2 - gap
-            x15 = np.log1p(gap*x14/x3)
-        x16 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
-        x17 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x14))
-        x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-        _mean[_at] = x11
-        _second[_at] = x9 + np.square(x11)
-        _change[_at] = x16 + x17
-        _slope_mean[_at] = 0.7978845608028654*x10/x1
-        _slope_second[_at] = x13
-        _slope_change[_at] = -x13*x18
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                mu, sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.square(mu)
+            if _changed & 0b10:
+                x1 = np.sqrt(sigma2 + 0.5)
+                x2 = 2*sigma2
+                x3 = sigma2 + 0.25
+                x4 = np.sqrt(x3)
+                x5 = x2 + 1
+                x6 = x2 + 0.5
+                x7 = np.sqrt(x5)
+                x8 = 1/x6
+            if _changed & 0b11:
+                x9 = _erf_second_25cb9d(mu, sigma2)
+                x10 = np.exp(-x0/x5)
+                x11 = _erf(mu/x7)
+                x12 = np.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
+                x13 = 0.6366197723675814*x12/x4
+            if _changed & 0b110:
+                x14 = 2*sigma2 - gap
+                x15 = np.log1p(gap*x14/x3)
+            x16 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
+            x17 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x14))
+            x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
+            _mean[_at] = x11
+            _second[_at] = x9 + np.square(x11)
+            _change[_at] = x16 + x17
+            _slope_mean[_at] = 0.7978845608028654*x10/x1
+            _slope_second[_at] = x13
+            _slope_change[_at] = -x13*x18
+
+    _in_parts(_work, workers)
     return ErfMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4112,7 +4256,7 @@ def erf_moments_at_mean(
 
 
 def sin_moments_at_mean(
-    mu, sigma2, gap, *, check=None,
+    mu, sigma2, gap, *, check=None, workers=1,
 ):
     r"""Moments of sin and of its slope for two tokens of mean mu, variance sigma2 and covariance sigma2 - gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.
 
@@ -4159,33 +4303,38 @@ def sin_moments_at_mean(
     # 35 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            mu, sigma2, gap,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.sin(mu)
-            x1 = np.cos(2*mu)
-            x2 = np.cos(mu)
-            x3 = np.square(x0)
-        if _changed & 0b10:
-            x4 = np.exp(-0.5*sigma2)
-            x5 = -2*sigma2
-            x6 = np.expm1(x5)
-            x7 = np.exp(x5)
-        if _changed & 0b100:
-            x8 = np.expm1(-gap)
-            x9 = 0.5*x8
-        if _changed & 0b110:
-            x10 = gap + x5
-            x11 = np.exp(x10)
-            x12 = np.expm1(x10)
-        _mean[_at] = x0*x4
-        _second[_at] = x3*x7 - 0.5*x6
-        _change[_at] = -x9*(x1*x11 + 1)
-        _slope_mean[_at] = x2*x4
-        _slope_second[_at] = 0.5*x1*x7 + 0.5
-        _slope_change[_at] = -x9*(2*x11*x3 - x12)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                mu, sigma2, gap,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.sin(mu)
+                x1 = np.cos(2*mu)
+                x2 = np.cos(mu)
+                x3 = np.square(x0)
+            if _changed & 0b10:
+                x4 = np.exp(-0.5*sigma2)
+                x5 = -2*sigma2
+                x6 = np.expm1(x5)
+                x7 = np.exp(x5)
+            if _changed & 0b100:
+                x8 = np.expm1(-gap)
+                x9 = 0.5*x8
+            if _changed & 0b110:
+                x10 = gap + x5
+                x11 = np.exp(x10)
+                x12 = np.expm1(x10)
+            _mean[_at] = x0*x4
+            _second[_at] = x3*x7 - 0.5*x6
+            _change[_at] = -x9*(x1*x11 + 1)
+            _slope_mean[_at] = x2*x4
+            _slope_second[_at] = 0.5*x1*x7 + 0.5
+            _slope_change[_at] = -x9*(2*x11*x3 - x12)
+
+    _in_parts(_work, workers)
     return SinMomentsAtMeanResult(
         _mean[()],
         _second[()],
@@ -4197,7 +4346,7 @@ def sin_moments_at_mean(
 
 
 def preln_gradient(
-    L, q_0, a_q, c_g, *, check=None,
+    L, q_0, a_q, c_g, *, check=None, workers=1,
 ):
     r"""Gradient at the bottom of L Pre-LN blocks relative to the top; each adds a to the stream and has the gradient gain c.
 
@@ -4244,19 +4393,24 @@ def preln_gradient(
     # 4 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            L, q_0, a_q, c_g,
-        ) = _values
-        if _changed & 0b100:
-            x0 = 1/a_q
-        x1 = _rising_ratio(c_g*x0, q_0*x0, L)
-        _gradient[_at] = x1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                L, q_0, a_q, c_g,
+            ) = _values
+            if _changed & 0b100:
+                x0 = 1/a_q
+            x1 = _rising_ratio(c_g*x0, q_0*x0, L)
+            _gradient[_at] = x1
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def scaled_gradient(
-    L, beta, c_g, *, check=None,
+    L, beta, c_g, *, check=None, workers=1,
 ):
     r"""Gradient at the bottom of L blocks with lambda^2 + beta^2 = 1 and unit variance, relative to the top.
 
@@ -4301,12 +4455,17 @@ def scaled_gradient(
     # 7 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            L, beta, c_g,
-        ) = _values
-        if _changed & 0b110:
-            x0 = np.log1p((c_g - 1)*np.square(beta))
-        x1 = np.expm1(L*x0)
-        _gradient[_at] = x1 + 1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                L, beta, c_g,
+            ) = _values
+            if _changed & 0b110:
+                x0 = np.log1p((c_g - 1)*np.square(beta))
+            x1 = np.expm1(L*x0)
+            _gradient[_at] = x1 + 1
+
+    _in_parts(_work, workers)
     return _gradient[()]

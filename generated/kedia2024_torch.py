@@ -802,7 +802,7 @@ _PIECE_PLANE = tuple((*one, *other) for one in (
 ))
 
 
-def _abs_asymmetry_f29683(m_x, v_x):
+def _abs_asymmetry_1fa5f1(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -817,20 +817,24 @@ def _abs_asymmetry_f29683(m_x, v_x):
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
         x8 = node*x7
-        x9 = torch.sinh(x8)
-        x10 = torch.cosh(x8)
-        x11 = torch.square(x5)*torch.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = torch.sqrt(x12)
-        x14 = x11/x12
-        x15 = torch.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = torch.expm1(-x1*(1/x16 - x16))
-        total = total + -1.2732395447351628*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = torch.exp(x8)
+        x10 = torch.exp(-x8)
+        x11 = 2*x8
+        x12 = torch.exp(-x11)
+        x13 = torch.expm1(x11)
+        x14 = torch.square(x13)*torch.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = torch.sqrt(x16)
+        x18 = x15/x16
+        x19 = torch.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = torch.expm1(-x1*(1/x20 - x20))
+        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
+def _abs_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -849,18 +853,22 @@ def _abs_opposite_far_0cfe18(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12 + x11
-        x14 = torch.sinh(x13)
-        x15 = torch.cosh(x13)
-        x16 = torch.square(x14)*torch.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = torch.sqrt(x17)
-        x19 = torch.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = torch.exp(-x14)
+        x17 = torch.expm1(x14)
+        x18 = torch.exp(-x15)
+        x19 = torch.exp(x15)
+        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = torch.sqrt(x21)
+        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
+def _abs_opposite_near_8e1e68(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -881,14 +889,19 @@ def _abs_opposite_near_e7eb13(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x15 = node*x14 + x12
-        x16 = torch.sinh(x15)
-        x17 = torch.cosh(x15)
-        x18 = torch.square(x16)*torch.square(x7)
-        x19 = x2 - x18
-        x20 = torch.sqrt(x19)
-        x21 = torch.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = torch.exp(-x16)
+        x19 = torch.expm1(x16)
+        x20 = torch.exp(-x17)
+        x21 = torch.exp(x17)
+        x22 = torch.square(x19)*torch.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = torch.sqrt(x24)
+        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -932,7 +945,7 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
+def _abs_slope_opposite_49f7bb(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -951,14 +964,18 @@ def _abs_slope_opposite_1c99bf(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12 + x11
-        x14 = torch.sinh(x13)
-        x15 = torch.cosh(x13)
-        x16 = torch.square(x14)*torch.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = torch.sqrt(x17)
-        x19 = torch.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = torch.exp(-x14)
+        x17 = torch.expm1(x14)
+        x18 = torch.exp(-x15)
+        x19 = torch.exp(x15)
+        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = torch.sqrt(x21)
+        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
@@ -1964,7 +1981,7 @@ def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_fe2c46(m_x, v_x):
+def _relu_asymmetry_4fa3ac(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -1979,20 +1996,24 @@ def _relu_asymmetry_fe2c46(m_x, v_x):
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
         x8 = node*x7
-        x9 = torch.sinh(x8)
-        x10 = torch.cosh(x8)
-        x11 = torch.square(x5)*torch.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = torch.sqrt(x12)
-        x14 = x11/x12
-        x15 = torch.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = torch.expm1(-x1*(1/x16 - x16))
-        total = total + -0.3183098861837907*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = torch.exp(x8)
+        x10 = torch.exp(-x8)
+        x11 = 2*x8
+        x12 = torch.exp(-x11)
+        x13 = torch.expm1(x11)
+        x14 = torch.square(x13)*torch.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = torch.sqrt(x16)
+        x18 = x15/x16
+        x19 = torch.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = torch.expm1(-x1*(1/x20 - x20))
+        total = total + -0.039788735772973836*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
+def _relu_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2011,18 +2032,22 @@ def _relu_opposite_far_d2f899(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12 + x11
-        x14 = torch.sinh(x13)
-        x15 = torch.cosh(x13)
-        x16 = torch.square(x14)*torch.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = torch.sqrt(x17)
-        x19 = torch.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 0.3183098861837907*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = torch.exp(-x14)
+        x17 = torch.expm1(x14)
+        x18 = torch.exp(-x15)
+        x19 = torch.exp(x15)
+        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = torch.sqrt(x21)
+        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.15915494309189535*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
+def _relu_opposite_near_26ee05(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2043,14 +2068,19 @@ def _relu_opposite_near_071dd0(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x15 = node*x14 + x12
-        x16 = torch.sinh(x15)
-        x17 = torch.cosh(x15)
-        x18 = torch.square(x16)*torch.square(x7)
-        x19 = x2 - x18
-        x20 = torch.sqrt(x19)
-        x21 = torch.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = torch.exp(-x16)
+        x19 = torch.expm1(x16)
+        x20 = torch.exp(-x17)
+        x21 = torch.exp(x17)
+        x22 = torch.square(x19)*torch.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = torch.sqrt(x24)
+        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.039788735772973836*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -2094,7 +2124,7 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
+def _relu_slope_opposite_49f7bb(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2113,14 +2143,18 @@ def _relu_slope_opposite_3a2dcb(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12 + x11
-        x14 = torch.sinh(x13)
-        x15 = torch.cosh(x13)
-        x16 = torch.square(x14)*torch.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = torch.sqrt(x17)
-        x19 = torch.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = torch.exp(-x14)
+        x17 = torch.expm1(x14)
+        x18 = torch.exp(-x15)
+        x19 = torch.exp(x15)
+        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = torch.sqrt(x21)
+        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
@@ -2410,7 +2444,7 @@ def _silu_slope_second_456e7d(v_x):
     return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
+def _squared_relu_opposite_9700af(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2429,15 +2463,18 @@ def _squared_relu_opposite_05b699(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12 + x11
-        x14 = torch.sinh(x13)
-        x15 = torch.cosh(x13)
-        x16 = torch.square(x14)*torch.square(x6)
-        x17 = -x16
-        x18 = 2*v_x + x17 + 1e-290
-        x19 = torch.sqrt(x18)
-        x20 = torch.exp(-x3*(1 + 1/(x16/x18 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x12*x15*x20*x6*torch.square((-gap_xy) - x17)/x19
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = torch.exp(-x14)
+        x17 = torch.expm1(x14)
+        x18 = torch.exp(-x15)
+        x19 = torch.exp(x15)
+        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = torch.sqrt(x21)
+        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.3183098861837907*weight*x12*x23*x6*(x18 + x19)*torch.square(x20 - gap_xy)/x22
     return total
 
 
@@ -2481,7 +2518,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
+def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -2496,20 +2533,24 @@ def _squared_relu_slope_asymmetry_f29683(m_x, v_x):
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
         x8 = node*x7
-        x9 = torch.sinh(x8)
-        x10 = torch.cosh(x8)
-        x11 = torch.square(x5)*torch.square(x9)
-        x12 = 2*v_x + 1e-290 - x11
-        x13 = torch.sqrt(x12)
-        x14 = x11/x12
-        x15 = torch.exp(-x1*(x14 + 1))
-        x16 = x14 + 1e-290
-        x17 = torch.expm1(-x1*(1/x16 - x16))
-        total = total + -1.2732395447351628*weight*x10*x11*x15*x17*x5*x7/x13
+        x9 = torch.exp(x8)
+        x10 = torch.exp(-x8)
+        x11 = 2*x8
+        x12 = torch.exp(-x11)
+        x13 = torch.expm1(x11)
+        x14 = torch.square(x13)*torch.square(x5)
+        x15 = 0.25*x12*x14
+        x16 = 2*v_x + 1e-290 - x15
+        x17 = torch.sqrt(x16)
+        x18 = x15/x16
+        x19 = torch.exp((-x1*(x18 + 1)) - x11)
+        x20 = x18 + 1e-290
+        x21 = torch.expm1(-x1*(1/x20 - x20))
+        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
     return total
 
 
-def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_0de65b(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2528,18 +2569,22 @@ def _squared_relu_slope_opposite_far_0cfe18(m_x, v_x, gap_xy):
     x12 = x8 - x11
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12 + x11
-        x14 = torch.sinh(x13)
-        x15 = torch.cosh(x13)
-        x16 = torch.square(x14)*torch.square(x6)
-        x17 = 2*v_x + 1e-290 - x16
-        x18 = torch.sqrt(x17)
-        x19 = torch.exp(-x3*(1 + 1/(x16/x17 + 1e-290)))
-        total = total + 1.2732395447351628*gap_xy*weight*x12*x15*x19*x6/x18
+        x13 = node*x12
+        x14 = 2*x11 + 2*x13
+        x15 = x11 + x13
+        x16 = torch.exp(-x14)
+        x17 = torch.expm1(x14)
+        x18 = torch.exp(-x15)
+        x19 = torch.exp(x15)
+        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
+        x21 = 2*v_x + 1e-290 - x20
+        x22 = torch.sqrt(x21)
+        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
     return total
 
 
-def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_8e1e68(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2560,14 +2605,19 @@ def _squared_relu_slope_opposite_near_e7eb13(m_x, v_x, gap_xy):
     x14 = x13 - x12
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x15 = node*x14 + x12
-        x16 = torch.sinh(x15)
-        x17 = torch.cosh(x15)
-        x18 = torch.square(x16)*torch.square(x7)
-        x19 = x2 - x18
-        x20 = torch.sqrt(x19)
-        x21 = torch.exp(-x5*(1 + 1/(x18/x19 + 1e-290)))
-        total = total + 1.2732395447351628*weight*x14*x17*x18*x21*x7/x20
+        x15 = node*x14
+        x16 = 2*x12 + 2*x15
+        x17 = x12 + x15
+        x18 = torch.exp(-x16)
+        x19 = torch.expm1(x16)
+        x20 = torch.exp(-x17)
+        x21 = torch.exp(x17)
+        x22 = torch.square(x19)*torch.square(x7)
+        x23 = 0.25*x18*x22
+        x24 = x2 - x23
+        x25 = torch.sqrt(x24)
+        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
     return total
 
 
@@ -3544,18 +3594,18 @@ def relu_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 651822 operations a point
+    # 1098822 operations a point
     x0 = _normal_moment(1, mu, sigma2)
     x1 = _normal_moment(2, mu, sigma2)
     x2 = _normal_moment(0, mu, sigma2)
-    x3 = _relu_asymmetry_fe2c46(mu, sigma2)
+    x3 = _relu_asymmetry_4fa3ac(mu, sigma2)
     x4 = 2*sigma2 - gap
     x5 = _relu_same_far_431b0a(mu, sigma2, gap)
     x6 = _relu_same_near_02aadf(mu, sigma2, gap)
     x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _relu_opposite_far_d2f899(mu, sigma2, x4)
-    x9 = _relu_opposite_near_071dd0(mu, sigma2, x4)
-    x10 = _relu_slope_opposite_3a2dcb(mu, sigma2, torch.minimum(sigma2, x4))
+    x8 = _relu_opposite_far_0de65b(mu, sigma2, x4)
+    x9 = _relu_opposite_near_26ee05(mu, sigma2, x4)
+    x10 = _relu_slope_opposite_49f7bb(mu, sigma2, torch.minimum(sigma2, x4))
     _mean = x0
     _second = x1
     _change = gap*torch.square(x2) + torch.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
@@ -3609,18 +3659,18 @@ def abs_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 653028 operations a point
+    # 1099228 operations a point
     x0 = torch.sqrt(sigma2)
     x1 = _normal_moment(1, mu, sigma2)
-    x2 = _abs_asymmetry_f29683(mu, sigma2)
+    x2 = _abs_asymmetry_1fa5f1(mu, sigma2)
     x3 = torch.erf(0.7071067811865476*mu/x0)
     x4 = 2*sigma2 - gap
     x5 = _abs_same_far_431b0a(mu, sigma2, gap)
     x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
     x7 = _abs_slope_same_near_c6e04d(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _abs_opposite_far_0cfe18(mu, sigma2, x4)
-    x9 = _abs_opposite_near_e7eb13(mu, sigma2, x4)
-    x10 = _abs_slope_opposite_1c99bf(mu, sigma2, torch.minimum(sigma2, x4))
+    x8 = _abs_opposite_far_0de65b(mu, sigma2, x4)
+    x9 = _abs_opposite_near_8e1e68(mu, sigma2, x4)
+    x10 = _abs_slope_opposite_49f7bb(mu, sigma2, torch.minimum(sigma2, x4))
     _mean = 2*x1 - mu
     _second = sigma2 + torch.square(mu)
     _change = gap*torch.square(x3) + torch.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
@@ -3674,23 +3724,23 @@ def squared_relu_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 727635 operations a point
+    # 1201635 operations a point
     x0 = 4*gap
     x1 = _normal_moment(2, mu, sigma2)
     x2 = _normal_moment(4, mu, sigma2)
     x3 = _normal_moment(1, mu, sigma2)
     x4 = _normal_moment(0, mu, sigma2)
-    x5 = _squared_relu_slope_asymmetry_f29683(mu, sigma2)
+    x5 = _squared_relu_slope_asymmetry_1fa5f1(mu, sigma2)
     x6 = torch.square(x4)
     x7 = 2*sigma2 - gap
     x8 = torch.minimum(gap, sigma2)
     x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
     x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
-    x11 = _squared_relu_opposite_05b699(mu, sigma2, torch.minimum(sigma2, x7))
+    x11 = _squared_relu_opposite_9700af(mu, sigma2, torch.minimum(sigma2, x7))
     x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
     x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
-    x14 = _squared_relu_slope_opposite_far_0cfe18(mu, sigma2, x7)
-    x15 = _squared_relu_slope_opposite_near_e7eb13(mu, sigma2, x7)
+    x14 = _squared_relu_slope_opposite_far_0de65b(mu, sigma2, x7)
+    x15 = _squared_relu_slope_opposite_near_8e1e68(mu, sigma2, x7)
     _mean = x1
     _second = x2
     _change = 2*gap*x6*x7 + x0*torch.square(x3) + x11 + x12 + x13

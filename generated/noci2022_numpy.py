@@ -40,8 +40,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _in_parts(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -58,8 +71,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -115,7 +134,7 @@ class CorrelationLimitResult(NamedTuple):
 
 
 def inner_products(
-    L, alpha_1, alpha_2, C, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    L, alpha_1, alpha_2, C, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Expected sum of token inner products after L blocks (Eq. 10). Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -184,22 +203,27 @@ def inner_products(
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            L, alpha_1, alpha_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if _changed & 0b1010010:
-            x0 = d*sigma_v2*np.square(alpha_1)
-        if _changed & 0b111110110:
-            x1 = _log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*np.square(alpha_2) + x0)
-        if _changed & 0b111110111:
-            x2 = np.exp(L*x1)
-        _inner_products[_at] = C*x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                L, alpha_1, alpha_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if _changed & 0b1010010:
+                x0 = d*sigma_v2*np.square(alpha_1)
+            if _changed & 0b111110110:
+                x1 = _log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*np.square(alpha_2) + x0)
+            if _changed & 0b111110111:
+                x2 = np.exp(L*x1)
+            _inner_products[_at] = C*x2
+
+    _in_parts(_work, workers)
     return _inner_products[()]
 
 
 def inner_products_limit(
-    a_1, a_2, C, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    a_1, a_2, C, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Its limit for alpha^2 = a/L (Eq. 11). Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -266,18 +290,23 @@ def inner_products_limit(
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            a_1, a_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if _changed & 0b11111011:
-            x0 = np.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
-        _inner_products_limit[_at] = C*x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                a_1, a_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if _changed & 0b11111011:
+                x0 = np.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
+            _inner_products_limit[_at] = C*x0
+
+    _in_parts(_work, workers)
     return _inner_products_limit[()]
 
 
 def norm(
-    L, alpha_1, alpha_2, n, C, N, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    L, alpha_1, alpha_2, n, C, N, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Expected squared norm of the tokens after L blocks (Eq. 12). Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -350,27 +379,32 @@ def norm(
     # 19 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            L, alpha_1, alpha_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if check and _changed & 0b111000:
-            with np.errstate(divide="ignore"):
-                _require(C <= N*n, C, "C", "a number in [0, N*n]")
-        if _changed & 0b101000010:
-            x0 = _log1p(d*sigma_v2*np.square(alpha_1))
-        if _changed & 0b101000011:
-            x1 = np.expm1(L*x0)
-        if _changed & 0b11011000100:
-            x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
-        if _changed & 0b11011000101:
-            x3 = np.exp(L*x2)
-        _norm[_at] = C*x1*x3/n + N*x3
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                L, alpha_1, alpha_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if check and _changed & 0b111000:
+                with np.errstate(divide="ignore"):
+                    _require(C <= N*n, C, "C", "a number in [0, N*n]")
+            if _changed & 0b101000010:
+                x0 = _log1p(d*sigma_v2*np.square(alpha_1))
+            if _changed & 0b101000011:
+                x1 = np.expm1(L*x0)
+            if _changed & 0b11011000100:
+                x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+            if _changed & 0b11011000101:
+                x3 = np.exp(L*x2)
+            _norm[_at] = C*x1*x3/n + N*x3
+
+    _in_parts(_work, workers)
     return _norm[()]
 
 
 def norm_limit(
-    a_1, a_2, n, C, N, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    a_1, a_2, n, C, N, d=None, d_F=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Its limit for alpha^2 = a/L (Eq. 13). Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -441,23 +475,28 @@ def norm_limit(
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            a_1, a_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if check and _changed & 0b11100:
-            with np.errstate(divide="ignore"):
-                _require(C <= N*n, C, "C", "a number in [0, N*n]")
-        if _changed & 0b10100001:
-            x0 = np.expm1(a_1*d*sigma_v2)
-        if _changed & 0b1101100010:
-            x1 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
-        _norm_limit[_at] = C*x0*x1/n + N*x1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                a_1, a_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if check and _changed & 0b11100:
+                with np.errstate(divide="ignore"):
+                    _require(C <= N*n, C, "C", "a number in [0, N*n]")
+            if _changed & 0b10100001:
+                x0 = np.expm1(a_1*d*sigma_v2)
+            if _changed & 0b1101100010:
+                x1 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
+            _norm_limit[_at] = C*x0*x1/n + N*x1
+
+    _in_parts(_work, workers)
     return _norm_limit[()]
 
 
 def correlation(
-    L, alpha_1, n, rho, d=None, sigma_v2=None, *, check=None,
+    L, alpha_1, n, rho, d=None, sigma_v2=None, *, check=None, workers=1,
 ):
     r"""Token correlation after L blocks, for tokens of equal norm (Section A.4), and its distance from one. Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -514,24 +553,29 @@ def correlation(
     # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            L, alpha_1, n, rho, d, sigma_v2,
-        ) = _values
-        if check and _changed & 0b1100 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b1000:
-            x0 = 1 - rho
-        if _changed & 0b110010:
-            x1 = _log1p(d*sigma_v2*np.square(alpha_1))
-        if _changed & 0b110011:
-            x2 = _bounded_exponent(L*x1)
-            x3 = np.expm1(x2)
-        x4 = x3*(1 - x0*(1 - 1/n))
-        x5 = 1/(x4 + 1)
-        _correlation[_at] = x5*(rho + x4)
-        _one_minus_correlation[_at] = x0*x5
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                L, alpha_1, n, rho, d, sigma_v2,
+            ) = _values
+            if check and _changed & 0b1100 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1000:
+                x0 = 1 - rho
+            if _changed & 0b110010:
+                x1 = _log1p(d*sigma_v2*np.square(alpha_1))
+            if _changed & 0b110011:
+                x2 = _bounded_exponent(L*x1)
+                x3 = np.expm1(x2)
+            x4 = x3*(1 - x0*(1 - 1/n))
+            x5 = 1/(x4 + 1)
+            _correlation[_at] = x5*(rho + x4)
+            _one_minus_correlation[_at] = x0*x5
+
+    _in_parts(_work, workers)
     return CorrelationResult(
         _correlation[()],
         _one_minus_correlation[()],
@@ -539,7 +583,7 @@ def correlation(
 
 
 def correlation_limit(
-    a_1, n, rho, d=None, sigma_v2=None, *, check=None,
+    a_1, n, rho, d=None, sigma_v2=None, *, check=None, workers=1,
 ):
     r"""Its limit for alpha_1^2 = a_1/L (Eq. 15). Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -594,22 +638,27 @@ def correlation_limit(
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            a_1, n, rho, d, sigma_v2,
-        ) = _values
-        if check and _changed & 0b110 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b100:
-            x0 = 1 - rho
-        if _changed & 0b11001:
-            x1 = _bounded_exponent(a_1*d*sigma_v2)
-            x2 = np.expm1(x1)
-        x3 = x2*(1 - x0*(1 - 1/n))
-        x4 = 1/(x3 + 1)
-        _correlation[_at] = x4*(rho + x3)
-        _one_minus_correlation[_at] = x0*x4
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                a_1, n, rho, d, sigma_v2,
+            ) = _values
+            if check and _changed & 0b110 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b100:
+                x0 = 1 - rho
+            if _changed & 0b11001:
+                x1 = _bounded_exponent(a_1*d*sigma_v2)
+                x2 = np.expm1(x1)
+            x3 = x2*(1 - x0*(1 - 1/n))
+            x4 = 1/(x3 + 1)
+            _correlation[_at] = x4*(rho + x3)
+            _one_minus_correlation[_at] = x0*x4
+
+    _in_parts(_work, workers)
     return CorrelationLimitResult(
         _correlation[()],
         _one_minus_correlation[()],
@@ -618,7 +667,7 @@ def correlation_limit(
 
 def gram_entry(
     L, alpha_1, alpha_2, n, C, K_ij, d=None, d_F=None, sigma_v2=None, sigma_up2=None,
-    sigma_down2=None, *, check=None,
+    sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Expected inner product of two tokens after L blocks. Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -691,24 +740,29 @@ def gram_entry(
     # 19 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            L, alpha_1, alpha_2, n, C, K_ij, d, d_F, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if _changed & 0b101000010:
-            x0 = _log1p(d*sigma_v2*np.square(alpha_1))
-        if _changed & 0b101000011:
-            x1 = np.expm1(L*x0)
-        if _changed & 0b11011000100:
-            x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
-        if _changed & 0b11011000101:
-            x3 = np.exp(L*x2)
-        _gram_entry[_at] = x3*(C*x1/np.square(n) + K_ij)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                L, alpha_1, alpha_2, n, C, K_ij, d, d_F, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if _changed & 0b101000010:
+                x0 = _log1p(d*sigma_v2*np.square(alpha_1))
+            if _changed & 0b101000011:
+                x1 = np.expm1(L*x0)
+            if _changed & 0b11011000100:
+                x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+            if _changed & 0b11011000101:
+                x3 = np.exp(L*x2)
+            _gram_entry[_at] = x3*(C*x1/np.square(n) + K_ij)
+
+    _in_parts(_work, workers)
     return _gram_entry[()]
 
 
 def pair_correlation(
-    L, alpha_1, n, C, K_ij, K_ii, K_jj, d=None, sigma_v2=None, *, check=None,
+    L, alpha_1, n, C, K_ij, K_ii, K_jj, d=None, sigma_v2=None, *, check=None, workers=1,
 ):
     r"""Correlation of two tokens of unequal norms after L blocks. Only products of widths and variances enter; at the paper's values, the defaults, they cancel.
 
@@ -768,27 +822,32 @@ def pair_correlation(
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            L, alpha_1, n, C, K_ij, K_ii, K_jj, d, sigma_v2,
-        ) = _values
-        if _changed & 0b110000010:
-            x0 = _log1p(d*sigma_v2*np.square(alpha_1))
-        if _changed & 0b110000011:
-            x1 = _bounded_exponent(L*x0)
-            x2 = np.expm1(x1)
-        if _changed & 0b110001111:
-            x3 = C*x2/np.square(n)
-        if _changed & 0b110101111:
-            x4 = np.sqrt(K_ii + x3)
-        if _changed & 0b111001111:
-            x5 = np.sqrt(K_jj + x3)
-        _pair_correlation[_at] = (K_ij + x3)/(x4*x5)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                L, alpha_1, n, C, K_ij, K_ii, K_jj, d, sigma_v2,
+            ) = _values
+            if _changed & 0b110000010:
+                x0 = _log1p(d*sigma_v2*np.square(alpha_1))
+            if _changed & 0b110000011:
+                x1 = _bounded_exponent(L*x0)
+                x2 = np.expm1(x1)
+            if _changed & 0b110001111:
+                x3 = C*x2/np.square(n)
+            if _changed & 0b110101111:
+                x4 = np.sqrt(K_ii + x3)
+            if _changed & 0b111001111:
+                x5 = np.sqrt(K_jj + x3)
+            _pair_correlation[_at] = (K_ij + x3)/(x4*x5)
+
+    _in_parts(_work, workers)
     return _pair_correlation[()]
 
 
 def logit_second_moment(
-    sigma_q2, sigma_k2, K_ii, K_jj, *, check=None,
+    sigma_q2, sigma_k2, K_ii, K_jj, *, check=None, workers=1,
 ):
     r"""Second moment of an attention logit given the tokens, at temperature one (Eq. 43).
 
@@ -829,16 +888,21 @@ def logit_second_moment(
     # 3 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            sigma_q2, sigma_k2, K_ii, K_jj,
-        ) = _values
-        _logit_second_moment[_at] = K_ii*K_jj*sigma_k2*sigma_q2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                sigma_q2, sigma_k2, K_ii, K_jj,
+            ) = _values
+            _logit_second_moment[_at] = K_ii*K_jj*sigma_k2*sigma_q2
+
+    _in_parts(_work, workers)
     return _logit_second_moment[()]
 
 
 def value_gradient(
-    n, d, C, d_o=None, *, check=None,
+    n, d, C, d_o=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of one attention layer in the values.
 
@@ -882,16 +946,21 @@ def value_gradient(
     # 2 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            n, d, C, d_o,
-        ) = _values
-        _gradient[_at] = C*d_o/n
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, C, d_o,
+            ) = _values
+            _gradient[_at] = C*d_o/n
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def value_gradient_gaussian(
-    n, d, rho, d_o=None, sigma_x2=None, *, check=None,
+    n, d, rho, d_o=None, sigma_x2=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm in the values, averaged over equicorrelated Gaussian tokens.
 
@@ -942,19 +1011,24 @@ def value_gradient_gaussian(
     # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            n, d, rho, d_o, sigma_x2,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _gradient[_at] = d*d_o*sigma_x2*(n*rho + 1 - rho)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, d_o, sigma_x2,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            _gradient[_at] = d*d_o*sigma_x2*(n*rho + 1 - rho)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def query_gradient(
-    n, d, N, G_2, d_o=None, sigma_v2=None, sigma_k2=None, tau=None, *, check=None,
+    n, d, N, G_2, d_o=None, sigma_v2=None, sigma_k2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of one attention layer in the queries.
 
@@ -1017,16 +1091,21 @@ def query_gradient(
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            n, d, N, G_2, d_o, sigma_v2, sigma_k2, tau,
-        ) = _values
-        _gradient[_at] = G_2*N*d_o*sigma_k2*sigma_v2*np.square(tau)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, G_2, d_o, sigma_v2, sigma_k2, tau,
+            ) = _values
+            _gradient[_at] = G_2*N*d_o*sigma_k2*sigma_v2*np.square(tau)/np.square(n)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def query_gradient_gaussian(
-    n, d, rho, d_o=None, sigma_v2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None,
+    n, d, rho, d_o=None, sigma_v2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm in the queries, averaged over equicorrelated Gaussian tokens.
 
@@ -1093,19 +1172,24 @@ def query_gradient_gaussian(
     # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, d_o, sigma_v2, sigma_k2, sigma_x2, tau,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _gradient[_at] = d*d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, d_o, sigma_v2, sigma_k2, sigma_x2, tau,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            _gradient[_at] = d*d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def key_gradient(
-    n, d, N, G_2, d_o=None, sigma_v2=None, sigma_q2=None, tau=None, *, check=None,
+    n, d, N, G_2, d_o=None, sigma_v2=None, sigma_q2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of one attention layer in the keys.
 
@@ -1168,16 +1252,21 @@ def key_gradient(
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            n, d, N, G_2, d_o, sigma_v2, sigma_q2, tau,
-        ) = _values
-        _gradient[_at] = G_2*N*d_o*sigma_q2*sigma_v2*np.square(tau)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, G_2, d_o, sigma_v2, sigma_q2, tau,
+            ) = _values
+            _gradient[_at] = G_2*N*d_o*sigma_q2*sigma_v2*np.square(tau)/np.square(n)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def key_gradient_gaussian(
-    n, d, rho, d_o=None, sigma_v2=None, sigma_q2=None, sigma_x2=None, tau=None, *, check=None,
+    n, d, rho, d_o=None, sigma_v2=None, sigma_q2=None, sigma_x2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm in the keys, averaged over equicorrelated Gaussian tokens.
 
@@ -1244,19 +1333,24 @@ def key_gradient_gaussian(
     # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, d_o, sigma_v2, sigma_q2, sigma_x2, tau,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _gradient[_at] = d*d_o*sigma_q2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, d_o, sigma_v2, sigma_q2, sigma_x2, tau,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            _gradient[_at] = d*d_o*sigma_q2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def input_gradient(
-    n, d, N, T_X, G_2, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, tau=None, *, check=None,
+    n, d, N, T_X, G_2, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of one attention layer in the input.
 
@@ -1327,22 +1421,27 @@ def input_gradient(
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, T_X, G_2, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
-        ) = _values
-        if _changed & 0b1100000:
-            x0 = d_o*sigma_v2
-        if _changed & 0b1100010:
-            x1 = d*x0
-        if _changed & 0b1110000001:
-            x2 = sigma_k2*sigma_q2*np.square(tau)/np.square(n)
-        _gradient[_at] = G_2*x0*x2*(d*n + 2) + N*T_X*x1*x2 + x1
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, T_X, G_2, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
+            ) = _values
+            if _changed & 0b1100000:
+                x0 = d_o*sigma_v2
+            if _changed & 0b1100010:
+                x1 = d*x0
+            if _changed & 0b1110000001:
+                x2 = sigma_k2*sigma_q2*np.square(tau)/np.square(n)
+            _gradient[_at] = G_2*x0*x2*(d*n + 2) + N*T_X*x1*x2 + x1
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def input_gradient_gaussian(
-    n, d, rho, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None,
+    n, d, rho, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm in the input, averaged over equicorrelated Gaussian tokens.
 
@@ -1415,29 +1514,34 @@ def input_gradient_gaussian(
     # 33 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, d_o, sigma_v2, sigma_q2, sigma_k2, sigma_x2, tau,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b1:
-            x0 = np.square(n)
-            x1 = 2*n
-        if _changed & 0b10:
-            x2 = 4*d
-            x3 = np.square(d)
-        if _changed & 0b11:
-            x4 = d*x0
-        if _changed & 0b11010:
-            x5 = d*d_o*sigma_v2
-        _gradient[_at] = sigma_k2*sigma_q2*x5*(n - 1)*(rho - 1)*(n*rho*x3 + rho*x1 + rho*x2 + rho*x4 - x1*x3 - x1 - x2 - x4)*np.square(sigma_x2)*np.square(tau)/x0 + x5
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, d_o, sigma_v2, sigma_q2, sigma_k2, sigma_x2, tau,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = np.square(n)
+                x1 = 2*n
+            if _changed & 0b10:
+                x2 = 4*d
+                x3 = np.square(d)
+            if _changed & 0b11:
+                x4 = d*x0
+            if _changed & 0b11010:
+                x5 = d*d_o*sigma_v2
+            _gradient[_at] = sigma_k2*sigma_q2*x5*(n - 1)*(rho - 1)*(n*rho*x3 + rho*x1 + rho*x2 + rho*x4 - x1*x3 - x1 - x2 - x4)*np.square(sigma_x2)*np.square(tau)/x0 + x5
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def query_gradient_second_moment(
-    n, d, d_k, N, G_2, G_4, d_o=None, sigma_v2=None, sigma_k2=None, tau=None, *, check=None,
+    n, d, d_k, N, G_2, G_4, d_o=None, sigma_v2=None, sigma_k2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean square of the squared gradient norm in the queries, Gaussian weights.
 
@@ -1504,18 +1608,23 @@ def query_gradient_second_moment(
     # 24 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, d_k, N, G_2, G_4, d_o, sigma_v2, sigma_k2, tau,
-        ) = _values
-        if _changed & 0b1111001101:
-            x0 = d_o*np.square(N)*np.square(sigma_k2)*np.square(sigma_v2)*np.square(np.square(tau))/(d_k*np.square(np.square(n)))
-        _second_moment[_at] = 2*G_4*x0*(d_k + d_o + 1) + x0*(d_k*d_o + 2)*np.square(G_2)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_k, N, G_2, G_4, d_o, sigma_v2, sigma_k2, tau,
+            ) = _values
+            if _changed & 0b1111001101:
+                x0 = d_o*np.square(N)*np.square(sigma_k2)*np.square(sigma_v2)*np.square(np.square(tau))/(d_k*np.square(np.square(n)))
+            _second_moment[_at] = 2*G_4*x0*(d_k + d_o + 1) + x0*(d_k*d_o + 2)*np.square(G_2)
+
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
 def key_gradient_second_moment(
-    n, d, d_k, N, G_2, G_4, K_2, d_o=None, sigma_v2=None, sigma_q2=None, tau=None, *, check=None,
+    n, d, d_k, N, G_2, G_4, K_2, d_o=None, sigma_v2=None, sigma_q2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean square of the squared gradient norm in the keys, Gaussian weights.
 
@@ -1584,26 +1693,31 @@ def key_gradient_second_moment(
     # 27 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, d_k, N, G_2, G_4, K_2, d_o, sigma_v2, sigma_q2, tau,
-        ) = _values
-        if _changed & 0b10010000:
-            x0 = np.square(G_2)*np.square(d_o)
-        if _changed & 0b10100000:
-            x1 = G_4*d_o
-        if _changed & 0b11100000001:
-            x2 = np.square(sigma_q2)*np.square(sigma_v2)*np.square(np.square(tau))/np.square(np.square(n))
-        if _changed & 0b11100001001:
-            x3 = x2*np.square(N)
-        if _changed & 0b11101000101:
-            x4 = K_2*x2/d_k
-        _second_moment[_at] = x0*x3 + 2*x0*x4 + 2*x1*x3 + 4*x1*x4
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_k, N, G_2, G_4, K_2, d_o, sigma_v2, sigma_q2, tau,
+            ) = _values
+            if _changed & 0b10010000:
+                x0 = np.square(G_2)*np.square(d_o)
+            if _changed & 0b10100000:
+                x1 = G_4*d_o
+            if _changed & 0b11100000001:
+                x2 = np.square(sigma_q2)*np.square(sigma_v2)*np.square(np.square(tau))/np.square(np.square(n))
+            if _changed & 0b11100001001:
+                x3 = x2*np.square(N)
+            if _changed & 0b11101000101:
+                x4 = K_2*x2/d_k
+            _second_moment[_at] = x0*x3 + 2*x0*x4 + 2*x1*x3 + 4*x1*x4
+
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
 def block_value_gradient(
-    n, d, C, d_F=None, alpha_1=None, alpha_2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    n, d, C, d_F=None, alpha_1=None, alpha_2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of a whole block in the values.
 
@@ -1669,17 +1783,22 @@ def block_value_gradient(
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, C, d_F, alpha_1, alpha_2, sigma_up2, sigma_down2,
-        ) = _values
-        _gradient[_at] = C*d*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)/n
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, C, d_F, alpha_1, alpha_2, sigma_up2, sigma_down2,
+            ) = _values
+            _gradient[_at] = C*d*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)/n
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def block_query_gradient(
     n, d, N, G_2, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_k2=None,
-    sigma_up2=None, sigma_down2=None, tau=None, *, check=None,
+    sigma_up2=None, sigma_down2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of a whole block in the queries.
 
@@ -1764,17 +1883,22 @@ def block_query_gradient(
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_k2, sigma_up2, sigma_down2, tau,
-        ) = _values
-        _gradient[_at] = G_2*N*d*sigma_k2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_k2, sigma_up2, sigma_down2, tau,
+            ) = _values
+            _gradient[_at] = G_2*N*d*sigma_k2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def block_key_gradient(
     n, d, N, G_2, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_q2=None,
-    sigma_up2=None, sigma_down2=None, tau=None, *, check=None,
+    sigma_up2=None, sigma_down2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of a whole block in the keys.
 
@@ -1859,17 +1983,22 @@ def block_key_gradient(
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_q2, sigma_up2, sigma_down2, tau,
-        ) = _values
-        _gradient[_at] = G_2*N*d*sigma_q2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_q2, sigma_up2, sigma_down2, tau,
+            ) = _values
+            _gradient[_at] = G_2*N*d*sigma_q2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def block_input_gradient(
     n, d, N, T_X, G_2, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_q2=None,
-    sigma_k2=None, sigma_up2=None, sigma_down2=None, tau=None, *, check=None,
+    sigma_k2=None, sigma_up2=None, sigma_down2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of a whole block in the input.
 
@@ -1963,25 +2092,30 @@ def block_input_gradient(
     # 30 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, T_X, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_q2, sigma_k2, sigma_up2,
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, T_X, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_q2, sigma_k2, sigma_up2,
             sigma_down2, tau,
-        ) = _values
-        if _changed & 0b101000000:
-            x0 = sigma_v2*np.square(alpha_1)
-        if _changed & 0b101000010:
-            x1 = d*x0
-        if _changed & 0b1100010100010:
-            x2 = d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1
-        if _changed & 0b11111010100011:
-            x3 = sigma_k2*sigma_q2*x2*np.square(tau)/np.square(n)
-        _gradient[_at] = G_2*x1*x3*(d*n + 2) + N*T_X*x0*x3*np.square(d) + d*x2*(n + x1)
+            ) = _values
+            if _changed & 0b101000000:
+                x0 = sigma_v2*np.square(alpha_1)
+            if _changed & 0b101000010:
+                x1 = d*x0
+            if _changed & 0b1100010100010:
+                x2 = d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1
+            if _changed & 0b11111010100011:
+                x3 = sigma_k2*sigma_q2*x2*np.square(tau)/np.square(n)
+            _gradient[_at] = G_2*x1*x3*(d*n + 2) + N*T_X*x0*x3*np.square(d) + d*x2*(n + x1)
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def block_up_gradient(
-    n, d, N, C, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_down2=None, *, check=None,
+    n, d, N, C, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of a whole block in the first feed-forward matrix.
 
@@ -2049,21 +2183,26 @@ def block_up_gradient(
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_down2,
-        ) = _values
-        if check and _changed & 0b1101:
-            with np.errstate(divide="ignore"):
-                _require(C <= N*n, C, "C", "a number in [0, N*n]")
-        if _changed & 0b101010000:
-            x0 = d_F*sigma_down2*np.square(alpha_2)
-        _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_down2,
+            ) = _values
+            if check and _changed & 0b1101:
+                with np.errstate(divide="ignore"):
+                    _require(C <= N*n, C, "C", "a number in [0, N*n]")
+            if _changed & 0b101010000:
+                x0 = d_F*sigma_down2*np.square(alpha_2)
+            _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def block_down_gradient(
-    n, d, N, C, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_up2=None, *, check=None,
+    n, d, N, C, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_up2=None, *, check=None, workers=1,
 ):
     r"""Mean squared gradient norm of a whole block in the second feed-forward matrix.
 
@@ -2131,21 +2270,26 @@ def block_down_gradient(
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2,
-        ) = _values
-        if check and _changed & 0b1101:
-            with np.errstate(divide="ignore"):
-                _require(C <= N*n, C, "C", "a number in [0, N*n]")
-        if _changed & 0b101010000:
-            x0 = d_F*sigma_up2*np.square(alpha_2)
-        _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2,
+            ) = _values
+            if check and _changed & 0b1101:
+                with np.errstate(divide="ignore"):
+                    _require(C <= N*n, C, "C", "a number in [0, N*n]")
+            if _changed & 0b101010000:
+                x0 = d_F*sigma_up2*np.square(alpha_2)
+            _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def input_gradient_bound(
-    n, d, N, T_X, G_2, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, tau=None, *, check=None,
+    n, d, N, T_X, G_2, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, tau=None, *, check=None, workers=1,
 ):
     r"""An upper bound on the mean squared gradient norm in the input that holds.
 
@@ -2214,20 +2358,25 @@ def input_gradient_bound(
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, T_X, G_2, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
-        ) = _values
-        if _changed & 0b1100010:
-            x0 = d*d_o*sigma_v2
-        if _changed & 0b1111100010:
-            x1 = 2*sigma_k2*sigma_q2*x0*np.square(tau)
-        _bound[_at] = G_2*x1/n + N*T_X*x1/np.square(n) + x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, T_X, G_2, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
+            ) = _values
+            if _changed & 0b1100010:
+                x0 = d*d_o*sigma_v2
+            if _changed & 0b1111100010:
+                x1 = 2*sigma_k2*sigma_q2*x0*np.square(tau)
+            _bound[_at] = G_2*x1/n + N*T_X*x1/np.square(n) + x0
+
+    _in_parts(_work, workers)
     return _bound[()]
 
 
 def query_gradient_eq18(
-    n, d, rho, d_o=None, sigma_v2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None,
+    n, d, rho, d_o=None, sigma_v2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Eq. 18 as printed: norm and correlation of the tokens taken as independent.
 
@@ -2297,19 +2446,24 @@ def query_gradient_eq18(
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, d_o, sigma_v2, sigma_k2, sigma_x2, tau,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _gradient[_at] = d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*np.square(d)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/n
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, d_o, sigma_v2, sigma_k2, sigma_x2, tau,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            _gradient[_at] = d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*np.square(d)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/n
+
+    _in_parts(_work, workers)
     return _gradient[()]
 
 
 def eq18_missing_factor(
-    n, d, rho, *, check=None,
+    n, d, rho, *, check=None, workers=1,
 ):
     r"""The exact token average of the query gradient over Eq. 18.
 
@@ -2350,19 +2504,24 @@ def eq18_missing_factor(
     # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            n, d, rho,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _factor[_at] = (d*n + 4 - 4*rho)/(d*n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            _factor[_at] = (d*n + 4 - 4*rho)/(d*n)
+
+    _in_parts(_work, workers)
     return _factor[()]
 
 
 def matching_temperature(
-    n, d, rho, sigma_v2=None, sigma_k2=None, sigma_x2=None, *, check=None,
+    n, d, rho, sigma_v2=None, sigma_k2=None, sigma_x2=None, *, check=None, workers=1,
 ):
     r"""Inverse temperature at which query and value gradients have equal mean square.
 
@@ -2421,22 +2580,27 @@ def matching_temperature(
     # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, sigma_v2, sigma_k2, sigma_x2,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b11:
-            x0 = np.sqrt(d + n)
-        x1 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
-        _tau_star[_at] = n*x1/x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, sigma_v2, sigma_k2, sigma_x2,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b11:
+                x0 = np.sqrt(d + n)
+            x1 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
+            _tau_star[_at] = n*x1/x0
+
+    _in_parts(_work, workers)
     return _tau_star[()]
 
 
 def matching_temperature_eq18(
-    n, d, rho, sigma_v2=None, sigma_k2=None, sigma_x2=None, *, check=None,
+    n, d, rho, sigma_v2=None, sigma_k2=None, sigma_x2=None, *, check=None, workers=1,
 ):
     r"""The same temperature from Eqs. 17 and 18 as printed.
 
@@ -2496,28 +2660,33 @@ def matching_temperature_eq18(
     # 20 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, sigma_v2, sigma_k2, sigma_x2,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b1:
-            x0 = np.sqrt(n)
-        if _changed & 0b10:
-            x1 = np.sqrt(d)
-        if _changed & 0b11:
-            x2 = np.sqrt(d + n)
-        if _changed & 0b111101:
-            x3 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*np.square(sigma_x2)*np.square(rho - 1)))
-        _tau_star[_at] = x0*x3/(x1*x2)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, sigma_v2, sigma_k2, sigma_x2,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = np.sqrt(n)
+            if _changed & 0b10:
+                x1 = np.sqrt(d)
+            if _changed & 0b11:
+                x2 = np.sqrt(d + n)
+            if _changed & 0b111101:
+                x3 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*np.square(sigma_x2)*np.square(rho - 1)))
+            _tau_star[_at] = x0*x3/(x1*x2)
+
+    _in_parts(_work, workers)
     return _tau_star[()]
 
 
 def norm_second_moment(
     n, d, L, C, T_X, G_2, Q_X, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_up2=None,
-    sigma_down2=None, *, check=None,
+    sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Mean of N^2 after L blocks at finite width, given the invariants of the input.
 
@@ -2598,125 +2767,130 @@ def norm_second_moment(
     # 317 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, L, C, T_X, G_2, Q_X, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if _changed & 0b10:
-            x0 = np.square(d)
-            x1 = 2*d
-            x2 = d*x0
-            x3 = np.square(x0)
-        if _changed & 0b10000000:
-            x4 = np.square(d_F)
-            x5 = 8*d_F
-            x6 = 4*d_F
-            x7 = np.square(x4)
-        if _changed & 0b100000000:
-            x8 = np.square(alpha_1)
-        if _changed & 0b1000000000:
-            x9 = np.square(alpha_2)
-            x10 = np.square(x9)
-        if _changed & 0b100000000000:
-            x11 = np.square(sigma_up2)
-        if _changed & 0b1000000000000:
-            x12 = np.square(sigma_down2)
-        if _changed & 0b10000010:
-            x13 = x0*x4
-            x14 = d*x4
-            x15 = x0*x7
-            x16 = x3*x4
-            x17 = x2*x4
-            x18 = d_F*x13
-        if _changed & 0b10100000000:
-            x19 = np.square(sigma_v2)*np.square(x8)
-            x20 = sigma_v2*x8
-            x21 = 16*x20
-            x22 = 4*x20
-            x23 = 8*x19
-            x24 = 2*x20
-            x25 = 16*x19
-        if _changed & 0b1100000000000:
-            x26 = sigma_down2*sigma_up2
-        if _changed & 0b10100000010:
-            x27 = x0*x19
-            x28 = d*x20
-            x29 = 4*x27
-            x30 = 2*x28
-            x31 = _log1p(x1*x19 + x22 + x27 + x30)
-        if _changed & 0b1101000000000:
-            x32 = x26*x9
-            x33 = x11*x12*x26*np.square(alpha_2*x9)
-            x34 = x10*x11*x12
-            x35 = np.square(x10)*np.square(x11)*np.square(x12)
-            x36 = 36*x33
-            x37 = 9*x35
-            x38 = 18*x35
-        if _changed & 0b10110000010:
-            x39 = x17*x25
-        if _changed & 0b1101010000000:
-            x40 = d_F*x32
-            x41 = x33*x4
-            x42 = x34*x4
-            x43 = d_F*x34
-            x44 = 4*x40
-            x45 = x35*x7
-            x46 = x35*x4
-            x47 = 2*x40
-        if _changed & 0b1101010000010:
-            x48 = d*x40
-            x49 = x14*x36
-            x50 = x16*x35
-            x51 = x16*x33
-            x52 = x0*x43
-            x53 = x0*x42
-            x54 = x2*x43
-            x55 = x17*x38
-            x56 = d_F*x50
-            x57 = d*x42
-            x58 = d*x43
-            x59 = d*x32 + x0*x32 + x48 + 2
-            x60 = 2*x52
-            x61 = 0.5*x57
-            x62 = 0.5*x52
-            x63 = x1*x40 + x53
-            x64 = np.log1p(x58 + x63 - x47 - x52 - x57)
-            x65 = _log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
-            x66 = x40 + 2.5*x58 + x61 + x62 + x63
-        if _changed & 0b1111100000000:
-            x67 = x20*x33
-            x68 = x20*x35
-        if _changed & 0b1101010000110:
-            x69 = _geometric_sum(x64, x65, L)
-            x70 = np.exp(L*x64)
-        if _changed & 0b1111110000000:
-            x71 = x19*x42
-            x72 = x19*x45
-        if _changed & 0b1111110000010:
-            x73 = x28*x41
-            x74 = x14*x25*x33
-            x75 = x17*x67
-            x76 = x28*x43
-            x77 = x28*x42
-            x78 = 28*x17*x68
-            x79 = x19*x50
-            x80 = x35*x39
-            x81 = np.sqrt(d*x19*x51*x6 + d*x23*x56 + d_F*x33*x39 + d_F*x49 + d_F*x55 + 16*d_F*x73 + d_F*x74 + d_F*x78 + d_F*x80 + x13*x36 + x13*x37 + 56*x13*x67 + 20*x13*x68 + x15*x22*x35 + x15*x37 + x16*x37 + x17*x23*x33 + x18*x38 + 64*x18*x67 + 24*x18*x68 + x19*x2*x44 + x2*x21*x45 + 6*x20*x52 + 22*x20*x56 + x21*x40 + x21*x42 + x21*x50 + x23*x48 + x23*x54 + x25*x51 + 32*x27*x41 + 20*x27*x42 + x27*x46*x5 + x27 + 8*x28*x50 + x29*x43 + x29*x45 + x29*x46 + 6*x3*x71 + 4*x3*x72 + 36*x42 + x49 + x55 + x6*x79 + 16*x71 + x72*np.square(x2) + 48*x73 + x74 + 44*x75 + 8*x76 + 72*x77 + x78 + 16*x79 + x80 - 10*x20*x53 - x22*x48 - x22*x51 - x24*x3*x45 - x24*x54 - x30*x56 - x5*x75)
-            x82 = 0.5*x81
-            x83 = x0*x20*x40 + 0.5*x2*x20*x42 + x20*x47 + x20*x60 + 0.5*x28 + x76 + x77
-            x84 = np.log1p(x66 + x83 - x82)
-            x85 = x82 + x83
-            x86 = np.log1p(x66 + x85)
-        if _changed & 0b1111110000110:
-            x87 = np.exp(L*(x31 + x65))
-            x88 = np.exp(L*x84)
-            x89 = _geometric_sum(x84, x86, L)
-        _second_moment[_at] = G_2*x47*x59*x69 + x87*np.square(C)/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, L, C, T_X, G_2, Q_X, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if _changed & 0b10:
+                x0 = np.square(d)
+                x1 = 2*d
+                x2 = d*x0
+                x3 = np.square(x0)
+            if _changed & 0b10000000:
+                x4 = np.square(d_F)
+                x5 = 8*d_F
+                x6 = 4*d_F
+                x7 = np.square(x4)
+            if _changed & 0b100000000:
+                x8 = np.square(alpha_1)
+            if _changed & 0b1000000000:
+                x9 = np.square(alpha_2)
+                x10 = np.square(x9)
+            if _changed & 0b100000000000:
+                x11 = np.square(sigma_up2)
+            if _changed & 0b1000000000000:
+                x12 = np.square(sigma_down2)
+            if _changed & 0b10000010:
+                x13 = x0*x4
+                x14 = d*x4
+                x15 = x0*x7
+                x16 = x3*x4
+                x17 = x2*x4
+                x18 = d_F*x13
+            if _changed & 0b10100000000:
+                x19 = np.square(sigma_v2)*np.square(x8)
+                x20 = sigma_v2*x8
+                x21 = 16*x20
+                x22 = 4*x20
+                x23 = 8*x19
+                x24 = 2*x20
+                x25 = 16*x19
+            if _changed & 0b1100000000000:
+                x26 = sigma_down2*sigma_up2
+            if _changed & 0b10100000010:
+                x27 = x0*x19
+                x28 = d*x20
+                x29 = 4*x27
+                x30 = 2*x28
+                x31 = _log1p(x1*x19 + x22 + x27 + x30)
+            if _changed & 0b1101000000000:
+                x32 = x26*x9
+                x33 = x11*x12*x26*np.square(alpha_2*x9)
+                x34 = x10*x11*x12
+                x35 = np.square(x10)*np.square(x11)*np.square(x12)
+                x36 = 36*x33
+                x37 = 9*x35
+                x38 = 18*x35
+            if _changed & 0b10110000010:
+                x39 = x17*x25
+            if _changed & 0b1101010000000:
+                x40 = d_F*x32
+                x41 = x33*x4
+                x42 = x34*x4
+                x43 = d_F*x34
+                x44 = 4*x40
+                x45 = x35*x7
+                x46 = x35*x4
+                x47 = 2*x40
+            if _changed & 0b1101010000010:
+                x48 = d*x40
+                x49 = x14*x36
+                x50 = x16*x35
+                x51 = x16*x33
+                x52 = x0*x43
+                x53 = x0*x42
+                x54 = x2*x43
+                x55 = x17*x38
+                x56 = d_F*x50
+                x57 = d*x42
+                x58 = d*x43
+                x59 = d*x32 + x0*x32 + x48 + 2
+                x60 = 2*x52
+                x61 = 0.5*x57
+                x62 = 0.5*x52
+                x63 = x1*x40 + x53
+                x64 = np.log1p(x58 + x63 - x47 - x52 - x57)
+                x65 = _log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
+                x66 = x40 + 2.5*x58 + x61 + x62 + x63
+            if _changed & 0b1111100000000:
+                x67 = x20*x33
+                x68 = x20*x35
+            if _changed & 0b1101010000110:
+                x69 = _geometric_sum(x64, x65, L)
+                x70 = np.exp(L*x64)
+            if _changed & 0b1111110000000:
+                x71 = x19*x42
+                x72 = x19*x45
+            if _changed & 0b1111110000010:
+                x73 = x28*x41
+                x74 = x14*x25*x33
+                x75 = x17*x67
+                x76 = x28*x43
+                x77 = x28*x42
+                x78 = 28*x17*x68
+                x79 = x19*x50
+                x80 = x35*x39
+                x81 = np.sqrt(d*x19*x51*x6 + d*x23*x56 + d_F*x33*x39 + d_F*x49 + d_F*x55 + 16*d_F*x73 + d_F*x74 + d_F*x78 + d_F*x80 + x13*x36 + x13*x37 + 56*x13*x67 + 20*x13*x68 + x15*x22*x35 + x15*x37 + x16*x37 + x17*x23*x33 + x18*x38 + 64*x18*x67 + 24*x18*x68 + x19*x2*x44 + x2*x21*x45 + 6*x20*x52 + 22*x20*x56 + x21*x40 + x21*x42 + x21*x50 + x23*x48 + x23*x54 + x25*x51 + 32*x27*x41 + 20*x27*x42 + x27*x46*x5 + x27 + 8*x28*x50 + x29*x43 + x29*x45 + x29*x46 + 6*x3*x71 + 4*x3*x72 + 36*x42 + x49 + x55 + x6*x79 + 16*x71 + x72*np.square(x2) + 48*x73 + x74 + 44*x75 + 8*x76 + 72*x77 + x78 + 16*x79 + x80 - 10*x20*x53 - x22*x48 - x22*x51 - x24*x3*x45 - x24*x54 - x30*x56 - x5*x75)
+                x82 = 0.5*x81
+                x83 = x0*x20*x40 + 0.5*x2*x20*x42 + x20*x47 + x20*x60 + 0.5*x28 + x76 + x77
+                x84 = np.log1p(x66 + x83 - x82)
+                x85 = x82 + x83
+                x86 = np.log1p(x66 + x85)
+            if _changed & 0b1111110000110:
+                x87 = np.exp(L*(x31 + x65))
+                x88 = np.exp(L*x84)
+                x89 = _geometric_sum(x84, x86, L)
+            _second_moment[_at] = G_2*x47*x59*x69 + x87*np.square(C)/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
 def sum_second_moment(
-    d, L, C, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    d, L, C, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""Mean of C^2 after L blocks at finite width.
 
@@ -2789,39 +2963,44 @@ def sum_second_moment(
     # 48 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            d, L, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.square(d)
-            x1 = 2*d
-        if _changed & 0b1000:
-            x2 = 4*d_F
-        if _changed & 0b10000:
-            x3 = np.square(alpha_1)
-        if _changed & 0b100000:
-            x4 = np.square(alpha_2)
-        if _changed & 0b1010000:
-            x5 = sigma_v2*x3
-            x6 = np.square(sigma_v2)*np.square(x3)
-        if _changed & 0b1010001:
-            x7 = x0*x6 + x1*x5 + x1*x6 + 4*x5
-        if _changed & 0b110100000:
-            x8 = sigma_down2*sigma_up2*x4
-            x9 = np.square(sigma_down2)*np.square(sigma_up2)*np.square(x4)
-        if _changed & 0b110101000:
-            x10 = x9*np.square(d_F)
-        if _changed & 0b111111001:
-            x11 = _log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
-        if _changed & 0b111111011:
-            x12 = np.exp(L*x11)
-        _second_moment[_at] = x12*np.square(C)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                d, L, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.square(d)
+                x1 = 2*d
+            if _changed & 0b1000:
+                x2 = 4*d_F
+            if _changed & 0b10000:
+                x3 = np.square(alpha_1)
+            if _changed & 0b100000:
+                x4 = np.square(alpha_2)
+            if _changed & 0b1010000:
+                x5 = sigma_v2*x3
+                x6 = np.square(sigma_v2)*np.square(x3)
+            if _changed & 0b1010001:
+                x7 = x0*x6 + x1*x5 + x1*x6 + 4*x5
+            if _changed & 0b110100000:
+                x8 = sigma_down2*sigma_up2*x4
+                x9 = np.square(sigma_down2)*np.square(sigma_up2)*np.square(x4)
+            if _changed & 0b110101000:
+                x10 = x9*np.square(d_F)
+            if _changed & 0b111111001:
+                x11 = _log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
+            if _changed & 0b111111011:
+                x12 = np.exp(L*x11)
+            _second_moment[_at] = x12*np.square(C)
+
+    _in_parts(_work, workers)
     return _second_moment[()]
 
 
 def tail_ratio(
-    d, L, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    d, L, d_F=None, alpha_1=None, alpha_2=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""E C^2/(E C)^2 after L blocks: how heavy the tail of the norm is.
 
@@ -2892,43 +3071,48 @@ def tail_ratio(
     # 54 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            d, L, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if _changed & 0b1:
-            x0 = np.square(d)
-            x1 = 2*d
-        if _changed & 0b1000:
-            x2 = np.square(alpha_1)
-        if _changed & 0b10000:
-            x3 = np.square(alpha_2)
-        if _changed & 0b101:
-            x4 = d*d_F
-        if _changed & 0b101000:
-            x5 = sigma_v2*x2
-            x6 = np.square(sigma_v2)*np.square(x2)
-        if _changed & 0b101001:
-            x7 = d*x5
-            x8 = _log1p(x7)
-            x9 = x0*x6 + x1*x6 + 4*x5 + 2*x7
-        if _changed & 0b11010000:
-            x10 = sigma_down2*sigma_up2*x3
-            x11 = np.square(sigma_down2)*np.square(sigma_up2)*np.square(x3)
-        if _changed & 0b11010100:
-            x12 = d_F*x10
-            x13 = x11*np.square(d_F)
-        if _changed & 0b11010101:
-            x14 = _log1p(x10*x4)
-        if _changed & 0b11111101:
-            x15 = _log1p(x9 + (x9 + 1)*(2*d_F*x0*x11 + x0*x13 + x1*x12 + x1*x13 + 4*x11*x4 + 4*x12))
-        x16 = np.exp(L*(x15 - 2*x14 - 2*x8))
-        _ratio[_at] = x16
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                d, L, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if _changed & 0b1:
+                x0 = np.square(d)
+                x1 = 2*d
+            if _changed & 0b1000:
+                x2 = np.square(alpha_1)
+            if _changed & 0b10000:
+                x3 = np.square(alpha_2)
+            if _changed & 0b101:
+                x4 = d*d_F
+            if _changed & 0b101000:
+                x5 = sigma_v2*x2
+                x6 = np.square(sigma_v2)*np.square(x2)
+            if _changed & 0b101001:
+                x7 = d*x5
+                x8 = _log1p(x7)
+                x9 = x0*x6 + x1*x6 + 4*x5 + 2*x7
+            if _changed & 0b11010000:
+                x10 = sigma_down2*sigma_up2*x3
+                x11 = np.square(sigma_down2)*np.square(sigma_up2)*np.square(x3)
+            if _changed & 0b11010100:
+                x12 = d_F*x10
+                x13 = x11*np.square(d_F)
+            if _changed & 0b11010101:
+                x14 = _log1p(x10*x4)
+            if _changed & 0b11111101:
+                x15 = _log1p(x9 + (x9 + 1)*(2*d_F*x0*x11 + x0*x13 + x1*x12 + x1*x13 + 4*x11*x4 + 4*x12))
+            x16 = np.exp(L*(x15 - 2*x14 - 2*x8))
+            _ratio[_at] = x16
+
+    _in_parts(_work, workers)
     return _ratio[()]
 
 
 def tail_ratio_limit(
-    d, d_F=None, a_1=None, a_2=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None,
+    d, d_F=None, a_1=None, a_2=None, sigma_v2=None, sigma_up2=None, sigma_down2=None, *, check=None, workers=1,
 ):
     r"""The limit of tail_ratio in depth at alpha^2 = a/L.
 
@@ -2997,18 +3181,23 @@ def tail_ratio_limit(
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            d, d_F, a_1, a_2, sigma_v2, sigma_up2, sigma_down2,
-        ) = _values
-        if _changed & 0b1111110:
-            x0 = np.exp(4*a_1*sigma_v2 + 4*a_2*d_F*sigma_down2*sigma_up2)
-        _ratio[_at] = x0
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                d, d_F, a_1, a_2, sigma_v2, sigma_up2, sigma_down2,
+            ) = _values
+            if _changed & 0b1111110:
+                x0 = np.exp(4*a_1*sigma_v2 + 4*a_2*d_F*sigma_down2*sigma_up2)
+            _ratio[_at] = x0
+
+    _in_parts(_work, workers)
     return _ratio[()]
 
 
 def distance_to_uniform(
-    n, d, N, T_X, sigma_q2=None, sigma_k2=None, tau=None, *, check=None,
+    n, d, N, T_X, sigma_q2=None, sigma_k2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared distance of the attention from uniform, small logits.
 
@@ -3067,16 +3256,21 @@ def distance_to_uniform(
     # 7 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, 1 << 24):
-        (
-            n, d, N, T_X, sigma_q2, sigma_k2, tau,
-        ) = _values
-        _distance[_at] = N*T_X*sigma_k2*sigma_q2*np.square(tau)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, T_X, sigma_q2, sigma_k2, tau,
+            ) = _values
+            _distance[_at] = N*T_X*sigma_k2*sigma_q2*np.square(tau)/np.square(n)
+
+    _in_parts(_work, workers)
     return _distance[()]
 
 
 def distance_to_uniform_gaussian(
-    n, d, rho, sigma_q2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None,
+    n, d, rho, sigma_q2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None, workers=1,
 ):
     r"""The same, averaged over equicorrelated Gaussian tokens.
 
@@ -3139,19 +3333,24 @@ def distance_to_uniform_gaussian(
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, sigma_q2, sigma_k2, sigma_x2, tau,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        _distance[_at] = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*np.square(sigma_x2)*np.square(tau)/np.square(n)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, sigma_q2, sigma_k2, sigma_x2, tau,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            _distance[_at] = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*np.square(sigma_x2)*np.square(tau)/np.square(n)
+
+    _in_parts(_work, workers)
     return _distance[()]
 
 
 def output_norm_beyond_uniform(
-    n, d, N, C, G_2, W_X, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, tau=None, *, check=None,
+    n, d, N, C, G_2, W_X, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, tau=None, *, check=None, workers=1,
 ):
     r"""Mean squared norm of the output with its first correction beyond uniform.
 
@@ -3225,25 +3424,30 @@ def output_norm_beyond_uniform(
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, N, C, G_2, W_X, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
-        ) = _values
-        if check and _changed & 0b1101:
-            with np.errstate(divide="ignore"):
-                _require(C <= N*n, C, "C", "a number in [0, N*n]")
-        if _changed & 0b11000000:
-            x0 = d_o*sigma_v2
-        if _changed & 0b11000001:
-            x1 = x0/n
-        if _changed & 0b11100000100:
-            x2 = N*sigma_k2*sigma_q2*np.square(tau)
-        _norm[_at] = C*x1 + G_2*x0*x2/np.square(n) + W_X*x1*x2
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, N, C, G_2, W_X, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
+            ) = _values
+            if check and _changed & 0b1101:
+                with np.errstate(divide="ignore"):
+                    _require(C <= N*n, C, "C", "a number in [0, N*n]")
+            if _changed & 0b11000000:
+                x0 = d_o*sigma_v2
+            if _changed & 0b11000001:
+                x1 = x0/n
+            if _changed & 0b11100000100:
+                x2 = N*sigma_k2*sigma_q2*np.square(tau)
+            _norm[_at] = C*x1 + G_2*x0*x2/np.square(n) + W_X*x1*x2
+
+    _in_parts(_work, workers)
     return _norm[()]
 
 
 def output_norm_beyond_uniform_gaussian(
-    n, d, rho, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None,
+    n, d, rho, d_o=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, sigma_x2=None, tau=None, *, check=None, workers=1,
 ):
     r"""The same, averaged over equicorrelated Gaussian tokens.
 
@@ -3317,14 +3521,19 @@ def output_norm_beyond_uniform_gaussian(
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, rho, d_o, sigma_v2, sigma_q2, sigma_k2, sigma_x2, tau,
-        ) = _values
-        if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
-            with np.errstate(divide="ignore"):
-                _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-        if _changed & 0b10011010:
-            x0 = d*d_o*sigma_v2*sigma_x2
-        _norm[_at] = sigma_k2*sigma_q2*x0*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n) + x0*(n*rho + 1 - rho)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, rho, d_o, sigma_v2, sigma_q2, sigma_k2, sigma_x2, tau,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b10011010:
+                x0 = d*d_o*sigma_v2*sigma_x2
+            _norm[_at] = sigma_k2*sigma_q2*x0*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n) + x0*(n*rho + 1 - rho)
+
+    _in_parts(_work, workers)
     return _norm[()]

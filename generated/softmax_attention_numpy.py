@@ -40,8 +40,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _in_parts(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -58,8 +71,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -738,7 +757,7 @@ class WeightGradientsResult(NamedTuple):
 
 
 def output_q(
-    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None, *, check=None,
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None, *, check=None, workers=1,
 ):
     r"""Second moment of a coordinate of the output.
 
@@ -820,19 +839,24 @@ def output_q(
     # 23 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
-        ) = _values
-        if _changed & 0b110111011:
-            x0 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*np.square(d), n, d, d_k, gap/q, 0)
-            x1 = x0[1]
-        _output_q[_at] = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
+            ) = _values
+            if _changed & 0b110111011:
+                x0 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*np.square(d), n, d, d_k, gap/q, 0)
+                x1 = x0[1]
+            _output_q[_at] = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
+
+    _in_parts(_work, workers)
     return _output_q[()]
 
 
 def output_moments(
-    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None, *, check=None,
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None, *, check=None, workers=1,
 ):
     r"""Second moment and token gap of the output of softmax attention.
 
@@ -914,22 +938,28 @@ def output_moments(
     )
     _q = np.empty(_shape)
     _gap = np.empty(_shape)
-    # 27 operations a point
+    # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
-        ) = _values
-        if _changed & 0b1000010:
-            x0 = d*sigma_v2
-        if _changed & 0b110111011:
-            x1 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*np.square(d), n, d, d_k, gap/q, 0)
-            x2 = x1[1]
-        if _changed & 0b1110111011:
-            x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
-        _q[_at] = x0*(gap*x1[0] + q + x3 - gap)
-        _gap[_at] = x0*(gap*x1[15] + x3)
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
+            ) = _values
+            if _changed & 0b1000010:
+                x0 = d*sigma_v2
+            if _changed & 0b110111011:
+                x1 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*np.square(d), n, d, d_k, gap/q, 0)
+                x2 = x1[1]
+            if _changed & 0b1110111011:
+                x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
+            _q[_at] = x0*(gap*x1[0] + q + x3 - gap)
+            _gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[15] + x3))
+
+    _in_parts(_work, workers)
     return OutputMomentsResult(
         _q[()],
         _gap[()],
@@ -938,7 +968,7 @@ def output_moments(
 
 def input_gradient(
     n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None,
-    s2=None, r_g=None, *, check=None,
+    s2=None, r_g=None, *, check=None, workers=1,
 ):
     r"""Second moment and token gap of the input gradient, for s2 and r_g of the output.
 
@@ -1030,44 +1060,51 @@ def input_gradient(
     )
     _variance = np.empty(_shape)
     _gap = np.empty(_shape)
-    # 86 operations a point
+    # 87 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
-        ) = _values
-        if _changed & 0b1:
-            x0 = n - 1
-        if _changed & 0b10:
-            x1 = np.square(d)
-            x2 = 1/d
-        if _changed & 0b1000000000:
-            x3 = P/(1 - P)
-        if _changed & 0b1000100:
-            x4 = d_o*sigma_v2
-        if _changed & 0b1000010000:
-            x5 = q*x3
-        if _changed & 0b110000000000:
-            x6 = s2*(1 - r_g)
-            x7 = s2 - x6
-        if _changed & 0b110000000001:
-            x8 = x0*x7
-        if _changed & 0b110100010:
-            x9 = gap*sigma_k2*sigma_q2*x1
-        if _changed & 0b110111011:
-            x10 = _softmax_layer_exact(q*x9, n, d, d_k, gap/q, 0)
-            x11 = x10[1]
-            x12 = x10[14]
-            x13 = x10[8]
-            x14 = x10[3]
-            x15 = x13 + (1 - x2)*(d*x13 + (d_k - 1)*x10[7])/d_k
-        if _changed & 0b11110111011:
-            x16 = s2*x5*x10[5]
-        if _changed & 0b111110111011:
-            x17 = q*sigma_k2*sigma_q2*x1*(gap*x8*x10[17] + s2*(gap + x5)*x10[11]) + x2*(s2*x10[4] + x8*x10[16])
-        _variance[_at] = x4*(s2*x11*(x3 + 1) + x17 + x8*(x11 - x12) + x9*(gap*s2*x15 + x16))
-        _gap[_at] = x4*(n*x17/x0 + s2*(x11*x3 + x14) + x7*(x0*x14 - n*x12) + x9*(gap*(x15*x6 + x7*(x15 - x10[18])) + x16))
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
+            ) = _values
+            if _changed & 0b1:
+                x0 = n - 1
+                x1 = n/np.maximum(x0, 1)
+            if _changed & 0b10:
+                x2 = np.square(d)
+                x3 = 1/d
+            if _changed & 0b1000000000:
+                x4 = P/(1 - P)
+            if _changed & 0b1000100:
+                x5 = d_o*sigma_v2
+            if _changed & 0b1000010000:
+                x6 = q*x4
+            if _changed & 0b110000000000:
+                x7 = s2*(1 - r_g)
+                x8 = s2 - x7
+            if _changed & 0b110000000001:
+                x9 = x0*x8
+            if _changed & 0b110100010:
+                x10 = gap*sigma_k2*sigma_q2*x2
+            if _changed & 0b110111011:
+                x11 = _softmax_layer_exact(q*x10, n, d, d_k, gap/q, 0)
+                x12 = x11[1]
+                x13 = x11[14]
+                x14 = x11[8]
+                x15 = x11[3]
+                x16 = x14 + (1 - x3)*(d*x14 + (d_k - 1)*x11[7])/d_k
+            if _changed & 0b11110111011:
+                x17 = s2*x6*x11[5]
+            if _changed & 0b111110111011:
+                x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[17] + s2*(gap + x6)*x11[11]) + x3*(s2*x11[4] + x9*x11[16])
+            _variance[_at] = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
+            _gap[_at] = np.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
+
+    _in_parts(_work, workers)
     return InputGradientResult(
         _variance[()],
         _gap[()],
@@ -1076,7 +1113,7 @@ def input_gradient(
 
 def weight_gradients(
     n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None,
-    s2=None, r_g=None, *, check=None,
+    s2=None, r_g=None, *, check=None, workers=1,
 ):
     r"""Expected squared norms of the gradients of the query, key and value weights.
 
@@ -1172,58 +1209,63 @@ def weight_gradients(
     # 110 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, _BLOCK):
-        (
-            n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
-        ) = _values
-        if _changed & 0b10:
-            x0 = np.square(d)
-            x1 = 1/d
-        if _changed & 0b1000:
-            x2 = 1/d_k
-            x3 = d_k - 1
-        if _changed & 0b100000:
-            x4 = np.square(gap)
-        if _changed & 0b1000000000:
-            x5 = P/(1 - P)
-        if _changed & 0b110:
-            x6 = d*d_o
-        if _changed & 0b1010:
-            x7 = x1 + x2
-            x8 = 1/(2*x1 + x2)
-            x9 = x1*x8
-            x10 = x7*x8
-        if _changed & 0b110000:
-            x11 = gap*q
-            x12 = gap/q
-            x13 = 1 - x12
-            x14 = np.square(x13) + 1
-        if _changed & 0b100000010:
-            x15 = sigma_k2*x0
-        if _changed & 0b110010:
-            x16 = x1*x14
-        if _changed & 0b1000110000:
-            x17 = x11*x5
-        if _changed & 0b110000000001:
-            x18 = (n - 1)*(s2 - s2*(1 - r_g))
-        if _changed & 0b110000100001:
-            x19 = x18*x4
-        if _changed & 0b1010111:
-            x20 = n*q*sigma_v2*x6
-        if _changed & 0b110111011:
-            x21 = _softmax_layer_exact(sigma_q2*x11*x15, n, d, d_k, x12, 0)
-            x22 = x13*x21[18]
-            x23 = x21[5]
-            x24 = x21[7]
-            x25 = x21[12]
-            x26 = gap*x21[0] + q - gap
-            x27 = x21[1]
-            x28 = (x21[19] - x22)/(x14*x7 + x16)
-            x29 = x21[10] - x23
-            x30 = x2*(d*x21[8] + x24*x3)
-        _query[_at] = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[13] + x25*x3) - x30))) + x19*(x16*x28 + x22))
-        _key[_at] = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
-        _value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
+            ) = _values
+            if _changed & 0b10:
+                x0 = np.square(d)
+                x1 = 1/d
+            if _changed & 0b1000:
+                x2 = 1/d_k
+                x3 = d_k - 1
+            if _changed & 0b100000:
+                x4 = np.square(gap)
+            if _changed & 0b1000000000:
+                x5 = P/(1 - P)
+            if _changed & 0b110:
+                x6 = d*d_o
+            if _changed & 0b1010:
+                x7 = x1 + x2
+                x8 = 1/(2*x1 + x2)
+                x9 = x1*x8
+                x10 = x7*x8
+            if _changed & 0b110000:
+                x11 = gap*q
+                x12 = gap/q
+                x13 = 1 - x12
+                x14 = np.square(x13) + 1
+            if _changed & 0b100000010:
+                x15 = sigma_k2*x0
+            if _changed & 0b110010:
+                x16 = x1*x14
+            if _changed & 0b1000110000:
+                x17 = x11*x5
+            if _changed & 0b110000000001:
+                x18 = (n - 1)*(s2 - s2*(1 - r_g))
+            if _changed & 0b110000100001:
+                x19 = x18*x4
+            if _changed & 0b1010111:
+                x20 = n*q*sigma_v2*x6
+            if _changed & 0b110111011:
+                x21 = _softmax_layer_exact(sigma_q2*x11*x15, n, d, d_k, x12, 0)
+                x22 = x13*x21[18]
+                x23 = x21[5]
+                x24 = x21[7]
+                x25 = x21[12]
+                x26 = gap*x21[0] + q - gap
+                x27 = x21[1]
+                x28 = (x21[19] - x22)/(x14*x7 + x16)
+                x29 = x21[10] - x23
+                x30 = x2*(d*x21[8] + x24*x3)
+            _query[_at] = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[13] + x25*x3) - x30))) + x19*(x16*x28 + x22))
+            _key[_at] = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
+            _value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
+
+    _in_parts(_work, workers)
     return WeightGradientsResult(
         _query[()],
         _key[()],

@@ -1018,13 +1018,13 @@ def output_moments(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 27 operations a point
+    # 28 operations a point
     x0 = d*sigma_v2
     x1 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*torch.square(d), n, d, d_k, gap/q, 0)
     x2 = x1[1]
     x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
     _q = x0*(gap*x1[0] + q + x3 - gap)
-    _gap = x0*(gap*x1[15] + x3)
+    _gap = torch.where((n) == (1), 0, x0*(gap*x1[15] + x3))
     return OutputMomentsResult(
         _q.expand(_shape),
         _gap.expand(_shape),
@@ -1101,27 +1101,28 @@ def input_gradient(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 86 operations a point
+    # 87 operations a point
     x0 = n - 1
-    x1 = torch.square(d)
-    x2 = 1/d
-    x3 = P/(1 - P)
-    x4 = d_o*sigma_v2
-    x5 = q*x3
-    x6 = s2*(1 - r_g)
-    x7 = s2 - x6
-    x8 = x0*x7
-    x9 = gap*sigma_k2*sigma_q2*x1
-    x10 = _softmax_layer_exact(q*x9, n, d, d_k, gap/q, 0)
-    x11 = x10[1]
-    x12 = x10[14]
-    x13 = x10[8]
-    x14 = x10[3]
-    x15 = x13 + (1 - x2)*(d*x13 + (d_k - 1)*x10[7])/d_k
-    x16 = s2*x5*x10[5]
-    x17 = q*sigma_k2*sigma_q2*x1*(gap*x8*x10[17] + s2*(gap + x5)*x10[11]) + x2*(s2*x10[4] + x8*x10[16])
-    _variance = x4*(s2*x11*(x3 + 1) + x17 + x8*(x11 - x12) + x9*(gap*s2*x15 + x16))
-    _gap = x4*(n*x17/x0 + s2*(x11*x3 + x14) + x7*(x0*x14 - n*x12) + x9*(gap*(x15*x6 + x7*(x15 - x10[18])) + x16))
+    x1 = n/torch.clamp(x0, min=1)
+    x2 = torch.square(d)
+    x3 = 1/d
+    x4 = P/(1 - P)
+    x5 = d_o*sigma_v2
+    x6 = q*x4
+    x7 = s2*(1 - r_g)
+    x8 = s2 - x7
+    x9 = x0*x8
+    x10 = gap*sigma_k2*sigma_q2*x2
+    x11 = _softmax_layer_exact(q*x10, n, d, d_k, gap/q, 0)
+    x12 = x11[1]
+    x13 = x11[14]
+    x14 = x11[8]
+    x15 = x11[3]
+    x16 = x14 + (1 - x3)*(d*x14 + (d_k - 1)*x11[7])/d_k
+    x17 = s2*x6*x11[5]
+    x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[17] + s2*(gap + x6)*x11[11]) + x3*(s2*x11[4] + x9*x11[16])
+    _variance = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
+    _gap = torch.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
     return InputGradientResult(
         _variance.expand(_shape),
         _gap.expand(_shape),

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from symprop.components import Linear, SoftmaxAttention, Sum, UniformAttention
+    from symprop.components import Attention, Linear, Sum, UniformAttention
     from symprop.depth import DepthSolution, solve
     from symprop.network import named, residual, sequential, stack, token_input, trace_of
     from symprop.notation import view
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attention",
     "DepthSolution",
     "Linear",
-    "SoftmaxAttention",
     "Sum",
     "UniformAttention",
     "named",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "symprop.components": ("Linear", "SoftmaxAttention", "Sum", "UniformAttention"),
+    "symprop.components": ("Attention", "Linear", "Sum", "UniformAttention"),
     "symprop.depth": ("DepthSolution", "solve"),
     "symprop.network": ("named", "residual", "sequential", "stack", "token_input", "trace_of"),
     "symprop.notation": ("view",),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from symprop.bench_depth import rows
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, parameters
 from symprop.core import symbols as s
@@ -214,7 +215,7 @@ def main(repeats: int = 11) -> None:
     print(f"{POINTS} points{'':16}generated   / by hand  / lambdify")
     for spec in evaluators():
         print(_evaluator_line(spec, repeats))
-    for line in _start_up_lines(max(1, repeats // 2)):
+    for line in (*rows(max(1, repeats // 2)), *_start_up_lines(max(1, repeats // 2))):
         print(line)
 
 

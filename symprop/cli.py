@@ -124,7 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--latex", action="store_true", help="the formulas of one layer of this model, in LaTeX")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
 
-    sub = command("generate", _generate, "write the files that the bundled derivations emit")
+    sub = command("generate", _generate, "write the files that the bundled derivations emit, or chosen evaluators")
+    sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
+    sub.add_argument("--backend", action="append", choices=bundled.BACKENDS, help="for chosen evaluators; may be repeated")
+    sub.add_argument("--jacobian", action="store_true", help="chosen evaluators with their derivatives in all real parameters")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if any byte differs or a file is stale")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the package's generated folder")
     return parser
@@ -328,7 +331,7 @@ def _appendix(options: argparse.Namespace) -> int:
     with _progress() as progress:
         figures = derivation.figures(options.seed, options.full, progress)
     files: dict[str, str | bytes] = dict(appendix(derivation, chosen, verdicts, rows, figures))
-    for name, text in bundled.evaluator_files(derivation).items():
+    for name, text in bundled.evaluator_files(derivation, derivation.evaluators).items():
         files[f"evaluators/{name}"] = text
     content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "seed": options.seed}
     files["verification.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -490,10 +493,15 @@ def _generate(options: argparse.Namespace) -> int:
 
     from symprop.codegen.files import stale_or_different, write_files
 
+    if options.evaluators and options.output is None:
+        raise InputError("--output", "missing", "a folder for the chosen evaluators")
+    if not options.evaluators and (options.backend or options.jacobian):
+        raise InputError("evaluators", "missing", "some to choose, such as noci2022:norm, with --backend or --jacobian")
     folder = options.output or Path(str(resources.files("symprop.generated")))
     with _progress() as progress:
         progress("deriving", 0, 1)
-        files = bundled.generated_files()
+        files = (bundled.chosen_files(options.evaluators, options.backend or bundled.BACKENDS, options.jacobian)
+                 if options.evaluators else bundled.generated_files())
         progress("deriving", 1, 1)
     if options.check:
         wrong = stale_or_different(files, folder)

@@ -29,7 +29,7 @@ def _constant(table: str) -> str:
 
 def formula_text(name: str, title: str, formula: sp.Lambda, backend: str) -> str:
     """A function of tensors or arrays that computes one formula."""
-    code, lowered = Code(backend), _program(formula)
+    code, lowered = Code(backend), lambda_program(formula)
     return "\n".join((
         f"def {name}({', '.join(str(symbol) for symbol in formula.signature)}):",
         f'    """{title}"""',
@@ -38,7 +38,8 @@ def formula_text(name: str, title: str, formula: sp.Lambda, backend: str) -> str
     ))
 
 
-def _program(formula: sp.Lambda) -> Program:
+def lambda_program(formula: sp.Lambda) -> Program:
+    """The lowered program of a formula of its own."""
     parameters = tuple(Parameter(symbol, "", "", Domain()) for symbol in formula.signature)
     return program(FunctionSpec("formula", parameters, (("value", formula.expr),), ""))
 
@@ -68,7 +69,7 @@ def _function(name: str, backend: str, suffix: str = "") -> str:
     signature = node.summand.signature
     count = len(signature) - len(node.arguments)
     columns, arguments = ([str(symbol) for symbol in part] for part in (signature[:count], signature[count:]))
-    lowered = _program(node.summand)
+    lowered = lambda_program(node.summand)
     inside = (1 << count) - 1
     before = [item for item in lowered.assignments if not item.depends & inside]
     within = [item for item in lowered.assignments if item.depends & inside]

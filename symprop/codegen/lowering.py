@@ -102,6 +102,10 @@ class RisingStep(_Lowered):
     """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
 
 
+class Step(_Lowered):
+    """0 below zero, 1 above, a half at zero: the derivative of a larger of two."""
+
+
 class SoftmaxRow(_Lowered):
     """Moments of a row of softmax weights: (text of the requests, variance, tokens, dimension or None, spread)."""
 
@@ -177,6 +181,11 @@ def program(spec: FunctionSpec) -> Program:
     backend can then compute it only when one of these parameters changes.
     """
     return _program([expression for _, expression in spec.outputs], [parameter.symbol for parameter in spec.signature], set())
+
+
+def lower_together(expressions: Sequence[sp.Expr], arguments: Sequence[sp.Symbol], taken: Set[str]) -> Program:
+    """Lower expressions in given arguments with shared parts, whose names are not among those taken."""
+    return _program(expressions, arguments, taken)
 
 
 @dataclass(frozen=True)
@@ -344,6 +353,8 @@ class _Lowering:
         if isinstance(node, RisingRatio):
             u, v, count = node.args
             return RisingStep(self.lower(sp.cancel(u - v)), self.lower(v), self.lower(count))
+        if isinstance(node, sp.Heaviside):
+            return Step(self.lower(node.args[0]))
         if isinstance(node, ArcCosine):
             k, gap, v = node.args
             return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))

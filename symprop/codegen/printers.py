@@ -20,6 +20,7 @@ from symprop.core.errors import RefusedError
 from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
 from symprop.functions.normal_moment import NormalMoment
 from symprop.functions.piece_rule import PIECE_FUNCTIONS
+from symprop.functions.rising_ratio import ReciprocalSum
 from symprop.functions.table_sum import Larger, Smaller
 
 NUMPY: Mapping[type, str] = {
@@ -33,6 +34,8 @@ NUMPY: Mapping[type, str] = {
     lowering.LogGeometricSum: "_geometric_sum",
     lowering.Power: "np.power",
     lowering.RisingStep: "_rising_ratio",
+    ReciprocalSum: "_reciprocal_sum",
+    lowering.Step: "_step",
     NormalMoment: "_normal_moment",
     sp.erf: "_erf",
     lowering.SoftmaxRow: "_softmax_row",
@@ -73,7 +76,52 @@ TORCH: Mapping[type, str] = {key: text.replace("np.", "torch.") for key, text in
     sp.erfc: "torch.erfc",
 }
 
-TABLES: Mapping[str, Mapping[type, str]] = {"numpy": NUMPY, "torch": TORCH}
+COMPILED: Mapping[type, str] = {
+    lowering.Exp: "f_exp",
+    lowering.Expm1: "f_expm1",
+    lowering.Log: "f_log",
+    lowering.Log1p: "f_log1p",
+    lowering.GrowthLog: "f_log1p",
+    lowering.BoundedExponent: "bounded_exponent",
+    lowering.PowerLog: "log_positive",
+    lowering.LogGeometricSum: "geometric_sum",
+    lowering.ArcCosine0: "arc_cosine_0",
+    lowering.ArcCosine1: "arc_cosine_1",
+    lowering.ArcCosine2: "arc_cosine_2",
+    lowering.Square: "square",
+    lowering.Sqrt: "sqrt",
+    lowering.Step: "step",
+    Larger: "maximum",
+    Smaller: "minimum",
+    sp.Max: "maximum",
+    sp.Min: "minimum",
+    sp.Abs: "fabs",
+    sp.asin: "f_asin",
+    sp.acos: "f_acos",
+    sp.Piecewise: "",
+}
+"""Functions of C that work on vectors of points."""
+
+POINT_BY_POINT: Mapping[type, str] = {
+    lowering.Power: "pow",
+    lowering.RisingStep: "rising_ratio",
+    ReciprocalSum: "reciprocal_sum",
+    sp.erf: "erf",
+    sp.erfc: "erfc",
+    sp.sin: "sin",
+    sp.cos: "cos",
+    sp.tan: "tan",
+    sp.atan: "atan",
+    sp.sinh: "sinh",
+    sp.cosh: "cosh",
+    sp.asinh: "asinh",
+    sp.tanh: "tanh",
+    CorrelationDeficit: "correlation_deficit",
+    CorrelationSlopeDeficit: "correlation_slope_deficit",
+}
+"""Functions of C that take one point at a time."""
+
+TABLES: Mapping[str, Mapping[type, str]] = {"numpy": NUMPY, "torch": TORCH, "compiled": {**COMPILED, **POINT_BY_POINT}}
 
 _STRUCTURE = (sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Integer, sp.Float)
 _RELATIONS: Mapping[type, str] = {
@@ -99,7 +147,8 @@ class Code:
 
     def text(self, expression: Any) -> str:
         """The expression as one line of code."""
-        return str(_Printer(self.backend).doprint(expression))
+        printer = _CompiledPrinter if self.backend == "compiled" else _Printer
+        return str(printer(self.backend).doprint(expression))
 
 
 class _Printer(StrPrinter):
@@ -119,6 +168,8 @@ class _Printer(StrPrinter):
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
         if kind is Str:
             return str(expr.name)
+        if kind in (lowering.SoftmaxRow, lowering.SoftmaxPair, lowering.Entry) and self.backend == "compiled":
+            raise RefusedError("moments of softmax weights", "the compiled backend has none", "use the numpy backend")
         if kind is lowering.SoftmaxLayer:
             return f"{expr.args[0].name}({', '.join(self._print(argument) for argument in expr.args[1:])})"
         if kind is lowering.Entry:
@@ -153,8 +204,12 @@ class _Printer(StrPrinter):
         if condition == True or len(pieces) == 1:  # noqa: E712
             return self._print(value)
         if self.backend == "torch" and value.is_number and pieces[1][0].is_number:
-            raise RefusedError("Piecewise", "torch.where of two numbers loses the dtype",
-                               "let one of two neighbouring branches depend on a parameter")
+            if not isinstance(condition, sp.core.relational.Relational):
+                raise RefusedError("Piecewise", "torch.where of two numbers loses the dtype",
+                                   "let one of two neighbouring branches depend on a parameter")
+            # The numbers take the type of what is compared.
+            value_text = f"torch.full_like({self._print(condition.lhs - condition.rhs)}, {self._print(value)})"
+            return f"torch.where({self._print(condition)}, {value_text}, {self._where(pieces[1:])})"
         return f"{self.table[sp.Piecewise]}({self._print(condition)}, {self._print(value)}, {self._where(pieces[1:])})"
 
     def _extreme(self, expr: Any) -> str:
@@ -171,3 +226,26 @@ class _Printer(StrPrinter):
         return text
 
 
+class _CompiledPrinter(_Printer):
+    """C: every number is a double, and a name ends in an underscore, so that it is no word of the language."""
+
+    def _print_Symbol(self, expr: sp.Symbol) -> str:
+        return f"{expr}_"
+
+    _print_Dummy = _print_Symbol
+
+    def _print_Integer(self, expr: sp.Integer) -> str:
+        return f"{int(expr)}.0"
+
+    def _print_Pow(self, expr: sp.Pow, rational: bool = False) -> str:
+        if not expr.exp.is_Integer:
+            return f"pow({self._print(expr.base)}, {self._print(expr.exp)})"
+        text = self._print(expr.base)
+        powered = "*".join([f"({text})"] * abs(int(expr.exp)))
+        return f"({powered})" if expr.exp > 0 else f"1.0/({powered})"
+
+    def _where(self, pieces: list[Any]) -> str:
+        value, condition = pieces[0]
+        if condition == True or len(pieces) == 1:  # noqa: E712
+            return f"({self._print(value)})"
+        return f"(({self._print(condition)}) ? ({self._print(value)}) : {self._where(pieces[1:])})"

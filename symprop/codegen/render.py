@@ -6,12 +6,13 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
-import jinja2
 import sympy as sp
 
 from symprop.codegen import cells, special, special_softmax
+from symprop.codegen.compiled import compiled_module
 from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.loops import helpers as loop_helpers
 from symprop.codegen.lowering import Assignment, LoopProgram, in_groups, loop_program, lower, program
@@ -19,11 +20,12 @@ from symprop.codegen.printers import Code
 from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.codegen.special_layer import layer_texts
-from symprop.codegen.templates import HELPERS, TEMPLATES
+from symprop.codegen.templates import HELPERS, TEMPLATES, template
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.core.symbols import layer
 from symprop.functions.piece_rule import PIECE_FUNCTIONS
 
+BACKENDS = ("numpy", "torch", "compiled")
 BLOCKED_OPERATIONS = 9
 """Formulas with fewer operations are bound by memory, and gain nothing from blocks that fit a cache."""
 _SHAPES = {
@@ -33,6 +35,11 @@ _SHAPES = {
         "ValueError where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 "
         "points by default. Unchecked, the result there is meaningless."
     ),
+    "compiled": (
+        "Every argument is a number or an array; they broadcast against each other as in numpy and the result has the "
+        "broadcast shape and dtype float64 (a numpy float64 for numbers). Ranges are checked as in the numpy module. "
+        "``workers`` threads share the points, with the same result."
+    ),
     "torch": (
         "Every argument is a number or a tensor; they broadcast against each other and the result has the broadcast "
         "shape and the dtype of the floating tensors given, float64 where there is none. It is differentiable in "
@@ -41,10 +48,11 @@ _SHAPES = {
 }
 
 
-def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
+def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str, sibling: str = "") -> str:
     """The text of a module with one function per spec, in the order given; the same bytes in every run.
 
-    ``backend`` is ``numpy`` or ``torch``; the module imports that and, for several outputs, ``typing``. Raises
+    ``backend`` is ``numpy``, ``torch`` or ``compiled``; the module imports numpy or torch, for several outputs ``typing``, and,
+    where it is compiled, what runs a compiler, and ``sibling``, the name of the numpy module of the same specs. Raises
     ``UnknownNameError`` for another backend and ``RefusedError`` for a formula that the backend has no text for.
 
     >>> from symprop.codegen.spec import parameters
@@ -53,18 +61,18 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
     >>> print(render([spec], "torch", "Growth.").splitlines()[-3].strip())
     x1 = torch.exp(L*x0)
     """
-    if backend not in TEMPLATES:
-        raise UnknownNameError("backend", backend, sorted(TEMPLATES))
+    if backend not in BACKENDS:
+        raise UnknownNameError("backend", backend, BACKENDS)
     if len({spec.name for spec in specs}) < len(specs) or _unsafe(module_doc):
         raise RefusedError("render", "two functions of one name, or a docstring that would end early",
                            "rename one of them and keep quotes and final backslashes out of the docstring")
+    if backend == "compiled":
+        return _tidy(compiled_module(specs, module_doc, _interface, sibling))
     functions = [_function(spec, backend) for spec in specs]
     used = "\n".join(line for item in functions for line in _lines(item))
     loops = [*loop_texts(used, backend), *layer_texts(used, backend)]
     used = "\n".join((used, *loops))
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
-                                     undefined=jinja2.StrictUndefined, autoescape=False)
-    text = environment.from_string(TEMPLATES[backend]).render(
+    text = template(TEMPLATES[backend]).render(
         module_doc=module_doc,
         names=repr(sorted(name for item in functions for name in (item["name"], item["result"]) if name)),
         helpers=[helper for name, helper in _helpers(backend).items() if re.search(rf"(?<![.\w]){name}\(", used)] + loops,
@@ -72,8 +80,12 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str) -> str:
         functions=functions,
         loops=any(item["loop"] for item in functions),
     )
+    return _tidy(text)
+
+
+def _tidy(text: str) -> str:
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
-    return re.sub(r"\n+(?=(?:def|class|@np) ?)(?<!\"ignore\"\)\n)", "\n\n\n", text)
+    return re.sub(r"\n+(?=(?:def|class) )", "\n\n\n", text)
 
 
 @cache
@@ -96,11 +108,16 @@ def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
     >>> load(spec)(alpha_1=1.0, L=[1, 2, 10]).round(9).tolist()
     [2.0, 4.0, 1024.0]
     """
-    namespace: dict[str, Any] = {"__name__": f"symprop_{spec.name}"}
+    namespace = {"_numpy": SimpleNamespace(**_module(spec, "numpy"))} if backend == "compiled" else {}
+    function: Callable[..., Any] = _module(spec, backend, **namespace)[spec.name]
+    return function
+
+
+def _module(spec: FunctionSpec, backend: str, **namespace: Any) -> dict[str, Any]:
+    namespace["__name__"] = f"symprop_{spec.name}"
     text = render([spec], backend, spec.summary)
     exec(compile(text, f"<symprop {spec.name} {backend}>", "exec", dont_inherit=True), namespace)
-    function: Callable[..., Any] = namespace[spec.name]
-    return function
+    return namespace
 
 
 def _lines(item: dict[str, Any]) -> Iterable[str]:
@@ -140,9 +157,7 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
         whole = loop_program(spec, recursion)
         once, results, operations = whole.before, whole.after.results, whole.other_operations
         loop = _loop(recursion, whole, code)
-    signature = spec.signature
-    names = [parameter.name for parameter in signature]
-    everything = (1 << len(names)) - 1
+    everything = (1 << len(spec.signature)) - 1
     groups = [
         {"mask": bin(mask), "always": mask == everything,
          "lines": _assignments(group, code)}
@@ -152,24 +167,35 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
         {"name": name, "text": code.text(result), "constant": not result.free_symbols}
         for (name, _), result in zip(spec.outputs, results, strict=True)
     ]
-    inputs = {symbol for default in spec.defaults.values() for symbol in default.free_symbols} - set(spec.defaults)
-    return {
-        "name": spec.name,
-        "result": "".join(part.title() for part in spec.name.split("_")) + "Result" if len(outputs) > 1 else "",
-        "signature": _wrapped((p.name + ("=None" if p.symbol in spec.defaults else "") for p in signature), 4),
-        "names": names,
-        "arguments": _wrapped(names, 8),
-        "arguments_inner": _wrapped(names, 12),
+    return _interface(spec, backend) | {
         "branches": any(expression.has(sp.Piecewise) for expression in _formulas(spec)),
-        "default_inputs": sorted(str(symbol) for symbol in inputs),
-        "defaults": [{"name": str(s), "text": _plain(value, backend, names[0])} for s, value in spec.defaults.items()],
-        "domains": [_domain(parameter) for parameter in signature],
-        "bounds": list(_bounds(signature, code)),
         "groups": groups,
         "outputs": outputs,
         "operations": operations,
         "loop": loop,
         "block": "_LOOP_BLOCK" if loop else "_BLOCK" if operations >= BLOCKED_OPERATIONS else "1 << 24",
+    }
+
+
+def _interface(spec: FunctionSpec, backend: str) -> dict[str, Any]:
+    """What a function takes and returns; a compiled one checks its arguments in numpy."""
+    code = Code("numpy" if backend == "compiled" else backend)
+    signature = spec.signature
+    names = [parameter.name for parameter in signature]
+    inputs = {symbol for default in spec.defaults.values() for symbol in default.free_symbols} - set(spec.defaults)
+    return {
+        "name": spec.name,
+        "result": "".join(part.title() for part in spec.name.split("_")) + "Result" if len(spec.outputs) > 1 else "",
+        "signature": _wrapped((p.name + ("=None" if p.symbol in spec.defaults else "") for p in signature), 4),
+        "names": names,
+        "arguments": _wrapped(names, 8),
+        "arguments_inner": _wrapped(names, 12),
+        "default_inputs": sorted(str(symbol) for symbol in inputs),
+        "defaults": [{"name": str(s), "text": _plain(value, code, names[0])} for s, value in spec.defaults.items()],
+        "domains": [_domain(parameter) for parameter in signature],
+        "bounds": list(_bounds(signature, code)),
+        "outputs": [{"name": name} for name, _ in spec.outputs],
+        "settles": spec.recursion is not None and spec.recursion.settled is not None,
         "doc": _docstring(spec, backend),
     }
 
@@ -186,10 +212,10 @@ def _wrapped(items: Iterable[str], indent: int) -> str:
     return textwrap.fill(", ".join(items), 100, initial_indent=margin, subsequent_indent=margin).lstrip()
 
 
-def _plain(expression: sp.Expr, backend: str, like: str) -> str:
+def _plain(expression: sp.Expr, code: Code, like: str) -> str:
     """A default as code; it is small and evaluated once, so it is not shared with the formulas."""
-    text = Code(backend).text(lower(expression))
-    return f"{like}.new_full((), {text})" if backend == "torch" and not expression.free_symbols else text
+    text = code.text(lower(expression))
+    return f"{like}.new_full((), {text})" if code.backend == "torch" and not expression.free_symbols else text
 
 
 def _domain(parameter: Parameter) -> str:

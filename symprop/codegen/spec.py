@@ -20,7 +20,7 @@ from symprop.functions.arc_cosine import absolute_gap, arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
 from symprop.functions.normal_moment import normal_moment
-from symprop.functions.rising_ratio import RisingRatio, rising_ratio
+from symprop.functions.rising_ratio import ReciprocalSum, RisingRatio, reciprocal_sum, rising_ratio
 from symprop.functions.softmax_double import DOUBLE, DOUBLE_DIGITS, ROUNDING, in_double
 from symprop.functions.table_sum import callable_sums
 
@@ -156,7 +156,7 @@ def _latex_name(name: str) -> str:
     return name if len(name) == 1 else r"\mathrm{" + name.replace("_", r"\_") + "}"
 
 
-_NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum, Saturated, RisingRatio)
+_NODES = (GrowthMinusOne, ExpMinusOne, GeometricSum, Saturated, RisingRatio, ReciprocalSum)
 
 
 def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) -> dict[str, sp.Float]:
@@ -257,6 +257,7 @@ _MPMATH = {
     "AbsoluteGap": absolute_gap,
     "NormalMoment": normal_moment,
     "RisingRatio": rising_ratio,
+    "ReciprocalSum": reciprocal_sum,
     "CorrelationDeficit": correlation_deficit,
     "CorrelationSlopeDeficit": correlation_slope_deficit,
 }

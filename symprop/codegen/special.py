@@ -139,6 +139,22 @@ _GAUSS = (
 {gauss}
 )'''
 
+_RECIPROCALS = '''\
+def _reciprocal_sum(v, N):
+    """The sum of 1/(v + l) over l < N, for v > 0, from Stirling's series; no digit is lost where N is small to v."""
+    first, last, total = v + 8.0, v + N + 8.0, 0.0
+    for k in range(8):
+        total = total + N/((v + k)*(v + N + k))
+    a, b = 1/first, 1/last
+    total = total + {log1p}(N*a) + 0.5*N*a*b
+    # Differences of even powers of a and b, over a - b = N a b.
+    a2, b2, even = a*a, b*b, 0.0
+    share, power = 1.0, b2
+    for coefficient in (1/12, -1/120, 1/252, -1/240, 1/132, -691/32760, 1/12, -3617/8160):
+        even = even + coefficient*share
+        share, power = share*a2 + power, power*b2
+    return total + (a + b)*N*a*b*even'''
+
 _LOG1P_OVER = {
     "numpy": '''\
 def _log1p_over(t):
@@ -161,17 +177,20 @@ def _log1p_over(t):
 _PRELUDE = {"numpy": "", "torch": "    step, v, N = (0*(step + v + N) + item for item in (step, v, N))\n"}
 
 
-def _gauss(points: int) -> str:
-    """Gauss's rule on [0, 1], as the rows of a table."""
+def unit_rule(points: int) -> list[tuple[float, float]]:
+    """Gauss's rule on [0, 1]."""
     nodes, weights = gauss_legendre(points, 25)
-    pairs = [((1 + float(x)) / 2, float(weight) / 2) for x, weight in zip(nodes, weights, strict=True)]
+    return [((1 + float(x)) / 2, float(weight) / 2) for x, weight in zip(nodes, weights, strict=True)]
+
+
+def _rows(pairs: list[tuple[float, float]]) -> str:
     return "\n".join(f"    ({node!r}, {weight!r})," for node, weight in pairs)
 
 
-def _half_line() -> str:
-    """A rule for a Gaussian density over as many standard deviations as count."""
+def half_line_rule() -> list[tuple[float, float]]:
+    """Nodes and weights on [0, 1] for a Gaussian density over as many standard deviations as count."""
     with mpmath.workdps(25):
-        return "\n".join(f"    ({float(node)!r}, {float(weight)!r})," for node, weight in gauss_rule(36))
+        return [(float(node), float(weight)) for node, weight in gauss_rule(36)]
 
 
 @cache
@@ -180,10 +199,11 @@ def helpers(backend: str) -> dict[str, str]:
     write = {"numpy": _numpy_text, "torch": _torch_text}[backend]
     names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log1p", "abs", "where", "sqrt")}
     rising = _RISING.format(
-        zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_gauss(10), **names
+        zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_rows(unit_rule(10)), **names
     )
-    half_line = _half_line()
+    half_line = _rows(half_line_rule())
     normal = _NORMAL.format(half_line=half_line, **names)
     return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {
-        "_rising_ratio": rising, "_normal_moment": normal, "_erf": _ERF.format(half_line=half_line),
+        "_rising_ratio": rising, "_reciprocal_sum": _RECIPROCALS.format(**names),
+        "_normal_moment": normal, "_erf": _ERF.format(half_line=half_line),
     }

@@ -1,5 +1,7 @@
 """The text around the formulas: one jinja2 template per backend, and the helpers that a module may need."""
 
+import jinja2
+
 from symprop.codegen import special_finite_width
 
 NUMPY = '''\
@@ -51,8 +53,21 @@ def _require(inside, value, name, allowed):
         raise ValueError(f"{name} = {value[~inside].flat[0]} is not allowed: expected {allowed}")
 
 
-def _blocks(shape, arguments, domains, block):
-    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each.
+def _in_parts(work, workers):
+    """Let every worker do its part; blocks, and so results, are the same for any number of them."""
+    if workers < 1 or workers != int(workers):
+        raise ValueError(f"workers = {workers} is not allowed: expected an integer >= 1")
+    if workers == 1:
+        work(0)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(int(workers)) as pool:
+        list(pool.map(work, range(int(workers))))
+
+
+def _blocks(shape, arguments, domains, block, part, parts):
+    """Cut a broadcast shape into blocks that fit a cache and yield (index, changed, values) for each of one part.
 
     Values are float64 and keep the axes along which they do not vary at length one; scalars stay scalars. Bit k of
     `changed` is set where argument k differs from the block before. `domains` is None or gives the arguments of
@@ -69,8 +84,14 @@ def _blocks(shape, arguments, domains, block):
     exact = [value.dtype.kind in "biu" for value in arguments]
     values, last = [None] * len(views), [None] * len(views)
     rows = block // inner if axis else 1
-    for start in range(0, shape[axis - 1] if axis else 1, rows):
-        for leading in np.ndindex(shape[: max(axis - 1, 0)]):
+    starts, outer = range(0, shape[axis - 1] if axis else 1, rows), shape[: max(axis - 1, 0)]
+    count = len(starts) * int(np.prod(outer))
+    first, end, number = part * count // parts, (part + 1) * count // parts, -1
+    for start in starts:
+        for leading in np.ndindex(outer):
+            number += 1
+            if not first <= number < end:
+                continue
             index = (*leading, slice(start, start + rows)) if axis else ()
             changed = 0
             for k, view in enumerate(views):
@@ -108,11 +129,8 @@ class {{ item.result }}(NamedTuple):
 {% for item in functions %}
 
 
-{% if item.branches %}
-@np.errstate(divide="ignore", invalid="ignore")
-{% endif %}
 def {{ item.name }}(
-    {{ item.signature }}, *, check=None,{{ " settle=0.0," if item.loop and item.loop.settled }}
+    {{ item.signature }}, *, check=None, workers=1,{{ " settle=0.0," if item.settles }}
 ):
     r"""{{ item.doc }}
     """
@@ -140,70 +158,78 @@ def {{ item.name }}(
     # {{ item.operations }} operations a point{{ ", and %d a layer" % item.loop.operations if item.loop }}
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
-    for _at, _changed, _values in _blocks(_shape, _arguments, _domains if check else None, {{ item.block }}):
-        (
-            {{ item.arguments_inner }},
-        ) = _values
+
+{% if item.branches %}
+    @np.errstate(divide="ignore", invalid="ignore")
+{% endif %}
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, {{ item.block }}, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                {{ item.arguments_inner }},
+            ) = _values
 {% for bound in item.bounds %}
-        if check and _changed & {{ bound.mask }}{{ bound.unless }}:
-            with np.errstate(divide="ignore"):
-                _require({{ bound.text }}, {{ bound.name }}, "{{ bound.name }}", "{{ bound.allowed }}")
+            if check and _changed & {{ bound.mask }}{{ bound.unless }}:
+                with np.errstate(divide="ignore"):
+                    _require({{ bound.text }}, {{ bound.name }}, "{{ bound.name }}", "{{ bound.allowed }}")
 {% endfor %}
 {% for group in item.groups %}
 {% if group.always %}
 {% for line in group.lines %}
-        {{ line }}
+            {{ line }}
 {% endfor %}
 {% else %}
-        if _changed & {{ group.mask }}:
+            if _changed & {{ group.mask }}:
 {% for line in group.lines %}
-            {{ line }}
+                {{ line }}
 {% endfor %}
 {% endif %}
 {% endfor %}
 {% if item.loop %}
 {% set steps = item.loop %}
-        _state = (
+            _state = (
 {% for start in steps.starts %}
-            {{ start.text }},
-{% endfor %}
-        )
-        for _layer in range(int(np.max({{ steps.count }}))):
-            {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
-{% if steps.index %}
-            {{ steps.index }} = float(_layer)
-{% endif %}
-{% for line in steps.body %}
-            {{ line }}
-{% endfor %}
-            _next = (
-{% for update in steps.updates %}
-                {{ update.text }},
+                {{ start.text }},
 {% endfor %}
             )
-            if np.ndim({{ steps.count }}):
-                _next = tuple(np.where(_layer < {{ steps.count }}, new, old) for new, old in zip(_next, _state))
-            _state, _last = _next, _state
-{% if steps.settled or not steps.index %}
-            if _layer % _SETTLE_EVERY == 0:
-{% if steps.settled %}
+            for _layer in range(int(np.max({{ steps.count }}))):
                 {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
-                if settle > 0 and np.max({{ steps.settled }}) <= settle:
-                    break
+{% if steps.index %}
+                {{ steps.index }} = float(_layer)
+{% endif %}
+{% for line in steps.body %}
+                {{ line }}
+{% endfor %}
+                _next = (
+{% for update in steps.updates %}
+                    {{ update.text }},
+{% endfor %}
+                )
+                if np.ndim({{ steps.count }}):
+                    _next = tuple(np.where(_layer < {{ steps.count }}, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+{% if steps.settled or not steps.index %}
+                if _layer % _SETTLE_EVERY == 0:
+{% if steps.settled %}
+                    {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+                    if settle > 0 and np.max({{ steps.settled }}) <= settle:
+                        break
 {% endif %}
 {% if not steps.index %}
-                if all(np.all(new == old) for new, old in zip(_state, _last)):
-                    break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
 {% endif %}
 {% endif %}
-        {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+            {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
 {% for line in steps.after %}
-        {{ line }}
+            {{ line }}
 {% endfor %}
 {% endif %}
 {% for output in item.outputs %}
-        _{{ output.name }}[_at] = {{ output.text }}
+            _{{ output.name }}[_at] = {{ output.text }}
 {% endfor %}
+
+    _in_parts(_work, workers)
 {% if item.result %}
     return {{ item.result }}(
 {% for output in item.outputs %}
@@ -335,6 +361,14 @@ def {{ item.name }}(
 
 '''
 
+
+def template(text: str) -> jinja2.Template:
+    """A template of program text."""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
+                                     undefined=jinja2.StrictUndefined, autoescape=False)
+    return environment.from_string(text)
+
+
 TEMPLATES = {"numpy": NUMPY, "torch": TORCH}
 
 HELPERS = {
@@ -352,6 +386,10 @@ def _log1p(x):
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal double."""
     return np.log(np.maximum(x, np.finfo(float).tiny))''',
+        "_step": '''\
+def _step(x):
+    """0 below zero, 1 above, a half at zero."""
+    return np.heaviside(x, 0.5)''',
         "_geometric_sum": '''\
 def _geometric_sum(a, b, L):
     """The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s."""
@@ -369,6 +407,10 @@ def _bounded_exponent(x):
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal number."""
     return torch.log(torch.clamp(x, min=torch.finfo(x.dtype).tiny))''',
+        "_step": '''\
+def _step(x):
+    """0 below zero, 1 above, a half at zero."""
+    return 0.5 + 0.5*torch.sign(x)''',
         "_geometric_sum": '''\
 def _expm1_over(t):
     """(e^t - 1)/t, by its series near t = 0, so that its derivatives are right there as well."""

@@ -3,6 +3,7 @@
 from symprop.components.attention import Attention
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.components.causal_attention import CausalAttention
+from symprop.components.cross_attention import CrossAttention
 from symprop.components.dropout import Dropout
 from symprop.components.dyt import DynamicTanh
 from symprop.components.elementwise import Elementwise
@@ -13,7 +14,6 @@ from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
 from symprop.components.rotary_attention import RotaryAttention
 from symprop.components.softmax import Softmax
-from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.sum import Sum
 from symprop.components.uniform_attention import UniformAttention
 
@@ -21,8 +21,8 @@ COMPONENTS: tuple[type[Component], ...] = (
     Embedding,
     Linear,
     UniformAttention,
-    SoftmaxAttention,
     Attention,
+    CrossAttention,
     CausalAttention,
     RotaryAttention,
     Softmax,
@@ -42,6 +42,7 @@ __all__ = [
     "Attention",
     "CausalAttention",
     "Component",
+    "CrossAttention",
     "Dropout",
     "DynamicTanh",
     "Elementwise",
@@ -54,7 +55,6 @@ __all__ = [
     "RMSNorm",
     "RotaryAttention",
     "Softmax",
-    "SoftmaxAttention",
     "Sum",
     "UniformAttention",
     "Values",

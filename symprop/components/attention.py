@@ -169,19 +169,24 @@ class Attention(Component):
     def _strength(self, x: Signal) -> sp.Expr:
         return self.temperature**2 * self.query_variance * self.key_variance * x.width**2
 
+    def _queries(self, x: Signal) -> Signal:
+        """The tokens that the queries are made of; keys and values are made of ``x``."""
+        return x
+
     def _query_offset(self, x: Signal) -> sp.Expr:
         """Second moment of the query bias over that of the rest of a query."""
         if self.query_bias == 0 or self.query_variance == 0:
             return sp.S.Zero
-        return self.query_bias / (self.query_variance * x.width * x.q)
+        return self.query_bias / (self.query_variance * x.width * self._queries(x).q)
 
     def score_variance(self, x: Signal) -> sp.Expr:
         """Variance a of the scores of a row about what they share, at large width."""
-        return self._strength(x) * x.q * x.gap * (1 + self._query_offset(x))
+        return self._strength(x) * self._queries(x).q * x.gap * (1 + self._query_offset(x))
 
     def geometry(self, x: Signal) -> Geometry:
         """What the weight moments depend on."""
-        deficit = sp.S.Zero if x.gap == 0 else x.gap / x.q
+        asking = self._queries(x)
+        deficit = sp.S.Zero if asking.gap == 0 else asking.gap / asking.q
         return Geometry(
             x.tokens, sp.sympify(x.width if x.fixed_norm is None else x.fixed_norm), self.key_width, self.score_variance(x),
             deficit, self._query_offset(x), x.fixed_norm is not None,
@@ -232,7 +237,7 @@ class Attention(Component):
 
     def neglected_size(self, *signals: Signal) -> sp.Expr:
         (x,) = signals
-        variance = self._strength(x) * x.q**2 * (1 + self._query_offset(x))
+        variance = self._strength(x) * self._queries(x).q * x.q * (1 + self._query_offset(x))
         spread = 1 / self.key_width + 2 / sp.sympify(x.width)
         # Relative to the gradient by values, 1/n of that of the whole, every query adds a path of the size of its scores.
         return variance * (x.tokens if self.level == "uniform" else spread + 1 / x.tokens)
@@ -241,7 +246,7 @@ class Attention(Component):
         self.accept(*signals)
         (x,) = signals
         self._warn(x)
-        gain, noise = x.width * self.value_variance, self._noise
+        gain, noise, rows = x.width * self.value_variance, self._noise, self._queries(x).tokens
         own = self.moment("own", x)
         # Dropped weights meet the full tokens; a fixed norm leaves no correlation of weight and norm.
         dropped = x.q * own if x.fixed_norm is not None else x.q * own + x.gap * (self.moment("size", x) - own)
@@ -253,8 +258,8 @@ class Attention(Component):
         gap = x.gap * self.moment("token_gap", x) + noise * dropped
         return Signal(
             q=gain * (x.p + x.gap * mean + noise * dropped) + bias,
-            gap=sp.S.Zero if x.tokens == 1 else gain * gap + self.value_bias * noise * own,
-            tokens=x.tokens,
+            gap=sp.S.Zero if rows == 1 else gain * gap + self.value_bias * noise * own,
+            tokens=rows,
             width=self.width,
             gaussian=True,
             fresh=True,
@@ -280,31 +285,37 @@ class Attention(Component):
         self.accept(*signals)
         (x,) = signals
         self._warn(x)
-        n, d, noise = x.tokens, sp.sympify(x.width), self._noise
-        single = n == 1
-        query = self._strength(x)
-        key = query * (1 + self._query_offset(x))
-        own, row_gap = self.moment("own", x), self.moment("row_gap", x)
-        others = n - 1
+        gain = self.width * self.value_variance
+        to_queries, to_keys = self._query_path(gradient, x), self._key_path(gradient, x)
+        return (Gradient(gain * (to_keys.q + to_queries.q), gain * (to_keys.gap + to_queries.gap)),)
+
+    def _key_path(self, gradient: Gradient, x: Signal) -> Gradient:
+        """What reaches the tokens as values and keys, in units of the output width times the value variance."""
+        n, d, noise, asking = x.tokens, sp.sympify(x.width), self._noise, self._queries(x)
+        share, others = asking.tokens / n, asking.tokens - 1
+        own, row_gap, alone = self.moment("own", x), self.moment("row_gap", x), self.moment("gap", x)
         value = (1 + noise) * own * gradient.q + others * (own - row_gap) * gradient.p
-        value_gap = (self.moment("gap", x) + noise * own) * gradient.q
-        value_gap += (others * self.moment("gap", x) - n * row_gap) * gradient.p
         cross = (self.moment("slope", x) * gradient.q + others * self.moment("pair_slope", x) * gradient.p) / d
-        alone = (1 - 1 / d) * self._own_form(x) + self.moment("along", x)
-        dropped = noise * x.q * self.moment("square", x) * gradient.q
-        to_query = query * x.gap * (x.gap * alone * gradient.q + dropped)
-        query_gap = query * x.gap * (
-            x.gap * (alone * gradient.gap + (alone - self.moment("joint", x)) * gradient.p) + dropped
-        )
-        to_key = key * x.q * (
+        key = self._strength(x) * (1 + self._query_offset(x)) * asking.q * (
             (x.gap + noise * x.q) * self.moment("scaled_jacobian", x) * gradient.q
             + others * x.gap * self.moment("pair_jacobian", x) * gradient.p
         )
-        gain = self.width * self.value_variance
-        q = gain * (value + cross + to_query + to_key)
-        if single:
-            return (Gradient(q, sp.S.Zero),)
-        return (Gradient(q, gain * (value_gap + query_gap + n / others * (cross + to_key))),)
+        q = share * (value + cross + key)
+        if n == 1:
+            return Gradient(q, sp.S.Zero)
+        gap = (alone + noise * own) * gradient.q + others * (alone - n / (n - 1) * row_gap) * gradient.p
+        return Gradient(q, share * (gap + n / (n - 1) * (cross + key)))
+
+    def _query_path(self, gradient: Gradient, x: Signal) -> Gradient:
+        """What reaches the tokens as queries, in the same units."""
+        scale = self._strength(x) * x.gap
+        alone = (1 - 1 / sp.sympify(x.width)) * self._own_form(x) + self.moment("along", x)
+        dropped = self._noise * x.q * self.moment("square", x) * gradient.q
+        q = scale * (x.gap * alone * gradient.q + dropped)
+        if self._queries(x).tokens == 1:
+            return Gradient(q, sp.S.Zero)
+        change = alone * gradient.gap + (alone - self.moment("joint", x)) * gradient.p
+        return Gradient(q, scale * (x.gap * change + dropped))
 
     def _own_form(self, x: Signal, prefix: str = "") -> sp.Expr:
         """E tr(J Omega J Omega) as W_K W_K^T, which depends on u_i, weighs it; ``prefix`` scaled_ weighs with G."""
@@ -326,10 +337,10 @@ class Attention(Component):
         d**2
         """
         self.accept(signal)
-        x, item, noise = signal, self.geometry(signal), self._noise
+        x, item, noise, asking = signal, self.geometry(signal), self._noise, self._queries(signal)
         if self.query_variance == 0:
             return WeightGradients(sp.S.Zero, sp.S.Zero, self._value_gradient(gradient, x), sp.S.Zero)
-        n, d, own, others = x.tokens, sp.sympify(x.width), gradient.q, (x.tokens - 1) * gradient.p
+        n, d, own, others = asking.tokens, sp.sympify(x.width), gradient.q, (asking.tokens - 1) * gradient.p
         w, t, b, r = item.key_spread, item.token_spread, item.bias, item.query_rho
         product = item.product_variance / (1 + b)
         total = (1 + r**2) * w + product / (1 + b)
@@ -352,7 +363,7 @@ class Attention(Component):
         by_key = own * tied(form, (1 / self.key_width + t) / (w + t)) + others * across(r, share)
         ratio = self.query_variance / self.key_variance * (1 + b)
         return WeightGradients(
-            base * d * x.q * by_query, base * d * x.q * ratio * by_key, self._value_gradient(gradient, x),
+            base * d * asking.q * by_query, base * d * asking.q * ratio * by_key, self._value_gradient(gradient, x),
             base * by_bias if self.query_bias != 0 else sp.S.Zero,
         )
 
@@ -372,7 +383,7 @@ class Attention(Component):
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         import numpy as np
 
-        (tokens,) = x
+        asking, tokens = x[0], x[-1]
         draws, count, fan_in = tokens.shape
         heads, key_heads, width, key_width = (
             int(self.number(size, values)) for size in (self.heads, self.key_heads, self.width, self.key_width)
@@ -394,7 +405,7 @@ class Attention(Component):
         parts = []
         for head in range(heads):
             query = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.query_variance, values))
-            queries = tokens @ query + bias(self.query_bias, key_width)
+            queries = asking @ query + bias(self.query_bias, key_width)
             if head % (heads // key_heads) == 0:
                 key = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.key_variance, values))
                 head_value = np.split(value, key_heads, axis=2)[len(shared)]
@@ -404,14 +415,14 @@ class Attention(Component):
             scores = queries @ keys.swapaxes(1, 2) * scale
             weights = np.exp(scores - scores.max(axis=2, keepdims=True))
             weights /= weights.sum(axis=2, keepdims=True)
-            mask = (rng.random((draws, count, count)) < keep) / keep if keep < 1 else np.ones(())
+            mask = (rng.random((draws, asking.shape[1], count)) < keep) / keep if keep < 1 else np.ones(())
             parts.append((head_value, offset, query, queries, key, keys, weights, mask))
         output = np.concatenate(
             [(weights * mask) @ (tokens @ v + offset) for v, offset, _, _, _, _, weights, mask in parts], axis=2
         )
 
         def vjp(g: Array) -> tuple[Array, ...]:
-            pulled = np.zeros_like(tokens)
+            pulled, asked = np.zeros_like(tokens), np.zeros_like(asking)
             for (v, offset, query, queries, key, keys, weights, mask), part in zip(
                 parts, np.split(g, heads, axis=2), strict=True
             ):
@@ -419,8 +430,8 @@ class Attention(Component):
                 to_weights = (to_values @ transposed + part @ offset.swapaxes(1, 2)) * mask
                 to_scores = weights * (to_weights - (weights * to_weights).sum(axis=2, keepdims=True)) * scale
                 pulled += (weights * mask).swapaxes(1, 2) @ to_values
-                pulled += (to_scores @ keys) @ query.swapaxes(1, 2)
+                asked += (to_scores @ keys) @ query.swapaxes(1, 2)
                 pulled += (to_scores.swapaxes(1, 2) @ queries) @ key.swapaxes(1, 2)
-            return (pulled,)
+            return (asked + pulled,) if len(x) == 1 else (asked, pulled)
 
         return output, vjp

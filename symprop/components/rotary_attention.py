@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
 
+from symprop.components.attention import LevelWarning
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
 from symprop.components.positional_attention import GAUSSIAN_TOKENS, PositionalAttention
@@ -126,6 +128,23 @@ class RotaryAttention(PositionalAttention):
         fourth = own**2 * 6 * (1 - square) / x.width - pattern**2 * (6 * sharing + 3 * peak)
         return sp.Max(fourth / self._total(x) ** 2, -3)
 
+    def expected_error(self, x: Signal) -> float | None:
+        """Largest relative error of the input gradient measured outside the stated range; None inside or unknown."""
+        shared, raw = x.rho, self._strength(x) * x.q**2
+        if not shared.is_number or not raw.is_number or x.tokens == 1 or float(shared) <= 0.3 or float(raw) <= 1:
+            return None
+        return 0.2 if float(shared) >= 0.5 and float(raw) >= 4 else 0.09
+
+    def _warn(self, x: Signal) -> None:
+        error = self.expected_error(x)
+        if error is not None:
+            warnings.warn(
+                f"{self.describe()}: token correlation {float(x.rho):.3g} and score variance "
+                f"{float(self._strength(x) * x.q**2):.3g} are beyond the range (0.3, or variance 1) of exchangeable keys; "
+                f"expect an error of up to {100 * error:.2g}% in the overlap and the gradients.",
+                LevelWarning, stacklevel=3,
+            )
+
     def neglected_size(self, *signals: Signal) -> sp.Expr:
         (x,) = signals
         strength = self._strength(x) * x.q**2
@@ -203,6 +222,7 @@ class RotaryAttention(PositionalAttention):
     def forward(self, *signals: Signal) -> Signal:
         self.accept(*signals)
         (x,) = signals
+        self._warn(x)
         gain, own, tilt = x.width * self.value_variance, self._own(x), self._tilt(x)
         bent = sp.S.Zero if self._uniform(x) else 2 * self.pattern_variance(x) * (1 - own) / x.width
         difference = own - self._overlap(x) + (1 - x.rho) * tilt if tilt != 0 else own - self._overlap(x)
@@ -230,6 +250,7 @@ class RotaryAttention(PositionalAttention):
         """
         self.accept(*signals)
         (x,) = signals
+        self._warn(x)
         n, gain = x.tokens, self.width * self.value_variance
         own, overlap = self._own(x), self._overlap(x)
         value = own * gradient.q + ((n - 1) * overlap * gradient.p if n != 1 else 0)

@@ -1,4 +1,4 @@
-"""A residual sum: the only leaf with two inputs."""
+"""A residual sum of two inputs."""
 
 from __future__ import annotations
 

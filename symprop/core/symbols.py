@@ -203,3 +203,8 @@ gain_v = declare("gain_v", r"\sigma_v^2", "gain of the value weights: their vari
 gain_w = declare("gain_w", r"\sigma_w^2", "gain of the feed-forward weights: their variance times fan-in", lower=0)
 rho_T = declare("rho_T", r"\rho_T", "largest token correlation wanted after L blocks", lower=0, upper=1)
 heads = declare("H", "H", "number of attention heads", lower=1, integer=True)
+L_d = declare("L_d", "L_d", "depth of a decoder: number of blocks", lower=1, integer=True)
+c_2 = declare("c_2", "c_2", "sigma_w^4 times the mean square of the activation's second derivative, for unit input", lower=0)
+c_s = declare("c_s", "c", "difference of the two slopes of a shaped ReLU, times the square root of the width", lower=0)
+tau_0 = declare("tau_0", r"\tau_0", "temperature of shaped attention, over the square root of d d_k", lower=0, open_lower=True)
+depth_ratio = declare("depth_ratio", "t", "depth over width, L/d", lower=0)

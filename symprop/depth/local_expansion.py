@@ -13,7 +13,7 @@ import sympy as sp
 
 from symprop.core.errors import RefusedError
 from symprop.core.expression import factored
-from symprop.functions import softmax_layer
+from symprop.functions.softmax_layer import small_scores
 from symprop.functions.softmax_overlap import expanded
 from symprop.network.trace import Step, Trace
 
@@ -79,9 +79,9 @@ def expand_at_collapse(trace: Trace) -> LocalExpansion:
         powers: list[tuple[sp.Expr, int]] = []
         for signal, own, q in inputs:
             others = {key: value for key, value in collapsed.items() if key != signal.gap}
-            in_gap = _terms(step, small_scores(sp.sympify(step.value.gap)).subs(others), signal.gap)
+            in_gap = _terms(step, second_order_scores(sp.sympify(step.value.gap)).subs(others), signal.gap)
             moved = sp.diff(sp.sympify(step.value.q).subs(collapsed), signal.q).xreplace(atoms)
-            pushed = _terms(step, small_scores(sp.sympify(step.value.q)).subs(others), signal.gap, constant=True)
+            pushed = _terms(step, second_order_scores(sp.sympify(step.value.q)).subs(others), signal.gap, constant=True)
             slope_change = sp.diff(in_gap.get(2, sp.S.Zero), signal.q)
             at = {power: value.xreplace(atoms) for power, value in in_gap.items()}
             for power, value in _composed(at, own, slope_change.xreplace(atoms) * q.get(2, sp.S.Zero)).items():
@@ -128,7 +128,7 @@ def _composed(outer: Mapping[int, sp.Expr], inner: Mapping[int, sp.Expr], slope_
     return total
 
 
-def small_scores(expression: sp.Expr) -> sp.Expr:
+def second_order_scores(expression: sp.Expr) -> sp.Expr:
     """Every moment of softmax weights, up to the second order in the scores and relative order 1/n; a layer's to the first.
 
     Scores vanish with the gap, so that what is left out is of the order gap^3, or gap^2, relative to the moment at uniform
@@ -136,7 +136,7 @@ def small_scores(expression: sp.Expr) -> sp.Expr:
 
     >>> a, n = sp.symbols("a n", positive=True)
     >>> from symprop.functions.softmax_overlap import Participation
-    >>> small_scores(Participation(a, n)).coeff(a, 0)
+    >>> second_order_scores(Participation(a, n)).coeff(a, 0)
     1/n
     """
 
@@ -149,7 +149,7 @@ def small_scores(expression: sp.Expr) -> sp.Expr:
         terms = (sp.diff(along, scale, order).subs(scale, 0) / sp.factorial(order) for order in range(3))
         return sp.Add(*map(sp.expand, terms)).xreplace(dict(zip(formal, scores, strict=True)))
 
-    return softmax_layer.small_scores(expression).replace(lambda node: hasattr(node, "expansion"), taylor)
+    return small_scores(expression).replace(lambda node: hasattr(node, "expansion"), taylor)
 
 
 def _terms(step: Step, value: sp.Expr, gap: sp.Expr, *, constant: bool = False) -> dict[int, sp.Expr]:

@@ -162,7 +162,9 @@ def density_summand(
             size = sp.sqrt(2 * scale * (far + sp.Float("1e-32"))) + _TINY
             begin, finish = sp.asinh(start / size), sp.asinh(end / size)
             at = begin + (finish - begin) * _NODE
-            root, rate = size * sp.sinh(at), size * sp.cosh(at) * (finish - begin)
+            # Hyperbolic functions by exponentials: SymPy's own divide their arguments by pi at every question of sign.
+            rise = sp.exp(at)
+            root, rate = size * ExpMinusOne(2 * at) / (2 * rise), size * (rise + 1 / rise) / 2 * (finish - begin)
         beyond = root**2
         measure = 2 * rate / sp.sqrt(2 * scale - beyond + _TINY)
     else:

@@ -55,9 +55,9 @@ class RisingRatio(sp.Function):
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         u, v, count = self.args
         if argindex == 1:
-            return self * (sp.digamma(count + u) - sp.digamma(u))
+            return self * ReciprocalSum(u, count)
         if argindex == 2:
-            return self * (sp.digamma(v) - sp.digamma(count + v))
+            return -self * ReciprocalSum(v, count)
         return self * (sp.digamma(count + u) - sp.digamma(count + v))
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
@@ -70,6 +70,55 @@ class RisingRatio(sp.Function):
 
     def _eval_is_positive(self) -> bool | None:
         return True if all(argument.is_positive for argument in self.args) else None
+
+
+class ReciprocalSum(sp.Function):
+    r"""ReciprocalSum(v, N), the sum of 1/(v + l) over l = 0 ... N - 1, for v > 0: :math:`\psi(v + N) - \psi(v)`.
+
+    It is the logarithmic derivative of a :class:`RisingRatio`.
+
+    >>> ReciprocalSum(1, 4).rewrite(sp.digamma).expand(func=True), sp.N(ReciprocalSum(sp.Rational(1, 2), 10**6), 12)
+    (25/12, 15.7790205840)
+    """
+
+    nargs = (2,)
+
+    @classmethod
+    def eval(cls, v: sp.Expr, count: sp.Expr) -> sp.Expr | None:
+        return sp.S.Zero if count == 0 else None
+
+    def elementary(self) -> sp.Expr:
+        """The definition in digamma functions."""
+        v, count = self.args
+        return sp.digamma(count + v) - sp.digamma(v)
+
+    def _eval_rewrite_as_digamma(self, *args: Any, **hints: Any) -> sp.Expr:
+        return self.elementary()
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        v, count = self.args
+        if argindex == 1:
+            return sp.polygamma(1, count + v) - sp.polygamma(1, v)
+        return sp.polygamma(1, count + v)
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        if any(not argument.is_number for argument in self.args):
+            return None
+        digits = int(prec / 3.3) + 30
+        with mpmath.workprec(prec + 60):
+            v, count = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 90)) for item in self.args)
+            return sp.Float._new((+reciprocal_sum(v, count))._mpf_, prec)
+
+    def _eval_is_positive(self) -> bool | None:
+        return True if all(argument.is_positive for argument in self.args) else None
+
+
+def reciprocal_sum(v: Any, count: Any) -> Any:
+    """The function in mpmath numbers, with guard digits for large arguments."""
+    v, count = mpmath.mpmathify(v), mpmath.mpmathify(count)
+    with mpmath.workprec(mpmath.mp.prec + 30 + max(0, 2 * int(mpmath.mag(count + v)))):
+        value = mpmath.digamma(v + count) - mpmath.digamma(v)
+    return +value
 
 
 def rising_ratio(u: Any, v: Any, count: Any) -> Any:

@@ -68,6 +68,16 @@ class Trace:
 
     def sweep(self, gradient: Gradient) -> Iterator[Gradient]:
         """After every step, from the last to the first, the gradient that has reached the first of its inputs."""
+        for step, _, gradients in self._backward(gradient):
+            yield gradients[step.inputs[0]]
+
+    def reaching(self, gradient: Gradient) -> Iterator[tuple[Step, Gradient]]:
+        """Every step, from the last to the first, with the gradient that reaches its output."""
+        for step, incoming, _ in self._backward(gradient):
+            yield step, incoming
+
+    def _backward(self, gradient: Gradient) -> Iterator[tuple[Step, Gradient, dict[int, Gradient]]]:
+        """Every step with the gradient of its output, and what has reached each signal so far."""
         gradients: dict[int, Gradient] = {self.output: gradient}
         for position in range(len(self.steps), 0, -1):
             incoming = gradients.pop(position, Gradient(sp.S.Zero, sp.S.Zero))
@@ -76,7 +86,7 @@ class Trace:
             for source, part in zip(step.inputs, parts, strict=True):
                 known = gradients.get(source)
                 gradients[source] = part if known is None else Gradient(known.q + part.q, known.gap + part.gap)
-            yield gradients[step.inputs[0]]
+            yield step, incoming, gradients
 
     def pair(self, state: PairState) -> PairState:
         """The same block on one entry of the expected token Gram matrix, for tokens that are not exchangeable."""

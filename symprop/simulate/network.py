@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from symprop.components.attention import Attention
 from symprop.components.base import Array, Component, Values, Vjp
-from symprop.components.softmax_attention import SoftmaxAttention
 from symprop.components.uniform_attention import UniformAttention
 from symprop.core.errors import InputError
 from symprop.core.signal import Signal
@@ -127,13 +127,16 @@ def with_component(block: Block, change: Callable[[Component], Component]) -> Bl
 
 
 def with_softmax(block: Block, key_width: object, query_variance: object, key_variance: object) -> Block:
-    """The same block with the real softmax where it has uniform attention."""
+    """The same block with the real softmax where it has uniform attention; its moments stay those of uniform weights.
+
+    Its tokens must be Gaussian: give :func:`simulate` a signal that says so.
+    """
 
     def change(component: Component) -> Component:
         if not isinstance(component, UniformAttention):
             return component
-        return SoftmaxAttention(
-            component.width, component.value_variance, key_width, query_variance, key_variance
+        return Attention(
+            component.width, component.value_variance, key_width, query_variance, key_variance, level="uniform"
         )
 
     return with_component(block, change)

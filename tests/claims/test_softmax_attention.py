@@ -35,6 +35,28 @@ def test_generated_code_is_the_formula(spec):
         assert float(two[0]) == pytest.approx(float(number), rel=1e-9), name
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_a_single_token_attends_to_itself_in_every_evaluator(dropout):
+    torch = pytest.importorskip("torch")
+    at = {"n": 1, "d": 64, "P": dropout}
+    # One weight of 1, dropped or scaled up: the value path alone, and no second token to differ from.
+    wanted = {"output_q": [1 / (1 - dropout)], "output_moments": [1 / (1 - dropout), 0],
+              "input_gradient": [1 / (1 - dropout), 0], "weight_gradients": [0, 0, 64**2 / (1 - dropout)]}
+    for name, values in wanted.items():
+        spec = DERIVATION.evaluator(name)
+        # Moments of weights are evaluated to ten digits.
+        assert [float(item) for item in evaluate(spec, at).values()] == pytest.approx(values, rel=1e-10), name
+        plain = load(spec)(**{key: np.array([item, item]) for key, item in at.items()})
+        tokens = torch.tensor([1.0, 1.0, 7.0], dtype=torch.float64)
+        variance = torch.full((3,), 1 / 64, dtype=torch.float64, requires_grad=True)
+        tensors = load(spec, "torch")(**{**at, "n": tokens}, sigma_q2=variance)
+        one, two = ([item] if len(values) == 1 else list(item) for item in (plain, tensors))
+        assert [item[1] for item in one] == pytest.approx(values, rel=1e-12), name
+        assert [item[1].item() for item in two] == pytest.approx(values, rel=1e-12), name
+        sum(item.sum() for item in two).backward()
+        assert bool(torch.isfinite(variance.grad).all()) and variance.grad[0] == 0 != variance.grad[2], name
+
+
 def test_the_gap_is_carried_to_collapse():
     spec = DERIVATION.evaluator("output_moments")
     gaps = np.array([1e-3, 1e-30, 1e-300, 0.0])

@@ -73,7 +73,7 @@ def test_eval_takes_expressions_in_other_parameters(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("derive", "noci202"), "did you mean 'noci2022'"),
+        (("derive", "noci2022x"), "did you mean 'noci2022'"),
         (("derive", "noci2022", "--claim", "eq12x"), "did you mean 'eq12'"),
         (("derive", "noci2022", "--notation", "kedai"), "did you mean 'kedia'"),
         (("derive", "noci2022", "--format", "pdf"), "unknown format"),

@@ -1,10 +1,13 @@
 """Causal and rotary attention against autograd: the means and every position, with the errors the components state."""
 
+import warnings
+
 import numpy as np
 import pytest
 import sympy as sp
 
 from symprop.components import CausalAttention, RotaryAttention, UniformAttention
+from symprop.components.attention import LevelWarning
 from symprop.core import symbols
 from symprop.core.errors import InputError
 from symprop.core.signal import Gradient, Signal
@@ -99,6 +102,17 @@ def test_bad_parameters_are_refused_by_name():
         RotaryAttention(4, 1, 8, 1, 1, rotated=3)
     with pytest.raises(InputError, match="base"):
         RotaryAttention(4, 1, 8, 1, 1, base=0)
+
+
+@pytest.mark.parametrize(("r", "std", "error"), [(0.3, 3.0, None), (0.9, 1.0, None), (0.4, 2.0, 0.09), (0.5, 2.0, 0.2)])
+def test_rotary_positions_warn_outside_their_range(r, std, error):
+    component, x = layer(RotaryAttention, Cell(6, 32, 8, r, std)), tokens(6, 32, r)
+    assert component.expected_error(x) == error
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        component.forward(x)
+        component.backward(Gradient(sp.Integer(1), sp.Integer(1)), x)
+    assert [item.category for item in caught if "RotaryAttention" in str(item.message)] == [LevelWarning] * (2 * bool(error))
 
 
 def test_causal_moments_and_every_position_are_those_of_autograd():

@@ -1,0 +1,177 @@
+"""How fast tokens align at the edge of order and chaos: laws over depth from the expansion of a block near collapse.
+
+Laws of growing streams are in ``norm_placement`` (ratios of gamma functions and powers), of branches that shrink with depth in
+``scaled_residuals``, of attention without skips in ``dong2021`` (doubly exponential).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import sympy as sp
+from symprop.derivations import named_blocks as blocks
+from symprop.derivations import rate_laws_simulation as simulation
+from symprop.derivations.named_blocks import X, feed_forward, result
+from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
+
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result
+from symprop.codegen import FunctionSpec
+from symprop.components import DynamicTanh, Linear
+from symprop.core.symbols import alpha_2, c_2, chi, d, gain_w, layer, m_f, sigma_b2, sigma_w
+from symprop.depth.collapse import collapse, gap_slope
+from symprop.depth.phase import solve_boundary
+from symprop.depth.rate import SHARE, RateLaw, drift_law, rate_law
+from symprop.functions.activation import Activation, Erf, Relu
+from symprop.functions.generic_activation import GenericActivation, SlopeMoment
+from symprop.network import Block, post_norm, pre_norm, residual, sequential, trace_of
+from symprop.notation import SYMPROP
+from symprop.simulate.measurement import Measurement
+
+PAPER = Paper("rate_laws", "symprop", "Alignment of tokens over depth at the edge of order and chaos", "symprop", 2026)
+SLOPE = sp.Symbol("g", positive=True)
+"""Slope at the origin of a saturating function that replaces a norm."""
+V = sigma_w**2
+M_0, M_1 = (SlopeMoment(order, V) for order in range(2))
+"""E phi^2 and E phi'^2 at the variance sigma_w^2."""
+
+
+def relu_block() -> Block:
+    """norm(alpha x + W_2 relu(W_1 x)), both matrices of gain sigma_w^2: critical, as ReLU's slope is its second moment."""
+    return post_norm(feed_forward(Relu(), gain=V), 1, alpha_2)
+
+
+def smooth_block(activation: Activation) -> Block:
+    """norm(alpha x + W_2 phi(W_1 x) + b) for an odd phi; the bias lowers the slope to its critical value."""
+    return post_norm(feed_forward(activation, bias=sigma_b2), 1, alpha_2)
+
+
+def marginal_block() -> Block:
+    """x + W_2 relu(W_1 norm(x)) without attention: 1 - rho is kept at linear order."""
+    return pre_norm(feed_forward(Relu()))
+
+
+def saturating_block() -> Block:
+    """x + W erf(g x): a saturating function where a norm was."""
+    return residual(sequential(DynamicTanh(Erf(), SLOPE), Linear(d, gain_w / d)))
+
+
+@lru_cache(maxsize=1)
+def critical_bias() -> sp.Expr:
+    """Variance of the output bias at which the slope of the smooth block is one."""
+    factor = collapse(trace_of(smooth_block(GenericActivation(odd=True)), X)).exponents.angle_factor
+    first, second = sp.symbols("first second", positive=True)
+    return solve_boundary(factor.subs({M_0: first, M_1: second}), sigma_b2).subs({first: M_0, second: M_1})
+
+
+@lru_cache(maxsize=4)
+def law(kind: str) -> RateLaw:
+    """The law of one of the blocks."""
+    if kind == "relu":
+        return rate_law(trace_of(relu_block(), X))
+    if kind == "smooth":
+        return rate_law(trace_of(smooth_block(GenericActivation(odd=True)), X), {sigma_b2: critical_bias()})
+    return drift_law(trace_of(marginal_block() if kind == "marginal" else saturating_block(), X)).angle
+
+
+def _share(kind: str) -> Result:
+    found = law(kind)
+    return result(found.share, r"1 - \rho_\ell", found.provenance,
+                  ("expand", f"the block near collapse: {found.kind}", found.share))
+
+
+def _rate(kind: str) -> Result:
+    found = law(kind)
+    return result(found.rate, r"\frac{d \log(1 - \rho)}{d \log \ell}", found.provenance,
+                  ("expand", f"the block near collapse: {found.kind}", found.share))
+
+
+def _bias() -> Result:
+    return result(critical_bias(), r"\sigma_b^2", law("smooth").provenance,
+                  ("balance", "slope of the gap is one", critical_bias()))
+
+
+def _claims() -> tuple[Claim, ...]:
+    edge, stream = "critical blocks", "growing streams"
+    weight = V**2 / 2 / (V**2 / 2 + alpha_2**2)
+    b = c_2 / (2 * (alpha_2**2 + chi))
+    a = 2 * sp.sqrt(2) / (3 * sp.pi)
+    return (
+        Claim("relu", edge, "critical ReLU", lambda: _share("relu"), 9 * sp.pi**2 / (2 * weight**2 * layer**2)),
+        Claim("relu-power", edge, "its power of the depth", lambda: _rate("relu"), sp.Integer(-2)),
+        Claim("critical-bias", edge, "bias at which an odd activation is critical", _bias, chi - m_f),
+        Claim("smooth", edge, "smooth odd activation at slope one: 1/(b l)", lambda: _share("smooth"), 1 / (b * layer)),
+        Claim("smooth-power", edge, "its power of the depth", lambda: _rate("smooth"), sp.Integer(-1)),
+        Claim("marginal-relu", stream, "Pre-LN ReLU without attention: a power of the logarithm", lambda: _share("marginal"),
+              4 / (a * sp.log(layer) + 2 / sp.sqrt(SHARE)) ** 2),
+        Claim("saturating", stream, "a saturating function for a norm: tokens move apart, a stretched exponential",
+              lambda: _rate("saturating"), 4 * SLOPE * sp.sqrt(gain_w) / sp.pi),
+    )
+
+
+def _erf(expression: sp.Expr) -> sp.Expr:
+    """An expression in moments of an unnamed activation, for erf."""
+    def moment(order: sp.Expr, variance: sp.Expr) -> sp.Expr:
+        gap = sp.Dummy("gap", positive=True)
+        # Price's theorem: the second derivative's mean square is the slope of the first derivative's gap.
+        curved = gap_slope(Erf().slope_gap(sp.S.Zero, variance, gap), gap, {gap: sp.S.Zero})
+        return (Erf().second(sp.S.Zero, variance), Erf().slope_second(sp.S.Zero, variance), curved)[int(order)]
+
+    return expression.replace(SlopeMoment, moment)
+
+
+def _evaluators() -> tuple[FunctionSpec, ...]:
+    relu, marginal = law("relu"), law("marginal")
+    return (
+        FunctionSpec.from_derived("critical_relu", "1 - rho at layer l of a critical Post-LN ReLU network, at large depth.",
+                                  (sigma_w, alpha_2, layer), {"share": relu.provenance.with_expression(
+                                      relu.share, relu.provenance.neglected)}),
+        FunctionSpec.from_derived("critical_smooth", "1 - rho at layer l of a critical Post-LN network of a smooth odd "
+                                  "activation, at large depth.", (chi, c_2, alpha_2, layer), {"share": relu.provenance
+                                  .with_expression(law("smooth").share.subs(blocks.MOMENTS), relu.provenance.neglected)}),
+        FunctionSpec.from_derived("critical_bias_erf", "Variance of the output bias at which an erf network is critical.",
+                                  (sigma_w,), {"sigma_b2": law("smooth").provenance.with_expression(
+                                      _erf(critical_bias()), law("smooth").provenance.neglected)}),
+        FunctionSpec.from_derived("marginal_relu", "1 - rho at layer l of a Pre-LN ReLU network without attention, which "
+                                  "starts at q = 0.5 (1 - rho = 1/2).", (layer,), {"share": marginal.provenance.with_expression(
+                                      marginal.share.subs(SHARE, sp.S.Half), marginal.provenance.neglected)}),
+    )
+
+
+def _cases(width: int, draws: int) -> dict[str, tuple[Block, Setting, RateLaw | None]]:
+    """Blocks and settings, with the law of a power where it is one."""
+    scale = 1.5
+    bias = float(_erf(critical_bias()).subs(sigma_w, scale))
+
+    def setting(name: str, values: dict[sp.Symbol, float], share: float) -> Setting:
+        return Setting(name, values, width=width, depth=48, draws=draws, share=share)
+
+    smooth = {sigma_w: scale, sigma_b2: bias, alpha_2: 0.5}
+    return {
+        "critical ReLU": (relu_block(), setting("critical ReLU", {sigma_w: 2**0.25, alpha_2: 0.5}, 0.6), law("relu")),
+        "critical erf": (smooth_block(Erf()), setting("critical erf", smooth, 0.6), law("smooth")),
+        "Pre-LN ReLU": (marginal_block(), setting("Pre-LN ReLU", {sigma_w: 2**0.5}, 0.5), None),
+        "saturating erf": (saturating_block(), setting("saturating erf", {SLOPE: 0.5, gain_w: 1.0}, 1e-9), None),
+    }
+
+
+def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+    return simulation.study(_cases(*((384, 48) if full else (192, 20))), _erf, seed, progress)
+
+
+def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
+    cases = {name: (block, setting) for name, (block, setting, _) in _cases(256 if full else 128, 24 if full else 8).items()}
+    return overlap_figure("1 - rho over layers: critical blocks fall like powers of the layer, a Pre-LN ReLU stream like "
+                          "one of its logarithm; a saturating function moves tokens apart.", cases, seed, progress)
+
+
+DERIVATION = PaperDerivation(
+    paper=PAPER,
+    view=SYMPROP,
+    values={},
+    build_trace=lambda: trace_of(relu_block(), X),
+    build_claims=_claims,
+    build_evaluators=(_evaluators,),
+    study=_study,
+    figures=_figures,
+    references=(blocks.NOCI, blocks.KEDIA, blocks.BA),
+)

@@ -1,0 +1,147 @@
+"""Benchmark rows of recursions over depth: nanoseconds a point and layer, as ratios to the compiled kernel in one run."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symprop.codegen.jacobian import jacobian
+from symprop.codegen.recursion import Recursion
+from symprop.codegen.render import load
+from symprop.codegen.spec import FunctionSpec, parameters
+from symprop.components import Elementwise, Linear
+from symprop.core import symbols as s
+from symprop.depth.iterate import layer_map
+from symprop.functions.activation import Activation, Gelu, Relu
+from symprop.functions.logistic import Silu, Tanh
+from symprop.network import residual, sequential, token_input, trace_of
+
+POINTS, LAYERS = 200_000, 60
+
+
+def block(activation: Activation) -> FunctionSpec:
+    """A residual feed-forward block, many times: q and gap after L of them."""
+    tokens = token_input()
+    branch = sequential(Linear(s.d, s.sigma_w2 / s.d), Elementwise(activation), Linear(s.d, 1 / s.d))
+    layer = layer_map(trace_of(residual(branch, s.alpha_1), tokens))
+    return FunctionSpec(
+        f"{activation.name}_block", parameters(s.q_0, s.rho, s.L, s.sigma_w2, s.alpha_1),
+        (("q_L", tokens.q), ("gap_L", tokens.gap)), "A residual feed-forward stream.", formula="x",
+        recursion=Recursion.of(layer, {tokens.q: s.q_0, tokens.gap: s.q_0 * (1 - s.rho)}),
+    )
+
+
+_HAND = r"""
+#include <math.h>
+#define STEP \
+    const double a = x[i]*x[i]*w[i], c = p[i]/q[i] < 1 ? p[i]/q[i] : 1; \
+    const double k = (sqrt(1 - c*c) + c*(M_PI - acos(c)))/M_PI; \
+    p[i] += 0.5*a*q[i]*k; q[i] += 0.5*a*q[i];
+void plain(long n, long layers, const double *restrict w, const double *restrict x, double *restrict q, double *restrict p) {
+    for (long i = 0; i < n; i++) for (long l = 0; l < layers; l++) { STEP }
+}
+void blocked(long n, long layers, const double *restrict w, const double *restrict x, double *restrict q, double *restrict p) {
+    for (long at = 0; at < n; at += 256) for (long l = 0; l < layers; l++)
+        for (long i = at; i < (at + 256 < n ? at + 256 : n); i++) { STEP }
+}
+"""
+
+
+def _by_hand_in_c(columns: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    """The map with acos, in C with the most liberal flags: point by point, and in blocks that a vector library serves."""
+    if shutil.which("gcc") is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "hand.c", Path(folder) / "hand.so"
+        source.write_text(_HAND)
+        flags = ["-O3", "-march=native", "-ffast-math", "-fPIC", "-shared"]
+        subprocess.run(["gcc", *flags, "-o", library, source, "-lm"], check=True)
+        loaded = ctypes.CDLL(str(library))
+
+    def run(name: str) -> Callable[[], object]:
+        def call() -> None:
+            q = columns["q_0"].copy()
+            arrays = [columns["sigma_w2"], columns["alpha_1"], q, q * columns["rho"]]
+            pointers = (ctypes.c_void_p(array.ctypes.data) for array in arrays)
+            getattr(loaded, name)(ctypes.c_long(POINTS), ctypes.c_long(LAYERS), *pointers)
+
+        return call
+
+    return {"C with acos, point by point": run("plain"), "C with acos, in blocks": run("blocked")}
+
+
+def _by_hand_in_numpy(columns: dict[str, Any], size: int = 8192) -> Callable[[], object]:
+    def run() -> None:
+        for at in range(0, POINTS, size):
+            q, rho, w, x = (columns[key][at : at + size] for key in ("q_0", "rho", "sigma_w2", "alpha_1"))
+            p, a = q * rho, 0.5 * x * x * w
+            for _ in range(LAYERS):
+                c = np.minimum(p / q, 1.0)
+                p = p + a * q * (np.sqrt(1 - c * c) + c * (np.pi - np.arccos(c))) / np.pi
+                q = q + a * q
+
+    return run
+
+
+def _by_hand_in_python(columns: dict[str, Any], points: int) -> Callable[[], object]:
+    from math import acos, pi, sqrt
+
+    def run() -> None:
+        for k in range(points):
+            q, rho, w, x = (float(columns[key][k]) for key in ("q_0", "rho", "sigma_w2", "alpha_1"))
+            p, a = q * rho, 0.5 * x * x * w
+            for _ in range(LAYERS):
+                c = min(p / q, 1.0)
+                p += a * q * (sqrt(1 - c * c) + c * (pi - acos(c))) / pi
+                q += a * q
+
+    return run
+
+
+def _best(run: Callable[[], object], repeats: int, clock: Callable[[], float] = time.process_time) -> float:
+    best = float("inf")
+    for _ in range(repeats):
+        start = clock()
+        run()
+        best = min(best, clock() - start)
+    return best
+
+
+def rows(repeats: int) -> Iterator[str]:
+    """The rows as text."""
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {
+        "q_0": rng.uniform(0.5, 2, POINTS), "rho": rng.uniform(0, 1, POINTS), "L": LAYERS,
+        "sigma_w2": rng.uniform(1, 2, POINTS), "alpha_1": rng.uniform(0, 0.3, POINTS),
+    }  # fmt: skip
+    unit = 1e9 / (POINTS * LAYERS)
+    yield f"{'block, ns a point and layer':40}{'time':>8}{'/ compiled relu':>18}"
+    relu = block(Relu())
+    compiled, slopes = load(relu, "compiled"), load(jacobian(relu), "compiled")
+    runs: dict[str, Callable[[], object]] = {"relu, compiled": lambda: compiled(**columns)}
+    numpy_relu = load(relu)
+    runs["relu, numpy"] = lambda: numpy_relu(**columns)
+    runs |= {"numpy with arccos, in blocks": _by_hand_in_numpy(columns), **_by_hand_in_c(columns)}
+    runs["relu with 4 derivatives, compiled"] = lambda: slopes(**columns)
+    for activation in (Gelu(), Tanh(), Silu()):
+        function = load(block(activation), "compiled")
+        runs[f"{activation.name}, compiled"] = lambda function=function: function(**columns)  # type: ignore[misc]
+    reference = 0.0
+    for name, run in runs.items():
+        run()
+        spent = unit * _best(run, repeats)
+        reference = reference or spent
+        yield f"{name:40}{spent:8.1f}{spent / reference:18.2f}"
+    few = 200
+    spent = 1e9 / (few * LAYERS) * _best(_by_hand_in_python(columns, few), repeats)
+    yield f"{'scalar Python with acos':40}{spent:8.1f}{spent / reference:18.2f}"
+    one, two = (_best(lambda k=k: compiled(**columns, workers=k), repeats, time.perf_counter) for k in (1, 2))  # type: ignore[misc]
+    yield f"{'relu, compiled: two workers are faster by':58}{one / two:8.2f}"
