@@ -185,22 +185,25 @@ def test_the_layer_is_fast_after_the_first():
     assert (time.process_time() - start) / 5 < 0.15
 
 
-@pytest.mark.parametrize("kind", ["tokens", pytest.param("queries and keys", marks=pytest.mark.slow)])
-def test_levels_warn_with_the_expected_error_where_scores_are_cosines(kind):
+@pytest.mark.parametrize("kind", ["tokens", "queries and keys"])
+@pytest.mark.parametrize(
+    ("level", "deviation"),
+    [("exact", 5), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("reference", 5), ("uniform", 1)))],
+)
+def test_levels_warn_with_the_expected_error_where_scores_are_cosines(kind, level, deviation):
     """Fixed norms have no exact kernel of two rows, so that the best two levels warn alike."""
     x = Signal(q=sp.S.One, gap=sp.S.One, tokens=sp.Integer(32), width=sp.Integer(64), gaussian=True)
-    for level, deviation in (("uniform", 1), ("exact", 5), ("reference", 5)):
-        if kind == "tokens":
-            given, strength = RMSNorm(finite=True).forward(x), sp.Rational(deviation, 64)
-            layer = Attention(64, 1, 32, strength, strength, level=level)
-        else:
-            given = x
-            layer = QueryKeyNormAttention(64, 1, 32, norm=RMSNorm(deviation, finite=True), level=level)
-        error = layer.expected_error(given)
-        with pytest.warns(LevelWarning, match=re.escape(f"expect an error of {100 * error:.2g}%")) as caught:
-            layer.forward(given)
-        if level in ("exact", "reference"):
-            assert error == pytest.approx(0.15 * (25 / 36) ** 1.15, rel=1e-6) and "No level is better" in str(caught[0].message)
-        else:
-            own, right = (value(layer_moment("own", item, layer.geometry(given))) for item in (level, "exact"))
-            assert error == pytest.approx(abs(own / right - 1)) and error > 0.03
+    if kind == "tokens":
+        given, strength = RMSNorm(finite=True).forward(x), sp.Rational(deviation, 64)
+        layer = Attention(64, 1, 32, strength, strength, level=level)
+    else:
+        given = x
+        layer = QueryKeyNormAttention(64, 1, 32, norm=RMSNorm(deviation, finite=True), level=level)
+    error = layer.expected_error(given)
+    with pytest.warns(LevelWarning, match=re.escape(f"expect an error of {100 * error:.2g}%")) as caught:
+        layer.forward(given)
+    if level in ("exact", "reference"):
+        assert error == pytest.approx(0.15 * (25 / 36) ** 1.15, rel=1e-6) and "No level is better" in str(caught[0].message)
+    else:
+        own, right = (value(layer_moment("own", item, layer.geometry(given))) for item in (level, "exact"))
+        assert error == pytest.approx(abs(own / right - 1)) and error > 0.03
