@@ -370,9 +370,9 @@ def exponents(
         ('m', 0.0, None, False, False, 'a number >= 0'),
         ('chi', 0.0, None, False, False, 'a number >= 0'),
     )
-    _lyapunov_angle = np.empty(_shape)
-    _lyapunov_gradient_common = np.empty(_shape)
-    _lyapunov_gradient_deviation = np.empty(_shape)
+    _to_lyapunov_angle = np.empty(_shape)
+    _to_lyapunov_gradient_common = np.empty(_shape)
+    _to_lyapunov_gradient_deviation = np.empty(_shape)
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -396,15 +396,15 @@ def exponents(
                 x6 = x5/x3
             x7 = np.log(x0*(x4/(A + x0*x6) + 1 - M))
             x8 = np.log(x3*(x1*x6 + x2 + x4 + x6 - A*x6 - M*x6)/x5)
-            _lyapunov_angle[_at] = x7
-            _lyapunov_gradient_common[_at] = x8
-            _lyapunov_gradient_deviation[_at] = x7
+            _to_lyapunov_angle[_at] = x7
+            _to_lyapunov_gradient_common[_at] = x8
+            _to_lyapunov_gradient_deviation[_at] = x7
 
     _in_parts(_work, workers)
     return ExponentsResult(
-        _lyapunov_angle[()],
-        _lyapunov_gradient_common[()],
-        _lyapunov_gradient_deviation[()],
+        _to_lyapunov_angle[()],
+        _to_lyapunov_gradient_common[()],
+        _to_lyapunov_gradient_deviation[()],
     )
 
 
@@ -452,9 +452,9 @@ def exponents_relu(
         ('M', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
     )
-    _lyapunov_angle = np.empty(_shape)
-    _lyapunov_gradient_common = np.empty(_shape)
-    _lyapunov_gradient_deviation = np.empty(_shape)
+    _to_lyapunov_angle = np.empty(_shape)
+    _to_lyapunov_gradient_common = np.empty(_shape)
+    _to_lyapunov_gradient_deviation = np.empty(_shape)
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -478,15 +478,15 @@ def exponents_relu(
             x7 = x6/x3
             x8 = np.log(x0*(x4/(A + x0*x7) + 1 - M))
             x9 = np.log(x3*(x1*x7 + x5 + x7 - A*x7 - M*x7)/x6)
-            _lyapunov_angle[_at] = x8
-            _lyapunov_gradient_common[_at] = x9
-            _lyapunov_gradient_deviation[_at] = x8
+            _to_lyapunov_angle[_at] = x8
+            _to_lyapunov_gradient_common[_at] = x9
+            _to_lyapunov_gradient_deviation[_at] = x8
 
     _in_parts(_work, workers)
     return ExponentsReluResult(
-        _lyapunov_angle[()],
-        _lyapunov_gradient_common[()],
-        _lyapunov_gradient_deviation[()],
+        _to_lyapunov_angle[()],
+        _to_lyapunov_gradient_common[()],
+        _to_lyapunov_gradient_deviation[()],
     )
 
 
@@ -534,9 +534,9 @@ def exponents_gelu(
         ('M', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
     )
-    _lyapunov_angle = np.empty(_shape)
-    _lyapunov_gradient_common = np.empty(_shape)
-    _lyapunov_gradient_deviation = np.empty(_shape)
+    _to_lyapunov_angle = np.empty(_shape)
+    _to_lyapunov_gradient_common = np.empty(_shape)
+    _to_lyapunov_gradient_deviation = np.empty(_shape)
     # 65 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -566,15 +566,15 @@ def exponents_gelu(
             x12 = x11/x9
             x13 = np.log(x0*(x10/(A + x0*x12) + 1 - M))
             x14 = np.log(x9*(x10 + x12*x7 + x12 + x8 - A*x12 - M*x12)/x11)
-            _lyapunov_angle[_at] = x13
-            _lyapunov_gradient_common[_at] = x14
-            _lyapunov_gradient_deviation[_at] = x13
+            _to_lyapunov_angle[_at] = x13
+            _to_lyapunov_gradient_common[_at] = x14
+            _to_lyapunov_gradient_deviation[_at] = x13
 
     _in_parts(_work, workers)
     return ExponentsGeluResult(
-        _lyapunov_angle[()],
-        _lyapunov_gradient_common[()],
-        _lyapunov_gradient_deviation[()],
+        _to_lyapunov_angle[()],
+        _to_lyapunov_gradient_common[()],
+        _to_lyapunov_gradient_deviation[()],
     )
 
 
@@ -622,9 +622,9 @@ def exponents_erf(
         ('M', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
     )
-    _lyapunov_angle = np.empty(_shape)
-    _lyapunov_gradient_common = np.empty(_shape)
-    _lyapunov_gradient_deviation = np.empty(_shape)
+    _to_lyapunov_angle = np.empty(_shape)
+    _to_lyapunov_gradient_common = np.empty(_shape)
+    _to_lyapunov_gradient_deviation = np.empty(_shape)
     # 46 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -652,15 +652,15 @@ def exponents_erf(
             x10 = x7*x9
             x11 = np.log(x0*(1 - M - x8/(A + x0*x10)))
             x12 = np.log(x6*(A*M*x7*x9 + A + x7*x9 - A*x10 - M*x10 - x4 - x8)/x9)
-            _lyapunov_angle[_at] = x11
-            _lyapunov_gradient_common[_at] = x12
-            _lyapunov_gradient_deviation[_at] = x11
+            _to_lyapunov_angle[_at] = x11
+            _to_lyapunov_gradient_common[_at] = x12
+            _to_lyapunov_gradient_deviation[_at] = x11
 
     _in_parts(_work, workers)
     return ExponentsErfResult(
-        _lyapunov_angle[()],
-        _lyapunov_gradient_common[()],
-        _lyapunov_gradient_deviation[()],
+        _to_lyapunov_angle[()],
+        _to_lyapunov_gradient_common[()],
+        _to_lyapunov_gradient_deviation[()],
     )
 
 
@@ -708,9 +708,9 @@ def exponents_tanh(
         ('M', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
     )
-    _lyapunov_angle = np.empty(_shape)
-    _lyapunov_gradient_common = np.empty(_shape)
-    _lyapunov_gradient_deviation = np.empty(_shape)
+    _to_lyapunov_angle = np.empty(_shape)
+    _to_lyapunov_gradient_common = np.empty(_shape)
+    _to_lyapunov_gradient_deviation = np.empty(_shape)
     # 76 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -737,15 +737,15 @@ def exponents_tanh(
             x9 = x8/x6
             x10 = np.log(x0*(x7/(A + x0*x9) + 1 - M))
             x11 = np.log(x6*(x4*x9 + x5 + x7 + x9 - A*x9 - M*x9)/x8)
-            _lyapunov_angle[_at] = x10
-            _lyapunov_gradient_common[_at] = x11
-            _lyapunov_gradient_deviation[_at] = x10
+            _to_lyapunov_angle[_at] = x10
+            _to_lyapunov_gradient_common[_at] = x11
+            _to_lyapunov_gradient_deviation[_at] = x10
 
     _in_parts(_work, workers)
     return ExponentsTanhResult(
-        _lyapunov_angle[()],
-        _lyapunov_gradient_common[()],
-        _lyapunov_gradient_deviation[()],
+        _to_lyapunov_angle[()],
+        _to_lyapunov_gradient_common[()],
+        _to_lyapunov_gradient_deviation[()],
     )
 
 
@@ -791,7 +791,7 @@ def boundary(
         ('M', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('m', 0.0, None, False, False, 'a number >= 0'),
     )
-    _chi = np.empty(_shape)
+    _to_chi = np.empty(_shape)
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -802,10 +802,10 @@ def boundary(
             (
                 A, M, m,
             ) = _values
-            _chi[_at] = (A*M*m - A - M*m)/(M*(A - 1))
+            _to_chi[_at] = (A*M*m - A - M*m)/(M*(A - 1))
 
     _in_parts(_work, workers)
-    return _chi[()]
+    return _to_chi[()]
 
 
 def crossover_depth(
@@ -852,7 +852,7 @@ def crossover_depth(
         ('m', 0.0, None, False, False, 'a number >= 0'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _depth = np.empty(_shape)
+    _to_depth = np.empty(_shape)
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -868,10 +868,10 @@ def crossover_depth(
             if _changed & 0b111:
                 x1 = A + M*m
                 x2 = np.log((A*M*m - x1)/((1 - A)*(A*M - x1)))
-            _depth[_at] = x0/x2
+            _to_depth[_at] = x0/x2
 
     _in_parts(_work, workers)
-    return _depth[()]
+    return _to_depth[()]
 
 
 def gradient_growth(
@@ -922,7 +922,7 @@ def gradient_growth(
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _growth = np.empty(_shape)
+    _to_growth = np.empty(_shape)
     # 36 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -951,7 +951,7 @@ def gradient_growth(
             if _changed & 0b101111:
                 x9 = np.power(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
                 x10 = np.exp(L*(x0 + x8))
-            _growth[_at] = x1*x9 + x10*(1 - x1)
+            _to_growth[_at] = x1*x9 + x10*(1 - x1)
 
     _in_parts(_work, workers)
-    return _growth[()]
+    return _to_growth[()]

@@ -305,13 +305,13 @@ def exponents(
     x6 = x5/x3
     x7 = torch.log(x0*(x4/(A + x0*x6) + 1 - M))
     x8 = torch.log(x3*(x1*x6 + x2 + x4 + x6 - A*x6 - M*x6)/x5)
-    _lyapunov_angle = x7
-    _lyapunov_gradient_common = x8
-    _lyapunov_gradient_deviation = x7
+    _to_lyapunov_angle = x7
+    _to_lyapunov_gradient_common = x8
+    _to_lyapunov_gradient_deviation = x7
     return ExponentsResult(
-        _lyapunov_angle.expand(_shape),
-        _lyapunov_gradient_common.expand(_shape),
-        _lyapunov_gradient_deviation.expand(_shape),
+        _to_lyapunov_angle.expand(_shape),
+        _to_lyapunov_gradient_common.expand(_shape),
+        _to_lyapunov_gradient_deviation.expand(_shape),
     )
 
 
@@ -368,13 +368,13 @@ def exponents_relu(
     x7 = x6/x3
     x8 = torch.log(x0*(x4/(A + x0*x7) + 1 - M))
     x9 = torch.log(x3*(x1*x7 + x5 + x7 - A*x7 - M*x7)/x6)
-    _lyapunov_angle = x8
-    _lyapunov_gradient_common = x9
-    _lyapunov_gradient_deviation = x8
+    _to_lyapunov_angle = x8
+    _to_lyapunov_gradient_common = x9
+    _to_lyapunov_gradient_deviation = x8
     return ExponentsReluResult(
-        _lyapunov_angle.expand(_shape),
-        _lyapunov_gradient_common.expand(_shape),
-        _lyapunov_gradient_deviation.expand(_shape),
+        _to_lyapunov_angle.expand(_shape),
+        _to_lyapunov_gradient_common.expand(_shape),
+        _to_lyapunov_gradient_deviation.expand(_shape),
     )
 
 
@@ -436,13 +436,13 @@ def exponents_gelu(
     x12 = x11/x9
     x13 = torch.log(x0*(x10/(A + x0*x12) + 1 - M))
     x14 = torch.log(x9*(x10 + x12*x7 + x12 + x8 - A*x12 - M*x12)/x11)
-    _lyapunov_angle = x13
-    _lyapunov_gradient_common = x14
-    _lyapunov_gradient_deviation = x13
+    _to_lyapunov_angle = x13
+    _to_lyapunov_gradient_common = x14
+    _to_lyapunov_gradient_deviation = x13
     return ExponentsGeluResult(
-        _lyapunov_angle.expand(_shape),
-        _lyapunov_gradient_common.expand(_shape),
-        _lyapunov_gradient_deviation.expand(_shape),
+        _to_lyapunov_angle.expand(_shape),
+        _to_lyapunov_gradient_common.expand(_shape),
+        _to_lyapunov_gradient_deviation.expand(_shape),
     )
 
 
@@ -502,13 +502,13 @@ def exponents_erf(
     x10 = x7*x9
     x11 = torch.log(x0*(1 - M - x8/(A + x0*x10)))
     x12 = torch.log(x6*(A*M*x7*x9 + A + x7*x9 - A*x10 - M*x10 - x4 - x8)/x9)
-    _lyapunov_angle = x11
-    _lyapunov_gradient_common = x12
-    _lyapunov_gradient_deviation = x11
+    _to_lyapunov_angle = x11
+    _to_lyapunov_gradient_common = x12
+    _to_lyapunov_gradient_deviation = x11
     return ExponentsErfResult(
-        _lyapunov_angle.expand(_shape),
-        _lyapunov_gradient_common.expand(_shape),
-        _lyapunov_gradient_deviation.expand(_shape),
+        _to_lyapunov_angle.expand(_shape),
+        _to_lyapunov_gradient_common.expand(_shape),
+        _to_lyapunov_gradient_deviation.expand(_shape),
     )
 
 
@@ -567,13 +567,13 @@ def exponents_tanh(
     x9 = x8/x6
     x10 = torch.log(x0*(x7/(A + x0*x9) + 1 - M))
     x11 = torch.log(x6*(x4*x9 + x5 + x7 + x9 - A*x9 - M*x9)/x8)
-    _lyapunov_angle = x10
-    _lyapunov_gradient_common = x11
-    _lyapunov_gradient_deviation = x10
+    _to_lyapunov_angle = x10
+    _to_lyapunov_gradient_common = x11
+    _to_lyapunov_gradient_deviation = x10
     return ExponentsTanhResult(
-        _lyapunov_angle.expand(_shape),
-        _lyapunov_gradient_common.expand(_shape),
-        _lyapunov_gradient_deviation.expand(_shape),
+        _to_lyapunov_angle.expand(_shape),
+        _to_lyapunov_gradient_common.expand(_shape),
+        _to_lyapunov_gradient_deviation.expand(_shape),
     )
 
 
@@ -618,8 +618,8 @@ def boundary(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 8 operations a point
-    _chi = (A*M*m - A - M*m)/(M*(A - 1))
-    return _chi.expand(_shape)
+    _to_chi = (A*M*m - A - M*m)/(M*(A - 1))
+    return _to_chi.expand(_shape)
 
 
 def crossover_depth(
@@ -667,8 +667,8 @@ def crossover_depth(
     x0 = torch.log(n)
     x1 = A + M*m
     x2 = torch.log((A*M*m - x1)/((1 - A)*(A*M - x1)))
-    _depth = x0/x2
-    return _depth.expand(_shape)
+    _to_depth = x0/x2
+    return _to_depth.expand(_shape)
 
 
 def gradient_growth(
@@ -726,5 +726,5 @@ def gradient_growth(
     x8 = torch.log1p(x5/(A + x7*(1 - A)) - M)
     x9 = torch.pow(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
     x10 = torch.exp(L*(x0 + x8))
-    _growth = x1*x9 + x10*(1 - x1)
-    return _growth.expand(_shape)
+    _to_growth = x1*x9 + x10*(1 - x1)
+    return _to_growth.expand(_shape)

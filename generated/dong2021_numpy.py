@@ -144,7 +144,7 @@ def layer(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gap = np.empty(_shape)
+    _to_gap = np.empty(_shape)
     # 12 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -155,10 +155,10 @@ def layer(
             (
                 n, d, gain_v, sigma_q2, sigma_k2, gap,
             ) = _values
-            _gap[_at] = d*gain_v*gap*sigma_k2*sigma_q2*(d + n)*(n - 1)*np.square(gap)/np.square(n)
+            _to_gap[_at] = d*gain_v*gap*sigma_k2*sigma_q2*(d + n)*(n - 1)*np.square(gap)/np.square(n)
 
     _in_parts(_work, workers)
-    return _gap[()]
+    return _to_gap[()]
 
 
 def log_gap(
@@ -209,7 +209,7 @@ def log_gap(
         ('gap', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _log_gap = np.empty(_shape)
+    _to_log_gap = np.empty(_shape)
     # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -227,7 +227,7 @@ def log_gap(
             if _changed & 0b11111:
                 x2 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
                 x3 = 0.5*x2
-            _log_gap[_at] = x0*x1 + x1*x3 - x3
+            _to_log_gap[_at] = x0*x1 + x1*x3 - x3
 
     _in_parts(_work, workers)
-    return _log_gap[()]
+    return _to_log_gap[()]

@@ -64,8 +64,8 @@ def layer(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 12 operations a point
-    _gap = d*gain_v*gap*sigma_k2*sigma_q2*(d + n)*(n - 1)*torch.square(gap)/torch.square(n)
-    return _gap.expand(_shape)
+    _to_gap = d*gain_v*gap*sigma_k2*sigma_q2*(d + n)*(n - 1)*torch.square(gap)/torch.square(n)
+    return _to_gap.expand(_shape)
 
 
 def log_gap(
@@ -115,5 +115,5 @@ def log_gap(
     x1 = torch.exp(1.0986122886681098*L)
     x2 = torch.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/torch.square(n))
     x3 = 0.5*x2
-    _log_gap = x0*x1 + x1*x3 - x3
-    return _log_gap.expand(_shape)
+    _to_log_gap = x0*x1 + x1*x3 - x3
+    return _to_log_gap.expand(_shape)

@@ -228,7 +228,7 @@ def critical_strength(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
     )
-    _alpha_sa = np.empty(_shape)
+    _to_alpha_sa = np.empty(_shape)
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -244,10 +244,10 @@ def critical_strength(
             if _changed & 0b111:
                 x1 = np.power(rho_T*(1 - rho)/(rho*(1 - rho_T)), 1/L)
                 x2 = np.sqrt(x1 - 1)
-            _alpha_sa[_at] = x0/x2
+            _to_alpha_sa[_at] = x0/x2
 
     _in_parts(_work, workers)
-    return _alpha_sa[()]
+    return _to_alpha_sa[()]
 
 
 def freezing_point(
@@ -290,7 +290,7 @@ def freezing_point(
     _domains = (
         ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
-    _beta = np.empty(_shape)
+    _to_beta = np.empty(_shape)
     # 3 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -302,10 +302,10 @@ def freezing_point(
                 rho,
             ) = _values
             x0 = np.sqrt(1 - rho)
-            _beta[_at] = 1.4142135623730951/x0
+            _to_beta[_at] = 1.4142135623730951/x0
 
     _in_parts(_work, workers)
-    return _beta[()]
+    return _to_beta[()]
 
 
 def angle_exponent(
@@ -356,7 +356,7 @@ def angle_exponent(
         ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
-    _lyapunov_angle = np.empty(_shape)
+    _to_lyapunov_angle = np.empty(_shape)
     # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -374,10 +374,10 @@ def angle_exponent(
             if _changed & 0b1101:
                 x2 = x0/(gain_v + sigma_b2 + x0)
             x3 = np.log((x1*x2 + 0.5*x2*np.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
-            _lyapunov_angle[_at] = x3
+            _to_lyapunov_angle[_at] = x3
 
     _in_parts(_work, workers)
-    return _lyapunov_angle[()]
+    return _to_lyapunov_angle[()]
 
 
 def query_gradient_frozen(
@@ -422,7 +422,7 @@ def query_gradient_frozen(
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
         ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
-    _F = np.empty(_shape)
+    _to_F = np.empty(_shape)
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -436,10 +436,10 @@ def query_gradient_frozen(
             if _changed & 0b10:
                 x0 = np.sqrt(1 - rho)
             x1 = np.minimum(1.4142135623730951/(beta_a*x0), 1)
-            _F[_at] = -0.3333333333333333*x1*(x1 - 1)
+            _to_F[_at] = -0.3333333333333333*x1*(x1 - 1)
 
     _in_parts(_work, workers)
-    return _F[()]
+    return _to_F[()]
 
 
 def overlap_rem(
@@ -505,8 +505,8 @@ def overlap_rem(
         ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
-    _overlap = np.empty(_shape)
-    _one_minus_overlap = np.empty(_shape)
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
     # 12 operations a point, and 26 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -560,13 +560,13 @@ def overlap_rem(
                     if all(np.all(new == old) for new, old in zip(_state, _last)):
                         break
             gap_X, = _state
-            _overlap[_at] = 1 - gap_X
-            _one_minus_overlap[_at] = gap_X
+            _to_overlap[_at] = 1 - gap_X
+            _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
     return OverlapRemResult(
-        _overlap[()],
-        _one_minus_overlap[()],
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
     )
 
 
@@ -632,8 +632,8 @@ def overlap_uniform(
         ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
-    _overlap = np.empty(_shape)
-    _one_minus_overlap = np.empty(_shape)
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
     # 16 operations a point, and 17 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -691,13 +691,13 @@ def overlap_uniform(
                     if all(np.all(new == old) for new, old in zip(_state, _last)):
                         break
             gap_X, = _state
-            _overlap[_at] = 1 - gap_X
-            _one_minus_overlap[_at] = gap_X
+            _to_overlap[_at] = 1 - gap_X
+            _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
     return OverlapUniformResult(
-        _overlap[()],
-        _one_minus_overlap[()],
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
     )
 
 
@@ -765,8 +765,8 @@ def overlap_annealed(
         ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
-    _overlap = np.empty(_shape)
-    _one_minus_overlap = np.empty(_shape)
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
     # 18 operations a point, and 31 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -836,13 +836,13 @@ def overlap_annealed(
                     if all(np.all(new == old) for new, old in zip(_state, _last)):
                         break
             gap_X, = _state
-            _overlap[_at] = 1 - gap_X
-            _one_minus_overlap[_at] = gap_X
+            _to_overlap[_at] = 1 - gap_X
+            _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
     return OverlapAnnealedResult(
-        _overlap[()],
-        _one_minus_overlap[()],
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
     )
 
 
@@ -911,9 +911,9 @@ def preln_overlap_rem(
         ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
-    _overlap = np.empty(_shape)
-    _one_minus_overlap = np.empty(_shape)
-    _second_moment = np.empty(_shape)
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
     # 11 operations a point, and 35 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -970,15 +970,15 @@ def preln_overlap_rem(
                         break
             q_X, gap_X = _state
             x19 = gap_X/q_X
-            _overlap[_at] = 1 - x19
-            _one_minus_overlap[_at] = x19
-            _second_moment[_at] = q_X
+            _to_overlap[_at] = 1 - x19
+            _to_one_minus_overlap[_at] = x19
+            _to_second_moment[_at] = q_X
 
     _in_parts(_work, workers)
     return PrelnOverlapRemResult(
-        _overlap[()],
-        _one_minus_overlap[()],
-        _second_moment[()],
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
+        _to_second_moment[()],
     )
 
 
@@ -1046,9 +1046,9 @@ def noln_overlap_rem(
         ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
-    _overlap = np.empty(_shape)
-    _one_minus_overlap = np.empty(_shape)
-    _second_moment = np.empty(_shape)
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
     # 8 operations a point, and 32 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1099,13 +1099,13 @@ def noln_overlap_rem(
                         break
             q_X, gap_X = _state
             x14 = gap_X/q_X
-            _overlap[_at] = 1 - x14
-            _one_minus_overlap[_at] = x14
-            _second_moment[_at] = q_X
+            _to_overlap[_at] = 1 - x14
+            _to_one_minus_overlap[_at] = x14
+            _to_second_moment[_at] = q_X
 
     _in_parts(_work, workers)
     return NolnOverlapRemResult(
-        _overlap[()],
-        _one_minus_overlap[()],
-        _second_moment[()],
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
+        _to_second_moment[()],
     )

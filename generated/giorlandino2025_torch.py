@@ -135,8 +135,8 @@ def critical_strength(
     x0 = torch.sqrt(gain_v)
     x1 = torch.pow(rho_T*(1 - rho)/(rho*(1 - rho_T)), 1/L)
     x2 = torch.sqrt(x1 - 1)
-    _alpha_sa = x0/x2
-    return _alpha_sa.expand(_shape)
+    _to_alpha_sa = x0/x2
+    return _to_alpha_sa.expand(_shape)
 
 
 def freezing_point(
@@ -181,8 +181,8 @@ def freezing_point(
     _shape = torch.broadcast_shapes(*_shapes)
     # 3 operations a point
     x0 = torch.sqrt(1 - rho)
-    _beta = 1.4142135623730951/x0
-    return _beta.expand(_shape)
+    _to_beta = 1.4142135623730951/x0
+    return _to_beta.expand(_shape)
 
 
 def angle_exponent(
@@ -234,8 +234,8 @@ def angle_exponent(
     x1 = torch.square(alpha_mlp)
     x2 = x0/(gain_v + sigma_b2 + x0)
     x3 = torch.log((x1*x2 + 0.5*x2*torch.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
-    _lyapunov_angle = x3
-    return _lyapunov_angle.expand(_shape)
+    _to_lyapunov_angle = x3
+    return _to_lyapunov_angle.expand(_shape)
 
 
 def query_gradient_frozen(
@@ -282,8 +282,8 @@ def query_gradient_frozen(
     # 9 operations a point
     x0 = torch.sqrt(1 - rho)
     x1 = torch.clamp(1.4142135623730951/(beta_a*x0), max=1)
-    _F = -0.3333333333333333*x1*(x1 - 1)
-    return _F.expand(_shape)
+    _to_F = -0.3333333333333333*x1*(x1 - 1)
+    return _to_F.expand(_shape)
 
 
 def overlap_rem(
@@ -373,11 +373,11 @@ def overlap_rem(
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
     gap_X, = _state
-    _overlap = 1 - gap_X
-    _one_minus_overlap = gap_X
+    _to_overlap = 1 - gap_X
+    _to_one_minus_overlap = gap_X
     return OverlapRemResult(
-        _overlap.expand(_shape),
-        _one_minus_overlap.expand(_shape),
+        _to_overlap.expand(_shape),
+        _to_one_minus_overlap.expand(_shape),
     )
 
 
@@ -466,11 +466,11 @@ def overlap_uniform(
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
     gap_X, = _state
-    _overlap = 1 - gap_X
-    _one_minus_overlap = gap_X
+    _to_overlap = 1 - gap_X
+    _to_one_minus_overlap = gap_X
     return OverlapUniformResult(
-        _overlap.expand(_shape),
-        _one_minus_overlap.expand(_shape),
+        _to_overlap.expand(_shape),
+        _to_one_minus_overlap.expand(_shape),
     )
 
 
@@ -570,11 +570,11 @@ def overlap_annealed(
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
     gap_X, = _state
-    _overlap = 1 - gap_X
-    _one_minus_overlap = gap_X
+    _to_overlap = 1 - gap_X
+    _to_one_minus_overlap = gap_X
     return OverlapAnnealedResult(
-        _overlap.expand(_shape),
-        _one_minus_overlap.expand(_shape),
+        _to_overlap.expand(_shape),
+        _to_one_minus_overlap.expand(_shape),
     )
 
 
@@ -670,13 +670,13 @@ def preln_overlap_rem(
         _state = _next
     q_X, gap_X = _state
     x19 = gap_X/q_X
-    _overlap = 1 - x19
-    _one_minus_overlap = x19
-    _second_moment = q_X
+    _to_overlap = 1 - x19
+    _to_one_minus_overlap = x19
+    _to_second_moment = q_X
     return PrelnOverlapRemResult(
-        _overlap.expand(_shape),
-        _one_minus_overlap.expand(_shape),
-        _second_moment.expand(_shape),
+        _to_overlap.expand(_shape),
+        _to_one_minus_overlap.expand(_shape),
+        _to_second_moment.expand(_shape),
     )
 
 
@@ -766,11 +766,11 @@ def noln_overlap_rem(
         _state = _next
     q_X, gap_X = _state
     x14 = gap_X/q_X
-    _overlap = 1 - x14
-    _one_minus_overlap = x14
-    _second_moment = q_X
+    _to_overlap = 1 - x14
+    _to_one_minus_overlap = x14
+    _to_second_moment = q_X
     return NolnOverlapRemResult(
-        _overlap.expand(_shape),
-        _one_minus_overlap.expand(_shape),
-        _second_moment.expand(_shape),
+        _to_overlap.expand(_shape),
+        _to_one_minus_overlap.expand(_shape),
+        _to_second_moment.expand(_shape),
     )

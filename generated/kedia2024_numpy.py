@@ -3037,12 +3037,12 @@ def relu_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3057,21 +3057,21 @@ def relu_moments(
                 x0 = np.sqrt(sigma2)
             x1 = _arc_cosine_1(gap, sigma2)
             x2 = _arc_cosine_0(gap, sigma2)
-            _mean[_at] = 0.3989422804014327*x0
-            _second[_at] = 0.5*sigma2
-            _change[_at] = 0.5*gap - 0.15915494309189535*x1
-            _slope_mean[_at] = 0.5
-            _slope_second[_at] = 0.5
-            _slope_change[_at] = 0.15915494309189535*x2
+            _to_mean[_at] = 0.3989422804014327*x0
+            _to_second[_at] = 0.5*sigma2
+            _to_change[_at] = 0.5*gap - 0.15915494309189535*x1
+            _to_slope_mean[_at] = 0.5
+            _to_slope_second[_at] = 0.5
+            _to_slope_change[_at] = 0.15915494309189535*x2
 
     _in_parts(_work, workers)
     return ReluMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3112,12 +3112,12 @@ def abs_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 10 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3133,21 +3133,21 @@ def abs_moments(
             x1 = np.minimum(gap, 2*sigma2 - gap)
             x2 = _arc_cosine_0(gap, sigma2)
             x3 = _arc_cosine_1(x1, sigma2)
-            _mean[_at] = 0.7978845608028654*x0
-            _second[_at] = sigma2
-            _change[_at] = x1 - 0.6366197723675814*x3
-            _slope_mean[_at] = 0
-            _slope_second[_at] = 1
-            _slope_change[_at] = 0.6366197723675814*x2
+            _to_mean[_at] = 0.7978845608028654*x0
+            _to_second[_at] = sigma2
+            _to_change[_at] = x1 - 0.6366197723675814*x3
+            _to_slope_mean[_at] = 0
+            _to_slope_second[_at] = 1
+            _to_slope_change[_at] = 0.6366197723675814*x2
 
     _in_parts(_work, workers)
     return AbsMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3188,12 +3188,12 @@ def squared_relu_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 16 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3209,21 +3209,21 @@ def squared_relu_moments(
                 x1 = 2*sigma2
             x2 = _arc_cosine_2(gap, sigma2)
             x3 = _arc_cosine_1(gap, sigma2)
-            _mean[_at] = 0.5*sigma2
-            _second[_at] = 1.5*np.square(sigma2)
-            _change[_at] = gap*x1 + 0.6366197723675814*x2 - np.square(gap)
-            _slope_mean[_at] = 0.7978845608028654*x0
-            _slope_second[_at] = x1
-            _slope_change[_at] = 2*gap - 0.6366197723675814*x3
+            _to_mean[_at] = 0.5*sigma2
+            _to_second[_at] = 1.5*np.square(sigma2)
+            _to_change[_at] = gap*x1 + 0.6366197723675814*x2 - np.square(gap)
+            _to_slope_mean[_at] = 0.7978845608028654*x0
+            _to_slope_second[_at] = x1
+            _to_slope_change[_at] = 2*gap - 0.6366197723675814*x3
 
     _in_parts(_work, workers)
     return SquaredReluMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3264,12 +3264,12 @@ def gelu_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 89 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3306,21 +3306,21 @@ def gelu_moments(
             x22 = 0.15915494309189535*x20
             x23 = x13*x18*x20
             x24 = x22*x9
-            _mean[_at] = 0.3989422804014327*sigma2/x4
-            _second[_at] = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
-            _change[_at] = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
-            _slope_mean[_at] = 0.5
-            _slope_second[_at] = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
-            _slope_change[_at] = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
+            _to_mean[_at] = 0.3989422804014327*sigma2/x4
+            _to_second[_at] = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
+            _to_change[_at] = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+            _to_slope_mean[_at] = 0.5
+            _to_slope_second[_at] = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
+            _to_slope_change[_at] = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
 
     _in_parts(_work, workers)
     return GeluMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3361,12 +3361,12 @@ def erf_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3387,21 +3387,21 @@ def erf_moments(
             x6 = np.sqrt(x1 + x5)
             x7 = 1/(x3 + x6)
             x8 = np.arctan(gap*x7)
-            _mean[_at] = 0
-            _second[_at] = 0.6366197723675814*x2
-            _change[_at] = 1.2732395447351628*x8
-            _slope_mean[_at] = 0.7978845608028654/x4
-            _slope_second[_at] = -2.5464790894703255*x3/((-4*sigma2) - 1)
-            _slope_change[_at] = 0.6366197723675814*x5*x7/(x3*x6)
+            _to_mean[_at] = 0
+            _to_second[_at] = 0.6366197723675814*x2
+            _to_change[_at] = 1.2732395447351628*x8
+            _to_slope_mean[_at] = 0.7978845608028654/x4
+            _to_slope_second[_at] = -2.5464790894703255*x3/((-4*sigma2) - 1)
+            _to_slope_change[_at] = 0.6366197723675814*x5*x7/(x3*x6)
 
     _in_parts(_work, workers)
     return ErfMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3442,12 +3442,12 @@ def sin_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 21 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3469,21 +3469,21 @@ def sin_moments(
             x6 = gap + x1
             x7 = np.exp(x6)
             x8 = np.expm1(x6)
-            _mean[_at] = 0
-            _second[_at] = -0.5*x2
-            _change[_at] = -x5*(x7 + 1)
-            _slope_mean[_at] = x0
-            _slope_second[_at] = 0.5*x3 + 0.5
-            _slope_change[_at] = x5*x8
+            _to_mean[_at] = 0
+            _to_second[_at] = -0.5*x2
+            _to_change[_at] = -x5*(x7 + 1)
+            _to_slope_mean[_at] = x0
+            _to_slope_second[_at] = 0.5*x3 + 0.5
+            _to_slope_change[_at] = x5*x8
 
     _in_parts(_work, workers)
     return SinMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3524,12 +3524,12 @@ def silu_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 215 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3546,21 +3546,21 @@ def silu_moments(
                 x2 = _silu_slope_second_456e7d(sigma2)
             x3 = _silu_gap_dc835e(sigma2, gap)
             x4 = _silu_slope_gap_e3dee3(sigma2, gap)
-            _mean[_at] = x0
-            _second[_at] = x1
-            _change[_at] = x3
-            _slope_mean[_at] = 0.5
-            _slope_second[_at] = x2
-            _slope_change[_at] = x4
+            _to_mean[_at] = x0
+            _to_second[_at] = x1
+            _to_change[_at] = x3
+            _to_slope_mean[_at] = 0.5
+            _to_slope_second[_at] = x2
+            _to_slope_change[_at] = x4
 
     _in_parts(_work, workers)
     return SiluMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3601,12 +3601,12 @@ def tanh_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 215 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3623,21 +3623,21 @@ def tanh_moments(
                 x2 = _tanh_slope_second_c849a3(sigma2)
             x3 = _tanh_gap_536181(sigma2, gap)
             x4 = _tanh_slope_gap_74f32a(sigma2, gap)
-            _mean[_at] = 0
-            _second[_at] = x0
-            _change[_at] = x3
-            _slope_mean[_at] = x1
-            _slope_second[_at] = x2
-            _slope_change[_at] = x4
+            _to_mean[_at] = 0
+            _to_second[_at] = x0
+            _to_change[_at] = x3
+            _to_slope_mean[_at] = x1
+            _to_slope_second[_at] = x2
+            _to_slope_change[_at] = x4
 
     _in_parts(_work, workers)
     return TanhMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3678,12 +3678,12 @@ def sigmoid_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 215 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3700,21 +3700,21 @@ def sigmoid_moments(
                 x2 = _sigmoid_slope_second_ed226e(sigma2)
             x3 = _sigmoid_gap_49995f(sigma2, gap)
             x4 = _sigmoid_slope_gap_a02b41(sigma2, gap)
-            _mean[_at] = 0.5
-            _second[_at] = x0
-            _change[_at] = x3
-            _slope_mean[_at] = x1
-            _slope_second[_at] = x2
-            _slope_change[_at] = x4
+            _to_mean[_at] = 0.5
+            _to_second[_at] = x0
+            _to_change[_at] = x3
+            _to_slope_mean[_at] = x1
+            _to_slope_second[_at] = x2
+            _to_slope_change[_at] = x4
 
     _in_parts(_work, workers)
     return SigmoidMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3755,12 +3755,12 @@ def gelu_tanh_moments(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 50749958 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3779,21 +3779,21 @@ def gelu_tanh_moments(
                 x3 = _gelu_tanh_slope_second_f6b882(0, sigma2)
             x4 = _gelu_tanh_gap_17712c(0, sigma2, gap)
             x5 = _gelu_tanh_slope_gap_627b72(0, sigma2, gap)
-            _mean[_at] = x0
-            _second[_at] = x1
-            _change[_at] = x4
-            _slope_mean[_at] = x2
-            _slope_second[_at] = x3
-            _slope_change[_at] = x5
+            _to_mean[_at] = x0
+            _to_second[_at] = x1
+            _to_change[_at] = x4
+            _to_slope_mean[_at] = x2
+            _to_slope_second[_at] = x3
+            _to_slope_change[_at] = x5
 
     _in_parts(_work, workers)
     return GeluTanhMomentsResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3836,12 +3836,12 @@ def relu_moments_at_mean(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 1098822 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3866,21 +3866,21 @@ def relu_moments_at_mean(
             x8 = _relu_opposite_far_0de65b(mu, sigma2, x4)
             x9 = _relu_opposite_near_26ee05(mu, sigma2, x4)
             x10 = _relu_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
-            _mean[_at] = x0
-            _second[_at] = x1
-            _change[_at] = gap*np.square(x2) + np.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
-            _slope_mean[_at] = x2
-            _slope_second[_at] = x2
-            _slope_change[_at] = x10 + x7
+            _to_mean[_at] = x0
+            _to_second[_at] = x1
+            _to_change[_at] = gap*np.square(x2) + np.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
+            _to_slope_mean[_at] = x2
+            _to_slope_second[_at] = x2
+            _to_slope_change[_at] = x10 + x7
 
     _in_parts(_work, workers)
     return ReluMomentsAtMeanResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -3923,12 +3923,12 @@ def abs_moments_at_mean(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 1099228 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3954,21 +3954,21 @@ def abs_moments_at_mean(
             x8 = _abs_opposite_far_0de65b(mu, sigma2, x4)
             x9 = _abs_opposite_near_8e1e68(mu, sigma2, x4)
             x10 = _abs_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
-            _mean[_at] = 2*x1 - mu
-            _second[_at] = sigma2 + np.square(mu)
-            _change[_at] = gap*np.square(x3) + np.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
-            _slope_mean[_at] = x3
-            _slope_second[_at] = 1
-            _slope_change[_at] = x10 + x7
+            _to_mean[_at] = 2*x1 - mu
+            _to_second[_at] = sigma2 + np.square(mu)
+            _to_change[_at] = gap*np.square(x3) + np.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
+            _to_slope_mean[_at] = x3
+            _to_slope_second[_at] = 1
+            _to_slope_change[_at] = x10 + x7
 
     _in_parts(_work, workers)
     return AbsMomentsAtMeanResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -4011,12 +4011,12 @@ def squared_relu_moments_at_mean(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 1201635 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -4047,21 +4047,21 @@ def squared_relu_moments_at_mean(
             x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
             x14 = _squared_relu_slope_opposite_far_0de65b(mu, sigma2, x7)
             x15 = _squared_relu_slope_opposite_near_8e1e68(mu, sigma2, x7)
-            _mean[_at] = x1
-            _second[_at] = x2
-            _change[_at] = 2*gap*x6*x7 + x0*np.square(x3) + x11 + x12 + x13
-            _slope_mean[_at] = 2*x3
-            _slope_second[_at] = 4*x1
-            _slope_change[_at] = x0*x6 + np.where((gap) <= (sigma2), x10 + x9, x14 + x15 + x5)
+            _to_mean[_at] = x1
+            _to_second[_at] = x2
+            _to_change[_at] = 2*gap*x6*x7 + x0*np.square(x3) + x11 + x12 + x13
+            _to_slope_mean[_at] = 2*x3
+            _to_slope_second[_at] = 4*x1
+            _to_slope_change[_at] = x0*x6 + np.where((gap) <= (sigma2), x10 + x9, x14 + x15 + x5)
 
     _in_parts(_work, workers)
     return SquaredReluMomentsAtMeanResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -4104,12 +4104,12 @@ def gelu_moments_at_mean(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 4027042 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -4141,21 +4141,21 @@ def gelu_moments_at_mean(
             x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
             x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
             x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
-            _mean[_at] = x8
-            _second[_at] = sigma2*x10 + x4 + np.square(x8)
-            _change[_at] = gap*x10 + x14 + x15 - x13
-            _slope_mean[_at] = x9
-            _slope_second[_at] = x10 + x5
-            _slope_change[_at] = x16 + x17
+            _to_mean[_at] = x8
+            _to_second[_at] = sigma2*x10 + x4 + np.square(x8)
+            _to_change[_at] = gap*x10 + x14 + x15 - x13
+            _to_slope_mean[_at] = x9
+            _to_slope_second[_at] = x10 + x5
+            _to_slope_change[_at] = x16 + x17
 
     _in_parts(_work, workers)
     return GeluMomentsAtMeanResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -4198,12 +4198,12 @@ def erf_moments_at_mean(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 256651 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -4237,21 +4237,21 @@ def erf_moments_at_mean(
             x16 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
             x17 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x14))
             x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-            _mean[_at] = x11
-            _second[_at] = x9 + np.square(x11)
-            _change[_at] = x16 + x17
-            _slope_mean[_at] = 0.7978845608028654*x10/x1
-            _slope_second[_at] = x13
-            _slope_change[_at] = -x13*x18
+            _to_mean[_at] = x11
+            _to_second[_at] = x9 + np.square(x11)
+            _to_change[_at] = x16 + x17
+            _to_slope_mean[_at] = 0.7978845608028654*x10/x1
+            _to_slope_second[_at] = x13
+            _to_slope_change[_at] = -x13*x18
 
     _in_parts(_work, workers)
     return ErfMomentsAtMeanResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -4294,12 +4294,12 @@ def sin_moments_at_mean(
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
         ('gap', 0.0, None, False, False, 'a number >= 0'),
     )
-    _mean = np.empty(_shape)
-    _second = np.empty(_shape)
-    _change = np.empty(_shape)
-    _slope_mean = np.empty(_shape)
-    _slope_second = np.empty(_shape)
-    _slope_change = np.empty(_shape)
+    _to_mean = np.empty(_shape)
+    _to_second = np.empty(_shape)
+    _to_change = np.empty(_shape)
+    _to_slope_mean = np.empty(_shape)
+    _to_slope_second = np.empty(_shape)
+    _to_slope_change = np.empty(_shape)
     # 35 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -4327,21 +4327,21 @@ def sin_moments_at_mean(
                 x10 = gap + x5
                 x11 = np.exp(x10)
                 x12 = np.expm1(x10)
-            _mean[_at] = x0*x4
-            _second[_at] = x3*x7 - 0.5*x6
-            _change[_at] = -x9*(x1*x11 + 1)
-            _slope_mean[_at] = x2*x4
-            _slope_second[_at] = 0.5*x1*x7 + 0.5
-            _slope_change[_at] = -x9*(2*x11*x3 - x12)
+            _to_mean[_at] = x0*x4
+            _to_second[_at] = x3*x7 - 0.5*x6
+            _to_change[_at] = -x9*(x1*x11 + 1)
+            _to_slope_mean[_at] = x2*x4
+            _to_slope_second[_at] = 0.5*x1*x7 + 0.5
+            _to_slope_change[_at] = -x9*(2*x11*x3 - x12)
 
     _in_parts(_work, workers)
     return SinMomentsAtMeanResult(
-        _mean[()],
-        _second[()],
-        _change[()],
-        _slope_mean[()],
-        _slope_second[()],
-        _slope_change[()],
+        _to_mean[()],
+        _to_second[()],
+        _to_change[()],
+        _to_slope_mean[()],
+        _to_slope_second[()],
+        _to_slope_change[()],
     )
 
 
@@ -4389,7 +4389,7 @@ def preln_gradient(
         ('a_q', 0.0, None, False, True, 'a number > 0'),
         ('c_g', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 4 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -4403,10 +4403,10 @@ def preln_gradient(
             if _changed & 0b100:
                 x0 = 1/a_q
             x1 = _rising_ratio(c_g*x0, q_0*x0, L)
-            _gradient[_at] = x1
+            _to_gradient[_at] = x1
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def scaled_gradient(
@@ -4451,7 +4451,7 @@ def scaled_gradient(
         ('beta', 0.0, None, False, False, 'a number >= 0'),
         ('c_g', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 7 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -4465,7 +4465,7 @@ def scaled_gradient(
             if _changed & 0b110:
                 x0 = np.log1p((c_g - 1)*np.square(beta))
             x1 = np.expm1(L*x0)
-            _gradient[_at] = x1 + 1
+            _to_gradient[_at] = x1 + 1
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]

@@ -2992,19 +2992,19 @@ def relu_moments(
     x0 = torch.sqrt(sigma2)
     x1 = _arc_cosine_1(gap, sigma2)
     x2 = _arc_cosine_0(gap, sigma2)
-    _mean = 0.3989422804014327*x0
-    _second = 0.5*sigma2
-    _change = 0.5*gap - 0.15915494309189535*x1
-    _slope_mean = sigma2.new_full((), 0.5)
-    _slope_second = sigma2.new_full((), 0.5)
-    _slope_change = 0.15915494309189535*x2
+    _to_mean = 0.3989422804014327*x0
+    _to_second = 0.5*sigma2
+    _to_change = 0.5*gap - 0.15915494309189535*x1
+    _to_slope_mean = sigma2.new_full((), 0.5)
+    _to_slope_second = sigma2.new_full((), 0.5)
+    _to_slope_change = 0.15915494309189535*x2
     return ReluMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3049,19 +3049,19 @@ def abs_moments(
     x1 = torch.minimum(gap, 2*sigma2 - gap)
     x2 = _arc_cosine_0(gap, sigma2)
     x3 = _arc_cosine_1(x1, sigma2)
-    _mean = 0.7978845608028654*x0
-    _second = sigma2
-    _change = x1 - 0.6366197723675814*x3
-    _slope_mean = sigma2.new_full((), 0)
-    _slope_second = sigma2.new_full((), 1)
-    _slope_change = 0.6366197723675814*x2
+    _to_mean = 0.7978845608028654*x0
+    _to_second = sigma2
+    _to_change = x1 - 0.6366197723675814*x3
+    _to_slope_mean = sigma2.new_full((), 0)
+    _to_slope_second = sigma2.new_full((), 1)
+    _to_slope_change = 0.6366197723675814*x2
     return AbsMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3106,19 +3106,19 @@ def squared_relu_moments(
     x1 = 2*sigma2
     x2 = _arc_cosine_2(gap, sigma2)
     x3 = _arc_cosine_1(gap, sigma2)
-    _mean = 0.5*sigma2
-    _second = 1.5*torch.square(sigma2)
-    _change = gap*x1 + 0.6366197723675814*x2 - torch.square(gap)
-    _slope_mean = 0.7978845608028654*x0
-    _slope_second = x1
-    _slope_change = 2*gap - 0.6366197723675814*x3
+    _to_mean = 0.5*sigma2
+    _to_second = 1.5*torch.square(sigma2)
+    _to_change = gap*x1 + 0.6366197723675814*x2 - torch.square(gap)
+    _to_slope_mean = 0.7978845608028654*x0
+    _to_slope_second = x1
+    _to_slope_change = 2*gap - 0.6366197723675814*x3
     return SquaredReluMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3184,19 +3184,19 @@ def gelu_moments(
     x22 = 0.15915494309189535*x20
     x23 = x13*x18*x20
     x24 = x22*x9
-    _mean = 0.3989422804014327*sigma2/x4
-    _second = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
-    _change = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
-    _slope_mean = sigma2.new_full((), 0.5)
-    _slope_second = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
-    _slope_change = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
+    _to_mean = 0.3989422804014327*sigma2/x4
+    _to_second = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
+    _to_change = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+    _to_slope_mean = sigma2.new_full((), 0.5)
+    _to_slope_second = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
+    _to_slope_change = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
     return GeluMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3246,19 +3246,19 @@ def erf_moments(
     x6 = torch.sqrt(x1 + x5)
     x7 = 1/(x3 + x6)
     x8 = torch.arctan(gap*x7)
-    _mean = sigma2.new_full((), 0)
-    _second = 0.6366197723675814*x2
-    _change = 1.2732395447351628*x8
-    _slope_mean = 0.7978845608028654/x4
-    _slope_second = -2.5464790894703255*x3/((-4*sigma2) - 1)
-    _slope_change = 0.6366197723675814*x5*x7/(x3*x6)
+    _to_mean = sigma2.new_full((), 0)
+    _to_second = 0.6366197723675814*x2
+    _to_change = 1.2732395447351628*x8
+    _to_slope_mean = 0.7978845608028654/x4
+    _to_slope_second = -2.5464790894703255*x3/((-4*sigma2) - 1)
+    _to_slope_change = 0.6366197723675814*x5*x7/(x3*x6)
     return ErfMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3308,19 +3308,19 @@ def sin_moments(
     x6 = gap + x1
     x7 = torch.exp(x6)
     x8 = torch.expm1(x6)
-    _mean = sigma2.new_full((), 0)
-    _second = -0.5*x2
-    _change = -x5*(x7 + 1)
-    _slope_mean = x0
-    _slope_second = 0.5*x3 + 0.5
-    _slope_change = x5*x8
+    _to_mean = sigma2.new_full((), 0)
+    _to_second = -0.5*x2
+    _to_change = -x5*(x7 + 1)
+    _to_slope_mean = x0
+    _to_slope_second = 0.5*x3 + 0.5
+    _to_slope_change = x5*x8
     return SinMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3366,19 +3366,19 @@ def silu_moments(
     x2 = _silu_slope_second_456e7d(sigma2)
     x3 = _silu_gap_dc835e(sigma2, gap)
     x4 = _silu_slope_gap_e3dee3(sigma2, gap)
-    _mean = x0
-    _second = x1
-    _change = x3
-    _slope_mean = sigma2.new_full((), 0.5)
-    _slope_second = x2
-    _slope_change = x4
+    _to_mean = x0
+    _to_second = x1
+    _to_change = x3
+    _to_slope_mean = sigma2.new_full((), 0.5)
+    _to_slope_second = x2
+    _to_slope_change = x4
     return SiluMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3424,19 +3424,19 @@ def tanh_moments(
     x2 = _tanh_slope_second_c849a3(sigma2)
     x3 = _tanh_gap_536181(sigma2, gap)
     x4 = _tanh_slope_gap_74f32a(sigma2, gap)
-    _mean = sigma2.new_full((), 0)
-    _second = x0
-    _change = x3
-    _slope_mean = x1
-    _slope_second = x2
-    _slope_change = x4
+    _to_mean = sigma2.new_full((), 0)
+    _to_second = x0
+    _to_change = x3
+    _to_slope_mean = x1
+    _to_slope_second = x2
+    _to_slope_change = x4
     return TanhMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3482,19 +3482,19 @@ def sigmoid_moments(
     x2 = _sigmoid_slope_second_ed226e(sigma2)
     x3 = _sigmoid_gap_49995f(sigma2, gap)
     x4 = _sigmoid_slope_gap_a02b41(sigma2, gap)
-    _mean = sigma2.new_full((), 0.5)
-    _second = x0
-    _change = x3
-    _slope_mean = x1
-    _slope_second = x2
-    _slope_change = x4
+    _to_mean = sigma2.new_full((), 0.5)
+    _to_second = x0
+    _to_change = x3
+    _to_slope_mean = x1
+    _to_slope_second = x2
+    _to_slope_change = x4
     return SigmoidMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3541,19 +3541,19 @@ def gelu_tanh_moments(
     x3 = _gelu_tanh_slope_second_f6b882(0, sigma2)
     x4 = _gelu_tanh_gap_17712c(0, sigma2, gap)
     x5 = _gelu_tanh_slope_gap_627b72(0, sigma2, gap)
-    _mean = x0
-    _second = x1
-    _change = x4
-    _slope_mean = x2
-    _slope_second = x3
-    _slope_change = x5
+    _to_mean = x0
+    _to_second = x1
+    _to_change = x4
+    _to_slope_mean = x2
+    _to_slope_second = x3
+    _to_slope_change = x5
     return GeluTanhMomentsResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3606,19 +3606,19 @@ def relu_moments_at_mean(
     x8 = _relu_opposite_far_0de65b(mu, sigma2, x4)
     x9 = _relu_opposite_near_26ee05(mu, sigma2, x4)
     x10 = _relu_slope_opposite_49f7bb(mu, sigma2, torch.minimum(sigma2, x4))
-    _mean = x0
-    _second = x1
-    _change = gap*torch.square(x2) + torch.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
-    _slope_mean = x2
-    _slope_second = x2
-    _slope_change = x10 + x7
+    _to_mean = x0
+    _to_second = x1
+    _to_change = gap*torch.square(x2) + torch.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
+    _to_slope_mean = x2
+    _to_slope_second = x2
+    _to_slope_change = x10 + x7
     return ReluMomentsAtMeanResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3671,19 +3671,19 @@ def abs_moments_at_mean(
     x8 = _abs_opposite_far_0de65b(mu, sigma2, x4)
     x9 = _abs_opposite_near_8e1e68(mu, sigma2, x4)
     x10 = _abs_slope_opposite_49f7bb(mu, sigma2, torch.minimum(sigma2, x4))
-    _mean = 2*x1 - mu
-    _second = sigma2 + torch.square(mu)
-    _change = gap*torch.square(x3) + torch.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
-    _slope_mean = x3
-    _slope_second = mu.new_full((), 1)
-    _slope_change = x10 + x7
+    _to_mean = 2*x1 - mu
+    _to_second = sigma2 + torch.square(mu)
+    _to_change = gap*torch.square(x3) + torch.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
+    _to_slope_mean = x3
+    _to_slope_second = mu.new_full((), 1)
+    _to_slope_change = x10 + x7
     return AbsMomentsAtMeanResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3741,19 +3741,19 @@ def squared_relu_moments_at_mean(
     x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
     x14 = _squared_relu_slope_opposite_far_0de65b(mu, sigma2, x7)
     x15 = _squared_relu_slope_opposite_near_8e1e68(mu, sigma2, x7)
-    _mean = x1
-    _second = x2
-    _change = 2*gap*x6*x7 + x0*torch.square(x3) + x11 + x12 + x13
-    _slope_mean = 2*x3
-    _slope_second = 4*x1
-    _slope_change = x0*x6 + torch.where((gap) <= (sigma2), x10 + x9, x14 + x15 + x5)
+    _to_mean = x1
+    _to_second = x2
+    _to_change = 2*gap*x6*x7 + x0*torch.square(x3) + x11 + x12 + x13
+    _to_slope_mean = 2*x3
+    _to_slope_second = 4*x1
+    _to_slope_change = x0*x6 + torch.where((gap) <= (sigma2), x10 + x9, x14 + x15 + x5)
     return SquaredReluMomentsAtMeanResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3813,19 +3813,19 @@ def gelu_moments_at_mean(
     x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
     x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
     x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
-    _mean = x8
-    _second = sigma2*x10 + x4 + torch.square(x8)
-    _change = gap*x10 + x14 + x15 - x13
-    _slope_mean = x9
-    _slope_second = x10 + x5
-    _slope_change = x16 + x17
+    _to_mean = x8
+    _to_second = sigma2*x10 + x4 + torch.square(x8)
+    _to_change = gap*x10 + x14 + x15 - x13
+    _to_slope_mean = x9
+    _to_slope_second = x10 + x5
+    _to_slope_change = x16 + x17
     return GeluMomentsAtMeanResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3886,19 +3886,19 @@ def erf_moments_at_mean(
     x16 = _erf_same_near_658cb3(mu, sigma2, torch.minimum(gap, sigma2))
     x17 = _erf_opposite_bc2d76(mu, sigma2, torch.minimum(sigma2, x14))
     x18 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-    _mean = x11
-    _second = x9 + torch.square(x11)
-    _change = x16 + x17
-    _slope_mean = 0.7978845608028654*x10/x1
-    _slope_second = x13
-    _slope_change = -x13*x18
+    _to_mean = x11
+    _to_second = x9 + torch.square(x11)
+    _to_change = x16 + x17
+    _to_slope_mean = 0.7978845608028654*x10/x1
+    _to_slope_second = x13
+    _to_slope_change = -x13*x18
     return ErfMomentsAtMeanResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -3953,19 +3953,19 @@ def sin_moments_at_mean(
     x10 = gap + x5
     x11 = torch.exp(x10)
     x12 = torch.expm1(x10)
-    _mean = x0*x4
-    _second = x3*x7 - 0.5*x6
-    _change = -x9*(x1*x11 + 1)
-    _slope_mean = x2*x4
-    _slope_second = 0.5*x1*x7 + 0.5
-    _slope_change = -x9*(2*x11*x3 - x12)
+    _to_mean = x0*x4
+    _to_second = x3*x7 - 0.5*x6
+    _to_change = -x9*(x1*x11 + 1)
+    _to_slope_mean = x2*x4
+    _to_slope_second = 0.5*x1*x7 + 0.5
+    _to_slope_change = -x9*(2*x11*x3 - x12)
     return SinMomentsAtMeanResult(
-        _mean.expand(_shape),
-        _second.expand(_shape),
-        _change.expand(_shape),
-        _slope_mean.expand(_shape),
-        _slope_second.expand(_shape),
-        _slope_change.expand(_shape),
+        _to_mean.expand(_shape),
+        _to_second.expand(_shape),
+        _to_change.expand(_shape),
+        _to_slope_mean.expand(_shape),
+        _to_slope_second.expand(_shape),
+        _to_slope_change.expand(_shape),
     )
 
 
@@ -4013,8 +4013,8 @@ def preln_gradient(
     # 4 operations a point
     x0 = 1/a_q
     x1 = _rising_ratio(c_g*x0, q_0*x0, L)
-    _gradient = x1
-    return _gradient.expand(_shape)
+    _to_gradient = x1
+    return _to_gradient.expand(_shape)
 
 
 def scaled_gradient(
@@ -4060,5 +4060,5 @@ def scaled_gradient(
     # 7 operations a point
     x0 = torch.log1p((c_g - 1)*torch.square(beta))
     x1 = torch.expm1(L*x0)
-    _gradient = x1 + 1
-    return _gradient.expand(_shape)
+    _to_gradient = x1 + 1
+    return _to_gradient.expand(_shape)

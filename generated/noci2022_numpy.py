@@ -199,7 +199,7 @@ def inner_products(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _inner_products = np.empty(_shape)
+    _to_inner_products = np.empty(_shape)
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -216,10 +216,10 @@ def inner_products(
                 x1 = _log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*np.square(alpha_2) + x0)
             if _changed & 0b111110111:
                 x2 = np.exp(L*x1)
-            _inner_products[_at] = C*x2
+            _to_inner_products[_at] = C*x2
 
     _in_parts(_work, workers)
-    return _inner_products[()]
+    return _to_inner_products[()]
 
 
 def inner_products_limit(
@@ -286,7 +286,7 @@ def inner_products_limit(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _inner_products_limit = np.empty(_shape)
+    _to_inner_products_limit = np.empty(_shape)
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -299,10 +299,10 @@ def inner_products_limit(
             ) = _values
             if _changed & 0b11111011:
                 x0 = np.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
-            _inner_products_limit[_at] = C*x0
+            _to_inner_products_limit[_at] = C*x0
 
     _in_parts(_work, workers)
-    return _inner_products_limit[()]
+    return _to_inner_products_limit[()]
 
 
 def norm(
@@ -375,7 +375,7 @@ def norm(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _norm = np.empty(_shape)
+    _to_norm = np.empty(_shape)
     # 19 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -397,10 +397,10 @@ def norm(
                 x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
             if _changed & 0b11011000101:
                 x3 = np.exp(L*x2)
-            _norm[_at] = C*x1*x3/n + N*x3
+            _to_norm[_at] = C*x1*x3/n + N*x3
 
     _in_parts(_work, workers)
-    return _norm[()]
+    return _to_norm[()]
 
 
 def norm_limit(
@@ -471,7 +471,7 @@ def norm_limit(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _norm_limit = np.empty(_shape)
+    _to_norm_limit = np.empty(_shape)
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -489,10 +489,10 @@ def norm_limit(
                 x0 = np.expm1(a_1*d*sigma_v2)
             if _changed & 0b1101100010:
                 x1 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
-            _norm_limit[_at] = C*x0*x1/n + N*x1
+            _to_norm_limit[_at] = C*x0*x1/n + N*x1
 
     _in_parts(_work, workers)
-    return _norm_limit[()]
+    return _to_norm_limit[()]
 
 
 def correlation(
@@ -548,8 +548,8 @@ def correlation(
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _correlation = np.empty(_shape)
-    _one_minus_correlation = np.empty(_shape)
+    _to_correlation = np.empty(_shape)
+    _to_one_minus_correlation = np.empty(_shape)
     # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -572,13 +572,13 @@ def correlation(
                 x3 = np.expm1(x2)
             x4 = x3*(1 - x0*(1 - 1/n))
             x5 = 1/(x4 + 1)
-            _correlation[_at] = x5*(rho + x4)
-            _one_minus_correlation[_at] = x0*x5
+            _to_correlation[_at] = x5*(rho + x4)
+            _to_one_minus_correlation[_at] = x0*x5
 
     _in_parts(_work, workers)
     return CorrelationResult(
-        _correlation[()],
-        _one_minus_correlation[()],
+        _to_correlation[()],
+        _to_one_minus_correlation[()],
     )
 
 
@@ -633,8 +633,8 @@ def correlation_limit(
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _correlation = np.empty(_shape)
-    _one_minus_correlation = np.empty(_shape)
+    _to_correlation = np.empty(_shape)
+    _to_one_minus_correlation = np.empty(_shape)
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -655,13 +655,13 @@ def correlation_limit(
                 x2 = np.expm1(x1)
             x3 = x2*(1 - x0*(1 - 1/n))
             x4 = 1/(x3 + 1)
-            _correlation[_at] = x4*(rho + x3)
-            _one_minus_correlation[_at] = x0*x4
+            _to_correlation[_at] = x4*(rho + x3)
+            _to_one_minus_correlation[_at] = x0*x4
 
     _in_parts(_work, workers)
     return CorrelationLimitResult(
-        _correlation[()],
-        _one_minus_correlation[()],
+        _to_correlation[()],
+        _to_one_minus_correlation[()],
     )
 
 
@@ -736,7 +736,7 @@ def gram_entry(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gram_entry = np.empty(_shape)
+    _to_gram_entry = np.empty(_shape)
     # 19 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -755,10 +755,10 @@ def gram_entry(
                 x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
             if _changed & 0b11011000101:
                 x3 = np.exp(L*x2)
-            _gram_entry[_at] = x3*(C*x1/np.square(n) + K_ij)
+            _to_gram_entry[_at] = x3*(C*x1/np.square(n) + K_ij)
 
     _in_parts(_work, workers)
-    return _gram_entry[()]
+    return _to_gram_entry[()]
 
 
 def pair_correlation(
@@ -818,7 +818,7 @@ def pair_correlation(
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _pair_correlation = np.empty(_shape)
+    _to_pair_correlation = np.empty(_shape)
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -840,10 +840,10 @@ def pair_correlation(
                 x4 = np.sqrt(K_ii + x3)
             if _changed & 0b111001111:
                 x5 = np.sqrt(K_jj + x3)
-            _pair_correlation[_at] = (K_ij + x3)/(x4*x5)
+            _to_pair_correlation[_at] = (K_ij + x3)/(x4*x5)
 
     _in_parts(_work, workers)
-    return _pair_correlation[()]
+    return _to_pair_correlation[()]
 
 
 def logit_second_moment(
@@ -884,7 +884,7 @@ def logit_second_moment(
         ('K_ii', 0.0, None, False, False, 'a number >= 0'),
         ('K_jj', 0.0, None, False, False, 'a number >= 0'),
     )
-    _logit_second_moment = np.empty(_shape)
+    _to_logit_second_moment = np.empty(_shape)
     # 3 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -895,10 +895,10 @@ def logit_second_moment(
             (
                 sigma_q2, sigma_k2, K_ii, K_jj,
             ) = _values
-            _logit_second_moment[_at] = K_ii*K_jj*sigma_k2*sigma_q2
+            _to_logit_second_moment[_at] = K_ii*K_jj*sigma_k2*sigma_q2
 
     _in_parts(_work, workers)
-    return _logit_second_moment[()]
+    return _to_logit_second_moment[()]
 
 
 def value_gradient(
@@ -942,7 +942,7 @@ def value_gradient(
         ('C', 0.0, None, False, False, 'a number in [0, N*n]'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 2 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -953,10 +953,10 @@ def value_gradient(
             (
                 n, d, C, d_o,
             ) = _values
-            _gradient[_at] = C*d_o/n
+            _to_gradient[_at] = C*d_o/n
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def value_gradient_gaussian(
@@ -1007,7 +1007,7 @@ def value_gradient_gaussian(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1021,10 +1021,10 @@ def value_gradient_gaussian(
             if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            _gradient[_at] = d*d_o*sigma_x2*(n*rho + 1 - rho)
+            _to_gradient[_at] = d*d_o*sigma_x2*(n*rho + 1 - rho)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def query_gradient(
@@ -1087,7 +1087,7 @@ def query_gradient(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1098,10 +1098,10 @@ def query_gradient(
             (
                 n, d, N, G_2, d_o, sigma_v2, sigma_k2, tau,
             ) = _values
-            _gradient[_at] = G_2*N*d_o*sigma_k2*sigma_v2*np.square(tau)/np.square(n)
+            _to_gradient[_at] = G_2*N*d_o*sigma_k2*sigma_v2*np.square(tau)/np.square(n)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def query_gradient_gaussian(
@@ -1168,7 +1168,7 @@ def query_gradient_gaussian(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1182,10 +1182,10 @@ def query_gradient_gaussian(
             if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            _gradient[_at] = d*d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
+            _to_gradient[_at] = d*d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def key_gradient(
@@ -1248,7 +1248,7 @@ def key_gradient(
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1259,10 +1259,10 @@ def key_gradient(
             (
                 n, d, N, G_2, d_o, sigma_v2, sigma_q2, tau,
             ) = _values
-            _gradient[_at] = G_2*N*d_o*sigma_q2*sigma_v2*np.square(tau)/np.square(n)
+            _to_gradient[_at] = G_2*N*d_o*sigma_q2*sigma_v2*np.square(tau)/np.square(n)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def key_gradient_gaussian(
@@ -1329,7 +1329,7 @@ def key_gradient_gaussian(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1343,10 +1343,10 @@ def key_gradient_gaussian(
             if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            _gradient[_at] = d*d_o*sigma_q2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
+            _to_gradient[_at] = d*d_o*sigma_q2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def input_gradient(
@@ -1417,7 +1417,7 @@ def input_gradient(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1434,10 +1434,10 @@ def input_gradient(
                 x1 = d*x0
             if _changed & 0b1110000001:
                 x2 = sigma_k2*sigma_q2*np.square(tau)/np.square(n)
-            _gradient[_at] = G_2*x0*x2*(d*n + 2) + N*T_X*x1*x2 + x1
+            _to_gradient[_at] = G_2*x0*x2*(d*n + 2) + N*T_X*x1*x2 + x1
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def input_gradient_gaussian(
@@ -1510,7 +1510,7 @@ def input_gradient_gaussian(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 33 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1534,10 +1534,10 @@ def input_gradient_gaussian(
                 x4 = d*x0
             if _changed & 0b11010:
                 x5 = d*d_o*sigma_v2
-            _gradient[_at] = sigma_k2*sigma_q2*x5*(n - 1)*(rho - 1)*(n*rho*x3 + rho*x1 + rho*x2 + rho*x4 - x1*x3 - x1 - x2 - x4)*np.square(sigma_x2)*np.square(tau)/x0 + x5
+            _to_gradient[_at] = sigma_k2*sigma_q2*x5*(n - 1)*(rho - 1)*(n*rho*x3 + rho*x1 + rho*x2 + rho*x4 - x1*x3 - x1 - x2 - x4)*np.square(sigma_x2)*np.square(tau)/x0 + x5
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def query_gradient_second_moment(
@@ -1604,7 +1604,7 @@ def query_gradient_second_moment(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _second_moment = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
     # 24 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1617,10 +1617,10 @@ def query_gradient_second_moment(
             ) = _values
             if _changed & 0b1111001101:
                 x0 = d_o*np.square(N)*np.square(sigma_k2)*np.square(sigma_v2)*np.square(np.square(tau))/(d_k*np.square(np.square(n)))
-            _second_moment[_at] = 2*G_4*x0*(d_k + d_o + 1) + x0*(d_k*d_o + 2)*np.square(G_2)
+            _to_second_moment[_at] = 2*G_4*x0*(d_k + d_o + 1) + x0*(d_k*d_o + 2)*np.square(G_2)
 
     _in_parts(_work, workers)
-    return _second_moment[()]
+    return _to_second_moment[()]
 
 
 def key_gradient_second_moment(
@@ -1689,7 +1689,7 @@ def key_gradient_second_moment(
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _second_moment = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
     # 27 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1710,10 +1710,10 @@ def key_gradient_second_moment(
                 x3 = x2*np.square(N)
             if _changed & 0b11101000101:
                 x4 = K_2*x2/d_k
-            _second_moment[_at] = x0*x3 + 2*x0*x4 + 2*x1*x3 + 4*x1*x4
+            _to_second_moment[_at] = x0*x3 + 2*x0*x4 + 2*x1*x3 + 4*x1*x4
 
     _in_parts(_work, workers)
-    return _second_moment[()]
+    return _to_second_moment[()]
 
 
 def block_value_gradient(
@@ -1779,7 +1779,7 @@ def block_value_gradient(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1790,10 +1790,10 @@ def block_value_gradient(
             (
                 n, d, C, d_F, alpha_1, alpha_2, sigma_up2, sigma_down2,
             ) = _values
-            _gradient[_at] = C*d*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)/n
+            _to_gradient[_at] = C*d*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)/n
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def block_query_gradient(
@@ -1879,7 +1879,7 @@ def block_query_gradient(
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1890,10 +1890,10 @@ def block_query_gradient(
             (
                 n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_k2, sigma_up2, sigma_down2, tau,
             ) = _values
-            _gradient[_at] = G_2*N*d*sigma_k2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
+            _to_gradient[_at] = G_2*N*d*sigma_k2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def block_key_gradient(
@@ -1979,7 +1979,7 @@ def block_key_gradient(
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1990,10 +1990,10 @@ def block_key_gradient(
             (
                 n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_q2, sigma_up2, sigma_down2, tau,
             ) = _values
-            _gradient[_at] = G_2*N*d*sigma_q2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
+            _to_gradient[_at] = G_2*N*d*sigma_q2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1)*np.square(alpha_1)*np.square(tau)/np.square(n)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def block_input_gradient(
@@ -2088,7 +2088,7 @@ def block_input_gradient(
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 30 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2108,10 +2108,10 @@ def block_input_gradient(
                 x2 = d*d_F*sigma_down2*sigma_up2*np.square(alpha_2) + 1
             if _changed & 0b11111010100011:
                 x3 = sigma_k2*sigma_q2*x2*np.square(tau)/np.square(n)
-            _gradient[_at] = G_2*x1*x3*(d*n + 2) + N*T_X*x0*x3*np.square(d) + d*x2*(n + x1)
+            _to_gradient[_at] = G_2*x1*x3*(d*n + 2) + N*T_X*x0*x3*np.square(d) + d*x2*(n + x1)
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def block_up_gradient(
@@ -2179,7 +2179,7 @@ def block_up_gradient(
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2195,10 +2195,10 @@ def block_up_gradient(
                     _require(C <= N*n, C, "C", "a number in [0, N*n]")
             if _changed & 0b101010000:
                 x0 = d_F*sigma_down2*np.square(alpha_2)
-            _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
+            _to_gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def block_down_gradient(
@@ -2266,7 +2266,7 @@ def block_down_gradient(
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2282,10 +2282,10 @@ def block_down_gradient(
                     _require(C <= N*n, C, "C", "a number in [0, N*n]")
             if _changed & 0b101010000:
                 x0 = d_F*sigma_up2*np.square(alpha_2)
-            _gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
+            _to_gradient[_at] = C*sigma_v2*x0*np.square(alpha_1)*np.square(d)/n + N*d*x0
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def input_gradient_bound(
@@ -2354,7 +2354,7 @@ def input_gradient_bound(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _bound = np.empty(_shape)
+    _to_bound = np.empty(_shape)
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2369,10 +2369,10 @@ def input_gradient_bound(
                 x0 = d*d_o*sigma_v2
             if _changed & 0b1111100010:
                 x1 = 2*sigma_k2*sigma_q2*x0*np.square(tau)
-            _bound[_at] = G_2*x1/n + N*T_X*x1/np.square(n) + x0
+            _to_bound[_at] = G_2*x1/n + N*T_X*x1/np.square(n) + x0
 
     _in_parts(_work, workers)
-    return _bound[()]
+    return _to_bound[()]
 
 
 def query_gradient_eq18(
@@ -2442,7 +2442,7 @@ def query_gradient_eq18(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _gradient = np.empty(_shape)
+    _to_gradient = np.empty(_shape)
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2456,10 +2456,10 @@ def query_gradient_eq18(
             if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            _gradient[_at] = d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*np.square(d)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/n
+            _to_gradient[_at] = d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*np.square(d)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/n
 
     _in_parts(_work, workers)
-    return _gradient[()]
+    return _to_gradient[()]
 
 
 def eq18_missing_factor(
@@ -2500,7 +2500,7 @@ def eq18_missing_factor(
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
-    _factor = np.empty(_shape)
+    _to_factor = np.empty(_shape)
     # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2514,10 +2514,10 @@ def eq18_missing_factor(
             if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            _factor[_at] = (d*n + 4 - 4*rho)/(d*n)
+            _to_factor[_at] = (d*n + 4 - 4*rho)/(d*n)
 
     _in_parts(_work, workers)
-    return _factor[()]
+    return _to_factor[()]
 
 
 def matching_temperature(
@@ -2576,7 +2576,7 @@ def matching_temperature(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _tau_star = np.empty(_shape)
+    _to_tau_star = np.empty(_shape)
     # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2593,10 +2593,10 @@ def matching_temperature(
             if _changed & 0b11:
                 x0 = np.sqrt(d + n)
             x1 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
-            _tau_star[_at] = n*x1/x0
+            _to_tau_star[_at] = n*x1/x0
 
     _in_parts(_work, workers)
-    return _tau_star[()]
+    return _to_tau_star[()]
 
 
 def matching_temperature_eq18(
@@ -2656,7 +2656,7 @@ def matching_temperature_eq18(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _tau_star = np.empty(_shape)
+    _to_tau_star = np.empty(_shape)
     # 20 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2678,10 +2678,10 @@ def matching_temperature_eq18(
                 x2 = np.sqrt(d + n)
             if _changed & 0b111101:
                 x3 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*np.square(sigma_x2)*np.square(rho - 1)))
-            _tau_star[_at] = x0*x3/(x1*x2)
+            _to_tau_star[_at] = x0*x3/(x1*x2)
 
     _in_parts(_work, workers)
-    return _tau_star[()]
+    return _to_tau_star[()]
 
 
 def norm_second_moment(
@@ -2763,7 +2763,7 @@ def norm_second_moment(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _second_moment = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
     # 317 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2883,10 +2883,10 @@ def norm_second_moment(
                 x87 = np.exp(L*(x31 + x65))
                 x88 = np.exp(L*x84)
                 x89 = _geometric_sum(x84, x86, L)
-            _second_moment[_at] = G_2*x47*x59*x69 + x87*np.square(C)/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+            _to_second_moment[_at] = G_2*x47*x59*x69 + x87*np.square(C)/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
 
     _in_parts(_work, workers)
-    return _second_moment[()]
+    return _to_second_moment[()]
 
 
 def sum_second_moment(
@@ -2959,7 +2959,7 @@ def sum_second_moment(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _second_moment = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
     # 48 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -2993,10 +2993,10 @@ def sum_second_moment(
                 x11 = _log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
             if _changed & 0b111111011:
                 x12 = np.exp(L*x11)
-            _second_moment[_at] = x12*np.square(C)
+            _to_second_moment[_at] = x12*np.square(C)
 
     _in_parts(_work, workers)
-    return _second_moment[()]
+    return _to_second_moment[()]
 
 
 def tail_ratio(
@@ -3067,7 +3067,7 @@ def tail_ratio(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _ratio = np.empty(_shape)
+    _to_ratio = np.empty(_shape)
     # 54 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3105,10 +3105,10 @@ def tail_ratio(
             if _changed & 0b11111101:
                 x15 = _log1p(x9 + (x9 + 1)*(2*d_F*x0*x11 + x0*x13 + x1*x12 + x1*x13 + 4*x11*x4 + 4*x12))
             x16 = np.exp(L*(x15 - 2*x14 - 2*x8))
-            _ratio[_at] = x16
+            _to_ratio[_at] = x16
 
     _in_parts(_work, workers)
-    return _ratio[()]
+    return _to_ratio[()]
 
 
 def tail_ratio_limit(
@@ -3177,7 +3177,7 @@ def tail_ratio_limit(
         ('sigma_up2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
-    _ratio = np.empty(_shape)
+    _to_ratio = np.empty(_shape)
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3190,10 +3190,10 @@ def tail_ratio_limit(
             ) = _values
             if _changed & 0b1111110:
                 x0 = np.exp(4*a_1*sigma_v2 + 4*a_2*d_F*sigma_down2*sigma_up2)
-            _ratio[_at] = x0
+            _to_ratio[_at] = x0
 
     _in_parts(_work, workers)
-    return _ratio[()]
+    return _to_ratio[()]
 
 
 def distance_to_uniform(
@@ -3252,7 +3252,7 @@ def distance_to_uniform(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _distance = np.empty(_shape)
+    _to_distance = np.empty(_shape)
     # 7 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3263,10 +3263,10 @@ def distance_to_uniform(
             (
                 n, d, N, T_X, sigma_q2, sigma_k2, tau,
             ) = _values
-            _distance[_at] = N*T_X*sigma_k2*sigma_q2*np.square(tau)/np.square(n)
+            _to_distance[_at] = N*T_X*sigma_k2*sigma_q2*np.square(tau)/np.square(n)
 
     _in_parts(_work, workers)
-    return _distance[()]
+    return _to_distance[()]
 
 
 def distance_to_uniform_gaussian(
@@ -3329,7 +3329,7 @@ def distance_to_uniform_gaussian(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _distance = np.empty(_shape)
+    _to_distance = np.empty(_shape)
     # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3343,10 +3343,10 @@ def distance_to_uniform_gaussian(
             if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            _distance[_at] = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*np.square(sigma_x2)*np.square(tau)/np.square(n)
+            _to_distance[_at] = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*np.square(sigma_x2)*np.square(tau)/np.square(n)
 
     _in_parts(_work, workers)
-    return _distance[()]
+    return _to_distance[()]
 
 
 def output_norm_beyond_uniform(
@@ -3420,7 +3420,7 @@ def output_norm_beyond_uniform(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _norm = np.empty(_shape)
+    _to_norm = np.empty(_shape)
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3440,10 +3440,10 @@ def output_norm_beyond_uniform(
                 x1 = x0/n
             if _changed & 0b11100000100:
                 x2 = N*sigma_k2*sigma_q2*np.square(tau)
-            _norm[_at] = C*x1 + G_2*x0*x2/np.square(n) + W_X*x1*x2
+            _to_norm[_at] = C*x1 + G_2*x0*x2/np.square(n) + W_X*x1*x2
 
     _in_parts(_work, workers)
-    return _norm[()]
+    return _to_norm[()]
 
 
 def output_norm_beyond_uniform_gaussian(
@@ -3517,7 +3517,7 @@ def output_norm_beyond_uniform_gaussian(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
         ('tau', 0.0, None, False, False, 'a number >= 0'),
     )
-    _norm = np.empty(_shape)
+    _to_norm = np.empty(_shape)
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -3533,7 +3533,7 @@ def output_norm_beyond_uniform_gaussian(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             if _changed & 0b10011010:
                 x0 = d*d_o*sigma_v2*sigma_x2
-            _norm[_at] = sigma_k2*sigma_q2*x0*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n) + x0*(n*rho + 1 - rho)
+            _to_norm[_at] = sigma_k2*sigma_q2*x0*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(tau)*np.square(rho - 1)/np.square(n) + x0*(n*rho + 1 - rho)
 
     _in_parts(_work, workers)
-    return _norm[()]
+    return _to_norm[()]

@@ -117,8 +117,8 @@ def inner_products(
     x0 = d*sigma_v2*torch.square(alpha_1)
     x1 = torch.log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*torch.square(alpha_2) + x0)
     x2 = torch.exp(L*x1)
-    _inner_products = C*x2
-    return _inner_products.expand(_shape)
+    _to_inner_products = C*x2
+    return _to_inner_products.expand(_shape)
 
 
 def inner_products_limit(
@@ -175,8 +175,8 @@ def inner_products_limit(
     _shape = torch.broadcast_shapes(*_shapes)
     # 9 operations a point
     x0 = torch.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
-    _inner_products_limit = C*x0
-    return _inner_products_limit.expand(_shape)
+    _to_inner_products_limit = C*x0
+    return _to_inner_products_limit.expand(_shape)
 
 
 def norm(
@@ -239,8 +239,8 @@ def norm(
     x1 = torch.expm1(L*x0)
     x2 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
     x3 = torch.exp(L*x2)
-    _norm = C*x1*x3/n + N*x3
-    return _norm.expand(_shape)
+    _to_norm = C*x1*x3/n + N*x3
+    return _to_norm.expand(_shape)
 
 
 def norm_limit(
@@ -300,8 +300,8 @@ def norm_limit(
     # 13 operations a point
     x0 = torch.expm1(a_1*d*sigma_v2)
     x1 = torch.exp(a_2*d*d_F*sigma_down2*sigma_up2)
-    _norm_limit = C*x0*x1/n + N*x1
-    return _norm_limit.expand(_shape)
+    _to_norm_limit = C*x0*x1/n + N*x1
+    return _to_norm_limit.expand(_shape)
 
 
 def correlation(
@@ -357,11 +357,11 @@ def correlation(
     x3 = torch.expm1(x2)
     x4 = x3*(1 - x0*(1 - 1/n))
     x5 = 1/(x4 + 1)
-    _correlation = x5*(rho + x4)
-    _one_minus_correlation = x0*x5
+    _to_correlation = x5*(rho + x4)
+    _to_one_minus_correlation = x0*x5
     return CorrelationResult(
-        _correlation.expand(_shape),
-        _one_minus_correlation.expand(_shape),
+        _to_correlation.expand(_shape),
+        _to_one_minus_correlation.expand(_shape),
     )
 
 
@@ -416,11 +416,11 @@ def correlation_limit(
     x2 = torch.expm1(x1)
     x3 = x2*(1 - x0*(1 - 1/n))
     x4 = 1/(x3 + 1)
-    _correlation = x4*(rho + x3)
-    _one_minus_correlation = x0*x4
+    _to_correlation = x4*(rho + x3)
+    _to_one_minus_correlation = x0*x4
     return CorrelationLimitResult(
-        _correlation.expand(_shape),
-        _one_minus_correlation.expand(_shape),
+        _to_correlation.expand(_shape),
+        _to_one_minus_correlation.expand(_shape),
     )
 
 
@@ -485,8 +485,8 @@ def gram_entry(
     x1 = torch.expm1(L*x0)
     x2 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
     x3 = torch.exp(L*x2)
-    _gram_entry = x3*(C*x1/torch.square(n) + K_ij)
-    return _gram_entry.expand(_shape)
+    _to_gram_entry = x3*(C*x1/torch.square(n) + K_ij)
+    return _to_gram_entry.expand(_shape)
 
 
 def pair_correlation(
@@ -543,8 +543,8 @@ def pair_correlation(
     x3 = C*x2/torch.square(n)
     x4 = torch.sqrt(K_ii + x3)
     x5 = torch.sqrt(K_jj + x3)
-    _pair_correlation = (K_ij + x3)/(x4*x5)
-    return _pair_correlation.expand(_shape)
+    _to_pair_correlation = (K_ij + x3)/(x4*x5)
+    return _to_pair_correlation.expand(_shape)
 
 
 def logit_second_moment(
@@ -583,8 +583,8 @@ def logit_second_moment(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 3 operations a point
-    _logit_second_moment = K_ii*K_jj*sigma_k2*sigma_q2
-    return _logit_second_moment.expand(_shape)
+    _to_logit_second_moment = K_ii*K_jj*sigma_k2*sigma_q2
+    return _to_logit_second_moment.expand(_shape)
 
 
 def value_gradient(
@@ -624,8 +624,8 @@ def value_gradient(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 2 operations a point
-    _gradient = C*d_o/n
-    return _gradient.expand(_shape)
+    _to_gradient = C*d_o/n
+    return _to_gradient.expand(_shape)
 
 
 def value_gradient_gaussian(
@@ -670,8 +670,8 @@ def value_gradient_gaussian(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 6 operations a point
-    _gradient = d*d_o*sigma_x2*(n*rho + 1 - rho)
-    return _gradient.expand(_shape)
+    _to_gradient = d*d_o*sigma_x2*(n*rho + 1 - rho)
+    return _to_gradient.expand(_shape)
 
 
 def query_gradient(
@@ -723,8 +723,8 @@ def query_gradient(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 8 operations a point
-    _gradient = G_2*N*d_o*sigma_k2*sigma_v2*torch.square(tau)/torch.square(n)
-    return _gradient.expand(_shape)
+    _to_gradient = G_2*N*d_o*sigma_k2*sigma_v2*torch.square(tau)/torch.square(n)
+    return _to_gradient.expand(_shape)
 
 
 def query_gradient_gaussian(
@@ -779,8 +779,8 @@ def query_gradient_gaussian(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 22 operations a point
-    _gradient = d*d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/torch.square(n)
-    return _gradient.expand(_shape)
+    _to_gradient = d*d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/torch.square(n)
+    return _to_gradient.expand(_shape)
 
 
 def key_gradient(
@@ -832,8 +832,8 @@ def key_gradient(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 8 operations a point
-    _gradient = G_2*N*d_o*sigma_q2*sigma_v2*torch.square(tau)/torch.square(n)
-    return _gradient.expand(_shape)
+    _to_gradient = G_2*N*d_o*sigma_q2*sigma_v2*torch.square(tau)/torch.square(n)
+    return _to_gradient.expand(_shape)
 
 
 def key_gradient_gaussian(
@@ -888,8 +888,8 @@ def key_gradient_gaussian(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 22 operations a point
-    _gradient = d*d_o*sigma_q2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/torch.square(n)
-    return _gradient.expand(_shape)
+    _to_gradient = d*d_o*sigma_q2*sigma_v2*sigma_x2*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/torch.square(n)
+    return _to_gradient.expand(_shape)
 
 
 def input_gradient(
@@ -949,8 +949,8 @@ def input_gradient(
     x0 = d_o*sigma_v2
     x1 = d*x0
     x2 = sigma_k2*sigma_q2*torch.square(tau)/torch.square(n)
-    _gradient = G_2*x0*x2*(d*n + 2) + N*T_X*x1*x2 + x1
-    return _gradient.expand(_shape)
+    _to_gradient = G_2*x0*x2*(d*n + 2) + N*T_X*x1*x2 + x1
+    return _to_gradient.expand(_shape)
 
 
 def input_gradient_gaussian(
@@ -1015,8 +1015,8 @@ def input_gradient_gaussian(
     x3 = torch.square(d)
     x4 = d*x0
     x5 = d*d_o*sigma_v2
-    _gradient = sigma_k2*sigma_q2*x5*(n - 1)*(rho - 1)*(n*rho*x3 + rho*x1 + rho*x2 + rho*x4 - x1*x3 - x1 - x2 - x4)*torch.square(sigma_x2)*torch.square(tau)/x0 + x5
-    return _gradient.expand(_shape)
+    _to_gradient = sigma_k2*sigma_q2*x5*(n - 1)*(rho - 1)*(n*rho*x3 + rho*x1 + rho*x2 + rho*x4 - x1*x3 - x1 - x2 - x4)*torch.square(sigma_x2)*torch.square(tau)/x0 + x5
+    return _to_gradient.expand(_shape)
 
 
 def query_gradient_second_moment(
@@ -1071,8 +1071,8 @@ def query_gradient_second_moment(
     _shape = torch.broadcast_shapes(*_shapes)
     # 24 operations a point
     x0 = d_o*torch.square(N)*torch.square(sigma_k2)*torch.square(sigma_v2)*torch.square(torch.square(tau))/(d_k*torch.square(torch.square(n)))
-    _second_moment = 2*G_4*x0*(d_k + d_o + 1) + x0*(d_k*d_o + 2)*torch.square(G_2)
-    return _second_moment.expand(_shape)
+    _to_second_moment = 2*G_4*x0*(d_k + d_o + 1) + x0*(d_k*d_o + 2)*torch.square(G_2)
+    return _to_second_moment.expand(_shape)
 
 
 def key_gradient_second_moment(
@@ -1132,8 +1132,8 @@ def key_gradient_second_moment(
     x2 = torch.square(sigma_q2)*torch.square(sigma_v2)*torch.square(torch.square(tau))/torch.square(torch.square(n))
     x3 = x2*torch.square(N)
     x4 = K_2*x2/d_k
-    _second_moment = x0*x3 + 2*x0*x4 + 2*x1*x3 + 4*x1*x4
-    return _second_moment.expand(_shape)
+    _to_second_moment = x0*x3 + 2*x0*x4 + 2*x1*x3 + 4*x1*x4
+    return _to_second_moment.expand(_shape)
 
 
 def block_value_gradient(
@@ -1187,8 +1187,8 @@ def block_value_gradient(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 11 operations a point
-    _gradient = C*d*(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2) + 1)*torch.square(alpha_1)/n
-    return _gradient.expand(_shape)
+    _to_gradient = C*d*(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2) + 1)*torch.square(alpha_1)/n
+    return _to_gradient.expand(_shape)
 
 
 def block_query_gradient(
@@ -1255,8 +1255,8 @@ def block_query_gradient(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 17 operations a point
-    _gradient = G_2*N*d*sigma_k2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2) + 1)*torch.square(alpha_1)*torch.square(tau)/torch.square(n)
-    return _gradient.expand(_shape)
+    _to_gradient = G_2*N*d*sigma_k2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2) + 1)*torch.square(alpha_1)*torch.square(tau)/torch.square(n)
+    return _to_gradient.expand(_shape)
 
 
 def block_key_gradient(
@@ -1323,8 +1323,8 @@ def block_key_gradient(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 17 operations a point
-    _gradient = G_2*N*d*sigma_q2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2) + 1)*torch.square(alpha_1)*torch.square(tau)/torch.square(n)
-    return _gradient.expand(_shape)
+    _to_gradient = G_2*N*d*sigma_q2*sigma_v2*(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2) + 1)*torch.square(alpha_1)*torch.square(tau)/torch.square(n)
+    return _to_gradient.expand(_shape)
 
 
 def block_input_gradient(
@@ -1403,8 +1403,8 @@ def block_input_gradient(
     x1 = d*x0
     x2 = d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2) + 1
     x3 = sigma_k2*sigma_q2*x2*torch.square(tau)/torch.square(n)
-    _gradient = G_2*x1*x3*(d*n + 2) + N*T_X*x0*x3*torch.square(d) + d*x2*(n + x1)
-    return _gradient.expand(_shape)
+    _to_gradient = G_2*x1*x3*(d*n + 2) + N*T_X*x0*x3*torch.square(d) + d*x2*(n + x1)
+    return _to_gradient.expand(_shape)
 
 
 def block_up_gradient(
@@ -1460,8 +1460,8 @@ def block_up_gradient(
     _shape = torch.broadcast_shapes(*_shapes)
     # 13 operations a point
     x0 = d_F*sigma_down2*torch.square(alpha_2)
-    _gradient = C*sigma_v2*x0*torch.square(alpha_1)*torch.square(d)/n + N*d*x0
-    return _gradient.expand(_shape)
+    _to_gradient = C*sigma_v2*x0*torch.square(alpha_1)*torch.square(d)/n + N*d*x0
+    return _to_gradient.expand(_shape)
 
 
 def block_down_gradient(
@@ -1517,8 +1517,8 @@ def block_down_gradient(
     _shape = torch.broadcast_shapes(*_shapes)
     # 13 operations a point
     x0 = d_F*sigma_up2*torch.square(alpha_2)
-    _gradient = C*sigma_v2*x0*torch.square(alpha_1)*torch.square(d)/n + N*d*x0
-    return _gradient.expand(_shape)
+    _to_gradient = C*sigma_v2*x0*torch.square(alpha_1)*torch.square(d)/n + N*d*x0
+    return _to_gradient.expand(_shape)
 
 
 def input_gradient_bound(
@@ -1575,8 +1575,8 @@ def input_gradient_bound(
     # 15 operations a point
     x0 = d*d_o*sigma_v2
     x1 = 2*sigma_k2*sigma_q2*x0*torch.square(tau)
-    _bound = G_2*x1/n + N*T_X*x1/torch.square(n) + x0
-    return _bound.expand(_shape)
+    _to_bound = G_2*x1/n + N*T_X*x1/torch.square(n) + x0
+    return _to_bound.expand(_shape)
 
 
 def query_gradient_eq18(
@@ -1634,8 +1634,8 @@ def query_gradient_eq18(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 17 operations a point
-    _gradient = d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*torch.square(d)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/n
-    return _gradient.expand(_shape)
+    _to_gradient = d_o*sigma_k2*sigma_v2*sigma_x2*(d + n)*(n - 1)*torch.square(d)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/n
+    return _to_gradient.expand(_shape)
 
 
 def eq18_missing_factor(
@@ -1675,8 +1675,8 @@ def eq18_missing_factor(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 6 operations a point
-    _factor = (d*n + 4 - 4*rho)/(d*n)
-    return _factor.expand(_shape)
+    _to_factor = (d*n + 4 - 4*rho)/(d*n)
+    return _to_factor.expand(_shape)
 
 
 def matching_temperature(
@@ -1729,8 +1729,8 @@ def matching_temperature(
     # 22 operations a point
     x0 = torch.sqrt(d + n)
     x1 = torch.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(rho - 1)))
-    _tau_star = n*x1/x0
-    return _tau_star.expand(_shape)
+    _to_tau_star = n*x1/x0
+    return _to_tau_star.expand(_shape)
 
 
 def matching_temperature_eq18(
@@ -1786,8 +1786,8 @@ def matching_temperature_eq18(
     x1 = torch.sqrt(d)
     x2 = torch.sqrt(d + n)
     x3 = torch.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*torch.square(sigma_x2)*torch.square(rho - 1)))
-    _tau_star = x0*x3/(x1*x2)
-    return _tau_star.expand(_shape)
+    _to_tau_star = x0*x3/(x1*x2)
+    return _to_tau_star.expand(_shape)
 
 
 def norm_second_moment(
@@ -1941,8 +1941,8 @@ def norm_second_moment(
     x87 = torch.exp(L*(x31 + x65))
     x88 = torch.exp(L*x84)
     x89 = _geometric_sum(x84, x86, L)
-    _second_moment = G_2*x47*x59*x69 + x87*torch.square(C)/torch.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*torch.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
-    return _second_moment.expand(_shape)
+    _to_second_moment = G_2*x47*x59*x69 + x87*torch.square(C)/torch.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*torch.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+    return _to_second_moment.expand(_shape)
 
 
 def sum_second_moment(
@@ -2014,8 +2014,8 @@ def sum_second_moment(
     x10 = x9*torch.square(d_F)
     x11 = torch.log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
     x12 = torch.exp(L*x11)
-    _second_moment = x12*torch.square(C)
-    return _second_moment.expand(_shape)
+    _to_second_moment = x12*torch.square(C)
+    return _to_second_moment.expand(_shape)
 
 
 def tail_ratio(
@@ -2090,8 +2090,8 @@ def tail_ratio(
     x14 = torch.log1p(x10*x4)
     x15 = torch.log1p(x9 + (x9 + 1)*(2*d_F*x0*x11 + x0*x13 + x1*x12 + x1*x13 + 4*x11*x4 + 4*x12))
     x16 = torch.exp(L*(x15 - 2*x14 - 2*x8))
-    _ratio = x16
-    return _ratio.expand(_shape)
+    _to_ratio = x16
+    return _to_ratio.expand(_shape)
 
 
 def tail_ratio_limit(
@@ -2149,8 +2149,8 @@ def tail_ratio_limit(
     _shape = torch.broadcast_shapes(*_shapes)
     # 8 operations a point
     x0 = torch.exp(4*a_1*sigma_v2 + 4*a_2*d_F*sigma_down2*sigma_up2)
-    _ratio = x0
-    return _ratio.expand(_shape)
+    _to_ratio = x0
+    return _to_ratio.expand(_shape)
 
 
 def distance_to_uniform(
@@ -2200,8 +2200,8 @@ def distance_to_uniform(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 7 operations a point
-    _distance = N*T_X*sigma_k2*sigma_q2*torch.square(tau)/torch.square(n)
-    return _distance.expand(_shape)
+    _to_distance = N*T_X*sigma_k2*sigma_q2*torch.square(tau)/torch.square(n)
+    return _to_distance.expand(_shape)
 
 
 def distance_to_uniform_gaussian(
@@ -2254,8 +2254,8 @@ def distance_to_uniform_gaussian(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 17 operations a point
-    _distance = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*torch.square(sigma_x2)*torch.square(tau)/torch.square(n)
-    return _distance.expand(_shape)
+    _to_distance = d*sigma_k2*sigma_q2*(1 - rho)*(n - 1)*(d*n + 2 - 2*rho)*torch.square(sigma_x2)*torch.square(tau)/torch.square(n)
+    return _to_distance.expand(_shape)
 
 
 def output_norm_beyond_uniform(
@@ -2317,8 +2317,8 @@ def output_norm_beyond_uniform(
     x0 = d_o*sigma_v2
     x1 = x0/n
     x2 = N*sigma_k2*sigma_q2*torch.square(tau)
-    _norm = C*x1 + G_2*x0*x2/torch.square(n) + W_X*x1*x2
-    return _norm.expand(_shape)
+    _to_norm = C*x1 + G_2*x0*x2/torch.square(n) + W_X*x1*x2
+    return _to_norm.expand(_shape)
 
 
 def output_norm_beyond_uniform_gaussian(
@@ -2379,5 +2379,5 @@ def output_norm_beyond_uniform_gaussian(
     _shape = torch.broadcast_shapes(*_shapes)
     # 28 operations a point
     x0 = d*d_o*sigma_v2*sigma_x2
-    _norm = sigma_k2*sigma_q2*x0*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/torch.square(n) + x0*(n*rho + 1 - rho)
-    return _norm.expand(_shape)
+    _to_norm = sigma_k2*sigma_q2*x0*(d + n)*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(tau)*torch.square(rho - 1)/torch.square(n) + x0*(n*rho + 1 - rho)
+    return _to_norm.expand(_shape)

@@ -145,7 +145,7 @@ def norm(
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('depth_ratio', 0.0, None, False, False, 'a number >= 0'),
     )
-    _q = np.empty(_shape)
+    _to_q = np.empty(_shape)
     # 25 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -169,10 +169,10 @@ def norm(
             if _changed & 0b110110:
                 x4 = 4*rho*x1
             x5 = np.sqrt(n*x4 + x0*x2 + x2 + np.square(n)*np.square(tau_0) - x0*x3 - x3 - x4)
-            _q[_at] = n*q_0*tau_0/x5
+            _to_q[_at] = n*q_0*tau_0/x5
 
     _in_parts(_work, workers)
-    return _q[()]
+    return _to_q[()]
 
 
 def stopping_depth(
@@ -220,7 +220,7 @@ def stopping_depth(
         ('tau_0', 0.0, None, False, True, 'a number > 0'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
     )
-    _t = np.empty(_shape)
+    _to_t = np.empty(_shape)
     # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -234,7 +234,7 @@ def stopping_depth(
             if check and _changed & 0b11 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            _t[_at] = 0.5*np.square(n)*np.square(tau_0)/((n - 1)*np.square(beta)*np.square(q_0)*np.square(rho - 1))
+            _to_t[_at] = 0.5*np.square(n)*np.square(tau_0)/((n - 1)*np.square(beta)*np.square(q_0)*np.square(rho - 1))
 
     _in_parts(_work, workers)
-    return _t[()]
+    return _to_t[()]

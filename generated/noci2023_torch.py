@@ -71,8 +71,8 @@ def norm(
     x3 = n*x2
     x4 = 4*rho*x1
     x5 = torch.sqrt(n*x4 + x0*x2 + x2 + torch.square(n)*torch.square(tau_0) - x0*x3 - x3 - x4)
-    _q = n*q_0*tau_0/x5
-    return _q.expand(_shape)
+    _to_q = n*q_0*tau_0/x5
+    return _to_q.expand(_shape)
 
 
 def stopping_depth(
@@ -117,5 +117,5 @@ def stopping_depth(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 13 operations a point
-    _t = 0.5*torch.square(n)*torch.square(tau_0)/((n - 1)*torch.square(beta)*torch.square(q_0)*torch.square(rho - 1))
-    return _t.expand(_shape)
+    _to_t = 0.5*torch.square(n)*torch.square(tau_0)/((n - 1)*torch.square(beta)*torch.square(q_0)*torch.square(rho - 1))
+    return _to_t.expand(_shape)

@@ -238,8 +238,8 @@ def pre_stream(
         ('chi', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _second_moment = np.empty(_shape)
-    _share_growth = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
+    _to_share_growth = np.empty(_shape)
     # 10 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -256,13 +256,13 @@ def pre_stream(
             if _changed & 0b10111:
                 x2 = L*x0 + q_0
             x3 = _rising_ratio(chi*x1, x1*(gain_v + q_0), L)
-            _second_moment[_at] = x2
-            _share_growth[_at] = q_0*x3/x2
+            _to_second_moment[_at] = x2
+            _to_share_growth[_at] = q_0*x3/x2
 
     _in_parts(_work, workers)
     return PreStreamResult(
-        _second_moment[()],
-        _share_growth[()],
+        _to_second_moment[()],
+        _to_share_growth[()],
     )
 
 
@@ -311,9 +311,9 @@ def pre_exponents(
         ('m', 0.0, None, False, False, 'a number >= 0'),
         ('chi', 0.0, None, False, False, 'a number >= 0'),
     )
-    _angle = np.empty(_shape)
-    _gradient_common = np.empty(_shape)
-    _gradient_deviation = np.empty(_shape)
+    _to_angle = np.empty(_shape)
+    _to_gradient_common = np.empty(_shape)
+    _to_gradient_deviation = np.empty(_shape)
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -327,15 +327,15 @@ def pre_exponents(
             if _changed & 0b11:
                 x0 = gain_v + m
                 x1 = 1/x0
-            _angle[_at] = -x1*(x0 - chi)
-            _gradient_common[_at] = x1*(chi + gain_v)
-            _gradient_deviation[_at] = chi*x1
+            _to_angle[_at] = -x1*(x0 - chi)
+            _to_gradient_common[_at] = x1*(chi + gain_v)
+            _to_gradient_deviation[_at] = chi*x1
 
     _in_parts(_work, workers)
     return PreExponentsResult(
-        _angle[()],
-        _gradient_common[()],
-        _gradient_deviation[()],
+        _to_angle[()],
+        _to_gradient_common[()],
+        _to_gradient_deviation[()],
     )
 
 
@@ -386,8 +386,8 @@ def peri_stream(
         ('chi', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _second_moment = np.empty(_shape)
-    _share_growth = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
+    _to_share_growth = np.empty(_shape)
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -401,13 +401,13 @@ def peri_stream(
             if _changed & 0b1001:
                 x0 = 2*L + q_0
             x1 = _rising_ratio(0.5*chi/m, 0.5*q_0 + 0.5, L)
-            _second_moment[_at] = x0
-            _share_growth[_at] = q_0*x1/x0
+            _to_second_moment[_at] = x0
+            _to_share_growth[_at] = q_0*x1/x0
 
     _in_parts(_work, workers)
     return PeriStreamResult(
-        _second_moment[()],
-        _share_growth[()],
+        _to_second_moment[()],
+        _to_share_growth[()],
     )
 
 
@@ -454,9 +454,9 @@ def peri_exponents(
         ('m', 0.0, None, False, False, 'a number >= 0'),
         ('chi', 0.0, None, False, False, 'a number >= 0'),
     )
-    _angle = np.empty(_shape)
-    _gradient_common = np.empty(_shape)
-    _gradient_deviation = np.empty(_shape)
+    _to_angle = np.empty(_shape)
+    _to_gradient_common = np.empty(_shape)
+    _to_gradient_deviation = np.empty(_shape)
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -469,15 +469,15 @@ def peri_exponents(
             ) = _values
             if _changed & 0b1:
                 x0 = 0.5/m
-            _angle[_at] = -x0*(2*m - chi)
-            _gradient_common[_at] = x0*(chi + m)
-            _gradient_deviation[_at] = chi*x0
+            _to_angle[_at] = -x0*(2*m - chi)
+            _to_gradient_common[_at] = x0*(chi + m)
+            _to_gradient_deviation[_at] = chi*x0
 
     _in_parts(_work, workers)
     return PeriExponentsResult(
-        _angle[()],
-        _gradient_common[()],
-        _gradient_deviation[()],
+        _to_angle[()],
+        _to_gradient_common[()],
+        _to_gradient_deviation[()],
     )
 
 
@@ -530,8 +530,8 @@ def parallel_stream(
         ('chi', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _second_moment = np.empty(_shape)
-    _share_growth = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
+    _to_share_growth = np.empty(_shape)
     # 9 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -548,13 +548,13 @@ def parallel_stream(
             if _changed & 0b10111:
                 x2 = L*x0 + q_0
             x3 = _rising_ratio(chi*x1, q_0*x1, L)
-            _second_moment[_at] = x2
-            _share_growth[_at] = q_0*x3/x2
+            _to_second_moment[_at] = x2
+            _to_share_growth[_at] = q_0*x3/x2
 
     _in_parts(_work, workers)
     return ParallelStreamResult(
-        _second_moment[()],
-        _share_growth[()],
+        _to_second_moment[()],
+        _to_share_growth[()],
     )
 
 
@@ -603,9 +603,9 @@ def parallel_exponents(
         ('m', 0.0, None, False, False, 'a number >= 0'),
         ('chi', 0.0, None, False, False, 'a number >= 0'),
     )
-    _angle = np.empty(_shape)
-    _gradient_common = np.empty(_shape)
-    _gradient_deviation = np.empty(_shape)
+    _to_angle = np.empty(_shape)
+    _to_gradient_common = np.empty(_shape)
+    _to_gradient_deviation = np.empty(_shape)
     # 8 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -619,13 +619,13 @@ def parallel_exponents(
             if _changed & 0b11:
                 x0 = gain_v + m
                 x1 = 1/x0
-            _angle[_at] = -x1*(x0 - chi)
-            _gradient_common[_at] = x1*(chi + gain_v)
-            _gradient_deviation[_at] = chi*x1
+            _to_angle[_at] = -x1*(x0 - chi)
+            _to_gradient_common[_at] = x1*(chi + gain_v)
+            _to_gradient_deviation[_at] = chi*x1
 
     _in_parts(_work, workers)
     return ParallelExponentsResult(
-        _angle[()],
-        _gradient_common[()],
-        _gradient_deviation[()],
+        _to_angle[()],
+        _to_gradient_common[()],
+        _to_gradient_deviation[()],
     )

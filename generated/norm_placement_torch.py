@@ -170,11 +170,11 @@ def pre_stream(
     x1 = 1/x0
     x2 = L*x0 + q_0
     x3 = _rising_ratio(chi*x1, x1*(gain_v + q_0), L)
-    _second_moment = x2
-    _share_growth = q_0*x3/x2
+    _to_second_moment = x2
+    _to_share_growth = q_0*x3/x2
     return PreStreamResult(
-        _second_moment.expand(_shape),
-        _share_growth.expand(_shape),
+        _to_second_moment.expand(_shape),
+        _to_share_growth.expand(_shape),
     )
 
 
@@ -224,13 +224,13 @@ def pre_exponents(
     # 8 operations a point
     x0 = gain_v + m
     x1 = 1/x0
-    _angle = -x1*(x0 - chi)
-    _gradient_common = x1*(chi + gain_v)
-    _gradient_deviation = chi*x1
+    _to_angle = -x1*(x0 - chi)
+    _to_gradient_common = x1*(chi + gain_v)
+    _to_gradient_deviation = chi*x1
     return PreExponentsResult(
-        _angle.expand(_shape),
-        _gradient_common.expand(_shape),
-        _gradient_deviation.expand(_shape),
+        _to_angle.expand(_shape),
+        _to_gradient_common.expand(_shape),
+        _to_gradient_deviation.expand(_shape),
     )
 
 
@@ -281,11 +281,11 @@ def peri_stream(
     # 9 operations a point
     x0 = 2*L + q_0
     x1 = _rising_ratio(0.5*chi/m, 0.5*q_0 + 0.5, L)
-    _second_moment = x0
-    _share_growth = q_0*x1/x0
+    _to_second_moment = x0
+    _to_share_growth = q_0*x1/x0
     return PeriStreamResult(
-        _second_moment.expand(_shape),
-        _share_growth.expand(_shape),
+        _to_second_moment.expand(_shape),
+        _to_share_growth.expand(_shape),
     )
 
 
@@ -333,13 +333,13 @@ def peri_exponents(
     _shape = torch.broadcast_shapes(*_shapes)
     # 8 operations a point
     x0 = 0.5/m
-    _angle = -x0*(2*m - chi)
-    _gradient_common = x0*(chi + m)
-    _gradient_deviation = chi*x0
+    _to_angle = -x0*(2*m - chi)
+    _to_gradient_common = x0*(chi + m)
+    _to_gradient_deviation = chi*x0
     return PeriExponentsResult(
-        _angle.expand(_shape),
-        _gradient_common.expand(_shape),
-        _gradient_deviation.expand(_shape),
+        _to_angle.expand(_shape),
+        _to_gradient_common.expand(_shape),
+        _to_gradient_deviation.expand(_shape),
     )
 
 
@@ -393,11 +393,11 @@ def parallel_stream(
     x1 = 1/x0
     x2 = L*x0 + q_0
     x3 = _rising_ratio(chi*x1, q_0*x1, L)
-    _second_moment = x2
-    _share_growth = q_0*x3/x2
+    _to_second_moment = x2
+    _to_share_growth = q_0*x3/x2
     return ParallelStreamResult(
-        _second_moment.expand(_shape),
-        _share_growth.expand(_shape),
+        _to_second_moment.expand(_shape),
+        _to_share_growth.expand(_shape),
     )
 
 
@@ -447,11 +447,11 @@ def parallel_exponents(
     # 8 operations a point
     x0 = gain_v + m
     x1 = 1/x0
-    _angle = -x1*(x0 - chi)
-    _gradient_common = x1*(chi + gain_v)
-    _gradient_deviation = chi*x1
+    _to_angle = -x1*(x0 - chi)
+    _to_gradient_common = x1*(chi + gain_v)
+    _to_gradient_deviation = chi*x1
     return ParallelExponentsResult(
-        _angle.expand(_shape),
-        _gradient_common.expand(_shape),
-        _gradient_deviation.expand(_shape),
+        _to_angle.expand(_shape),
+        _to_gradient_common.expand(_shape),
+        _to_gradient_deviation.expand(_shape),
     )

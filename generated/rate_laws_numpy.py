@@ -139,7 +139,7 @@ def critical_relu(
         None,
         ('layer', 0.0, None, True, False, 'an integer >= 0'),
     )
-    _share = np.empty(_shape)
+    _to_share = np.empty(_shape)
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -152,10 +152,10 @@ def critical_relu(
             ) = _values
             if _changed & 0b1:
                 x0 = np.square(np.square(sigma_w))
-            _share[_at] = 44.41321980490211*np.square(x0 + 2*np.square(alpha_2))/(np.square(layer)*np.square(x0))
+            _to_share[_at] = 44.41321980490211*np.square(x0 + 2*np.square(alpha_2))/(np.square(layer)*np.square(x0))
 
     _in_parts(_work, workers)
-    return _share[()]
+    return _to_share[()]
 
 
 def critical_smooth(
@@ -201,7 +201,7 @@ def critical_smooth(
         None,
         ('layer', 0.0, None, True, False, 'an integer >= 0'),
     )
-    _share = np.empty(_shape)
+    _to_share = np.empty(_shape)
     # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -212,10 +212,10 @@ def critical_smooth(
             (
                 chi, c_2, alpha_2, layer,
             ) = _values
-            _share[_at] = 2*(chi + np.square(alpha_2))/(c_2*layer)
+            _to_share[_at] = 2*(chi + np.square(alpha_2))/(c_2*layer)
 
     _in_parts(_work, workers)
-    return _share[()]
+    return _to_share[()]
 
 
 def critical_bias_erf(
@@ -255,7 +255,7 @@ def critical_bias_erf(
     _domains = (
         ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
     )
-    _sigma_b2 = np.empty(_shape)
+    _to_sigma_b2 = np.empty(_shape)
     # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -269,10 +269,10 @@ def critical_bias_erf(
             x0 = np.square(sigma_w)
             x1 = np.arcsin(x0/(x0 + 0.5))
             x2 = np.sqrt(x0 + 0.25)
-            _sigma_b2[_at] = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
+            _to_sigma_b2[_at] = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
 
     _in_parts(_work, workers)
-    return _sigma_b2[()]
+    return _to_sigma_b2[()]
 
 
 def marginal_relu(
@@ -312,7 +312,7 @@ def marginal_relu(
     _domains = (
         ('layer', 0.0, None, True, False, 'an integer >= 0'),
     )
-    _share = np.empty(_shape)
+    _to_share = np.empty(_shape)
     # 5 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -324,7 +324,7 @@ def marginal_relu(
                 layer,
             ) = _values
             x0 = np.log(layer)
-            _share[_at] = 1/np.square(0.15005271935951767*x0 + 1.4142135623730951)
+            _to_share[_at] = 1/np.square(0.15005271935951767*x0 + 1.4142135623730951)
 
     _in_parts(_work, workers)
-    return _share[()]
+    return _to_share[()]

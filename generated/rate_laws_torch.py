@@ -63,8 +63,8 @@ def critical_relu(
     _shape = torch.broadcast_shapes(*_shapes)
     # 11 operations a point
     x0 = torch.square(torch.square(sigma_w))
-    _share = 44.41321980490211*torch.square(x0 + 2*torch.square(alpha_2))/(torch.square(layer)*torch.square(x0))
-    return _share.expand(_shape)
+    _to_share = 44.41321980490211*torch.square(x0 + 2*torch.square(alpha_2))/(torch.square(layer)*torch.square(x0))
+    return _to_share.expand(_shape)
 
 
 def critical_smooth(
@@ -108,8 +108,8 @@ def critical_smooth(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 6 operations a point
-    _share = 2*(chi + torch.square(alpha_2))/(c_2*layer)
-    return _share.expand(_shape)
+    _to_share = 2*(chi + torch.square(alpha_2))/(c_2*layer)
+    return _to_share.expand(_shape)
 
 
 def critical_bias_erf(
@@ -153,8 +153,8 @@ def critical_bias_erf(
     x0 = torch.square(sigma_w)
     x1 = torch.arcsin(x0/(x0 + 0.5))
     x2 = torch.sqrt(x0 + 0.25)
-    _sigma_b2 = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
-    return _sigma_b2.expand(_shape)
+    _to_sigma_b2 = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
+    return _to_sigma_b2.expand(_shape)
 
 
 def marginal_relu(
@@ -196,5 +196,5 @@ def marginal_relu(
     _shape = torch.broadcast_shapes(*_shapes)
     # 5 operations a point
     x0 = torch.log(layer)
-    _share = 1/torch.square(0.15005271935951767*x0 + 1.4142135623730951)
-    return _share.expand(_shape)
+    _to_share = 1/torch.square(0.15005271935951767*x0 + 1.4142135623730951)
+    return _to_share.expand(_shape)

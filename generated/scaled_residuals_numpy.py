@@ -187,7 +187,7 @@ def deepnorm_update(
         ('beta', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _update = np.empty(_shape)
+    _to_update = np.empty(_shape)
     # 7 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -200,10 +200,10 @@ def deepnorm_update(
             ) = _values
             if _changed & 0b10:
                 x0 = np.square(beta)
-            _update[_at] = 4*L*x0/(np.square(lam) + np.square(x0))
+            _to_update[_at] = 4*L*x0/(np.square(lam) + np.square(x0))
 
     _in_parts(_work, workers)
-    return _update[()]
+    return _to_update[()]
 
 
 def deepnorm_skip(
@@ -243,7 +243,7 @@ def deepnorm_skip(
         ('beta', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _skip = np.empty(_shape)
+    _to_skip = np.empty(_shape)
     # 5 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -255,10 +255,10 @@ def deepnorm_skip(
                 beta, L,
             ) = _values
             x0 = np.sqrt(4*L - np.square(beta))
-            _skip[_at] = beta*x0
+            _to_skip[_at] = beta*x0
 
     _in_parts(_work, workers)
-    return _skip[()]
+    return _to_skip[()]
 
 
 def tfixup_update(
@@ -299,7 +299,7 @@ def tfixup_update(
         ('beta', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _update = np.empty(_shape)
+    _to_update = np.empty(_shape)
     # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -315,10 +315,10 @@ def tfixup_update(
                 x1 = _log1p(np.square(x0))
             if _changed & 0b110:
                 x2 = np.exp(x1*(2*L - 1))
-            _update[_at] = 4*L*q_0*x0*x2
+            _to_update[_at] = 4*L*q_0*x0*x2
 
     _in_parts(_work, workers)
-    return _update[()]
+    return _to_update[()]
 
 
 def ds_init_gap(
@@ -359,7 +359,7 @@ def ds_init_gap(
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _gap_growth = np.empty(_shape)
+    _to_gap_growth = np.empty(_shape)
     # 3 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -371,10 +371,10 @@ def ds_init_gap(
                 gain_v, L,
             ) = _values
             x0 = _rising_ratio(-gain_v, gain_v + 1, L)
-            _gap_growth[_at] = x0
+            _to_gap_growth[_at] = x0
 
     _in_parts(_work, workers)
-    return _gap_growth[()]
+    return _to_gap_growth[()]
 
 
 def rezero_growth(
@@ -413,7 +413,7 @@ def rezero_growth(
         None,
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
-    _growth = np.empty(_shape)
+    _to_growth = np.empty(_shape)
     # 4 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -427,7 +427,7 @@ def rezero_growth(
             if _changed & 0b1:
                 x0 = _log1p(np.square(alpha_1))
             x1 = np.exp(L*x0)
-            _growth[_at] = x1
+            _to_growth[_at] = x1
 
     _in_parts(_work, workers)
-    return _growth[()]
+    return _to_growth[()]

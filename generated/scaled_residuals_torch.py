@@ -112,8 +112,8 @@ def deepnorm_update(
     _shape = torch.broadcast_shapes(*_shapes)
     # 7 operations a point
     x0 = torch.square(beta)
-    _update = 4*L*x0/(torch.square(lam) + torch.square(x0))
-    return _update.expand(_shape)
+    _to_update = 4*L*x0/(torch.square(lam) + torch.square(x0))
+    return _to_update.expand(_shape)
 
 
 def deepnorm_skip(
@@ -154,8 +154,8 @@ def deepnorm_skip(
     _shape = torch.broadcast_shapes(*_shapes)
     # 5 operations a point
     x0 = torch.sqrt(4*L - torch.square(beta))
-    _skip = beta*x0
-    return _skip.expand(_shape)
+    _to_skip = beta*x0
+    return _to_skip.expand(_shape)
 
 
 def tfixup_update(
@@ -198,8 +198,8 @@ def tfixup_update(
     x0 = torch.square(beta)
     x1 = torch.log1p(torch.square(x0))
     x2 = torch.exp(x1*(2*L - 1))
-    _update = 4*L*q_0*x0*x2
-    return _update.expand(_shape)
+    _to_update = 4*L*q_0*x0*x2
+    return _to_update.expand(_shape)
 
 
 def ds_init_gap(
@@ -241,8 +241,8 @@ def ds_init_gap(
     _shape = torch.broadcast_shapes(*_shapes)
     # 3 operations a point
     x0 = _rising_ratio(-gain_v, gain_v + 1, L)
-    _gap_growth = x0
-    return _gap_growth.expand(_shape)
+    _to_gap_growth = x0
+    return _to_gap_growth.expand(_shape)
 
 
 def rezero_growth(
@@ -283,5 +283,5 @@ def rezero_growth(
     # 4 operations a point
     x0 = torch.log1p(torch.square(alpha_1))
     x1 = torch.exp(L*x0)
-    _growth = x1
-    return _growth.expand(_shape)
+    _to_growth = x1
+    return _to_growth.expand(_shape)

@@ -835,7 +835,7 @@ def output_q(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
     )
-    _output_q = np.empty(_shape)
+    _to_output_q = np.empty(_shape)
     # 23 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -849,10 +849,10 @@ def output_q(
             if _changed & 0b110111011:
                 x0 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*np.square(d), n, d, d_k, gap/q, 0)
                 x1 = x0[1]
-            _output_q[_at] = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
+            _to_output_q[_at] = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
 
     _in_parts(_work, workers)
-    return _output_q[()]
+    return _to_output_q[()]
 
 
 def output_moments(
@@ -936,8 +936,8 @@ def output_moments(
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
     )
-    _q = np.empty(_shape)
-    _gap = np.empty(_shape)
+    _to_q = np.empty(_shape)
+    _to_gap = np.empty(_shape)
     # 28 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -956,13 +956,13 @@ def output_moments(
                 x2 = x1[1]
             if _changed & 0b1110111011:
                 x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
-            _q[_at] = x0*(gap*x1[0] + q + x3 - gap)
-            _gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[15] + x3))
+            _to_q[_at] = x0*(gap*x1[0] + q + x3 - gap)
+            _to_gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[15] + x3))
 
     _in_parts(_work, workers)
     return OutputMomentsResult(
-        _q[()],
-        _gap[()],
+        _to_q[()],
+        _to_gap[()],
     )
 
 
@@ -1058,8 +1058,8 @@ def input_gradient(
         ('s2', 0.0, None, False, True, 'a number > 0'),
         ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
     )
-    _variance = np.empty(_shape)
-    _gap = np.empty(_shape)
+    _to_variance = np.empty(_shape)
+    _to_gap = np.empty(_shape)
     # 87 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1101,13 +1101,13 @@ def input_gradient(
                 x17 = s2*x6*x11[5]
             if _changed & 0b111110111011:
                 x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[17] + s2*(gap + x6)*x11[11]) + x3*(s2*x11[4] + x9*x11[16])
-            _variance[_at] = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
-            _gap[_at] = np.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
+            _to_variance[_at] = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
+            _to_gap[_at] = np.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
 
     _in_parts(_work, workers)
     return InputGradientResult(
-        _variance[()],
-        _gap[()],
+        _to_variance[()],
+        _to_gap[()],
     )
 
 
@@ -1203,9 +1203,9 @@ def weight_gradients(
         ('s2', 0.0, None, False, True, 'a number > 0'),
         ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
     )
-    _query = np.empty(_shape)
-    _key = np.empty(_shape)
-    _value = np.empty(_shape)
+    _to_query = np.empty(_shape)
+    _to_key = np.empty(_shape)
+    _to_value = np.empty(_shape)
     # 110 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
@@ -1261,13 +1261,13 @@ def weight_gradients(
                 x28 = (x21[19] - x22)/(x14*x7 + x16)
                 x29 = x21[10] - x23
                 x30 = x2*(d*x21[8] + x24*x3)
-            _query[_at] = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[13] + x25*x3) - x30))) + x19*(x16*x28 + x22))
-            _key[_at] = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
-            _value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
+            _to_query[_at] = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[13] + x25*x3) - x30))) + x19*(x16*x28 + x22))
+            _to_key[_at] = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
+            _to_value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
 
     _in_parts(_work, workers)
     return WeightGradientsResult(
-        _query[()],
-        _key[()],
-        _value[()],
+        _to_query[()],
+        _to_key[()],
+        _to_value[()],
     )

@@ -951,8 +951,8 @@ def output_q(
     # 23 operations a point
     x0 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*torch.square(d), n, d, d_k, gap/q, 0)
     x1 = x0[1]
-    _output_q = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
-    return _output_q.expand(_shape)
+    _to_output_q = d*sigma_v2*(P*(gap*(x0[2] - x1) + q*x1)/(1 - P) + gap*x0[0] + q - gap)
+    return _to_output_q.expand(_shape)
 
 
 def output_moments(
@@ -1023,11 +1023,11 @@ def output_moments(
     x1 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*torch.square(d), n, d, d_k, gap/q, 0)
     x2 = x1[1]
     x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
-    _q = x0*(gap*x1[0] + q + x3 - gap)
-    _gap = torch.where((n) == (1), 0, x0*(gap*x1[15] + x3))
+    _to_q = x0*(gap*x1[0] + q + x3 - gap)
+    _to_gap = torch.where((n) == (1), 0, x0*(gap*x1[15] + x3))
     return OutputMomentsResult(
-        _q.expand(_shape),
-        _gap.expand(_shape),
+        _to_q.expand(_shape),
+        _to_gap.expand(_shape),
     )
 
 
@@ -1121,11 +1121,11 @@ def input_gradient(
     x16 = x14 + (1 - x3)*(d*x14 + (d_k - 1)*x11[7])/d_k
     x17 = s2*x6*x11[5]
     x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[17] + s2*(gap + x6)*x11[11]) + x3*(s2*x11[4] + x9*x11[16])
-    _variance = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
-    _gap = torch.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
+    _to_variance = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
+    _to_gap = torch.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
     return InputGradientResult(
-        _variance.expand(_shape),
-        _gap.expand(_shape),
+        _to_variance.expand(_shape),
+        _to_gap.expand(_shape),
     )
 
 
@@ -1231,11 +1231,11 @@ def weight_gradients(
     x28 = (x21[19] - x22)/(x14*x7 + x16)
     x29 = x21[10] - x23
     x30 = x2*(d*x21[8] + x24*x3)
-    _query = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[13] + x25*x3) - x30))) + x19*(x16*x28 + x22))
-    _key = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
-    _value = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
+    _to_query = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[13] + x25*x3) - x30))) + x19*(x16*x28 + x22))
+    _to_key = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
+    _to_value = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
     return WeightGradientsResult(
-        _query.expand(_shape),
-        _key.expand(_shape),
-        _value.expand(_shape),
+        _to_query.expand(_shape),
+        _to_key.expand(_shape),
+        _to_value.expand(_shape),
     )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from symprop.bench_depth import rows
+from symprop.bench_depth import best_of, rows
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, parameters
 from symprop.core import symbols as s
@@ -118,19 +118,6 @@ def _blocked(formula: Callable[..., Any]) -> Callable[..., Any]:
     return evaluate
 
 
-def _best_of(
-    runs: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
-) -> list[float]:
-    """The shortest time of each run in seconds, by processor time unless told; the runs take turns."""
-    best = [float("inf")] * len(runs)
-    for _ in range(repeats):
-        for k, run in enumerate(runs):
-            start = clock()
-            run()
-            best[k] = min(best[k], clock() - start)
-    return best
-
-
 def _points(spec: FunctionSpec) -> list[Any]:
     """Columns inside the ranges, int64 for what must be an integer and float64 otherwise; defaults as they come out."""
     rng = np.random.default_rng(0)
@@ -179,7 +166,7 @@ def _evaluator_line(spec: FunctionSpec, repeats: int) -> str:
         blocked = _blocked(formula)
         runs += [lambda: formula(*columns), lambda: blocked(*columns)]
     with np.errstate(all="ignore"):
-        own, *others = _best_of(runs, repeats)
+        own, *others = best_of(runs, repeats)
     other, hand = (others[:1], others[1:]) if known else ([], others)
     return f"{spec.name:28}{1e3 * own:9.1f} ms{_ratio(own, hand, 10)}{_ratio(own, other, 12)}"
 
@@ -202,7 +189,7 @@ def _start_up_lines(repeats: int) -> list[str]:
     lines = []
     for name, subject in tried.items():
         try:
-            reference, own = _best_of([sympy, subject], repeats, time.perf_counter)
+            reference, own = best_of([sympy, subject], repeats, time.perf_counter)
         except subprocess.CalledProcessError:
             lines.append(f"{name}: not available")
             continue

@@ -36,10 +36,9 @@ def jacobian(spec: FunctionSpec, parameters: Iterable[str] | None = None) -> Fun
         raise RefusedError(f"jacobian of {spec.name}", "it has no real parameter", "take differences in the integers")
     chosen = [known[name] for name in wanted]
     loop, tangents = (None, {}) if spec.recursion is None else _tangents(spec.recursion, chosen)
-    state = {} if loop is None else {key: tangents[key] for key in spec.recursion.state}  # type: ignore[union-attr]
     outputs = [*spec.outputs]
     for name, expression in spec.outputs:
-        outputs += [(f"d_{name}_d_{item.name}", _derivative(expression, item.symbol, state)) for item in chosen]
+        outputs += [(f"d_{name}_d_{item.name}", _derivative(expression, item.symbol, tangents)) for item in chosen]
     return replace(
         spec, name=f"{spec.name}_jacobian", outputs=tuple(outputs), recursion=loop,
         summary=f"{spec.summary.rstrip('.')}, and derivatives in {', '.join(wanted)}.",

@@ -153,7 +153,7 @@ def {{ item.name }}(
 {% endfor %}
     )
 {% for output in item.outputs %}
-    _{{ output.name }} = np.empty(_shape)
+    _to_{{ output.name }} = np.empty(_shape)
 {% endfor %}
     # {{ item.operations }} operations a point{{ ", and %d a layer" % item.loop.operations if item.loop }}
     if check is None:
@@ -226,18 +226,18 @@ def {{ item.name }}(
 {% endfor %}
 {% endif %}
 {% for output in item.outputs %}
-            _{{ output.name }}[_at] = {{ output.text }}
+            _to_{{ output.name }}[_at] = {{ output.text }}
 {% endfor %}
 
     _in_parts(_work, workers)
 {% if item.result %}
     return {{ item.result }}(
 {% for output in item.outputs %}
-        _{{ output.name }}[()],
+        _to_{{ output.name }}[()],
 {% endfor %}
     )
 {% else %}
-    return _{{ item.outputs[0].name }}[()]
+    return _to_{{ item.outputs[0].name }}[()]
 {% endif %}
 {%- endfor %}
 
@@ -343,19 +343,19 @@ def {{ item.name }}(
 {% endif %}
 {% for output in item.outputs %}
 {% if output.constant %}
-    _{{ output.name }} = {{ item.names[0] }}.new_full((), {{ output.text }})
+    _to_{{ output.name }} = {{ item.names[0] }}.new_full((), {{ output.text }})
 {% else %}
-    _{{ output.name }} = {{ output.text }}
+    _to_{{ output.name }} = {{ output.text }}
 {% endif %}
 {% endfor %}
 {% if item.result %}
     return {{ item.result }}(
 {% for output in item.outputs %}
-        _{{ output.name }}.expand(_shape),
+        _to_{{ output.name }}.expand(_shape),
 {% endfor %}
     )
 {% else %}
-    return _{{ item.outputs[0].name }}.expand(_shape)
+    return _to_{{ item.outputs[0].name }}.expand(_shape)
 {% endif %}
 {%- endfor %}
 

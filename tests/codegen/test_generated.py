@@ -265,3 +265,14 @@ def test_docstring_and_provenance():
                  "default 1/d", "uniform: attention is uniform", "Neglected: O(1/L).", "Source: noci2022, Eq. 12."):
         assert part in text
     assert program(spec).operations > 10
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+def test_an_output_may_have_the_name_of_any_helper(backend):
+    if backend == "torch":
+        pytest.importorskip("torch")
+    names = ("shape", "shapes", "blocks", "in_parts", "work", "part", "parts", "values", "arguments", "domains", "state", "like")
+    outputs = tuple((name, (k + 1) * q + a_1) for k, name in enumerate(names))
+    spec = FunctionSpec("named", parameters(q, a_1), outputs, "Named.")
+    found = load(spec, backend)(2.0, 0.5)
+    assert [float(getattr(found, name)) for name in names] == [2.0 * (k + 1) + 0.5 for k in range(len(names))]
