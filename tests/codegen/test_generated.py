@@ -271,7 +271,8 @@ def test_docstring_and_provenance():
 def test_an_output_may_have_the_name_of_any_helper(backend):
     if backend == "torch":
         pytest.importorskip("torch")
-    names = ("shape", "shapes", "blocks", "in_parts", "work", "part", "parts", "values", "arguments", "domains", "state", "like")
+    names = ("shape", "shapes", "blocks", "in_parts", "work", "part", "parts", "values", "arguments", "domains", "state",
+             "like")
     outputs = tuple((name, (k + 1) * q + a_1) for k, name in enumerate(names))
     spec = FunctionSpec("named", parameters(q, a_1), outputs, "Named.")
     found = load(spec, backend)(2.0, 0.5)
