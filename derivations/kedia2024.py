@@ -515,7 +515,7 @@ def _cases(full: bool) -> tuple[Case, ...]:
         return GRADIENT[0] / s.tokens + (1 - 1 / s.tokens) * (GRADIENT[0] - GRADIENT[1])
 
     softmax = {"q": softmax_q, "g_q": softmax_gradient}
-    settings, shifts = (grid, (shifted, *grid)) if full else ((correlated, aligned), (shifted,))
+    settings, shifts = ((*grid, shifted), (shifted, *grid)) if full else ((correlated, aligned, shifted), (shifted,))
     return (
         *(Case("linear", Linear(2 * d, 1 / d), item) for item in shifts),
         *(Case(name, Elementwise(item), at) for name, item in _activations().items() for at in settings),
@@ -523,6 +523,7 @@ def _cases(full: bool) -> tuple[Case, ...]:
         *(Case(name, GatedUnit(d_F, sigma_up2, sigma_up2, item), given)
           for name, item in (("bilinear unit", Identity()), ("GLU", Sigmoid()), ("ReGLU", Relu()), ("GeGLU", Gelu()),
                            ("SwiGLU", Silu()))),
+        Case("ReGLU with biases", GatedUnit(d_F, sigma_up2, sigma_up2, Relu(), sp.S.Half, -sp.S.Half), given),
         Case("LayerNorm", LayerNorm(finite=True), narrow, wide),
         Case("RMSNorm", RMSNorm(finite=True), narrow),
         Case("dynamic tanh", DynamicTanh(Tanh(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), aligned),
