@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
+from symprop.derivations.kedia2024_simulation import study
 
 from symprop.bundled import derivation
 from symprop.claims import Status, check
@@ -12,7 +13,6 @@ from symprop.components import Elementwise, Linear
 from symprop.core.errors import RefusedError
 from symprop.core.symbols import L, a_q, c_g, d, layer, q_0
 from symprop.depth.product import product_over_depth, solve_growing
-from symprop.derivations.kedia2024_simulation import study
 from symprop.functions.activation import Gelu, Relu
 from symprop.functions.rising_ratio import RisingRatio
 from symprop.network import residual, sequential, token_input, trace_of
