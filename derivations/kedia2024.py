@@ -291,6 +291,16 @@ def _correlation_over_depth() -> Result:
     return Result(limit, r"\lim_{N \to \infty} r_N", steps, assumptions=trace.assumptions, neglected="O(1/L)")
 
 
+def _preln_power_law() -> Result:
+    """The ratio of gamma functions to leading order in the depth."""
+    ratio = product_over_depth(1 + c_g / (q_0 + a_q * layer), layer, L)
+    finite = _stream(ratio, r"s_0^2/s_N^2", "unroll", "a product of factors linear in the layer")
+    leading = ratio.power_law()
+    step = ProofStep("L to infinity", "Stirling's formula for both gamma functions", leading)
+    return Result(leading, finite.quantity, (*finite.steps, step), assumptions=finite.assumptions,
+                  neglected="relative O(1/L)", sources=finite.sources)
+
+
 def model_claims() -> tuple[Claim, ...]:
     models, wide = "model table", {d_F: 4 * d}
     return (
@@ -303,6 +313,8 @@ def model_claims() -> tuple[Claim, ...]:
                               "a product of factors linear in the layer"),
               sp.gamma(L + (q_0 + c_g) / a_q) * sp.gamma(q_0 / a_q)
               / (sp.gamma(L + q_0 / a_q) * sp.gamma((q_0 + c_g) / a_q))),
+        Claim("preln-power-law", models, "Pre-LN: the gradient over many layers is a power of the depth", _preln_power_law,
+              sp.gamma(q_0 / a_q) / sp.gamma((q_0 + c_g) / a_q) * L ** (c_g / a_q)),
         Claim("preln-hyperbolic", models, "Pre-LN with ReLU: the gradient grows like the variance",
               lambda: _stream(growing(Relu()).gradient, r"s_0^2/s_N^2", "unroll",
                               "a homogeneous activation has c = a, and the product telescopes"),
