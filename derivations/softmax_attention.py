@@ -10,12 +10,12 @@ from symprop.derivations import softmax_attention_simulation as simulation
 
 from symprop.claims import Claim, Paper, PaperDerivation, Result, Status
 from symprop.codegen import FunctionSpec
-from symprop.components import Attention, UniformAttention
+from symprop.components import Attention, QueryKeyNormAttention, RMSNorm, ShapedAttention, UniformAttention
 from symprop.core.expression import Comparison
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived
 from symprop.core.signal import Gradient, Signal
-from symprop.core.symbols import P, d, d_k, d_o, gap, n, q, r_g, s2, sigma_k2, sigma_q2, sigma_v2
+from symprop.core.symbols import P, d, d_k, d_o, gain2, gap, n, q, r_g, s2, sigma_k2, sigma_q2, sigma_v2
 from symprop.functions.softmax_layer import small_scores
 from symprop.functions.softmax_overlap import Participation
 from symprop.functions.softmax_values import value
@@ -126,34 +126,73 @@ def claims() -> tuple[Claim, ...]:
     )
 
 
+def _any_length(expression: sp.Expr) -> sp.Expr:
+    """Finite for a single token, where what is divided by the number of other tokens vanishes."""
+    return expression.xreplace({1 / (n - 1): 1 / sp.Max(1, n - 1)})
+
+
 def _between_tokens(gap: sp.Expr) -> sp.Expr:
     """The gap of two tokens, 0 for a single one."""
-    return sp.Piecewise((sp.S.Zero, sp.Eq(n, 1)), (gap.xreplace({1 / (n - 1): 1 / sp.Max(1, n - 1)}), True))
+    return sp.Piecewise((sp.S.Zero, sp.Eq(n, 1)), (_any_length(gap), True))
+
+
+SCORED = (sigma_q2, sigma_k2)
+DEFAULTS = {d_o: d, d_k: d, q: sp.S.One, gap: q, gain2: sp.S.One, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d,
+            P: sp.S.Zero, s2: sp.S.One, r_g: sp.S.Zero}
+
+
+def _spec(layer: Attention, scores: tuple[sp.Symbol, ...], name: str, summary: str, **outputs: sp.Expr) -> FunctionSpec:
+    """An evaluator of a layer: of its output, or of a gradient where an expression has that of the output."""
+    derived = {key: Derived(item, layer.assumptions, layer.neglected, layer.sources) for key, item in outputs.items()}
+    above = (s2, r_g) if any(item.has(s2) for item in outputs.values()) else ()
+    arguments = (n, d, d_o, d_k, q, gap, sigma_v2, *scores, P, *above)
+    return FunctionSpec.from_derived(
+        name, summary, arguments, derived, formula=rf"\text{{see {type(layer).__name__}}}",
+        defaults={key: item for key, item in DEFAULTS.items() if key in arguments},
+    )
 
 
 def _evaluators() -> tuple[FunctionSpec, ...]:
-    shared = (n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P)
-    defaults = {d_o: d, d_k: d, q: sp.S.One, gap: q, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d, P: sp.S.Zero}
     y, (back,) = LAYER.forward(X), LAYER.backward(G, X)
     weights = LAYER.weight_gradients(G, X)
-
-    def spec(name: str, summary: str, gradient: bool, **outputs: sp.Expr) -> FunctionSpec:
-        derived = {key: Derived(item, LAYER.assumptions, LAYER.neglected, LAYER.sources) for key, item in outputs.items()}
-        more = (s2, r_g) if gradient else ()
-        return FunctionSpec.from_derived(
-            name, summary, (*shared, *more), derived, formula=r"\text{see Attention}",
-            defaults={**defaults, **({s2: sp.S.One, r_g: sp.S.Zero} if gradient else {})},
-        )
-
     return (
-        spec("output_q", "Second moment of a coordinate of the output.", False, output_q=y.q),
-        spec("output_moments", "Second moment and token gap of the output of softmax attention.", False, q=y.q,
-             gap=_between_tokens(y.gap)),
-        spec("input_gradient", "Second moment and token gap of the input gradient, for s2 and r_g of the output.", True,
-             variance=back.q, gap=_between_tokens(back.gap)),
-        spec("weight_gradients", "Expected squared norms of the gradients of the query, key and value weights.", True,
-             query=weights.query, key=weights.key, value=weights.value),
+        _spec(LAYER, SCORED, "output_q", "Second moment of a coordinate of the output.", output_q=y.q),
+        _spec(LAYER, SCORED, "output_moments", "Second moment and token gap of the output of softmax attention.", q=y.q,
+              gap=_between_tokens(y.gap)),
+        _spec(LAYER, SCORED, "input_gradient",
+              "Second moment and token gap of the input gradient, for s2 and r_g of the output.", variance=back.q,
+              gap=_between_tokens(back.gap)),
+        _spec(LAYER, SCORED, "weight_gradients", "Expected squared norms of the gradients of the query, key and value weights.",
+              query=weights.query, key=weights.key, value=weights.value),
     )
+
+
+def _more_evaluators() -> tuple[FunctionSpec, ...]:
+    """Attention after a norm, with normalised queries and keys, and centred."""
+    norm = RMSNorm(finite=True)
+    tokens = norm.forward(X)
+    y, (above,) = LAYER.forward(tokens), LAYER.backward(G, tokens)
+    (stream,) = norm.backward(above, X)
+    queries = QueryKeyNormAttention(d_o, sigma_v2, d_k, 1 / d, 1 / d, P, norm=RMSNorm(gain2, finite=True))
+    centred = ShapedAttention(d_o, sigma_v2, d_k, sigma_q2, sigma_k2, P)
+    found = [
+        _spec(LAYER, SCORED, "prenorm_output", "Second moment and token gap of attention after RMSNorm of a Gaussian stream.",
+              q=y.q, gap=_between_tokens(y.gap)),
+        _spec(LAYER, SCORED, "prenorm_gradient", "The gradient of the stream before RMSNorm and attention.",
+              variance=_any_length(stream.q), gap=_between_tokens(stream.gap)),
+    ]
+    for name, of, layer, scores in (
+        ("query_key_norm", "attention with RMSNorm of queries and keys", queries, (gain2,)),
+        ("centred", "attention with weights less their mean", centred, SCORED),
+    ):
+        output, (back,) = layer.forward(X), layer.backward(G, X)
+        found += [
+            _spec(layer, scores, f"{name}_output", f"Second moment and token gap of the output of {of}.", q=output.q,
+                  gap=_between_tokens(output.gap)),
+            _spec(layer, scores, f"{name}_gradient", f"Second moment and token gap of the input gradient of {of}.",
+                  variance=_any_length(back.q), gap=_between_tokens(back.gap)),
+        ]
+    return tuple(found)
 
 
 DERIVATION = PaperDerivation(
@@ -162,7 +201,7 @@ DERIVATION = PaperDerivation(
     values={},
     build_trace=lambda: trace_of(LAYER, token_input(gaussian=True)),
     build_claims=claims,
-    build_evaluators=(_evaluators,),
+    build_evaluators=(_evaluators, _more_evaluators),
     study=simulation.study,
     figures=simulation.figures,
     references=(

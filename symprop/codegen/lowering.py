@@ -41,6 +41,14 @@ from symprop.functions.softmax_overlap import (
 )
 from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
 
+UNITS = ("", "_unit", "_normed")
+"""Ends of the names for Gaussian tokens, tokens of fixed norm, and normalised queries and keys."""
+
+
+def layer_name(level: str, unit: int) -> str:
+    """The name of the function of a level and of ``Geometry.unit``."""
+    return f"_softmax_layer_{level}{UNITS[unit]}"
+
 
 class _Lowered(sp.Function):
     """A function that the printer tables know; SymPy does not rewrite it."""
@@ -365,7 +373,7 @@ class _Lowering:
         if isinstance(node, TableSum):
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
         if isinstance(node, LayerMoment):
-            name = f"_softmax_layer_{node.level}" + ("_unit" if node.geometry.unit else "")
+            name = layer_name(node.level, node.geometry.unit)
             values = SoftmaxLayer(Str(name), *(self.lower(argument) for argument in node.args[2:-1]))
             return Entry(values, sp.Integer(list(AVERAGES).index(node.name)))
         if isinstance(node, (SoftmaxSlope, JacobianOverlap)):

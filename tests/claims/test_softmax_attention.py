@@ -23,7 +23,14 @@ def test_a_derivation_is_a_module_that_declares_one():
     assert not any(name.endswith("_simulation") for name in bundled.names())
 
 
-@pytest.mark.parametrize("spec", DERIVATION.evaluators, ids=lambda spec: spec.name)
+QUICK = {"output_q", "output_moments", "input_gradient", "weight_gradients", "prenorm_gradient", "centred_gradient"}
+"""One evaluator of a kind of layer: the others call the same functions of moments."""
+SPECS = [
+    pytest.param(spec, id=spec.name, marks=() if spec.name in QUICK else pytest.mark.slow) for spec in DERIVATION.evaluators
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
 def test_generated_code_is_the_formula(spec):
     torch = pytest.importorskip("torch")
     numbers = evaluate(spec, POINT)
@@ -33,6 +40,27 @@ def test_generated_code_is_the_formula(spec):
         one, two = (item[k] if len(numbers) > 1 else item for item in (plain, tensors))
         assert float(one[0]) == pytest.approx(float(number), rel=1e-9), name
         assert float(two[0]) == pytest.approx(float(number), rel=1e-9), name
+
+
+@pytest.mark.parametrize("name", ["prenorm_gradient", pytest.param("query_key_norm_gradient", marks=pytest.mark.slow)])
+def test_torch_derivatives_are_differences(name):
+    torch = pytest.importorskip("torch")
+    spec, at = DERIVATION.evaluator(name), {"n": 48.0, "d": 64.0, "q": 1.5, "gap": 0.5, "r_g": 0.3}
+    change = "gain2" if name.startswith("query") else "sigma_q2"
+    at[change] = 0.03
+    function = load(spec, "torch")
+    free = ("q", "gap", change)
+    leaves = {key: torch.tensor(item, dtype=torch.float64, requires_grad=key in free) for key, item in at.items()}
+    found = function(**leaves)
+    (found.variance + found.gap).backward()
+    for key in free:
+        ends = []
+        for sign in (1, -1):
+            moved = {**at, key: at[key] * (1 + sign * 1e-4)}
+            out = function(**{name: torch.tensor(item, dtype=torch.float64) for name, item in moved.items()})
+            ends.append(float(out.variance + out.gap))
+        # Central differences are right to (1e-4)^2 times the third derivative over the first.
+        assert float(leaves[key].grad) * at[key] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-6), key
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
