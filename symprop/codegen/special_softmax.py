@@ -66,7 +66,7 @@ def _softmax_row(requests, a, n, D, w):
 
 
 def _softmax_pair(requests, a, g, n, m):
-    """Moments of two rows of softmax weights, one for each request; points are evaluated one after the other."""
+    """Moments of two rows of softmax weights, one for each request."""
     return _overlap_moments(requests, a, g, n, m)
 
 
@@ -182,7 +182,7 @@ def _softmax_row(requests, a, n, D, w):
 
 
 def _softmax_pair(requests, a, g, n, m):
-    """Moments of two rows of softmax weights, one for each request; points are evaluated one after the other."""
+    """Moments of two rows of softmax weights, one for each request."""
     return _in_double(lambda *x: _overlap_moments(requests, *x, _differentiable_pair), a, g, n, m)
 
 

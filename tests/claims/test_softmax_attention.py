@@ -93,3 +93,43 @@ def test_the_gap_is_carried_to_collapse():
     # Quadratic in the gap at collapse: 1e-60.
     assert out[1] == pytest.approx(float(evaluate(spec, {"n": 32, "d": 64, "q": 1, "gap": 1e-30})["gap"]), rel=1e-8)
     assert 0 < out[1] < 1e-60
+
+
+@pytest.mark.parametrize("name", ["uniform-beyond-range", "lognormal", "random-energy", "kedia-gradient"])
+def test_a_refuted_claim_says_by_how_much(name):
+    claim = DERIVATION.claim(name)
+    comparison = check(claim).comparison
+    one, two = sorted((float(comparison.left), float(comparison.right)))
+    shown = [text.rstrip(".,") for text in claim.note.replace(":", "").split()]
+    assert f"{two / one:.2f}" in shown or {f"{one:.3f}", f"{two:.3f}"} <= set(shown), (claim.note, two / one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["output_q", "output_moments", "input_gradient", "weight_gradients"])
+def test_torch_derivatives_in_the_scores_the_correlation_and_the_size(name):
+    torch = pytest.importorskip("torch")
+    function = load(DERIVATION.evaluator(name), "torch")
+
+    def outputs(deviation, r, q):
+        variance = deviation / 32
+        found = function(n=6.0, d=32.0, q=q, gap=q * (1 - r), d_k=16.0, sigma_q2=variance, sigma_k2=variance)
+        return found if isinstance(found, torch.Tensor) else tuple(found)
+
+    point = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.9, 0.3, 1.2)]
+    assert torch.autograd.gradcheck(outputs, point, eps=1e-4, atol=1e-9, rtol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [
+    {"n": 2, "d": 16, "sigma_q2": 1e-6}, {"n": 512, "d": 64, "q": 2.0, "gap": 1.9, "r_g": 0.3}, {"n": 5, "d": 256, "gap": 1e-8},
+])
+def test_evaluators_give_the_digits_of_eval(at):
+    torch = pytest.importorskip("torch")
+    for spec in DERIVATION.evaluators:
+        given = {key: item for key, item in at.items() if key in {str(p.symbol) for p in spec.signature}}
+        exact = [float(item) for item in evaluate(spec, given).values()]
+        plain = load(spec)(**given)
+        tensors = load(spec, "torch")(**{key: torch.tensor(float(item), dtype=torch.float64) for key, item in given.items()})
+        for found in (plain, tensors):
+            values = [float(item) for item in (found if len(exact) > 1 else [found])]
+            assert values == pytest.approx(exact, rel=1e-9), spec.name

@@ -4,7 +4,6 @@ import importlib.util
 import random
 import re
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
+from symprop.bench_softmax import seconds_per_layer
 from symprop.components import Attention, LayerNorm, Linear, QueryKeyNormAttention, RMSNorm
 from symprop.components.attention import LevelWarning
-from symprop.core import symbols
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.softmax_layer import LEVELS, gamma_rule, layer_moment, small_scores
 from symprop.functions.softmax_values import evaluator, value
@@ -92,6 +91,44 @@ def test_against_autograd(oracle, name):
         mean, error = measured[key]
         order = w**2 * (1 + deviation**2 * (key in ("q_weight", "k")))
         assert abs(theory[key] - mean) < 4 * error + order * abs(mean), (key, theory[key], mean, error)
+
+
+@pytest.mark.parametrize("std", [pytest.param(2.0, marks=pytest.mark.slow), 4.0])
+def test_the_reference_level_against_autograd(oracle, std):
+    cell = oracle.Cell(n=16, d=64, d_k=64, r=0.4, r_g=0.3, std=std)
+    measured, theory = oracle.simulate(cell, 1500, 5, 250), predicted(cell, "reference")
+    w = 1 / cell.d_k + 2 / cell.d
+    for key, number in theory.items():
+        mean, error = measured[key]
+        order = w**2 * (1 + cell.std**2 * (key in ("q_weight", "k")))
+        assert abs(number - mean) < 4 * error + order * abs(mean), (key, number, mean, error)
+
+
+def drawn_participation(tokens, width, key_width, deviation, draws, seed):
+    """E sum_j A_ij^2 of independent Gaussian tokens with its standard error, from fresh weights in every draw."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        x = rng.standard_normal((tokens, width))
+        query, key = (x @ rng.standard_normal((width, key_width)) / np.sqrt(width) for _ in range(2))
+        scores = deviation * query @ key.T / np.sqrt(key_width)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        found.append((weights**2).sum(axis=1).mean())
+    return np.mean(found), np.std(found) / np.sqrt(draws)
+
+
+@pytest.mark.parametrize(("level", "deviation"), [
+    ("uniform", 0.5), ("uniform", 1.5), ("closed_form", 1.5), pytest.param("closed_form", 3.0, marks=pytest.mark.slow),
+])
+def test_the_expected_error_of_a_level_is_its_error(level, deviation):
+    tokens, width, key_width = 64, 96, 48
+    x = Signal(q=sp.S.One, gap=sp.S.One, tokens=sp.Integer(tokens), width=sp.Integer(width), gaussian=True)
+    strength = sp.nsimplify(deviation) / width
+    layer = Attention(width, 1, key_width, strength, strength, level=level)
+    mean, error = drawn_participation(tokens, width, key_width, deviation, 600, 7)
+    found = abs(value(layer.participation(x)) / mean - 1)
+    assert error / mean < found / 4
+    assert found / 2 < layer.expected_error(x) < 2 * found, (found, error / mean)
 
 
 @pytest.mark.slow
@@ -173,16 +210,7 @@ def test_small_scores_are_the_limit_of_the_integrals():
 
 
 def test_the_layer_is_fast_after_the_first():
-    q, gap = symbols.q, symbols.gap
-    x = Signal(q=q, gap=gap, tokens=symbols.n, width=symbols.d, gaussian=True)
-    layer = Attention(symbols.d, 1 / symbols.d, 32, 1 / symbols.d, 1 / symbols.d)
-    y, (back,) = layer.forward(x), layer.backward(Gradient(sp.S.One, sp.S.Half), x)
-    compiled = evaluator((y.q, y.gap, back.q, back.gap), (q, gap, symbols.n, symbols.d))
-    compiled(1.0, 0.5, 64.0, 128.0)
-    start = time.process_time()
-    for k in range(5):
-        compiled(1.0, 0.5 + 0.05 * (k + 1), 64.0, 128.0)
-    assert (time.process_time() - start) / 5 < 0.15
+    assert seconds_per_layer([0.55, 0.6, 0.65, 0.7, 0.75]) < 0.05
 
 
 @pytest.mark.parametrize("kind", ["tokens", "queries and keys"])
