@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from symprop.architectures.checkpoint import Contrast
     from symprop.architectures.description import Architecture
     from symprop.architectures.signal import Words
-    from symprop.architectures.verification import Comparison
 
 SCHEMA, CONTRAST_SCHEMA = "symprop-audit-1", "symprop-checkpoint-1"
 """Names of the forms of :func:`data` and :func:`contrast_data`; one changes when an entry is renamed or dropped."""
@@ -246,20 +245,3 @@ def plot(found: Audit) -> bytes:
     curves = tuple(Curve(label, *zip(*points, strict=True)) for label, points in kept.items() if points)
     name = found.architecture.name
     return figure_pdf(Figure("audit", f"Signal of {name}", "layer", f"{name}, {found.tokens} tokens", curves, (), logy=True))
-
-
-def comparison_text(rows: Sequence[Comparison]) -> str:
-    """Predicted beside measured, one line for each quantity and layer, and what disagrees."""
-    heading = ("predicted", "measured", "error", "s.e.", "allowed")
-    cells = " ".join(name.rjust(width) for name, width in zip(heading, (11, 11, 8, 7, 7), strict=True))
-    lines = [f"{'model':<9} {'layer':>5} {'quantity':<13} {cells}"]
-    for row in rows:
-        spread = row.stderr if row.absolute else row.stderr / row.measured
-        mark = "" if row.agrees else "  DISAGREES"
-        lines.append(
-            f"{row.case:<9} {row.layer:>5} {row.quantity:<13} {row.predicted:>11.5g} {row.measured:>11.5g} {row.error:>+8.2%} "
-            f"{spread:>7.2%} {row.tolerance:>7.1%}{mark}"
-        )
-    wrong = sum(not row.agrees for row in rows)
-    lines.append(f"{len(rows) - wrong} of {len(rows)} within tolerance + 2.5 standard errors")
-    return "\n".join(lines) + "\n"

@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("verify", _verify, "verdicts of the claims, and theory against simulation")
     sub.add_argument("derivation", metavar="NAME", help="a bundled derivation, or architectures: models of transformers")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
+    sub.add_argument(
+        "--ablation", action="store_true", help="architectures: what each ingredient of the theory is worth"
+    )
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -316,19 +319,22 @@ def _printed(content: dict[str, Any] | str) -> None:
 def _verify_architectures(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from symprop.architectures.verification import CASES, compare
-    from symprop.auditing import comparison_text
+    from symprop.architectures import verification
 
-    rows = []
     with _progress() as progress:
-        for case in CASES.values():
-            seeds = 32 if options.full else 16
-            rows += compare(case, seeds=seeds, first_seed=options.seed, repeated=options.full, progress=progress)
+        if options.ablation:
+            worth = verification.ablate(first_seed=options.seed, progress=progress)
+            if options.json:
+                print(json.dumps([asdict(row) for row in worth], indent=1))
+            else:
+                print(verification.ablation_text(worth), end="")
+            return 0
+        rows = verification.verify(first_seed=options.seed, full=options.full, progress=progress)
     if options.json:
         content = [asdict(row) | {"error": row.error, "agrees": row.agrees} for row in rows]
         print(json.dumps(content, indent=1))
     else:
-        print(comparison_text(rows), end="")
+        print(verification.verification_text(rows), end="")
     return 0 if all(row.agrees for row in rows) else 1
 
 
