@@ -6,7 +6,7 @@ where s^2 = (v + noise2)(v + other2): both are 0 for a kinked activation, positi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
@@ -105,9 +105,8 @@ class Kernel:
 
     def _kinked_from_opposite(self) -> sp.Expr:
         c, gap = self.covariance, sp.Dummy("gap", positive=True)
-        mirrored = Kernel(
-            *(sp.expand(part.subs(c, -c)) for part in (self.constant, -self.angle, self.root)), c, self.v, self.noise2, self.other2
-        )
+        constant, angle, root = (sp.expand(part.subs(c, -c)) for part in (self.constant, -self.angle, self.root))
+        mirrored = replace(self, constant=constant, angle=angle, root=root)
         total = mirrored.full() - mirrored.difference(gap)
         return sp.expand(total.subs(gap, self.v + c), deep=False)
 
