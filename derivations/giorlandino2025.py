@@ -30,14 +30,14 @@ from symprop.claims import (
 from symprop.codegen import FunctionSpec
 from symprop.codegen.render import load
 from symprop.components import LayerNorm, UniformAttention
-from symprop.core.expression import Comparison, factored
+from symprop.core.expression import Comparison, compare, factored
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source, merge_unique, neglected_order
 from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, gain_v, gain_w, n, q_0, rho, rho_T, sigma_b2
 from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.phase import OddsLaw, odds_law
 from symprop.functions.arc_cosine import ArcCosine
-from symprop.functions.softmax_closures import ANNEALED, CLOSURES, REM, UNIFORM, Closure
+from symprop.functions.softmax_closures import ANNEALED, CLOSURES, EXACT, REM, UNIFORM, Closure
 from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import GIORLANDINO
@@ -119,6 +119,11 @@ def _critical() -> sp.Expr:
     return _many_tokens(odds().critical(alpha_sa, rho, rho_T, L))
 
 
+def _same_strength(stated: sp.Expr) -> Comparison:
+    """Both strengths are positive, and agree where their squares do, whose expanded powers have one base."""
+    return compare(sp.expand(_critical() ** 2), sp.expand(stated**2))
+
+
 def _critical_result() -> Result:
     return _result(_critical(), r"\alpha_c", ("odds", "the odds of the overlap wanted after L blocks", odds().factor))
 
@@ -188,6 +193,7 @@ def _claims() -> tuple[Claim, ...]:
     second = (gain_w**2 / 2 + other) / (size + sigma_b2 + other)
     halves, law, query = "signal propagation, Post-LN", "rank collapse", "entropy collapse"
     odds_wanted = (rho_T / (1 - rho_T) / (rho / (1 - rho))) ** (1 / L) - 1
+    critical = sp.sqrt(gain_v / odds_wanted)
     return (
         Claim("attention-half", halves, "overlap after attention", _attention_half,
               ((gain_v + skip) * rho + sigma_b2) / (gain_v * (rho + (1 - rho) * Y) + sigma_b2 + skip),
@@ -200,7 +206,7 @@ def _claims() -> tuple[Claim, ...]:
               sp.log((skip + gain_v) / (skip + gain_v + sigma_b2) * second)),
         Claim("odds-law", law, "growth of the odds with equal weights", _odds, (1 + gain_v / skip) ** L),
         Claim("critical-strength", law, "skip that keeps the overlap below a bound after L blocks", _critical_result,
-              sp.sqrt(gain_v / odds_wanted), expected=Status.AGREES, note="Attention halves alone, no bias, many tokens."),
+              critical, statement=lambda: _same_strength(critical), note="Attention halves alone, no bias, many tokens."),
         Claim("signal-preserved", law, "at high beta the overlap stays away from 1 at every depth",
               lambda: _result(sp.S.One, r"\rho_L"), statement=_kept_signal, stated_latex=r"\rho_L \le \tfrac12",
               expected=Status.REFUTED, corrected_by="no-interior-fixed-point",
@@ -249,8 +255,9 @@ def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *argument
 
 
 def _overlap_evaluators() -> tuple[FunctionSpec, ...]:
-    closed = tuple(_overlap("post", closure) for closure in (REM, UNIFORM, ANNEALED))
-    return (*closed, *(_overlap(placement, REM) for placement in ("pre", "none")))
+    closed = tuple(_overlap("post", closure) for closure in (REM, UNIFORM, ANNEALED, EXACT))
+    others = (("pre", REM), ("none", REM), ("pre", EXACT))
+    return (*closed, *(_overlap(placement, closure) for placement, closure in others))
 
 
 def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
@@ -270,8 +277,9 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
 
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
     layers, found = (1, 5, 10, 20, 30, 50), list[Measurement]()
-    cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True), ("pre", 1.0, "rem", False)]
-    cases += [("post", 1.6, "rem", False)] if full else []
+    cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True)]
+    cases += [("pre", 1.0, "rem", False), ("pre", 1.0, "exact", True)]
+    cases += [("post", 1.6, "rem", False), ("post", 1.6, "exact", True)] if full else []
     for index, (placement, beta, level, holds) in enumerate(cases):
         spec = _overlap(placement, CLOSURES[level])
         given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": 128 if full else 64}
@@ -306,7 +314,7 @@ OVERLAP = sp.Symbol("overlap")
 DIAGRAM = Diagram(
     x=Axis(beta_a, "beta", 0.2, 5.0, 200),
     y=Axis(alpha_sa, "alpha_sa", 0.1, 3.0, 200),
-    evaluators={closure.name: f"overlap_{closure.name}" for closure in (REM, UNIFORM, ANNEALED)},
+    evaluators={closure.name: f"overlap_{closure.name}" for closure in (REM, UNIFORM, ANNEALED, EXACT)},
     output=OVERLAP,
     title="Overlap of tokens after {L} layers",
     label="overlap of tokens",

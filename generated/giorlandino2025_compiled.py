@@ -19,7 +19,7 @@ try:
 except ImportError:
     import giorlandino2025_numpy as _numpy
 
-__all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapRemResult', 'angle_exponent', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_rem', 'overlap_uniform', 'preln_overlap_rem', 'query_gradient_frozen']
+__all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapRemResult', 'angle_exponent', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen']
 
 _CHECKED_POINTS = 100_000
 _BLOCK = 256
@@ -768,6 +768,10 @@ def noln_overlap_rem(
         ) = _checked(_arguments, _domains)
     _results = _run(_compiled, _arguments, 3, workers, settle)
     return NolnOverlapRemResult(*_results)
+
+overlap_exact = _numpy.overlap_exact
+
+preln_overlap_exact = _numpy.preln_overlap_exact
 
 _PRELUDE = r"""
 #include <math.h>

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapRemResult', 'angle_exponent', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_rem', 'overlap_uniform', 'preln_overlap_rem', 'query_gradient_frozen']
+__all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapExactResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapExactResult', 'PrelnOverlapRemResult', 'angle_exponent', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen']
 
 _BLOCK = 16384
 _LOOP_BLOCK = 8192
@@ -145,6 +145,494 @@ def _arc_cosine_1(gap, v):
     return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)
 
 
+def _set_partitions(powers):
+    """Sums over distinct tokens whose sum is a product of sums over tokens: {exponents of each token: how often}."""
+    found = {(): 1}
+    for k, p in powers:
+        grown = {}
+        for blocks, times in found.items():
+            for place in range(len(blocks) + 1):
+                new = [*blocks, (k, p)]
+                if place < len(blocks):
+                    new = [*blocks]
+                    new[place] = (blocks[place][0] + k, blocks[place][1] + p)
+                key = tuple(sorted(new))
+                grown[key] = grown.get(key, 0) + times
+        found = grown
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+
+
+def _gamma_nodes(spread):
+    """Gauss nodes and weights, along a new last axis, of a Gamma law of mean 1 and given variances (a vector)."""
+    count = 5
+    matrix = np.zeros((len(spread), count, count), dtype=np.float64)
+    for k in range(count):
+        matrix[:, k, k] = 1 + 2 * k * spread
+        if k + 1 < count:
+            matrix[:, k, k + 1] = matrix[:, k + 1, k] = np.sqrt((k + 1) * spread * (1 + k * spread))
+    nodes, vectors = np.linalg.eigh(matrix)
+    return (nodes, vectors[:, 0, :] ** 2)
+
+
+def _normal_step(scale):
+    """Step of a sum over a normal variable z of functions of e^(scale z) that decay for large arguments: error e^-33."""
+    strip = np.clip(1.5707963267948966 / np.clip(scale, 1e-09, None), None, 8.1)
+    return 6.283185307179586 * strip / (33 + strip * strip / 2)
+
+
+def _reach(scale, tokens, power):
+    """Largest |zeta| that counts: a factor e^(power s zeta) moves the mean to power s, until the weight of a key saturates."""
+    size = np.log(tokens)
+    sharp = np.clip(scale, 1e-09, None)
+    typical, largest = ((size + scale * scale / 2 + 3) / sharp, np.sqrt(2 * size) + 3 / sharp)
+    limit = np.where(typical < largest, typical, largest)
+    moved = np.where(power * scale < limit, power * scale, limit)
+    return max(9.2, 7.6 + float(moved.max()))
+
+
+def _key_nodes(scale, dimension, reach):
+    """Offsets s zeta, values c and weights of a rule for the law of a key, each of shape (nodes, points)."""
+    if float(dimension.max()) < 0:
+        variance, part = _gamma_nodes(-2 / dimension)
+        normal = 0 * scale + float('inf')
+        kinds = [_key_nodes(scale * np.sqrt(variance[:, k]), normal, reach) for k in range(5)]
+        return (np.concatenate([offset for offset, _, _ in kinds]), np.concatenate([c * np.sqrt(variance[:, k]) for k, (_, c, _) in enumerate(kinds)]), np.concatenate([weight * part[:, k] for k, (_, _, weight) in enumerate(kinds)]))
+    if bool(np.isinf(dimension).any()):
+        half = int((reach / _normal_step(scale)).max()) + 1
+        c = np.arange(-half, half + 1, dtype=np.float64)[:, None] * (reach / half) + 0 * scale
+        weight = np.exp(-c * c / 2)
+        return (scale * c, c, weight / weight.sum(0))
+    radius = scale * np.sqrt(dimension)
+    strip = np.clip(np.arctan(1.5707963267948966 / np.clip(radius, 1e-09, None)), None, 1.4)
+    strip = np.where(strip * np.sqrt(dimension) > 8.1, 8.1 / np.sqrt(dimension), strip)
+    step = 6.283185307179586 * strip / (33 - (dimension - 1) * np.log(np.cos(strip)))
+    end = np.arccosh(np.exp((reach * reach / 2 + 3) / (dimension - 1)))
+    half = int((end / step).max()) + 1
+    y = np.arange(-half, half + 1, dtype=np.float64)[:, None] * (end / half)
+    weight = np.exp((1 - dimension) * np.log(np.cosh(y)))
+    c = np.tanh(y)
+    return (radius * c, c, weight / weight.sum(0))
+
+
+def _common_weights(scale, dimension, offset):
+    """Values c and weights of equidistant offsets s zeta that many scales share, of shape (nodes, points)."""
+    zeta = offset[:, None] / scale
+    flat = np.isinf(dimension)
+    finite = np.where(flat, 4.0, dimension)
+    inside = np.clip(1 - zeta * zeta / finite, 0.0, None)
+    sphere = np.exp((finite - 3) / 2 * np.log(np.clip(inside, 1e-300, None)))
+    weight = np.where(flat, np.exp(-zeta * zeta / 2), np.where(inside > 0, sphere, 0 * sphere))
+    return (np.where(flat, zeta, zeta / np.sqrt(finite)), weight / weight.sum(0))
+
+
+def _logarithm(plain, rest):
+    """log(plain) with rest = 1 - plain, accurate for both near zero."""
+    return np.where(rest < 0.5, np.log1p(-np.clip(rest, None, 0.5)), np.log(np.clip(plain, 1e-300, None)))
+
+
+def _bounds(scale, tokens, lowest):
+    """Range of x = log t of the integral over t, for total powers of at least lowest."""
+    size = np.log(tokens)
+    typical = size + scale * scale / 2 + 42
+    largest = size + scale * (np.sqrt(2 * size) + 9) + 42 / lowest
+    many = float(tokens.min()) > 128
+    return (-float(np.where(typical < largest, typical, largest).max()), 3.0 if many else float(8.7 * scale.max() + 5))
+
+
+def _row_block(requests, scale, tokens, dimension, shared, step):
+    """Moments of a block of points, by one matrix product where they share a grid."""
+    plans = [_set_partitions(powers) for powers in requests]
+    wanted = sorted({block for plan in plans for blocks in plan for block in blocks} | {(0, 0)})
+    totals = [sum((k for k, _ in powers)) for powers in requests]
+    first, last = _bounds(scale, tokens, min(totals))
+    reach = _reach(scale, tokens, max(totals))
+    start = int(first / step) - 1
+    x = np.arange(start, int(last / step) + 2, dtype=np.float64) * step
+    averages = {}
+    if shared:
+        half = int(reach * float(scale.max()) / step) + 1
+        c, weight = _common_weights(scale, dimension, np.arange(-half, half + 1, dtype=np.float64) * step)
+        line = np.arange(start - half, start + len(x) + half, dtype=np.float64) * step
+        place = np.arange(len(x))[:, None] + np.arange(2 * half + 1)[None, :]
+        grown = np.exp(np.clip(line, None, 7.0))
+        for k in sorted({k for k, _ in wanted}):
+            kernel = (grown ** k * np.exp(-grown))[place]
+            for p in sorted({p for other, p in wanted if other == k}):
+                averages[k, p] = kernel @ (weight * c ** p)
+        rest = -np.expm1(-grown)[place] @ weight
+    else:
+        offset, c, weight = _key_nodes(scale, dimension, reach)
+        grown = np.exp(np.clip(x[:, None, None] + offset, None, 7.0))
+        decay = np.exp(-grown)
+        for k in sorted({k for k, _ in wanted}):
+            kernel = decay * grown ** k
+            for p in sorted({p for other, p in wanted if other == k}):
+                averages[k, p] = (kernel * (weight * c ** p)).sum(1)
+        rest = -(np.expm1(-grown) * weight).sum(1)
+    logarithm = _logarithm(averages[0, 0], rest)
+    survival = {}
+    found = []
+    for powers, plan in zip(requests, plans, strict=True):
+        total = 0 * tokens
+        for blocks, times in plan.items():
+            count = len(blocks)
+            if count not in survival:
+                survival[count] = np.exp(np.clip(tokens - count, 0.0, None) * logarithm)
+            term = survival[count]
+            for block in blocks:
+                term = term * averages[block]
+            factor = times * step + 0 * tokens
+            for k in range(count):
+                factor = factor * (tokens - k)
+            total = total + factor * term.sum(0)
+        for k in range(2, sum((k for k, _ in powers))):
+            total = total / k
+        found.append(total)
+    return np.stack(found)
+
+
+def _row_moments(requests, variance, tokens, dimension, step=0.27):
+    """E prod_b sum_j w_j^(k_b) c_j^(p_b) of a row of softmax weights, of shape (requests, points)."""
+    scale = np.sqrt(variance)
+    found = np.zeros((len(requests), len(scale)), dtype=np.float64)
+    smooth = np.isinf(dimension) | (dimension >= 64)
+    shared = smooth & (scale >= 0.7)
+    kind = np.where(shared, 0, np.where(dimension < 0, 1, np.where(np.isinf(dimension), 2, 3)))
+    for code in range(4):
+        places = np.arange(len(scale))[kind == code]
+        key = scale[places] + np.where(tokens[places] > 128, 0.0, 1000000.0)
+        places = places[np.argsort(key)]
+        key = key[np.argsort(key)]
+        begin = 0
+        while begin < len(places):
+            size = 512 if code == 0 else max(1, int(64 / (1 + float(scale[places[begin]])) ** 2))
+            same = int((key[begin:] <= key[begin] + 0.5 * scale[places[begin]] + 0.1).sum())
+            here = places[begin:begin + max(1, min(size, same))]
+            found[:, here] = _row_block(requests, scale[here], tokens[here], dimension[here], code == 0, step)
+            begin += len(here)
+    for k, powers in enumerate(requests):
+        if all((p == 0 for _, p in powers)):
+            uniform = tokens ** float(sum((1 - k for k, _ in powers)))
+            found[k] = np.where((variance == 0) | (tokens == 1), uniform, found[k])
+    return found
+
+
+def _tabulate(wanted, load, private, normal, bounds, reach, step, times):
+    """E e^(k u) e^(-e^u) over the private part of one row, with u = x + load c: {k: array of shape (points, x, nodes c)}."""
+    start = int(bounds[0] / float(step.min())) - 1
+    count = int(bounds[1] / float(step.min())) + 2 - start
+    nodes = normal.shape[1]
+    if times > 0:
+        half = (nodes - 1) // 2
+        line = np.arange(times * start - half, times * (start + count - 1) + half + 1, dtype=np.float64)[None, :]
+        line = line * (step / times)[:, None]
+        place = times * np.arange(count)[:, None] + np.arange(nodes)[None, :]
+    else:
+        x = np.arange(start, start + count, dtype=np.float64)[None, :] * step[:, None]
+        line = (x[:, :, None] + (load[:, None] * normal)[:, None, :]).reshape(len(load), -1)
+        place = np.arange(count * nodes).reshape(count, nodes)
+    offset, _, weight = _key_nodes(private, 0 * private + float('inf'), reach)
+    shift, part = (offset.T[:, None, :], weight.T[:, :, None])
+    size = max(1, 1000000 // (len(load) * len(offset)))
+    tables = {}
+    for begin in range(0, line.shape[1], size):
+        grown = np.exp(np.clip(line[:, begin:begin + size, None] + shift, None, 7.0))
+        decay = np.exp(-grown)
+        tables.setdefault('rest', []).append((-np.expm1(-grown) @ part)[:, :, 0])
+        for k in wanted:
+            tables.setdefault(k, []).append((decay * grown ** k @ part)[:, :, 0])
+    return {k: np.concatenate(parts, 1)[:, place] for k, parts in tables.items()}
+
+
+def _pair_block(requests, rows, private, opposite, tokens, extra, width, reach):
+    """Moments of a block of points; rows lists variance, load, step and multiple of the common grid of both rows."""
+    plans = [_set_partitions(powers) for powers in requests]
+    wanted = sorted({block for plan in plans for blocks in plan for block in blocks} | {(0, 0)})
+    half = int((reach / width).max()) + 1
+    normal = np.arange(-half, half + 1, dtype=np.float64)[None, :] * width[:, None]
+    weight = np.exp(-normal * normal / 2)
+    weight = weight / weight.sum(1)[:, None]
+    tables = []
+    for side, (variance, load, step, times) in enumerate(rows):
+        bounds = _bounds(np.sqrt(variance), tokens + side * extra, 1)
+        powers = sorted({block[side] for block in wanted})
+        tables.append(_tabulate(powers, load, np.sqrt(variance * private), normal, bounds, reach, step, times))
+    one, two = tables
+    if opposite:
+        two = {k: np.flip(table, (2,)) for k, table in two.items()}
+    cell = rows[0][2] * rows[1][2]
+    averages = {(k, m): one[k] * weight[:, None, :] @ two[m].swapaxes(1, 2) for k, m in wanted}
+    column = weight[:, :, None]
+    rest_x, rest_y = (one['rest'] @ column, (two['rest'] @ column).swapaxes(1, 2))
+    both = one['rest'] * weight[:, None, :] @ two['rest'].swapaxes(1, 2)
+    logarithm = _logarithm(averages[0, 0], rest_x + rest_y - both)
+    more = extra[:, None, None] * _logarithm((two[0] @ column).swapaxes(1, 2), rest_y)
+    survival = {}
+    found = []
+    for powers, plan in zip(requests, plans, strict=True):
+        total = 0 * tokens
+        for blocks, times in plan.items():
+            count = len(blocks)
+            if count not in survival:
+                survival[count] = np.exp(np.clip(tokens - count, 0.0, None)[:, None, None] * logarithm + more)
+            term = survival[count]
+            for block in blocks:
+                term = term * averages[block]
+            factor = times * cell
+            for k in range(count):
+                factor = factor * (tokens - k)
+            total = total + factor * term.sum(2).sum(1)
+        for side in (0, 1):
+            for k in range(2, sum((block[side] for block in powers))):
+                total = total / k
+        found.append(total)
+    return np.stack(found)
+
+
+def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
+    """E prod_b sum_j w_j^(k_b) v_j^(l_b) of two rows of softmax weights over normal keys, of shape (requests, points)."""
+    private = np.where(deficit > 1, 2 - deficit, deficit)
+    common = np.clip(1 - private, 0.0, None)
+    loads = [np.sqrt(variance * common) for variance in (first, second)]
+    largest = np.clip(np.where(loads[0] > loads[1], loads[0], loads[1]), 1e-09, None)
+    sharp = np.sqrt(np.where(first > second, first, second))
+    natural = _normal_step(largest)
+    width = np.where(natural * largest < step, natural, step / largest)
+    times = [np.floor(step / (np.clip(load, 1e-09, None) * width) + 1e-09) for load in loads]
+    times = [np.where(multiple <= 24, multiple, 0 * multiple) for multiple in times]
+    steps = [np.where(multiple > 0, multiple * load * width, step + 0 * load) for multiple, load in zip(times, loads, strict=True)]
+    power = max((sum((k + m for k, m in powers)) for powers in requests))
+    found = np.zeros((len(requests), len(first)), dtype=np.float64)
+    code = np.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + np.where(tokens > 128, 0.0, 2048.0)
+    for kind in sorted({float(item) for item in code}):
+        places = np.arange(len(first))[code == kind]
+        key = sharp[places]
+        places = places[np.argsort(key)]
+        key = key[np.argsort(key)]
+        begin = 0
+        while begin < len(places):
+            reach = _reach(1.5 * key[begin:begin + 1], (tokens + extra)[places].max(), power)
+            cells = 400 * (2 * reach / float(width[places[begin:]].min()) + 1)
+            same = int((key[begin:] <= 1.5 * key[begin] + 0.1).sum())
+            here = places[begin:begin + max(1, min(same, int(1000000.0 / cells)))]
+            rows = [(variance[here], load[here], grid[here], int(multiple[here][0])) for variance, load, grid, multiple in zip((first, second), loads, steps, times, strict=True)]
+            reach = _reach(sharp[here], (tokens + extra)[here], power)
+            found[:, here] = _pair_block(requests, rows, private[here], bool(deficit[here][0] > 1), tokens[here], extra[here], width[here], reach)
+            begin += len(here)
+    return found
+
+
+def _legendre_nodes(count):
+    """Gauss nodes and weights on [0, 1]."""
+    matrix = np.zeros((1, count, count), dtype=np.float64)
+    for k in range(1, count):
+        matrix[:, k, k - 1] = matrix[:, k - 1, k] = k / (4 * k * k - 1) ** 0.5
+    nodes, vectors = np.linalg.eigh(matrix)
+    return ((1 + nodes[0]) / 2, vectors[0, 0] ** 2)
+
+
+def _one_shape(*values):
+    """The common shape of arrays that broadcast, and the arrays as float64 vectors of its size."""
+    zero = sum((0.0 * np.clip(value, -1.0, 1.0) for value in values))
+    return (zero.shape, [(value + zero).reshape(-1) for value in values])
+
+
+def _averaged_moments(requests, variance, tokens, dimension, spread, evaluate=_row_moments):
+    """E over G of G^k times a moment of a row at the score variance G a, of shape (requests, broadcast shape)."""
+    given = variance if dimension is None else dimension
+    shape, (a, n, law, w) = _one_shape(variance, tokens, given, spread)
+    law = 0 * a + float('inf') if dimension is None else law
+    kinds = sorted({powers for powers, _ in requests})
+    if bool((w > 0).any()):
+        nodes, parts = _gamma_nodes(w)
+        wide = [(item[:, None] + 0 * nodes).reshape(-1) for item in (n, law)]
+        values = evaluate(kinds, (a[:, None] * nodes).reshape(-1), *wide).reshape(len(kinds), len(a), 5)
+        found = [(parts * nodes ** float(k) * values[kinds.index(powers)]).sum(1) for powers, k in requests]
+    else:
+        values = evaluate(kinds, a, n, law)
+        found = [values[kinds.index(powers)] for powers, _ in requests]
+    return np.stack(found).reshape(len(found), *shape)
+
+
+def _weight_gap(variance, tokens, evaluate=_row_moments):
+    """(n Y - 1)/(n - 1), as an integral of dY/da where a is small, so that it keeps its digits."""
+    shape, (a, n) = _one_shape(variance, tokens)
+    small = a < 0.5
+    found = 0.0 * a
+    if bool(small.any()):
+        nodes, parts = _legendre_nodes(12)
+        b, m = (a[small], n[small])
+        places = (b[:, None] * nodes).reshape(-1)
+        square, cube, product = evaluate([((2, 0),), ((3, 0),), ((2, 0), (2, 0))], places, (m[:, None] + 0 * nodes).reshape(-1), 0 * places + float('inf'))
+        slope = ((square - 4 * cube + 3 * product).reshape(len(b), 12) * parts).sum(1)
+        found[small] = b * m * slope / np.clip(m - 1, 1.0, None)
+    if not bool(small.all()):
+        b, m = (a[~small], n[~small])
+        found[~small] = (m * evaluate([((2, 0),)], b, m, 0 * b + float('inf'))[0] - 1) / np.clip(m - 1, 1.0, None)
+    return found.reshape(shape)
+
+
+def _two_rows(requests, variance, gap, tokens, extra):
+    """pair_moments of rows of one variance, by the gap of their scores; all arguments are vectors."""
+    flat = variance == 0
+    deficit = np.where(flat, 0 * gap, gap) / np.where(flat, 1 + 0 * variance, variance)
+    return _pair_moments(requests, variance, variance, deficit, tokens, extra)
+
+
+def _overlap_moments(requests, variance, gap, tokens, extra, evaluate=_two_rows):
+    """Moments of two rows, of shape (requests, broadcast shape)."""
+    shape, (a, g, n, m) = _one_shape(variance, gap, tokens, extra)
+    return evaluate(requests, a, g, n, m).reshape(len(requests), *shape)
+
+
+def _jacobian_integral(variance, first, last, tokens, evaluate):
+    """The integral of E tr(J_i J_k) over the score gap between two gaps that differ little."""
+    nodes, parts = _legendre_nodes(4)
+    a, n = ((item[:, None] + 0 * nodes).reshape(-1) for item in (variance, tokens))
+    gaps = (first[:, None] + (last - first)[:, None] * nodes).reshape(-1)
+    one, two, three = evaluate([((1, 1),), ((1, 2),), ((1, 1), (1, 1))], a, gaps, n, 0 * a)
+    return (last - first) * ((one - 2 * two + three).reshape(len(first), 4) * parts).sum(1)
+
+
+def _row_gap(variance, gap, tokens, evaluate=_two_rows):
+    """Overlap of a row with itself minus that of two rows; an integral of its slope where the gap is small."""
+    shape, (a, g, n) = _one_shape(variance, gap, tokens)
+    small = g < 0.02 * a
+    found = 0.0 * a
+    if bool(small.any()):
+        found[small] = _jacobian_integral(a[small], 0 * g[small], g[small], n[small], evaluate)
+    if not bool(small.all()):
+        b, h, m = (a[~small], g[~small], n[~small])
+        found[~small] = evaluate([((1, 1),)], b, 0 * h, m, 0 * m)[0] - evaluate([((1, 1),)], b, h, m, 0 * m)[0]
+    return found.reshape(shape)
+
+
+def _overlap_gap(variance, gap, tokens, evaluate=_two_rows):
+    """(n V - 1)/(n - 1) of the overlap V of two rows; an integral of its slope where the covariance is small."""
+    shape, (a, g, n) = _one_shape(variance, gap, tokens)
+    small = abs(a - g) < 0.02
+    found = 0.0 * a
+    if bool(small.any()):
+        b, h, m = (a[small], g[small], n[small])
+        found[small] = _jacobian_integral(b, h, b, m, evaluate) * m / np.clip(m - 1, 1.0, None)
+    if not bool(small.all()):
+        b, h, m = (a[~small], g[~small], n[~small])
+        found[~small] = (m * evaluate([((1, 1),)], b, h, m, 0 * m)[0] - 1) / np.clip(m - 1, 1.0, None)
+    return found.reshape(shape)
+
+
+def _softmax_row(requests, a, n, D, w):
+    """Moments of a row of softmax weights, one for each request."""
+    return _averaged_moments(requests, a, n, D, w)
+
+
+def _softmax_pair(requests, a, g, n, m):
+    """Moments of two rows of softmax weights, one for each request."""
+    return _overlap_moments(requests, a, g, n, m)
+
+
+def _softmax_weight_gap(a, n):
+    """The gap of the weights of a row."""
+    return _weight_gap(a, n)
+
+
+def _softmax_row_gap(a, g, n):
+    """The gap of two rows."""
+    return _row_gap(a, g, n)
+
+
+def _softmax_overlap_gap(a, g, n):
+    """The gap of the overlap of two rows."""
+    return _overlap_gap(a, g, n)
+
+
+def _chebyshev_nodes(count):
+    """Chebyshev's nodes on [0, 1]."""
+    return (1 + np.cos((np.arange(count, dtype=np.float64) + 0.5) * (3.141592653589793 / count))) / 2
+
+
+def _chebyshev_values(place, count):
+    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
+    z = 2 * place - 1
+    found = [1 + 0 * z, z]
+    for _ in range(count - 2):
+        found.append(2 * z * found[-1] - found[-2])
+    return np.stack(found)
+
+
+def _panel_table(low, high, tokens):
+    """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
+    coefficients = []
+    for count in (24, 10):
+        nodes = _chebyshev_nodes(count)
+        unit = _chebyshev_values(nodes, count) * (2.0 / count)
+        unit[0] = unit[0] / 2
+        variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
+        flat = 0 * variance
+        own = _row_moments([((2, 0),)], variance, flat + tokens, flat + float('inf'))[0]
+        coefficients.append(unit @ np.log(tokens * own))
+    a = (variance[:, None] + 0 * nodes).reshape(-1)
+    widest = tokens / (tokens - 1)
+    gap = np.expm1(np.log1p(a * widest) * (0 * variance[:, None] + nodes).reshape(-1))
+    other = _pair_moments([((1, 1),)], a, a, gap / a, 0 * a + tokens, 0 * a, 0.4)[0].reshape(10, 10)
+    ratio = np.log((own[:, None] - other) / gap.reshape(10, 10) * (tokens * widest))
+    return (coefficients[0], unit @ ratio @ unit.T)
+
+
+def _table_values(kind, variance, gap, tokens, tables):
+    """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
+    found = 0.0 * variance
+    scale = np.sqrt(variance)
+    for size in sorted(set(tokens.tolist())):
+        low, high = (0.0, 2.0)
+        reach = np.where(tokens == size, scale, 0 * scale).max().tolist()
+        while size > 1 and low <= reach:
+            here = (tokens == size) & (scale >= low) & (scale < high)
+            if bool(here.any()):
+                if (size, low) not in tables:
+                    tables[size, low] = _panel_table(low, high, size)
+                a, table = (variance[here], tables[size, low][kind])
+                place = _chebyshev_values(a / (high * high) if low == 0 else (scale[here] - low) / (high - low), len(table))
+                if kind == 0:
+                    found[here] = table @ place
+                else:
+                    widest = np.log1p(a * size / (size - 1))
+                    share = np.log1p(gap[here]) / np.where(a > 0, widest, 1 + 0 * a)
+                    found[here] = (place * (table @ _chebyshev_values(share, 10))).sum(0)
+            low, high = (high, 2 * high)
+    return found
+
+
+def _table_participation(variance, tokens, tables):
+    """Participation of a row; tables keeps what has been tabulated."""
+    shape, (a, n) = _one_shape(variance, tokens)
+    return (np.exp(_table_values(0, a, 0 * a, n, tables)) / n).reshape(shape)
+
+
+def _table_row_gap(variance, gap, tokens, tables):
+    """Participation minus overlap of two rows, proportional to the gap of their scores as that vanishes."""
+    shape, (a, g, n) = _one_shape(variance, gap, tokens)
+    return (np.exp(_table_values(1, a, g, n, tables)) * g * (n - 1) / n ** 2).reshape(shape)
+
+
+def _tabulated(function, *values):
+    """Evaluate with the tables of this module."""
+    return function(*(np.asarray(value) for value in values), _SOFTMAX_TABLES)
+
+
+_SOFTMAX_TABLES = {}
+
+
+def _softmax_table_participation(a, n):
+    """Participation of a row, interpolated."""
+    return _tabulated(_table_participation, a, n)
+
+
+def _softmax_table_row_gap(a, g, n):
+    """The gap of two rows, interpolated."""
+    return _tabulated(_table_row_gap, a, g, n)
+
+
 class OverlapRemResult(NamedTuple):
     """The results of :func:`overlap_rem`."""
 
@@ -166,6 +654,13 @@ class OverlapAnnealedResult(NamedTuple):
     one_minus_overlap: np.ndarray
 
 
+class OverlapExactResult(NamedTuple):
+    """The results of :func:`overlap_exact`."""
+
+    overlap: np.ndarray
+    one_minus_overlap: np.ndarray
+
+
 class PrelnOverlapRemResult(NamedTuple):
     """The results of :func:`preln_overlap_rem`."""
 
@@ -176,6 +671,14 @@ class PrelnOverlapRemResult(NamedTuple):
 
 class NolnOverlapRemResult(NamedTuple):
     """The results of :func:`noln_overlap_rem`."""
+
+    overlap: np.ndarray
+    one_minus_overlap: np.ndarray
+    second_moment: np.ndarray
+
+
+class PrelnOverlapExactResult(NamedTuple):
+    """The results of :func:`preln_overlap_exact`."""
 
     overlap: np.ndarray
     one_minus_overlap: np.ndarray
@@ -846,6 +1349,144 @@ def overlap_annealed(
     )
 
 
+def overlap_exact(
+    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
+):
+    r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: exact softmax.
+
+    .. math::
+
+        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+
+    Args:
+        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        L: depth: number of blocks, an integer >= 1.
+        n: number of tokens, an integer >= 1.
+        beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
+        gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
+        gain_w: gain of the feed-forward weights: their variance times fan-in, a number >= 0.
+        sigma_b2: variance of a bias, a number >= 0.
+        alpha_sa: strength of the skip around attention, a number >= 0.
+        alpha_mlp: strength of the skip around the feed-forward branch, a number >= 0.
+
+    Returns the fields overlap, one_minus_overlap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
+    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
+    the result is then that of the depth reached.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+        fresh branch: a residual branch has zero mean given the stream it is added to
+        wide norm: the size of a token is its expectation, exact as the width tends to infinity
+        Gaussian coordinates: the coordinates that enter an activation are jointly Gaussian over tokens (exact as
+            the width of the layer below tends to infinity)
+        exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
+
+    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
+    A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4.
+    """
+    _arguments = (
+        rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('L', 1.0, None, True, False, 'an integer >= 1'),
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('beta_a', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_v', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_w', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_b2', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
+    )
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
+    # 15 operations a point, and 26 a layer
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b100:
+                x2 = np.log(n)
+            if _changed & 0b1000:
+                x3 = np.square(beta_a)
+            if _changed & 0b100000:
+                x4 = 0.5*gain_w
+                x5 = x4
+            if _changed & 0b10000000:
+                x6 = np.square(alpha_sa)
+            if _changed & 0b100000000:
+                x7 = np.square(alpha_mlp)
+            if _changed & 0b1100:
+                x8 = x2*x3
+            if _changed & 0b1100000:
+                x9 = gain_w + sigma_b2
+                x10 = x4*x9
+            if _changed & 0b11000000:
+                x11 = sigma_b2 + x6
+            if _changed & 0b101100000:
+                x12 = sigma_b2 + x10 + x7
+                x13 = 1/x12
+            _state = (
+                x1,
+            )
+            for _layer in range(int(np.max(L))):
+                gap_X, = _state
+                x14 = gap_X*x8
+                x15 = _softmax_table_participation(x14, n)
+                x16 = _softmax_table_row_gap(x14, x8*np.square(gap_X), n)
+                x17 = gain_v*gap_X*x16 + gap_X*x6
+                x18 = 1/(gain_v*(gap_X*x15 + 1 - gap_X) + x11)
+                x19 = x17*x18
+                x20 = _arc_cosine_1(gain_w*x19, x9)
+                _next = (
+                    x13*(gain_w*(x17*x18*x5 - 0.15915494309189535*x20) + x19*x7),
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    gap_X, = _state
+                    if settle > 0 and np.max(gap_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            gap_X, = _state
+            _to_overlap[_at] = 1 - gap_X
+            _to_one_minus_overlap[_at] = gap_X
+
+    _in_parts(_work, workers)
+    return OverlapExactResult(
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
+    )
+
+
 def preln_overlap_rem(
     rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
@@ -1105,6 +1746,151 @@ def noln_overlap_rem(
 
     _in_parts(_work, workers)
     return NolnOverlapRemResult(
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
+        _to_second_moment[()],
+    )
+
+
+def preln_overlap_exact(
+    rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
+):
+    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: exact softmax.
+
+    .. math::
+
+        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+
+    Args:
+        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        q_0: second moment of a coordinate that enters the first block, a number > 0.
+        L: depth: number of blocks, an integer >= 1.
+        n: number of tokens, an integer >= 1.
+        beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
+        gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
+        gain_w: gain of the feed-forward weights: their variance times fan-in, a number >= 0.
+        sigma_b2: variance of a bias, a number >= 0.
+        alpha_sa: strength of the skip around attention, a number >= 0.
+        alpha_mlp: strength of the skip around the feed-forward branch, a number >= 0.
+
+    Returns the fields overlap, one_minus_overlap, second_moment.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
+    where no state changes any more, or where gap_X/q_X is at most ``settle`` everywhere, which is off at the
+    default 0: the result is then that of the depth reached.
+
+    Assumes:
+        wide norm: the size of a token is its expectation, exact as the width tends to infinity
+        independent gradient: the incoming gradient is independent of the layer's own weights
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        fresh branch: a residual branch has zero mean given the stream it is added to
+        Gaussian coordinates: the coordinates that enter an activation are jointly Gaussian over tokens (exact as
+            the width of the layer below tends to infinity)
+        exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
+
+    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
+    attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4.
+    """
+    _arguments = (
+        rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('q_0', 0.0, None, False, True, 'a number > 0'),
+        ('L', 1.0, None, True, False, 'an integer >= 1'),
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('beta_a', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_v', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_w', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_b2', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
+    )
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
+    _to_second_moment = np.empty(_shape)
+    # 14 operations a point, and 32 a layer
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if check and _changed & 0b1001 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b1000:
+                x2 = np.log(n)
+            if _changed & 0b10000:
+                x3 = np.square(beta_a)
+            if _changed & 0b1000000:
+                x4 = 0.5*gain_w
+                x5 = x4
+            if _changed & 0b100000000:
+                x6 = np.square(alpha_sa)
+            if _changed & 0b1000000000:
+                x7 = np.square(alpha_mlp)
+            if _changed & 0b11:
+                x8 = q_0*x1
+            if _changed & 0b11000:
+                x9 = x2*x3
+            if _changed & 0b11000000:
+                x10 = gain_w + sigma_b2
+                x11 = x10*x4
+                x12 = sigma_b2 + x11
+            _state = (
+                q_0,
+                x8,
+            )
+            for _layer in range(int(np.max(L))):
+                q_X, gap_X = _state
+                x13 = gap_X/q_X
+                x14 = x13*x9
+                x15 = _softmax_table_participation(x14, n)
+                x16 = _softmax_table_row_gap(x14, x9*np.square(gap_X)/np.square(q_X), n)
+                x17 = gain_v*x13*x16 + gap_X*x6
+                x18 = gain_v*(x13*x15 + 1 - x13) + q_X*x6 + sigma_b2
+                x19 = 1/x18
+                x20 = _arc_cosine_1(gain_w*x17*x19, x10)
+                _next = (
+                    x12 + x18*x7,
+                    gain_w*(x17*x19*x5 - 0.15915494309189535*x20) + x17*x7,
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    q_X, gap_X = _state
+                    if settle > 0 and np.max(gap_X/q_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            q_X, gap_X = _state
+            x21 = gap_X/q_X
+            _to_overlap[_at] = 1 - x21
+            _to_one_minus_overlap[_at] = x21
+            _to_second_moment[_at] = q_X
+
+    _in_parts(_work, workers)
+    return PrelnOverlapExactResult(
         _to_overlap[()],
         _to_one_minus_overlap[()],
         _to_second_moment[()],

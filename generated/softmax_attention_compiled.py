@@ -18,7 +18,7 @@ try:
 except ImportError:
     import softmax_attention_numpy as _numpy
 
-__all__ = ['input_gradient', 'output_moments', 'output_q', 'weight_gradients']
+__all__ = ['centred_gradient', 'centred_output', 'input_gradient', 'output_moments', 'output_q', 'prenorm_gradient', 'prenorm_output', 'query_key_norm_gradient', 'query_key_norm_output', 'weight_gradients']
 
 _CHECKED_POINTS = 100_000
 _BLOCK = 256
@@ -153,11 +153,23 @@ def _run(kernel, arguments, outputs, workers, settle=0.0):
     return [value[()] for value in results]
 
 
+centred_gradient = _numpy.centred_gradient
+
+centred_output = _numpy.centred_output
+
 input_gradient = _numpy.input_gradient
 
 output_moments = _numpy.output_moments
 
 output_q = _numpy.output_q
+
+prenorm_gradient = _numpy.prenorm_gradient
+
+prenorm_output = _numpy.prenorm_output
+
+query_key_norm_gradient = _numpy.query_key_norm_gradient
+
+query_key_norm_output = _numpy.query_key_norm_output
 
 weight_gradients = _numpy.weight_gradients
 

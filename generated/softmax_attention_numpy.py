@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ['InputGradientResult', 'OutputMomentsResult', 'WeightGradientsResult', 'input_gradient', 'output_moments', 'output_q', 'weight_gradients']
+__all__ = ['CentredGradientResult', 'CentredOutputResult', 'InputGradientResult', 'OutputMomentsResult', 'PrenormGradientResult', 'PrenormOutputResult', 'QueryKeyNormGradientResult', 'QueryKeyNormOutputResult', 'WeightGradientsResult', 'centred_gradient', 'centred_output', 'input_gradient', 'output_moments', 'output_q', 'prenorm_gradient', 'prenorm_output', 'query_key_norm_gradient', 'query_key_norm_output', 'weight_gradients']
 
 _BLOCK = 16384
 _CHECKED_POINTS = 100_000
@@ -98,6 +98,40 @@ def _blocks(shape, arguments, domains, block, part, parts):
                 if domains is not None and domains[k] is not None:
                     _check(value, exact[k], *domains[k])
             yield index, changed, values
+
+
+def _correlation_deficit(t, f):
+    """One minus the expected sample correlation at correlation 1 - t and f degrees of freedom."""
+    near = np.minimum(t, 2 - t)
+    tau = near*(2 - near)
+    end = np.sqrt(80.0/f) + 40.0/np.maximum(f - 2, 1.0)
+    scale = 3.0/np.sqrt(f)
+    step = np.arcsinh(end/scale)/64
+    total, norm = 0.0, 0.0
+    for k in range(65):
+        square = np.sinh(scale*np.sinh(k*step))**2
+        weight = (0.5 if k == 0 else np.cosh(k*step))*np.exp(-0.5*f*np.log1p(square))
+        w = np.sqrt(1 + tau*square)
+        norm = norm + weight
+        total = total + weight*(1 + square)*1/(w*(w + 1 - near))
+    value = tau*total/norm
+    return np.where(t > 1, 2 - value, value)
+
+
+def _correlation_slope_deficit(t, f):
+    """What the derivative of the deficit loses between 0 and t, for f > 2."""
+    tau = t*(2 - t)
+    end = np.sqrt(80.0/f) + 40.0/np.maximum(f - 2, 1.0)
+    scale = 3.0/np.sqrt(f)
+    step = np.arcsinh(end/scale)/64
+    total, norm = 0.0, 0.0
+    for k in range(65):
+        square = np.sinh(scale*np.sinh(k*step))**2
+        weight = (0.5 if k == 0 else np.cosh(k*step))*np.exp(-0.5*f*np.log1p(square))
+        w = np.sqrt(1 + tau*square)
+        norm = norm + weight
+        total = total + weight*(1 + square)*square*(w*w + w + 1)/((w + 1)*w**3)
+    return tau*total/norm
 
 
 def _set_partitions(powers):
@@ -272,70 +306,71 @@ def _row_moments(requests, variance, tokens, dimension, step=0.27):
     return found
 
 
-def _tabulate(wanted, load, private, normal, first, last, reach, step):
-    """E e^(k u) e^(-e^u) over the private part of one row, with u = x + load c, of shape (x, nodes c); and the step of x."""
-    unit = load * float(normal[1] - normal[0])
-    times = int(step / unit) if unit > 0 else 0
-    if 1 <= times <= 40:
-        step = times * unit
-    start = int(first / step) - 1
-    count = int(last / step) + 2 - start
-    if 1 <= times <= 40:
-        half = (len(normal) - 1) // 2
-        line = np.arange(times * start - half, times * (start + count - 1) + half + 1, dtype=np.float64) * unit
-        place = times * np.arange(count)[:, None] + np.arange(len(normal))[None, :]
+def _tabulate(wanted, load, private, normal, bounds, reach, step, times):
+    """E e^(k u) e^(-e^u) over the private part of one row, with u = x + load c: {k: array of shape (points, x, nodes c)}."""
+    start = int(bounds[0] / float(step.min())) - 1
+    count = int(bounds[1] / float(step.min())) + 2 - start
+    nodes = normal.shape[1]
+    if times > 0:
+        half = (nodes - 1) // 2
+        line = np.arange(times * start - half, times * (start + count - 1) + half + 1, dtype=np.float64)[None, :]
+        line = line * (step / times)[:, None]
+        place = times * np.arange(count)[:, None] + np.arange(nodes)[None, :]
     else:
-        line = (np.arange(start, start + count, dtype=np.float64)[:, None] * step + load * normal).reshape(-1)
-        place = np.arange(count * len(normal)).reshape(count, len(normal))
-    offset, _, weight = _key_nodes(private.reshape(1), 0 * private.reshape(1) + float('inf'), reach)
+        x = np.arange(start, start + count, dtype=np.float64)[None, :] * step[:, None]
+        line = (x[:, :, None] + (load[:, None] * normal)[:, None, :]).reshape(len(load), -1)
+        place = np.arange(count * nodes).reshape(count, nodes)
+    offset, _, weight = _key_nodes(private, 0 * private + float('inf'), reach)
+    shift, part = (offset.T[:, None, :], weight.T[:, :, None])
+    size = max(1, 1000000 // (len(load) * len(offset)))
     tables = {}
-    for begin in range(0, len(line), 4096):
-        grown = np.exp(np.clip(line[begin:begin + 4096, None] + offset[:, 0], None, 7.0))
+    for begin in range(0, line.shape[1], size):
+        grown = np.exp(np.clip(line[:, begin:begin + size, None] + shift, None, 7.0))
         decay = np.exp(-grown)
-        tables.setdefault('rest', []).append(-np.expm1(-grown) @ weight[:, 0])
+        tables.setdefault('rest', []).append((-np.expm1(-grown) @ part)[:, :, 0])
         for k in wanted:
-            tables.setdefault(k, []).append(decay * grown ** k @ weight[:, 0])
-    return (step, {k: np.concatenate(parts)[place] for k, parts in tables.items()})
+            tables.setdefault(k, []).append((decay * grown ** k @ part)[:, :, 0])
+    return {k: np.concatenate(parts, 1)[:, place] for k, parts in tables.items()}
 
 
-def _pair_point(requests, first, second, deficit, tokens, extra, step):
-    """Moments of two rows at one point; the arguments are arrays of one entry."""
+def _pair_block(requests, rows, private, opposite, tokens, extra, width, reach):
+    """Moments of a block of points; rows lists variance, load, step and multiple of the common grid of both rows."""
     plans = [_set_partitions(powers) for powers in requests]
     wanted = sorted({block for plan in plans for blocks in plan for block in blocks} | {(0, 0)})
-    opposite = float(deficit) > 1
-    private = 2 - deficit if opposite else deficit
-    common = np.clip(1 - private, 0.0, None)
-    loads = [float(np.sqrt(variance * common)) for variance in (first, second)]
-    power = max((sum((k + m for k, m in powers)) for powers in requests))
-    sharp = np.sqrt(np.where(first > second, first, second))
-    reach = _reach(sharp, tokens + extra, power)
-    width = reach / (int(reach / float(_normal_step(0 * common + max(*loads, 1e-09)))) + 1)
-    half = int(reach / width + 0.5)
-    normal = np.arange(-half, half + 1, dtype=np.float64) * width
+    half = int((reach / width).max()) + 1
+    normal = np.arange(-half, half + 1, dtype=np.float64)[None, :] * width[:, None]
     weight = np.exp(-normal * normal / 2)
-    weight = weight / weight.sum()
-    rows = []
-    for side, variance in enumerate((first, second)):
-        low, high = _bounds(np.sqrt(variance), tokens + side * extra, 1)
-        rows.append(_tabulate(sorted({block[side] for block in wanted}), loads[side], np.sqrt(variance * private), normal, low, high, reach, step))
-    (step_x, one), (step_y, two) = rows
+    weight = weight / weight.sum(1)[:, None]
+    tables = []
+    for side, (variance, load, step, times) in enumerate(rows):
+        bounds = _bounds(np.sqrt(variance), tokens + side * extra, 1)
+        powers = sorted({block[side] for block in wanted})
+        tables.append(_tabulate(powers, load, np.sqrt(variance * private), normal, bounds, reach, step, times))
+    one, two = tables
     if opposite:
-        two = {k: np.flip(table, (1,)) for k, table in two.items()}
-    averages = {(k, m): one[k] * weight @ two[m].T for k, m in wanted}
-    rest_x, rest_y = (one['rest'] @ weight, two['rest'] @ weight)
-    logarithm = _logarithm(averages[0, 0], rest_x[:, None] + rest_y - one['rest'] * weight @ two['rest'].T)
-    more = extra * _logarithm(two[0] @ weight, rest_y)
+        two = {k: np.flip(table, (2,)) for k, table in two.items()}
+    cell = rows[0][2] * rows[1][2]
+    averages = {(k, m): one[k] * weight[:, None, :] @ two[m].swapaxes(1, 2) for k, m in wanted}
+    column = weight[:, :, None]
+    rest_x, rest_y = (one['rest'] @ column, (two['rest'] @ column).swapaxes(1, 2))
+    both = one['rest'] * weight[:, None, :] @ two['rest'].swapaxes(1, 2)
+    logarithm = _logarithm(averages[0, 0], rest_x + rest_y - both)
+    more = extra[:, None, None] * _logarithm((two[0] @ column).swapaxes(1, 2), rest_y)
+    survival = {}
     found = []
     for powers, plan in zip(requests, plans, strict=True):
         total = 0 * tokens
         for blocks, times in plan.items():
-            term = np.exp(np.clip(tokens - len(blocks), 0.0, None) * logarithm + more)
+            count = len(blocks)
+            if count not in survival:
+                survival[count] = np.exp(np.clip(tokens - count, 0.0, None)[:, None, None] * logarithm + more)
+            term = survival[count]
             for block in blocks:
                 term = term * averages[block]
-            factor = times * step_x * step_y
-            for k in range(len(blocks)):
+            factor = times * cell
+            for k in range(count):
                 factor = factor * (tokens - k)
-            total = total + factor * term.sum()
+            total = total + factor * term.sum(2).sum(1)
         for side in (0, 1):
             for k in range(2, sum((block[side] for block in powers))):
                 total = total / k
@@ -345,9 +380,34 @@ def _pair_point(requests, first, second, deficit, tokens, extra, step):
 
 def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
     """E prod_b sum_j w_j^(k_b) v_j^(l_b) of two rows of softmax weights over normal keys, of shape (requests, points)."""
+    private = np.where(deficit > 1, 2 - deficit, deficit)
+    common = np.clip(1 - private, 0.0, None)
+    loads = [np.sqrt(variance * common) for variance in (first, second)]
+    largest = np.clip(np.where(loads[0] > loads[1], loads[0], loads[1]), 1e-09, None)
+    sharp = np.sqrt(np.where(first > second, first, second))
+    natural = _normal_step(largest)
+    width = np.where(natural * largest < step, natural, step / largest)
+    times = [np.floor(step / (np.clip(load, 1e-09, None) * width) + 1e-09) for load in loads]
+    times = [np.where(multiple <= 24, multiple, 0 * multiple) for multiple in times]
+    steps = [np.where(multiple > 0, multiple * load * width, step + 0 * load) for multiple, load in zip(times, loads, strict=True)]
+    power = max((sum((k + m for k, m in powers)) for powers in requests))
     found = np.zeros((len(requests), len(first)), dtype=np.float64)
-    for k in range(len(first)):
-        found[:, k] = _pair_point(requests, first[k], second[k], deficit[k], tokens[k], extra[k], step)
+    code = np.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + np.where(tokens > 128, 0.0, 2048.0)
+    for kind in sorted({float(item) for item in code}):
+        places = np.arange(len(first))[code == kind]
+        key = sharp[places]
+        places = places[np.argsort(key)]
+        key = key[np.argsort(key)]
+        begin = 0
+        while begin < len(places):
+            reach = _reach(1.5 * key[begin:begin + 1], (tokens + extra)[places].max(), power)
+            cells = 400 * (2 * reach / float(width[places[begin:]].min()) + 1)
+            same = int((key[begin:] <= 1.5 * key[begin] + 0.1).sum())
+            here = places[begin:begin + max(1, min(same, int(1000000.0 / cells)))]
+            rows = [(variance[here], load[here], grid[here], int(multiple[here][0])) for variance, load, grid, multiple in zip((first, second), loads, steps, times, strict=True)]
+            reach = _reach(sharp[here], (tokens + extra)[here], power)
+            found[:, here] = _pair_block(requests, rows, private[here], bool(deficit[here][0] > 1), tokens[here], extra[here], width[here], reach)
+            begin += len(here)
     return found
 
 
@@ -456,7 +516,7 @@ def _softmax_row(requests, a, n, D, w):
 
 
 def _softmax_pair(requests, a, g, n, m):
-    """Moments of two rows of softmax weights, one for each request; points are evaluated one after the other."""
+    """Moments of two rows of softmax weights, one for each request."""
     return _overlap_moments(requests, a, g, n, m)
 
 
@@ -609,42 +669,50 @@ def _softmax_layer_exact_nodes(D, d_k, deficit, bias):
     ]
 
 
-def _softmax_layer_exact_row(a, n, D):
+def _softmax_layer_exact_row(a, n, D, d_k):
     """Moments of one row of weights."""
     x0 = np.sqrt(a)
     x1 = 1/D
     x2 = 1/np.square(D)
-    x3 = _softmax_row([(((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 2),), 0), (((3, 0),), 0)], a, n, None, 0)
+    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0)], a, n, None, 0)
     x4 = _softmax_weight_gap(a, n)
-    x5 = x3[8]
-    x6 = x3[11]
-    x7 = x3[9]
-    x8 = x3[10]
-    x9 = x3[2] + x3[7] - 2*x3[3]
-    x10 = -x5
-    x11 = 2*x6
-    x12 = -x7
-    x13 = x8 + x3[4] - 2*x3[6]
-    x14 = x5 + 3*x7 - 4*x6
-    x15 = x5 + x7 - x11
-    x16 = x11 + 1 - 3*x5
+    x5 = x3[9]
+    x6 = x3[14]
+    x7 = x3[10]
+    x8 = x3[13]
+    x9 = x3[3] + x3[8] - 2*x3[4]
+    x10 = x3[12]
+    x11 = -x5
+    x12 = 2*x6
+    x13 = -x7
+    x14 = x8 + x3[5] - 2*x3[7]
+    x15 = x5 - x8
+    x16 = x5 + 3*x7 - 4*x6
+    x17 = x7 - x12
+    x18 = x12 + 1 - 3*x5
+    x19 = x17 + x5
     return [
-        x1*(x10 + x3[0]) + x5,
-        x1*(x10 + x11 + x12 + x13) + x15,
-        x1*x16 + x13*x2*(2*D - 2) + x15 + x2*(x12 + 2*x5 + x9 - 1),
-        x2*(x13*(D - 1) + x9),
+        x1*(x11 + x12 + x13 + x14) + x19,
+        x1*x18 + x14*x2*(2*D - 2) + x19 + x2*(x13 + 2*x5 + x9 - 1),
+        x2*(x14*(D - 1) + x9),
+        x1*(x11 + x3[1]) + x5,
         x4,
-        x1*(x8 - x5) + x5,
+        x5 - x1*x15,
+        x4*(1 - 1/n) - a*x1*(x5 + 6*x6 - 6*x7 - 1),
+        0,
         x5,
-        x15,
-        2*a*x14,
-        a*x16,
-        x1*(0.5*(2*x3[5] - 2*x3[1])/x0 - x14) + x14,
-        x14,
+        x19,
+        2*a*x16,
+        a*x18,
+        x3[11] - x15 - x17 - 2*x3[16],
+        x0*(x3[0] - x10),
+        x0*(x10 - x3[15]),
+        x1*(0.5*(2*x3[6] - 2*x3[2])/x0 - x16) + x16,
+        x16,
     ]
 
 
-def _softmax_layer_exact_pair(a, n, D, x):
+def _softmax_layer_exact_pair(a, n, D, d_k, x):
     """Moments of two rows of weights."""
     x0 = np.sqrt(a)
     x1 = n - 1
@@ -693,7 +761,7 @@ def _softmax_layer_exact_pair(a, n, D, x):
 
 
 def _softmax_layer_exact(a, n, D, d_k, deficit, bias):
-    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, scaled_square, scaled_jacobian, scaled_form, scaled_along, row_gap, token_gap, pair_slope, pair_jacobian, joint, scaled_joint."""
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
     a, n, D, d_k, deficit, bias = np.broadcast_arrays(a, n, D, d_k, deficit, bias)
     single = n < 2
     n = np.where(single, 2 + 0*n, n)
@@ -702,36 +770,981 @@ def _softmax_layer_exact(a, n, D, d_k, deficit, bias):
     nodes = [item + 0*a for item in _softmax_layer_exact_nodes(D, d_k, deficit, bias)]
     shift, weight = np.stack(nodes[:3]), np.stack(nodes[3:6])
     scale, wider, x, both = (np.stack(nodes[k:k + 9]) for k in (6, 15, 24, 33))
-    rows = _softmax_layer_exact_row(a*(1 + shift), n + 0*shift, D + 0*shift)
-    pairs = _softmax_layer_exact_pair(a*scale, n + 0*scale, D + 0*scale, x)
+    rows = _softmax_layer_exact_row(a*(1 + shift), n + 0*shift, D + 0*shift, d_k + 0*shift)
+    pairs = _softmax_layer_exact_pair(a*scale, n + 0*scale, D + 0*scale, d_k + 0*scale, x)
     start, wide, share = scale[::3], wider[::3], both[0::3] + both[1::3] + both[2::3]
     slopes = [0*a, 0*a]
     for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
-        at = _softmax_layer_exact_row(a*(start + place*wide), n + 0*start, D + 0*start)
-        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (10, 11))]
+        at = _softmax_layer_exact_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
     values = [
-        (weight*rows[0]).sum(0),
-        (weight*rows[6]).sum(0),
+        (weight*rows[3]).sum(0),
+        (weight*rows[8]).sum(0),
         (weight*rows[5]).sum(0),
         small*((weight*rows[4]).sum(0)),
-        small*((weight*rows[8]).sum(0)),
-        (weight*rows[7]).sum(0),
+        small*((weight*rows[10]).sum(0)),
+        (weight*rows[9]).sum(0),
+        (weight*rows[0]).sum(0),
         (weight*rows[1]).sum(0),
         (weight*rows[2]).sum(0),
-        (weight*rows[3]).sum(0),
-        small*((weight*rows[9]).sum(0)),
-        (weight*(1 + shift)*rows[7]).sum(0),
+        small*((weight*rows[11]).sum(0)),
+        small*((weight*rows[13]).sum(0)),
+        small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[6]).sum(0)),
+        small*((weight*rows[7]).sum(0)),
+        (weight*(1 + shift)*rows[9]).sum(0),
+        (weight*(1 + shift)*rows[0]).sum(0),
         (weight*(1 + shift)*rows[1]).sum(0),
         (weight*(1 + shift)*rows[2]).sum(0),
-        (weight*(1 + shift)*rows[3]).sum(0),
+        small*((weight*(1 + shift)*rows[12]).sum(0)),
         small*((both*pairs[0]).sum(0) + slopes[1]),
         small*((both*pairs[1]).sum(0) + slopes[0]),
         small*((both*pairs[6]).sum(0)),
         (both*scale*(1 - x)*pairs[3]).sum(0),
+        (both*pairs[3]).sum(0),
         (both*pairs[5]).sum(0),
         (both*scale*(1 - x)*pairs[5]).sum(0),
     ]
-    return np.stack([np.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+    return np.stack([np.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+
+
+def _softmax_layer_exact_unit_nodes(D, d_k, deficit, bias):
+    """Nodes and weights of one row and of two rows."""
+    x0 = 1/D
+    x1 = 2*x0
+    x2 = 3*x0
+    x3 = 6*x0
+    x4 = x1 + 1
+    x5 = np.sqrt(x4)
+    x6 = 1/d_k
+    x7 = 2*x6
+    x8 = x7 + 1
+    x9 = np.sqrt(x8)
+    x10 = 1/(bias + 1)
+    x11 = x0 + x6
+    x12 = np.sqrt(x11)
+    x13 = x1 + x7
+    x14 = np.sqrt(x13)
+    x15 = x4*x8
+    x16 = 0.5/(x4*x8)
+    x17 = np.sqrt(x15 - 1)
+    x18 = np.sqrt(2*x15 - 1)
+    x19 = np.arctan(x17/(x5*x9))
+    x20 = 2*x17
+    x21 = 2*x18
+    x22 = 0.3333333333333333*x19
+    x23 = np.sin(x22 + 1.0471975511965979)
+    x24 = np.sin(x22)
+    x25 = np.cos(x22 + 0.5235987755982989)
+    x26 = x20 + x21*x23
+    x27 = x20 - x21*x24
+    x28 = x20 - x21*x25
+    x29 = x17*x26
+    x30 = x17*x27
+    x31 = x17*x28
+    x32 = np.square(x26)
+    x33 = np.square(x27)
+    x34 = np.square(x28)
+    x35 = 1/(x16*np.square(x32 - x20*x26 - 1) + x32 + 1)
+    x36 = 1/(x16*np.square(x33 - x20*x27 - 1) + x33 + 1)
+    x37 = 1/(x16*np.square(x34 - x20*x28 - 1) + x34 + 1)
+    x38 = deficit*x10
+    x39 = 1 - x38
+    x40 = 2 - x38
+    x41 = np.square(x39)
+    x42 = (3 - 2*deficit - np.square(1 - deficit))/np.square(x40)
+    x43 = x38*x40
+    x44 = x41 + 1
+    x45 = np.sqrt(x44)
+    x46 = 1/x44
+    x47 = x11*x43
+    x48 = 0.5*x47
+    x49 = x11*x41*x46
+    x50 = x12*x45/x14
+    x51 = x48 + 1
+    x52 = x39*x48
+    x53 = 2*x11*x41*x46 + 0.6666666666666666 - x1*x42 - x13
+    x54 = np.sqrt((x2*x42 + x2 + 3*x6 - 3*x49)/(x3*x42 + x3 + 6*x6 + 1 - 6*x49))
+    x55 = 1/x51
+    x56 = (1 - x11*x44/x13)/(x50 + 1)
+    x57 = x39*x51
+    x58 = x0*x42 + x11 + 0.16666666666666666 - x49
+    x59 = x12*x14*x43*x57/(x17*x45)
+    x60 = x43*x54
+    x61 = x38 + x47*x57 - x52
+    x62 = x26*x59
+    x63 = x52 + x60 - deficit*x10*x11*x39*x40*x51 - x38
+    x64 = x27*x59
+    x65 = x28*x59
+    x66 = x55*(x29*x50 + 1)
+    x67 = x55*(x30*x50 + 1)
+    x68 = x55*(x31*x50 + 1)
+    x69 = x61 - x62
+    x70 = x61 - x64
+    x71 = x61 - x65
+    x72 = x29*x56 + x48*x66
+    x73 = x30*x56 + x48*x67
+    x74 = x31*x56 + x48*x68
+    x75 = x35*x58
+    x76 = x36*x58
+    x77 = x37*x58
+    return [
+        x29,
+        x30,
+        x31,
+        x35,
+        x36,
+        x37,
+        x66,
+        x66,
+        x66,
+        x67,
+        x67,
+        x67,
+        x68,
+        x68,
+        x68,
+        x72,
+        x72,
+        x72,
+        x73,
+        x73,
+        x73,
+        x74,
+        x74,
+        x74,
+        (-x62) - x63,
+        x69,
+        x60 + x69,
+        (-x63) - x64,
+        x70,
+        x60 + x70,
+        (-x63) - x65,
+        x71,
+        x60 + x71,
+        x75,
+        x35*x53,
+        x75,
+        x76,
+        x36*x53,
+        x76,
+        x77,
+        x37*x53,
+        x77,
+    ]
+
+
+def _softmax_layer_exact_unit_sphere_row(a, n, D, d_k):
+    """Moments of one row of weights."""
+    x0 = np.sqrt(a)
+    x1 = 1/n
+    x2 = np.sqrt(D)
+    x3 = 1/(D - 1)
+    x4 = D + 1
+    x5 = 2*x3
+    x6 = 4*x3
+    x7 = D*x3
+    x8 = x3*x4
+    x9 = x3*(D - 2)
+    x10 = x0*x2
+    x11 = 0.5*x2/x0
+    x12 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 2)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 1), (2, 2)), 0), (((1, 1), (2, 3)), 0), (((1, 2),), 0), (((1, 2), (1, 2)), 0), (((1, 2), (2, 0)), 0), (((1, 2), (2, 2)), 0), (((1, 3),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((2, 2), (2, 2)), 0), (((2, 3),), 0), (((2, 4),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0), (((3, 3),), 0), (((3, 4),), 0), (((4, 0),), 0), (((4, 2),), 0), (((4, 4),), 0)], a, n, D, 0)
+    x13 = x12[16]
+    x14 = x12[20]
+    x15 = x12[18]
+    x16 = x12[26]
+    x17 = x12[17]
+    x18 = x12[24]
+    x19 = x12[8]
+    x20 = x12[5]
+    x21 = x12[6]
+    x22 = x12[10]
+    x23 = x12[11]
+    x24 = x12[13]
+    x25 = x12[12]
+    x26 = x12[21]
+    x27 = x12[23]
+    x28 = 2*x12[28]
+    x29 = x12[3] - 2*x12[4]
+    x30 = x12[7]
+    x31 = x12[22]
+    x32 = -x12[19]
+    x33 = x12[9]
+    x34 = x13 + x12[1] - x14
+    x35 = 2*x16
+    x36 = 2*x18
+    x37 = 2*x19
+    x38 = 4*x16
+    x39 = 2*x22
+    x40 = x13 + x17 - x36
+    x41 = x20 - x37
+    x42 = x13 + 3*x17 + x24 + x38 - 2*x14 - 3*x15 - 4*x18
+    x43 = x15 - x35
+    x44 = x42*x7
+    return [
+        x34,
+        x35 + x40 + x41 - x15,
+        x13*x3*(D - 4) + x14*x6 + x17*x8 + 2*x20 + 4*x22 + x24*x5 + x25*x7 + x26*x8 + x29 + x3 + x38*x9 + x6*x12[30] - x15*x4*x5 - 4*x19 - 2*x21 - x23*x5 - x27*x7 - x28*x9 - x36*x9 - x5*x12[14] - x5*x12[29] - x5*x12[31],
+        x14 + x25 + x29 + x39 + x41 - x21 - x27,
+        (n*x13 - 1)/(n - 1),
+        x13,
+        x34 - x1,
+        x1*(x3*(1 - x10*(x12[15] - x30) - x23) - x23),
+        x13,
+        x40,
+        D*a*x42*x5,
+        a*(x36 + 1 - 3*x13),
+        D*(x14 + x21 + x28 + x43 - x26 - x39) + x36 + x37 + x43 - x13 - x17 - x20,
+        x10*(x31 + x32 + x12[0] - x30),
+        x10*(x12[27] - x32 - x33 - x12[25]),
+        x11*(2*x30 - 2*x12[2]) + x44 - x11*(2*x31 - 2*x33),
+        x44,
+    ]
+
+
+def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
+    """Moments of two rows of weights."""
+    x0 = np.sqrt(a)
+    x1 = 1/a
+    x2 = 1/(n - 1)
+    x3 = 1/n
+    x4 = n*x2
+    x5 = np.power(D, 1.5)
+    x6 = 1/D
+    x7 = D - 1
+    x8 = D + 1
+    x9 = D - 2
+    x10 = 1/x7
+    x11 = D*x10
+    x12 = 2*x10
+    x13 = 4*x10
+    x14 = x10*x8
+    x15 = x10*x9
+    x16 = 2*x
+    x17 = 1 - x
+    x18 = np.square(x)
+    x19 = 3*x
+    x20 = 3 - x16
+    x21 = np.square(x17)
+    x22 = D*x1
+    x23 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 1), (2, 3)), 0), (((1, 2),), 0), (((1, 2), (1, 2)), 0), (((1, 2), (2, 0)), 0), (((1, 2), (2, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 2),), 0), (((2, 2), (2, 2)), 0), (((2, 4),), 0), (((3, 0),), 0), (((3, 2),), 0), (((3, 4),), 0), (((4, 0),), 0), (((4, 2),), 0), (((4, 4),), 0)], a, n, D, 0)
+    x24 = x23[12]
+    x25 = x23[8]
+    x26 = x23[0]
+    x27 = x23[15]
+    x28 = x23[14]
+    x29 = x23[18]
+    x30 = x23[19]
+    x31 = x23[13]
+    x32 = x23[1]
+    x33 = x23[4] - 2*x23[6]
+    x34 = x23[10]
+    x35 = np.log(n*x24)
+    x36 = np.log1p(-0.5*x4*x6*np.square(D*x25 - 1))
+    x37 = np.square(x26)
+    x38 = -x27
+    x39 = 2*x29
+    x40 = 2*x30
+    x41 = 4*x30
+    x42 = x2*x26*x5*(x25 - x32)/x0
+    x43 = x1*x35
+    x44 = x1*x36
+    x45 = x24 + x31 + x40 - x28 - x39
+    x46 = x22*x37
+    x47 = x43 - x44
+    x48 = x38 + x45
+    x49 = x2*x46
+    x50 = x46*(x2 + 1 - 2*x3)
+    x51 = x11*x48
+    x52 = n*x49
+    x53 = x51/x24
+    x54 = x17*x37
+    x55 = x21*(D*(x10*x24*(D - 4) + x10 + x11*x23[9] + x12*x34 + x13*x27 + x13*x23[22] + x14*x31 + x14*x23[16] + x15*x41 + x28 + x33 + x39 + x23[2] + 4*x23[7] - x11*x23[17] - x12*x25 - x12*x28*x8 - x12*x9*x23[20] - x12*x23[11] - x12*x23[21] - x12*x23[23] - x15*x39 - x24 - x31 - x40 - 2*x23[3] - 2*x23[5]) - x50) + x50
+    x56 = np.expm1(-a*x*(x*(x20*x47 - x22*x4*x54) + x21*x53))
+    x57 = np.exp(a*(x17*(x17*(x43*(x16 + 1) - x*x53) + x18*x52) + x18*x20*x44))
+    x58 = x24*x56
+    x59 = x3*x57
+    x60 = x59*(x*x47*(6 - 6*x) + x*x52*(x19 - 2) + x17*x53*(1 - x19))
+    x61 = x60*(x21*(x6*x7*(x33 + x45)/x48 - 1) + 1)
+    return [
+        -x58,
+        2*a*x*x3*x6*(x39 + 1 - 3*x24) + x*(x32 + x38)*(x18 + 3 - x19) - x*x54*(2 - x) - x58,
+        x59,
+        x61,
+        x55,
+        x55*x6 + x61,
+        2*a*(x17*x60 + x17*(x42 - x49) + x21*(D*x10*(x24 + 3*x31 + x34 + x41 - 2*x27 - 3*x28 - 4*x29) + x49 - x42 - x51)),
+    ]
+
+
+def _softmax_layer_exact_unit_sphere(a, n, D, d_k, deficit, bias):
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    a, n, D, d_k, deficit, bias = np.broadcast_arrays(a, n, D, d_k, deficit, bias)
+    single = n < 2
+    n = np.where(single, 2 + 0*n, n)
+    small = np.where(a < 1e-09, a/1e-09, 1 + 0*a)
+    a = np.where(a < 1e-09, 1e-09 + 0*a, a)
+    nodes = [item + 0*a for item in _softmax_layer_exact_unit_nodes(D, d_k, deficit, bias)]
+    shift, weight = np.stack(nodes[:3]), np.stack(nodes[3:6])
+    scale, wider, x, both = (np.stack(nodes[k:k + 9]) for k in (6, 15, 24, 33))
+    rows = _softmax_layer_exact_unit_sphere_row(a*(1 + shift), n + 0*shift, D + 0*shift, d_k + 0*shift)
+    pairs = _softmax_layer_exact_unit_sphere_pair(a*scale, n + 0*scale, D + 0*scale, d_k + 0*scale, x)
+    start, wide, share = scale[::3], wider[::3], both[0::3] + both[1::3] + both[2::3]
+    slopes = [0*a, 0*a]
+    for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
+        at = _softmax_layer_exact_unit_sphere_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+    values = [
+        (weight*rows[0]).sum(0),
+        (weight*rows[8]).sum(0),
+        (weight*rows[5]).sum(0),
+        small*((weight*rows[4]).sum(0)),
+        small*((weight*rows[10]).sum(0)),
+        (weight*rows[9]).sum(0),
+        (weight*rows[1]).sum(0),
+        (weight*rows[2]).sum(0),
+        (weight*rows[3]).sum(0),
+        small*((weight*rows[11]).sum(0)),
+        small*((weight*rows[13]).sum(0)),
+        small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[6]).sum(0)),
+        small*((weight*rows[7]).sum(0)),
+        (weight*(1 + shift)*rows[9]).sum(0),
+        (weight*(1 + shift)*rows[1]).sum(0),
+        (weight*(1 + shift)*rows[2]).sum(0),
+        (weight*(1 + shift)*rows[3]).sum(0),
+        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((both*pairs[0]).sum(0) + slopes[1]),
+        small*((both*pairs[1]).sum(0) + slopes[0]),
+        small*((both*pairs[6]).sum(0)),
+        (both*scale*(1 - x)*pairs[3]).sum(0),
+        (both*pairs[3]).sum(0),
+        (both*pairs[5]).sum(0),
+        (both*scale*(1 - x)*pairs[5]).sum(0),
+    ]
+    return np.stack([np.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+
+
+def _softmax_layer_exact_unit_normal_row(a, n, D, d_k):
+    """Moments of one row of weights."""
+    x0 = np.sqrt(a)
+    x1 = 1/D
+    x2 = 1/np.square(D)
+    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0)], a, n, None, 0)
+    x4 = _softmax_weight_gap(a, n)
+    x5 = x3[9]
+    x6 = x3[14]
+    x7 = x3[10]
+    x8 = x3[13]
+    x9 = x3[3] + x3[8] - 2*x3[4]
+    x10 = x3[12]
+    x11 = -x5
+    x12 = 2*x6
+    x13 = -x7
+    x14 = x8 + x3[5] - 2*x3[7]
+    x15 = x5 - x8
+    x16 = x5 + 3*x7 - 4*x6
+    x17 = x7 - x12
+    x18 = x12 + 1 - 3*x5
+    x19 = x17 + x5
+    return [
+        x1*(x11 + x12 + x13 + x14) + x19,
+        x1*x18 + x14*x2*(2*D - 2) + x19 + x2*(x13 + 2*x5 + x9 - 1),
+        x2*(x14*(D - 1) + x9),
+        x1*(x11 + x3[1]) + x5,
+        x4,
+        x5 - x1*x15,
+        x4*(1 - 1/n) - a*x1*(x5 + 6*x6 - 6*x7 - 1),
+        0,
+        x5,
+        x19,
+        2*a*x16,
+        a*x18,
+        x3[11] - x15 - x17 - 2*x3[16],
+        x0*(x3[0] - x10),
+        x0*(x10 - x3[15]),
+        x1*(0.5*(2*x3[6] - 2*x3[2])/x0 - x16) + x16,
+        x16,
+    ]
+
+
+def _softmax_layer_exact_unit_normal_pair(a, n, D, d_k, x):
+    """Moments of two rows of weights."""
+    x0 = np.sqrt(a)
+    x1 = n - 1
+    x2 = 1/x1
+    x3 = 1/D
+    x4 = 1 - x
+    x5 = 2*x
+    x6 = 3*x
+    x7 = np.square(x4)
+    x8 = _softmax_weight_gap(a, n)
+    x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], a, n, None, 0)
+    x10 = np.log1p(x1*x8)
+    x11 = x9[0]
+    x12 = x9[1]
+    x13 = x9[2]
+    x14 = 1/x11
+    x15 = 2*x13
+    x16 = x10/a
+    x17 = 1 - x11
+    x18 = -4*x13
+    x19 = x11 + x12 - x15
+    x20 = np.square(x17)
+    x21 = x14*x19
+    x22 = x2*x20
+    x23 = x12 + 1 - 2*x11 - x20
+    x24 = n*x22
+    x25 = 2*x0*x17*x2*(x0*((-x11) - 3*x12 - x18) + 0.5*x17/x0) - x22
+    x26 = x16*(6 - 6*x)
+    x27 = x20 + x23*x7
+    x28 = np.expm1(-a*x*(x*(x16*(3 - x5) - x24*x4) + x21*x7))
+    x29 = np.exp(a*x4*(x24*np.square(x) + x4*(x16*(x5 + 1) - x*x21)))
+    x30 = x24*(x6 - 2)
+    x31 = x11*x28
+    x32 = x*(x14*x19*(4 - x6) - x26 - x30)
+    x33 = x29/n
+    x34 = x33*(x*x26 + x*x30 + x21*x4*(1 - x6))
+    return [
+        -x31,
+        a*x3*(x*x23*(2 - x) + x*(4*x12 + x18 + x27 + x34) + x11*x32 - x31*(x14*x19 - x32)) - x31,
+        x33,
+        x34,
+        x27,
+        x27*x3 + x34*(x3 + 1),
+        2*a*(x25*x4 + x34*x4 + x7*(2*x12 - x15 - x25)),
+    ]
+
+
+def _softmax_layer_exact_unit_normal(a, n, D, d_k, deficit, bias):
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    a, n, D, d_k, deficit, bias = np.broadcast_arrays(a, n, D, d_k, deficit, bias)
+    single = n < 2
+    n = np.where(single, 2 + 0*n, n)
+    small = np.where(a < 1e-09, a/1e-09, 1 + 0*a)
+    a = np.where(a < 1e-09, 1e-09 + 0*a, a)
+    nodes = [item + 0*a for item in _softmax_layer_exact_unit_nodes(D, d_k, deficit, bias)]
+    shift, weight = np.stack(nodes[:3]), np.stack(nodes[3:6])
+    scale, wider, x, both = (np.stack(nodes[k:k + 9]) for k in (6, 15, 24, 33))
+    rows = _softmax_layer_exact_unit_normal_row(a*(1 + shift), n + 0*shift, D + 0*shift, d_k + 0*shift)
+    pairs = _softmax_layer_exact_unit_normal_pair(a*scale, n + 0*scale, D + 0*scale, d_k + 0*scale, x)
+    start, wide, share = scale[::3], wider[::3], both[0::3] + both[1::3] + both[2::3]
+    slopes = [0*a, 0*a]
+    for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
+        at = _softmax_layer_exact_unit_normal_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+    values = [
+        (weight*rows[3]).sum(0),
+        (weight*rows[8]).sum(0),
+        (weight*rows[5]).sum(0),
+        small*((weight*rows[4]).sum(0)),
+        small*((weight*rows[10]).sum(0)),
+        (weight*rows[9]).sum(0),
+        (weight*rows[0]).sum(0),
+        (weight*rows[1]).sum(0),
+        (weight*rows[2]).sum(0),
+        small*((weight*rows[11]).sum(0)),
+        small*((weight*rows[13]).sum(0)),
+        small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[6]).sum(0)),
+        small*((weight*rows[7]).sum(0)),
+        (weight*(1 + shift)*rows[9]).sum(0),
+        (weight*(1 + shift)*rows[0]).sum(0),
+        (weight*(1 + shift)*rows[1]).sum(0),
+        (weight*(1 + shift)*rows[2]).sum(0),
+        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((both*pairs[0]).sum(0) + slopes[1]),
+        small*((both*pairs[1]).sum(0) + slopes[0]),
+        small*((both*pairs[6]).sum(0)),
+        (both*scale*(1 - x)*pairs[3]).sum(0),
+        (both*pairs[3]).sum(0),
+        (both*pairs[5]).sum(0),
+        (both*scale*(1 - x)*pairs[5]).sum(0),
+    ]
+    return np.stack([np.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+
+
+def _softmax_layer_exact_unit(a, n, D, d_k, deficit, bias):
+    """Averaged moments for tokens of fixed norm: keys on a sphere and normal keys, mixed by the squared deficit."""
+    theta = deficit**2
+    return theta*_softmax_layer_exact_unit_sphere(a, n, D, d_k, deficit, bias) + (1 - theta)*_softmax_layer_exact_unit_normal(a, n, D, d_k, deficit, bias)
+
+
+def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
+    """Nodes and weights of one row and of two rows."""
+    x0 = np.sqrt(D)
+    x1 = 1/D
+    x2 = 4*x1
+    x3 = 2*x1
+    x4 = 1/x0
+    x5 = 6*x1
+    x6 = 1/d_k
+    x7 = 1 - x6
+    x8 = np.sqrt(x7)
+    x9 = 1/(bias + 1)
+    x10 = np.sqrt(x3*x7 + 1)
+    x11 = x2*x7
+    x12 = np.sqrt(x11 + 1)
+    x13 = x4*x8
+    x14 = -2.8284271247461903*x4*x8
+    x15 = 1/(x11 + 2)
+    x16 = 1.4142135623730951*x13
+    x17 = 2*x12
+    x18 = 2.8284271247461903*x13
+    x19 = np.arctan(x16/x10)
+    x20 = 0.3333333333333333*x19
+    x21 = np.sin(x20 + 1.0471975511965979)
+    x22 = np.sin(x20)
+    x23 = np.cos(x20 + 0.5235987755982989)
+    x24 = x17*x21 + x18
+    x25 = (-x14) - x17*x22
+    x26 = (-x14) - x17*x23
+    x27 = x16*x24
+    x28 = x16*x25
+    x29 = x16*x26
+    x30 = np.square(x24)
+    x31 = np.square(x25)
+    x32 = np.square(x26)
+    x33 = 1/(x15*np.square(x30 - x18*x24 - 1) + x30 + 1)
+    x34 = 1/(x15*np.square(x31 - x18*x25 - 1) + x31 + 1)
+    x35 = 1/(x15*np.square(x32 - x18*x26 - 1) + x32 + 1)
+    x36 = deficit*x9
+    x37 = 1 - x36
+    x38 = 2 - x36
+    x39 = np.square(x37)
+    x40 = x36*x38
+    x41 = 0.5*x39
+    x42 = x39/(x39 + 1)
+    x43 = np.sqrt(x41 + 0.5)
+    x44 = (0.5 - x41)/(x43 + 1)
+    x45 = x1*x40
+    x46 = x1*x42
+    x47 = 0.5*x45
+    x48 = x47 + 1
+    x49 = x37*x47
+    x50 = 1/x48
+    x51 = x37*x48
+    x52 = x36 + x45*x51 - x49
+    x53 = x3*x42 + 0.6666666666666666 - x2 - 2*x6
+    x54 = np.sqrt((x5 + 3*x6 - 3*x46)/(12*x1 + 6*x6 + 1 - x42*x5))
+    x55 = x3 + x6 + 0.16666666666666666 - x46
+    x56 = x40*x54
+    x57 = 0.7071067811865476*x4*x40*x51/(x43*x8)
+    x58 = x49 + x56 - deficit*x1*x37*x38*x48*x9 - x36
+    x59 = x24*x57
+    x60 = x25*x57
+    x61 = x26*x57
+    x62 = x50*(x27*x43 + 1)
+    x63 = x50*(x28*x43 + 1)
+    x64 = x50*(x29*x43 + 1)
+    x65 = x52 - x59
+    x66 = x52 - x60
+    x67 = x52 - x61
+    x68 = x27*x44 + x47*x62
+    x69 = x28*x44 + x47*x63
+    x70 = x29*x44 + x47*x64
+    x71 = x33*x55
+    x72 = x34*x55
+    x73 = x35*x55
+    return [
+        x27,
+        x28,
+        x29,
+        x33,
+        x34,
+        x35,
+        x62,
+        x62,
+        x62,
+        x63,
+        x63,
+        x63,
+        x64,
+        x64,
+        x64,
+        x68,
+        x68,
+        x68,
+        x69,
+        x69,
+        x69,
+        x70,
+        x70,
+        x70,
+        (-x58) - x59,
+        x65,
+        x56 + x65,
+        (-x58) - x60,
+        x66,
+        x56 + x66,
+        (-x58) - x61,
+        x67,
+        x56 + x67,
+        x71,
+        x33*x53,
+        x71,
+        x72,
+        x34*x53,
+        x72,
+        x73,
+        x35*x53,
+        x73,
+    ]
+
+
+def _softmax_layer_exact_normed_sphere_row(a, n, D, d_k):
+    """Moments of one row of weights."""
+    x0 = np.sqrt(a)
+    x1 = 1/n
+    x2 = np.sqrt(D)
+    x3 = np.sqrt(d_k)
+    x4 = D + d_k
+    x5 = np.sqrt(x4)
+    x6 = 1/x4
+    x7 = d_k*x6
+    x8 = x2*x3/x5
+    x9 = D*x7
+    x10 = 1/(x9 - 1)
+    x11 = x9 + 1
+    x12 = 2*x10
+    x13 = 4*x10
+    x14 = x10*x11
+    x15 = x10*(x9 - 2)
+    x16 = x10*x9
+    x17 = x0*x8
+    x18 = 0.5*x8/x0
+    x19 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 2)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 1), (2, 2)), 0), (((1, 1), (2, 3)), 0), (((1, 2),), 0), (((1, 2), (1, 2)), 0), (((1, 2), (2, 0)), 0), (((1, 2), (2, 2)), 0), (((1, 3),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((2, 2), (2, 2)), 0), (((2, 3),), 0), (((2, 4),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0), (((3, 3),), 0), (((3, 4),), 0), (((4, 0),), 0), (((4, 2),), 0), (((4, 4),), 0)], a, n, x9, 0)
+    x20 = x19[16]
+    x21 = x19[20]
+    x22 = x19[18]
+    x23 = x19[26]
+    x24 = 2*x19[8]
+    x25 = x19[5]
+    x26 = x19[17]
+    x27 = x19[24]
+    x28 = x19[6]
+    x29 = x19[10]
+    x30 = x19[11]
+    x31 = x19[13]
+    x32 = x19[21]
+    x33 = 2*x19[28]
+    x34 = x19[12]
+    x35 = x19[23]
+    x36 = x19[3] - 2*x19[4]
+    x37 = x19[7]
+    x38 = x19[22]
+    x39 = -x19[19]
+    x40 = x19[9]
+    x41 = x20 + x7*(x19[1] - x21)
+    x42 = 2*x23
+    x43 = x25 - x24
+    x44 = 2*x27
+    x45 = 4*x23
+    x46 = 2*x29
+    x47 = x42 + x43 - x22
+    x48 = x20 + x26 - x44
+    x49 = x22 - x42
+    x50 = x21 + x43
+    x51 = x20 + 3*x26 + x31 + x45 - 2*x21 - 3*x22 - 4*x27
+    x52 = x44 + x49 - x20 - x26
+    x53 = x50*x9
+    x54 = x16*x51
+    return [
+        x41,
+        x47*x7 + x48,
+        x47 + x48 + x7*(x10*x20*(x9 - 4) + x10 + x12*x31 + x13*x21 + x13*x19[30] + x14*x26 + x14*x32 + x15*x45 + x16*x34 + 4*x29 + x36 + x43 + x52 - x11*x12*x22 - x12*x30 - x12*x19[14] - x12*x19[29] - x12*x19[31] - x15*x33 - x15*x44 - x16*x35 - 2*x28),
+        (x53 + x7*(D*d_k*x6*(x34 + x36 + x46 + x50 - x28 - x35) - x53))/D,
+        (n*x20 - 1)/(n - 1),
+        x20,
+        x41 - x1,
+        x1*x7*(x10*(1 - x17*(x19[15] - x37) - x30) - x30),
+        x20,
+        x48,
+        a*x12*x51*x9,
+        a*(x44 + 1 - 3*x20),
+        x24 + x52 + x9*(x21 + x28 + x33 + x49 - x32 - x46) - x25,
+        x17*(x38 + x39 + x19[0] - x37),
+        x17*(x19[27] - x39 - x40 - x19[25]),
+        x54 + x7*(x18*(2*x37 - 2*x19[2]) - x18*(2*x38 - 2*x40)),
+        x54,
+    ]
+
+
+def _softmax_layer_exact_normed_sphere_pair(a, n, D, d_k, x):
+    """Moments of two rows of weights."""
+    x0 = np.sqrt(a)
+    x1 = 1/a
+    x2 = 1/(n - 1)
+    x3 = 1/n
+    x4 = n*x2
+    x5 = np.power(D, 1.5)
+    x6 = 1/D
+    x7 = np.power(d_k, 1.5)
+    x8 = 1/d_k
+    x9 = 2*x
+    x10 = 1 - x
+    x11 = np.square(x)
+    x12 = 3*x
+    x13 = 3 - x9
+    x14 = np.square(x10)
+    x15 = D + d_k
+    x16 = np.power(x15, -1.5)
+    x17 = 1/x15
+    x18 = d_k*x17
+    x19 = D*x18
+    x20 = x19 - 1
+    x21 = x19 + 1
+    x22 = x19 - 2
+    x23 = 1/x20
+    x24 = x19*x23
+    x25 = 2*x23
+    x26 = 4*x23
+    x27 = x21*x23
+    x28 = x22*x23
+    x29 = x1*x19
+    x30 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 1), (2, 3)), 0), (((1, 2),), 0), (((1, 2), (1, 2)), 0), (((1, 2), (2, 0)), 0), (((1, 2), (2, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 2),), 0), (((2, 2), (2, 2)), 0), (((2, 4),), 0), (((3, 0),), 0), (((3, 2),), 0), (((3, 4),), 0), (((4, 0),), 0), (((4, 2),), 0), (((4, 4),), 0)], a, n, x19, 0)
+    x31 = x30[12]
+    x32 = x30[8]
+    x33 = x30[0]
+    x34 = x30[15]
+    x35 = x30[14]
+    x36 = x30[18]
+    x37 = x30[19]
+    x38 = x30[13]
+    x39 = x30[1]
+    x40 = x30[4] - 2*x30[6]
+    x41 = x30[10]
+    x42 = np.log(n*x31)
+    x43 = np.log1p(-0.5*x15*x4*x6*x8*np.square(x19*x32 - 1))
+    x44 = np.square(x33)
+    x45 = -x34
+    x46 = 2*x36
+    x47 = 2*x37
+    x48 = 4*x37
+    x49 = x16*x2*x33*x5*x7*(x32 - x39)/x0
+    x50 = x1*x42
+    x51 = x1*x43
+    x52 = x31 + x38 + x47 - x35 - x46
+    x53 = x29*x44
+    x54 = x50 - x51
+    x55 = x45 + x52
+    x56 = x2*x53
+    x57 = x53*(x2 + 1 - 2*x3)
+    x58 = x24*x55
+    x59 = n*x56
+    x60 = x58/x31
+    x61 = x10*x44
+    x62 = x14*(x19*(x23*x31*(x19 - 4) + x23 + x24*x30[9] + x25*x41 + x26*x34 + x26*x30[22] + x27*x38 + x27*x30[16] + x28*x48 + x35 + x40 + x46 + x30[2] + 4*x30[7] - x21*x25*x35 - x22*x25*x30[20] - x24*x30[17] - x25*x32 - x25*x30[11] - x25*x30[21] - x25*x30[23] - x28*x46 - x31 - x38 - x47 - 2*x30[3] - 2*x30[5]) - x57) + x57
+    x63 = np.expm1(-a*x*(x*(x13*x54 - x29*x4*x61) + x14*x60))
+    x64 = np.exp(a*(x10*(x10*(x50*(x9 + 1) - x*x60) + x11*x59) + x11*x13*x51))
+    x65 = x31*x63
+    x66 = x3*x64
+    x67 = x66*(x*x54*(6 - 6*x) + x*x59*(x12 - 2) + x10*x60*(1 - x12))
+    x68 = x67*(x14*(x15*x20*x6*x8*(x40 + x52)/x55 - 1) + 1)
+    return [
+        -x65,
+        2*a*x*x3*x6*(x46 + 1 - 3*x31) + d_k*x*x17*(x39 + x45)*(x11 + 3 - x12) - x*x18*x61*(2 - x) - x65,
+        x66,
+        x68,
+        x62,
+        x6*x62 + x68,
+        2*a*(x10*x67 + x10*(x49 - x56) + x14*(D*d_k*x17*x23*(x31 + 3*x38 + x41 + x48 - 2*x34 - 3*x35 - 4*x36) + x56 - x49 - x58)),
+    ]
+
+
+def _softmax_layer_exact_normed_sphere(a, n, D, d_k, deficit, bias):
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    a, n, D, d_k, deficit, bias = np.broadcast_arrays(a, n, D, d_k, deficit, bias)
+    single = n < 2
+    n = np.where(single, 2 + 0*n, n)
+    small = np.where(a < 1e-09, a/1e-09, 1 + 0*a)
+    a = np.where(a < 1e-09, 1e-09 + 0*a, a)
+    nodes = [item + 0*a for item in _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias)]
+    shift, weight = np.stack(nodes[:3]), np.stack(nodes[3:6])
+    scale, wider, x, both = (np.stack(nodes[k:k + 9]) for k in (6, 15, 24, 33))
+    rows = _softmax_layer_exact_normed_sphere_row(a*(1 + shift), n + 0*shift, D + 0*shift, d_k + 0*shift)
+    pairs = _softmax_layer_exact_normed_sphere_pair(a*scale, n + 0*scale, D + 0*scale, d_k + 0*scale, x)
+    start, wide, share = scale[::3], wider[::3], both[0::3] + both[1::3] + both[2::3]
+    slopes = [0*a, 0*a]
+    for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
+        at = _softmax_layer_exact_normed_sphere_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+    values = [
+        (weight*rows[0]).sum(0),
+        (weight*rows[8]).sum(0),
+        (weight*rows[5]).sum(0),
+        small*((weight*rows[4]).sum(0)),
+        small*((weight*rows[10]).sum(0)),
+        (weight*rows[9]).sum(0),
+        (weight*rows[1]).sum(0),
+        (weight*rows[2]).sum(0),
+        (weight*rows[3]).sum(0),
+        small*((weight*rows[11]).sum(0)),
+        small*((weight*rows[13]).sum(0)),
+        small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[6]).sum(0)),
+        small*((weight*rows[7]).sum(0)),
+        (weight*(1 + shift)*rows[9]).sum(0),
+        (weight*(1 + shift)*rows[1]).sum(0),
+        (weight*(1 + shift)*rows[2]).sum(0),
+        (weight*(1 + shift)*rows[3]).sum(0),
+        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((both*pairs[0]).sum(0) + slopes[1]),
+        small*((both*pairs[1]).sum(0) + slopes[0]),
+        small*((both*pairs[6]).sum(0)),
+        (both*scale*(1 - x)*pairs[3]).sum(0),
+        (both*pairs[3]).sum(0),
+        (both*pairs[5]).sum(0),
+        (both*scale*(1 - x)*pairs[5]).sum(0),
+    ]
+    return np.stack([np.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+
+
+def _softmax_layer_exact_normed_normal_row(a, n, D, d_k):
+    """Moments of one row of weights."""
+    x0 = np.sqrt(a)
+    x1 = 1/D
+    x2 = 1/d_k
+    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0)], a, n, None, 0)
+    x4 = _softmax_weight_gap(a, n)
+    x5 = x3[9]
+    x6 = x3[14]
+    x7 = x3[10]
+    x8 = x3[13]
+    x9 = x3[3] + x3[8] - 2*x3[4]
+    x10 = x3[12]
+    x11 = -x5
+    x12 = 2*x6
+    x13 = -x7
+    x14 = x8 + x3[5] - 2*x3[7]
+    x15 = x5 - x8
+    x16 = x5 + 3*x7 - 4*x6
+    x17 = x11 + x12 + x13 + x14
+    x18 = x7 - x12
+    x19 = x12 + 1 - 3*x5
+    x20 = x18 + x5
+    x21 = x1*x17 + x20
+    return [
+        x21,
+        x1*x19 + x1*x2*(x13 + 2*x5 + x9 - 1) + x17*(x1 + x2) + x21,
+        (x14*(D - 1) + x9)/np.square(D),
+        x1*(x11 + x3[1]) + x5,
+        x4,
+        x5 - x1*x15,
+        x4*(1 - 1/n) - a*x1*(x5 + 6*x6 - 6*x7 - 1),
+        0,
+        x5,
+        x20,
+        2*a*x16,
+        a*x19,
+        x3[11] - x15 - x18 - 2*x3[16],
+        x0*(x3[0] - x10),
+        x0*(x10 - x3[15]),
+        x1*(0.5*(2*x3[6] - 2*x3[2])/x0 - x16) + x16,
+        x16,
+    ]
+
+
+def _softmax_layer_exact_normed_normal_pair(a, n, D, d_k, x):
+    """Moments of two rows of weights."""
+    x0 = np.sqrt(a)
+    x1 = n - 1
+    x2 = 1/x1
+    x3 = 1/D
+    x4 = 1 - x
+    x5 = 2*x
+    x6 = 3*x
+    x7 = np.square(x4)
+    x8 = _softmax_weight_gap(a, n)
+    x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], a, n, None, 0)
+    x10 = np.log1p(x1*x8)
+    x11 = x9[0]
+    x12 = x9[1]
+    x13 = x9[2]
+    x14 = 1/x11
+    x15 = 2*x13
+    x16 = x10/a
+    x17 = 1 - x11
+    x18 = -4*x13
+    x19 = x11 + x12 - x15
+    x20 = np.square(x17)
+    x21 = x14*x19
+    x22 = x2*x20
+    x23 = x12 + 1 - 2*x11 - x20
+    x24 = n*x22
+    x25 = 2*x0*x17*x2*(x0*((-x11) - 3*x12 - x18) + 0.5*x17/x0) - x22
+    x26 = x16*(6 - 6*x)
+    x27 = x20 + x23*x7
+    x28 = np.expm1(-a*x*(x*(x16*(3 - x5) - x24*x4) + x21*x7))
+    x29 = np.exp(a*x4*(x24*np.square(x) + x4*(x16*(x5 + 1) - x*x21)))
+    x30 = x24*(x6 - 2)
+    x31 = x11*x28
+    x32 = x*(x14*x19*(4 - x6) - x26 - x30)
+    x33 = x29/n
+    x34 = x33*(x*x26 + x*x30 + x21*x4*(1 - x6))
+    return [
+        -x31,
+        a*x3*(x*x23*(2 - x) + x*(4*x12 + x18 + x27 + x34) + x11*x32 - x31*(x14*x19 - x32)) - x31,
+        x33,
+        x34,
+        x27,
+        x27*x3 + x34*(x3 + 1),
+        2*a*(x25*x4 + x34*x4 + x7*(2*x12 - x15 - x25)),
+    ]
+
+
+def _softmax_layer_exact_normed_normal(a, n, D, d_k, deficit, bias):
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    a, n, D, d_k, deficit, bias = np.broadcast_arrays(a, n, D, d_k, deficit, bias)
+    single = n < 2
+    n = np.where(single, 2 + 0*n, n)
+    small = np.where(a < 1e-09, a/1e-09, 1 + 0*a)
+    a = np.where(a < 1e-09, 1e-09 + 0*a, a)
+    nodes = [item + 0*a for item in _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias)]
+    shift, weight = np.stack(nodes[:3]), np.stack(nodes[3:6])
+    scale, wider, x, both = (np.stack(nodes[k:k + 9]) for k in (6, 15, 24, 33))
+    rows = _softmax_layer_exact_normed_normal_row(a*(1 + shift), n + 0*shift, D + 0*shift, d_k + 0*shift)
+    pairs = _softmax_layer_exact_normed_normal_pair(a*scale, n + 0*scale, D + 0*scale, d_k + 0*scale, x)
+    start, wide, share = scale[::3], wider[::3], both[0::3] + both[1::3] + both[2::3]
+    slopes = [0*a, 0*a]
+    for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
+        at = _softmax_layer_exact_normed_normal_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+    values = [
+        (weight*rows[3]).sum(0),
+        (weight*rows[8]).sum(0),
+        (weight*rows[5]).sum(0),
+        small*((weight*rows[4]).sum(0)),
+        small*((weight*rows[10]).sum(0)),
+        (weight*rows[9]).sum(0),
+        (weight*rows[0]).sum(0),
+        (weight*rows[1]).sum(0),
+        (weight*rows[2]).sum(0),
+        small*((weight*rows[11]).sum(0)),
+        small*((weight*rows[13]).sum(0)),
+        small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[6]).sum(0)),
+        small*((weight*rows[7]).sum(0)),
+        (weight*(1 + shift)*rows[9]).sum(0),
+        (weight*(1 + shift)*rows[0]).sum(0),
+        (weight*(1 + shift)*rows[1]).sum(0),
+        (weight*(1 + shift)*rows[2]).sum(0),
+        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((both*pairs[0]).sum(0) + slopes[1]),
+        small*((both*pairs[1]).sum(0) + slopes[0]),
+        small*((both*pairs[6]).sum(0)),
+        (both*scale*(1 - x)*pairs[3]).sum(0),
+        (both*pairs[3]).sum(0),
+        (both*pairs[5]).sum(0),
+        (both*scale*(1 - x)*pairs[5]).sum(0),
+    ]
+    return np.stack([np.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+
+
+def _softmax_layer_exact_normed(a, n, D, d_k, deficit, bias):
+    """Averaged moments for tokens of fixed norm: keys on a sphere and normal keys, mixed by the squared deficit."""
+    theta = deficit**2
+    return theta*_softmax_layer_exact_normed_sphere(a, n, D, d_k, deficit, bias) + (1 - theta)*_softmax_layer_exact_normed_normal(a, n, D, d_k, deficit, bias)
 
 
 class OutputMomentsResult(NamedTuple):
@@ -754,6 +1767,48 @@ class WeightGradientsResult(NamedTuple):
     query: np.ndarray
     key: np.ndarray
     value: np.ndarray
+
+
+class PrenormOutputResult(NamedTuple):
+    """The results of :func:`prenorm_output`."""
+
+    q: np.ndarray
+    gap: np.ndarray
+
+
+class PrenormGradientResult(NamedTuple):
+    """The results of :func:`prenorm_gradient`."""
+
+    variance: np.ndarray
+    gap: np.ndarray
+
+
+class QueryKeyNormOutputResult(NamedTuple):
+    """The results of :func:`query_key_norm_output`."""
+
+    q: np.ndarray
+    gap: np.ndarray
+
+
+class QueryKeyNormGradientResult(NamedTuple):
+    """The results of :func:`query_key_norm_gradient`."""
+
+    variance: np.ndarray
+    gap: np.ndarray
+
+
+class CentredOutputResult(NamedTuple):
+    """The results of :func:`centred_output`."""
+
+    q: np.ndarray
+    gap: np.ndarray
+
+
+class CentredGradientResult(NamedTuple):
+    """The results of :func:`centred_gradient`."""
+
+    variance: np.ndarray
+    gap: np.ndarray
 
 
 def output_q(
@@ -957,7 +2012,7 @@ def output_moments(
             if _changed & 0b1110111011:
                 x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
             _to_q[_at] = x0*(gap*x1[0] + q + x3 - gap)
-            _to_gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[15] + x3))
+            _to_gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[20] + x3))
 
     _in_parts(_work, workers)
     return OutputMomentsResult(
@@ -1093,16 +2148,16 @@ def input_gradient(
             if _changed & 0b110111011:
                 x11 = _softmax_layer_exact(q*x10, n, d, d_k, gap/q, 0)
                 x12 = x11[1]
-                x13 = x11[14]
+                x13 = x11[19]
                 x14 = x11[8]
                 x15 = x11[3]
                 x16 = x14 + (1 - x3)*(d*x14 + (d_k - 1)*x11[7])/d_k
             if _changed & 0b11110111011:
                 x17 = s2*x6*x11[5]
             if _changed & 0b111110111011:
-                x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[17] + s2*(gap + x6)*x11[11]) + x3*(s2*x11[4] + x9*x11[16])
+                x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[22] + s2*(gap + x6)*x11[15]) + x3*(s2*x11[4] + x9*x11[21])
             _to_variance[_at] = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
-            _to_gap[_at] = np.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[18])) + x17) + x9*(x15 - x1*x13)))
+            _to_gap[_at] = np.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[24])) + x17) + x9*(x15 - x1*x13)))
 
     _in_parts(_work, workers)
     return InputGradientResult(
@@ -1252,22 +2307,858 @@ def weight_gradients(
                 x20 = n*q*sigma_v2*x6
             if _changed & 0b110111011:
                 x21 = _softmax_layer_exact(sigma_q2*x11*x15, n, d, d_k, x12, 0)
-                x22 = x13*x21[18]
+                x22 = x13*x21[24]
                 x23 = x21[5]
                 x24 = x21[7]
-                x25 = x21[12]
+                x25 = x21[16]
                 x26 = gap*x21[0] + q - gap
                 x27 = x21[1]
-                x28 = (x21[19] - x22)/(x14*x7 + x16)
-                x29 = x21[10] - x23
+                x28 = (x21[25] - x22)/(x14*x7 + x16)
+                x29 = x21[14] - x23
                 x30 = x2*(d*x21[8] + x24*x3)
-            _to_query[_at] = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[13] + x25*x3) - x30))) + x19*(x16*x28 + x22))
+            _to_query[_at] = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[17] + x25*x3) - x30))) + x19*(x16*x28 + x22))
             _to_key[_at] = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
-            _to_value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[15]))
+            _to_value[_at] = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[20]))
 
     _in_parts(_work, workers)
     return WeightGradientsResult(
         _to_query[()],
         _to_key[()],
         _to_value[()],
+    )
+
+
+def prenorm_output(
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None, *, check=None, workers=1,
+):
+    r"""Second moment and token gap of attention after RMSNorm of a Gaussian stream.
+
+    .. math::
+
+        \text{see Attention}
+
+    Args:
+        n: number of tokens, an integer >= 1.
+        d: width of the residual stream, an integer >= 1.
+        d_o: output width of the value layer, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 1; default d.
+        q: second moment of a coordinate, E x^2, a number >= 0; default 1.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        sigma_v2: variance of the value weights, a number >= 0; default 1/d.
+        sigma_q2: variance of the query weights, a number >= 0; default 1/d.
+        sigma_k2: variance of the key weights, a number >= 0; default 1/d.
+        P: dropout probability, a number in [0, 1]; default 0.
+
+    Returns the fields q, gap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+
+    Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
+    Source: kedia2024, component table, single-head attention; noci2022, Eq. 1.
+    """
+    d = np.asarray(d, dtype=float)
+    if d_o is None:
+        d_o = d
+    d_o = np.asarray(d_o, dtype=float)
+    if d_k is None:
+        d_k = d
+    d_k = np.asarray(d_k, dtype=float)
+    if q is None:
+        q = 1
+    q = np.asarray(q, dtype=float)
+    if gap is None:
+        gap = q
+    gap = np.asarray(gap, dtype=float)
+    if sigma_v2 is None:
+        sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
+    if sigma_q2 is None:
+        sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
+    if sigma_k2 is None:
+        sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
+    if P is None:
+        P = 0
+    P = np.asarray(P, dtype=float)
+    _arguments = (
+        n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('d', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_o', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('q', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
+        ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
+    )
+    _to_q = np.empty(_shape)
+    _to_gap = np.empty(_shape)
+    # 30 operations a point
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
+            ) = _values
+            if _changed & 0b1000010:
+                x0 = d*sigma_v2
+            if _changed & 0b110010:
+                x1 = _correlation_deficit(gap/q, d)
+            if _changed & 0b110111011:
+                x2 = _softmax_layer_exact_unit(sigma_k2*sigma_q2*x1*np.square(d), n, d, d_k, x1, 0)
+            if _changed & 0b1110111011:
+                x3 = P*x2[1]/(1 - P)
+            _to_q[_at] = x0*(x1*x2[0] + x3 + 1 - x1 - x1*(1 - np.square(x1))*x2[9]/d)
+            _to_gap[_at] = np.where((n) == (1), 0, x0*(x1*x2[20] + x3))
+
+    _in_parts(_work, workers)
+    return PrenormOutputResult(
+        _to_q[()],
+        _to_gap[()],
+    )
+
+
+def prenorm_gradient(
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None,
+    s2=None, r_g=None, *, check=None, workers=1,
+):
+    r"""The gradient of the stream before RMSNorm and attention.
+
+    .. math::
+
+        \text{see Attention}
+
+    Args:
+        n: number of tokens, an integer >= 1.
+        d: width of the residual stream, an integer >= 1.
+        d_o: output width of the value layer, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 1; default d.
+        q: second moment of a coordinate, E x^2, a number >= 0; default 1.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        sigma_v2: variance of the value weights, a number >= 0; default 1/d.
+        sigma_q2: variance of the query weights, a number >= 0; default 1/d.
+        sigma_k2: variance of the key weights, a number >= 0; default 1/d.
+        P: dropout probability, a number in [0, 1]; default 0.
+        s2: second moment of a coordinate of the gradient, a number > 0; default 1.
+        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+
+    Returns the fields variance, gap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+
+    Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
+    Source: kedia2024, component table, single-head attention; noci2022, Eq. 1.
+    """
+    d = np.asarray(d, dtype=float)
+    if d_o is None:
+        d_o = d
+    d_o = np.asarray(d_o, dtype=float)
+    if d_k is None:
+        d_k = d
+    d_k = np.asarray(d_k, dtype=float)
+    if q is None:
+        q = 1
+    q = np.asarray(q, dtype=float)
+    if gap is None:
+        gap = q
+    gap = np.asarray(gap, dtype=float)
+    if sigma_v2 is None:
+        sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
+    if sigma_q2 is None:
+        sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
+    if sigma_k2 is None:
+        sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
+    if P is None:
+        P = 0
+    P = np.asarray(P, dtype=float)
+    if s2 is None:
+        s2 = 1
+    s2 = np.asarray(s2, dtype=float)
+    if r_g is None:
+        r_g = 0
+    r_g = np.asarray(r_g, dtype=float)
+    _arguments = (
+        n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('d', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_o', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('q', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
+        ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
+        ('s2', 0.0, None, False, True, 'a number > 0'),
+        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+    )
+    _to_variance = np.empty(_shape)
+    _to_gap = np.empty(_shape)
+    # 156 operations a point
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
+            ) = _values
+            if _changed & 0b1:
+                x0 = n - 1
+                x1 = 1/np.maximum(x0, 1)
+                x2 = n*x1
+            if _changed & 0b10:
+                x3 = 1/d
+                x4 = 1/(d - 2)
+                x5 = x4*(d - 1)
+            if _changed & 0b10000:
+                x6 = 1/q
+            if _changed & 0b1000000000:
+                x7 = P/(1 - P)
+            if _changed & 0b10000000000:
+                x8 = -s2
+            if _changed & 0b110000:
+                x9 = gap*x6
+            if _changed & 0b1000100:
+                x10 = d_o*sigma_v2
+            if _changed & 0b110000000000:
+                x11 = s2*(1 - r_g)
+                x12 = (-x11) - x8
+            if _changed & 0b110010:
+                x13 = _correlation_deficit(x9, d)
+                x14 = _correlation_slope_deficit(x9, d)
+            if _changed & 0b110000010:
+                x15 = sigma_k2*sigma_q2*np.square(d)
+            if _changed & 0b110000000001:
+                x16 = x0*x12
+            if _changed & 0b10000110010:
+                x17 = s2*x13
+            if _changed & 0b110110010:
+                x18 = x13*x15
+            if _changed & 0b110111011:
+                x19 = _softmax_layer_exact_unit(x18, n, d, d_k, x13, 0)
+                x20 = x19[1]
+                x21 = x19[19]
+                x22 = x19[8]
+                x23 = x19[21]
+                x24 = x19[10]
+                x25 = x19[3]
+                x26 = x20 - x21
+                x27 = x22 + (1 - x3)*(d*x22 + (d_k - 1)*x19[7])/d_k
+                x28 = 0.5*x23*(1 - x20)
+            if _changed & 0b10110111011:
+                x29 = s2*x19[11]
+            if _changed & 0b11110111011:
+                x30 = s2*x7*x19[5]
+            if _changed & 0b110110111011:
+                x31 = x3*(s2*x19[4] + x16*x23)
+                x32 = x16*(x24*x26 + x28)
+                x33 = x13*(x15*x17*x19[18] + x32*(x24 + x28/x26))
+                x34 = s2*x15*(d*x22 - x27)*np.square(x13) + 2*x13*(x29 + x32) + x33 - x31
+            if _changed & 0b111110111011:
+                x35 = x15*(s2*(x13 + x7)*x19[15] + x13*x16*x19[22]) + x31
+                x36 = s2*x20*(x7 + 1) + x16*x26 + x18*(x17*x27 + x30) + x35
+            if _changed & 0b110111111111:
+                x37 = x10*x34
+                x38 = -x37*x4
+            x39 = x10*(s2*(x20*x7 + x25) + x16*(x25 - x2*x21) + x18*(x13*(x11*x27 + x12*(x27 - x19[24])) + x30) + x2*x35)
+            _to_variance[_at] = x6*(x10*x36*x5 + x38)
+            _to_gap[_at] = np.where((n) == (1), 0, x6*(x14*(d_o*sigma_v2*x36 - x39) + x3*(x37 - x10*(x34 - x1*(2*x13*(n*x24*((-x11*(1 - 1/n)) - x8) - 2*x29 - 2*x32) - 2*x33))) + x38 + x39*x5))
+
+    _in_parts(_work, workers)
+    return PrenormGradientResult(
+        _to_variance[()],
+        _to_gap[()],
+    )
+
+
+def query_key_norm_output(
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, gain2=None, P=None, *, check=None, workers=1,
+):
+    r"""Second moment and token gap of the output of attention with RMSNorm of queries and keys.
+
+    .. math::
+
+        \text{see QueryKeyNormAttention}
+
+    Args:
+        n: number of tokens, an integer >= 1.
+        d: width of the residual stream, an integer >= 1.
+        d_o: output width of the value layer, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 1; default d.
+        q: second moment of a coordinate, E x^2, a number >= 0; default 1.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        sigma_v2: variance of the value weights, a number >= 0; default 1/d.
+        gain2: second moment of the gain of a norm, a number >= 0; default 1.
+        P: dropout probability, a number in [0, 1]; default 0.
+
+    Returns the fields q, gap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+
+    Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows;
+    second order in 1/d_k and 1/d.
+    Source: henry2020, Eq. 4; dehghani2023, Section 2.
+    """
+    d = np.asarray(d, dtype=float)
+    if d_o is None:
+        d_o = d
+    d_o = np.asarray(d_o, dtype=float)
+    if d_k is None:
+        d_k = d
+    d_k = np.asarray(d_k, dtype=float)
+    if q is None:
+        q = 1
+    q = np.asarray(q, dtype=float)
+    if gap is None:
+        gap = q
+    gap = np.asarray(gap, dtype=float)
+    if gain2 is None:
+        gain2 = 1
+    gain2 = np.asarray(gain2, dtype=float)
+    if sigma_v2 is None:
+        sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
+    if P is None:
+        P = 0
+    P = np.asarray(P, dtype=float)
+    _arguments = (
+        n, d, d_o, d_k, q, gap, sigma_v2, gain2, P,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('d', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_o', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('q', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
+        ('gain2', 0.0, None, False, False, 'a number >= 0'),
+        ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
+    )
+    _to_q = np.empty(_shape)
+    _to_gap = np.empty(_shape)
+    # 33 operations a point
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, gain2, P,
+            ) = _values
+            if _changed & 0b1000010:
+                x0 = d*sigma_v2
+            if _changed & 0b111000:
+                x1 = _correlation_deficit(gap/q, d_k)
+            if _changed & 0b10111011:
+                x2 = _softmax_layer_exact_normed(x1*np.square(gain2), n, d, d_k, x1, 0)
+                x3 = x2[1]
+            if _changed & 0b110111011:
+                x4 = P*(gap*(x2[2] - x3) + q*x3)/(1 - P)
+            _to_q[_at] = x0*(gap*x2[0] + q + x4 - gap - 2*gap*(1 - x1)*x2[9]/d)
+            _to_gap[_at] = np.where((n) == (1), 0, x0*(gap*x2[20] + x4))
+
+    _in_parts(_work, workers)
+    return QueryKeyNormOutputResult(
+        _to_q[()],
+        _to_gap[()],
+    )
+
+
+def query_key_norm_gradient(
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, gain2=None, P=None, s2=None, r_g=None, *, check=None, workers=1,
+):
+    r"""Second moment and token gap of the input gradient of attention with RMSNorm of queries and keys.
+
+    .. math::
+
+        \text{see QueryKeyNormAttention}
+
+    Args:
+        n: number of tokens, an integer >= 1.
+        d: width of the residual stream, an integer >= 1.
+        d_o: output width of the value layer, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 1; default d.
+        q: second moment of a coordinate, E x^2, a number >= 0; default 1.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        sigma_v2: variance of the value weights, a number >= 0; default 1/d.
+        gain2: second moment of the gain of a norm, a number >= 0; default 1.
+        P: dropout probability, a number in [0, 1]; default 0.
+        s2: second moment of a coordinate of the gradient, a number > 0; default 1.
+        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+
+    Returns the fields variance, gap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+
+    Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows;
+    second order in 1/d_k and 1/d.
+    Source: henry2020, Eq. 4; dehghani2023, Section 2.
+    """
+    d = np.asarray(d, dtype=float)
+    if d_o is None:
+        d_o = d
+    d_o = np.asarray(d_o, dtype=float)
+    if d_k is None:
+        d_k = d
+    d_k = np.asarray(d_k, dtype=float)
+    if q is None:
+        q = 1
+    q = np.asarray(q, dtype=float)
+    if gap is None:
+        gap = q
+    gap = np.asarray(gap, dtype=float)
+    if gain2 is None:
+        gain2 = 1
+    gain2 = np.asarray(gain2, dtype=float)
+    if sigma_v2 is None:
+        sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
+    if P is None:
+        P = 0
+    P = np.asarray(P, dtype=float)
+    if s2 is None:
+        s2 = 1
+    s2 = np.asarray(s2, dtype=float)
+    if r_g is None:
+        r_g = 0
+    r_g = np.asarray(r_g, dtype=float)
+    _arguments = (
+        n, d, d_o, d_k, q, gap, sigma_v2, gain2, P, s2, r_g,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('d', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_o', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('q', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
+        ('gain2', 0.0, None, False, False, 'a number >= 0'),
+        ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
+        ('s2', 0.0, None, False, True, 'a number > 0'),
+        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+    )
+    _to_variance = np.empty(_shape)
+    _to_gap = np.empty(_shape)
+    # 181 operations a point
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, gain2, P, s2, r_g,
+            ) = _values
+            if _changed & 0b1:
+                x0 = n - 1
+                x1 = 1/np.maximum(x0, 1)
+                x2 = n*x1
+            if _changed & 0b10:
+                x3 = 1/d
+            if _changed & 0b1000:
+                x4 = 1/(d_k - 2)
+                x5 = 1/d_k
+                x6 = d_k - 1
+                x7 = x4*x6
+            if _changed & 0b10000:
+                x8 = 1/q
+            if _changed & 0b10000000:
+                x9 = 1/gain2
+            if _changed & 0b100000000:
+                x10 = P/(1 - P)
+            if _changed & 0b110000:
+                x11 = gap*x8
+            if _changed & 0b1000100:
+                x12 = d_o*sigma_v2
+            if _changed & 0b11000000000:
+                x13 = s2*(1 - r_g)
+                x14 = s2 - x13
+            if _changed & 0b101010:
+                x15 = d*gap*x5
+            if _changed & 0b111000:
+                x16 = _correlation_deficit(x11, d_k)
+                x17 = _correlation_slope_deficit(x11, d_k)
+                x18 = 1 - x16
+                x19 = np.square(x18)
+            if _changed & 0b100110000:
+                x20 = q*x10/gap
+            if _changed & 0b11000000001:
+                x21 = x0*x14
+            if _changed & 0b111010:
+                x22 = 2*x16*x3
+                x23 = (x3 + x5)*np.square(1 - x19)
+            if _changed & 0b10011010:
+                x24 = d_k*gain2*x3*x8*(1 - x3)
+            if _changed & 0b10101010:
+                x25 = gain2*x15
+            if _changed & 0b10111000:
+                x26 = x16*np.square(gain2)
+            if _changed & 0b10111010:
+                x27 = x16*x25
+            if _changed & 0b10111011:
+                x28 = _softmax_layer_exact_normed(x26, n, d, d_k, x16, 0)
+                x29 = x28[1]
+                x30 = x28[19]
+                x31 = x28[10]
+                x32 = x28[21]
+                x33 = x18*x28[23]
+                x34 = x28[7]
+                x35 = x28[3]
+                x36 = x29 - x30
+                x37 = 0.5*x32*(1 - x29)
+            if _changed & 0b1010111011:
+                x38 = s2*x27*x4*(d*x28[8] - x34)
+            if _changed & 0b1110111011:
+                x39 = s2*x20*x28[5]
+                x40 = s2*x34 + x39
+            if _changed & 0b11010111011:
+                x41 = x21*(x31*x36 + x37)
+                x42 = s2*x26*x28[18] + x41*(x31 + x37/x36)
+                x43 = x3*(s2*x28[4] + x21*x32) - x22*(s2*x28[11] + x41)
+                x44 = x15*x42*x9
+                x45 = -x4*x44
+            if _changed & 0b11110111011:
+                x46 = s2*(x20 + 1)*x28[15] + x21*(x23*(x28[22] - x33)/(x23 + x3*(x19 + 1)) + x33)
+                x47 = x27*(x13*x34 + x14*(x34 - x28[24]) + x39)
+                x48 = x25*x46
+                x49 = x48*x7
+            _to_variance[_at] = x12*(s2*x29*(x10 + 1) + x21*x36 + x24*(x45 + x49) + x24*(d*gain2*gap*x16*x4*x40*x5*x6 - x38) + x43)
+            _to_gap[_at] = np.where((n) == (1), 0, x12*(s2*(x10*x29 + x35) + x21*(x35 - x2*x30) + x24*(x17*(x27*x40 - x47) + x47*x7 - x38) + x24*(x17*(d*gain2*gap*x46*x5 - x2*x48) + x2*x49 + x45 + x5*(d*gap*x42*x5*x9 - x44*(2*x1 + 1))) + x43 - x1*((-x22*x31*(s2 + x21)) - x43)))
+
+    _in_parts(_work, workers)
+    return QueryKeyNormGradientResult(
+        _to_variance[()],
+        _to_gap[()],
+    )
+
+
+def centred_output(
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None, *, check=None, workers=1,
+):
+    r"""Second moment and token gap of the output of attention with weights less their mean.
+
+    .. math::
+
+        \text{see ShapedAttention}
+
+    Args:
+        n: number of tokens, an integer >= 1.
+        d: width of the residual stream, an integer >= 1.
+        d_o: output width of the value layer, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 1; default d.
+        q: second moment of a coordinate, E x^2, a number >= 0; default 1.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        sigma_v2: variance of the value weights, a number >= 0; default 1/d.
+        sigma_q2: variance of the query weights, a number >= 0; default 1/d.
+        sigma_k2: variance of the key weights, a number >= 0; default 1/d.
+        P: dropout probability, a number in [0, 1]; default 0.
+
+    Returns the fields q, gap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+
+    Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
+    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, Section 3.
+    """
+    d = np.asarray(d, dtype=float)
+    if d_o is None:
+        d_o = d
+    d_o = np.asarray(d_o, dtype=float)
+    if d_k is None:
+        d_k = d
+    d_k = np.asarray(d_k, dtype=float)
+    if q is None:
+        q = 1
+    q = np.asarray(q, dtype=float)
+    if gap is None:
+        gap = q
+    gap = np.asarray(gap, dtype=float)
+    if sigma_v2 is None:
+        sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
+    if sigma_q2 is None:
+        sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
+    if sigma_k2 is None:
+        sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
+    if P is None:
+        P = 0
+    P = np.asarray(P, dtype=float)
+    _arguments = (
+        n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('d', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_o', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('q', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
+        ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
+    )
+    _to_q = np.empty(_shape)
+    _to_gap = np.empty(_shape)
+    # 29 operations a point
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
+            ) = _values
+            if _changed & 0b1000010:
+                x0 = d*sigma_v2
+            if _changed & 0b110111011:
+                x1 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*np.square(d), n, d, d_k, gap/q, 0)
+                x2 = x1[1]
+            if _changed & 0b1110111011:
+                x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
+            _to_q[_at] = x0*(gap*(x1[12] - 2*x1[13]) + x3)
+            _to_gap[_at] = np.where((n) == (1), 0, x0*(gap*x1[20] + x3))
+
+    _in_parts(_work, workers)
+    return CentredOutputResult(
+        _to_q[()],
+        _to_gap[()],
+    )
+
+
+def centred_gradient(
+    n, d, d_o=None, d_k=None, q=None, gap=None, sigma_v2=None, sigma_q2=None, sigma_k2=None, P=None,
+    s2=None, r_g=None, *, check=None, workers=1,
+):
+    r"""Second moment and token gap of the input gradient of attention with weights less their mean.
+
+    .. math::
+
+        \text{see ShapedAttention}
+
+    Args:
+        n: number of tokens, an integer >= 1.
+        d: width of the residual stream, an integer >= 1.
+        d_o: output width of the value layer, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 1; default d.
+        q: second moment of a coordinate, E x^2, a number >= 0; default 1.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        sigma_v2: variance of the value weights, a number >= 0; default 1/d.
+        sigma_q2: variance of the query weights, a number >= 0; default 1/d.
+        sigma_k2: variance of the key weights, a number >= 0; default 1/d.
+        P: dropout probability, a number in [0, 1]; default 0.
+        s2: second moment of a coordinate of the gradient, a number > 0; default 1.
+        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+
+    Returns the fields variance, gap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+
+    Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
+    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, Section 3.
+    """
+    d = np.asarray(d, dtype=float)
+    if d_o is None:
+        d_o = d
+    d_o = np.asarray(d_o, dtype=float)
+    if d_k is None:
+        d_k = d
+    d_k = np.asarray(d_k, dtype=float)
+    if q is None:
+        q = 1
+    q = np.asarray(q, dtype=float)
+    if gap is None:
+        gap = q
+    gap = np.asarray(gap, dtype=float)
+    if sigma_v2 is None:
+        sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
+    if sigma_q2 is None:
+        sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
+    if sigma_k2 is None:
+        sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
+    if P is None:
+        P = 0
+    P = np.asarray(P, dtype=float)
+    if s2 is None:
+        s2 = 1
+    s2 = np.asarray(s2, dtype=float)
+    if r_g is None:
+        r_g = 0
+    r_g = np.asarray(r_g, dtype=float)
+    _arguments = (
+        n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('d', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_o', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('q', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
+        ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
+        ('s2', 0.0, None, False, True, 'a number > 0'),
+        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+    )
+    _to_variance = np.empty(_shape)
+    _to_gap = np.empty(_shape)
+    # 87 operations a point
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    @np.errstate(divide="ignore", invalid="ignore")
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
+            ) = _values
+            if _changed & 0b1:
+                x0 = n - 1
+                x1 = n/np.maximum(x0, 1)
+            if _changed & 0b10:
+                x2 = np.square(d)
+                x3 = 1/d
+            if _changed & 0b1000000000:
+                x4 = P/(1 - P)
+            if _changed & 0b1000100:
+                x5 = d_o*sigma_v2
+            if _changed & 0b1000010000:
+                x6 = q*x4
+            if _changed & 0b110000000000:
+                x7 = s2*(1 - r_g)
+                x8 = s2 - x7
+            if _changed & 0b110000000001:
+                x9 = x0*x8
+            if _changed & 0b110100010:
+                x10 = gap*sigma_k2*sigma_q2*x2
+            if _changed & 0b110111011:
+                x11 = _softmax_layer_exact(q*x10, n, d, d_k, gap/q, 0)
+                x12 = x11[3]
+                x13 = x11[8]
+                x14 = x13 + (1 - x3)*(d*x13 + (d_k - 1)*x11[7])/d_k
+            if _changed & 0b1110111011:
+                x15 = x4*x11[1]
+            if _changed & 0b11110111011:
+                x16 = s2*x6*x11[5]
+                x17 = s2*x15
+            if _changed & 0b111110111011:
+                x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[22] + s2*(gap + x6)*x11[15]) + x3*(s2*x11[4] + x9*x11[21])
+                x19 = s2*(x12 + x15) + x9*(x12 - x1*x11[19])
+            _to_variance[_at] = x5*(x10*(gap*s2*x14 + x16) + x17 + x18 + (1 - 1/n)*(x19 - x17))
+            _to_gap[_at] = np.where((n) == (1), 0, x5*(x1*x18 + x10*(gap*(x14*x7 + x8*(x14 - x11[24])) + x16) + x19))
+
+    _in_parts(_work, workers)
+    return CentredGradientResult(
+        _to_variance[()],
+        _to_gap[()],
     )

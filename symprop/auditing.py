@@ -11,9 +11,15 @@ from symprop.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
+    from symprop.architectures.checkpoint import Contrast
     from symprop.architectures.description import Architecture
-    from symprop.architectures.verification import Comparison
+    from symprop.architectures.signal import Words
 
+SCHEMA, CONTRAST_SCHEMA = "symprop-audit-1", "symprop-checkpoint-1"
+"""Names of the forms of :func:`data` and :func:`contrast_data`; one changes when an entry is renamed or dropped."""
+WORDS = ("distinct", "uniform", "zipf")
+SPECIAL, MAX_DRAWN = 5, 10**7
+"""Words that are drawn leave out the first SPECIAL; a larger vocabulary than MAX_DRAWN would fill the memory."""
 FULL_TABLE = 48
 """Layers up to which the table shows every one; a deeper model shows as many, evenly chosen."""
 
@@ -53,13 +59,33 @@ def overridden(
     return replace(architecture, **changes)
 
 
+def words_of(kind: str, tokens: int, vocabulary: int, seed: int) -> Words | None:
+    """Words of an audited sequence: ``distinct`` (None, for the audit to count them), or drawn as ``uniform`` or ``zipf``.
+
+    >>> len(set(words_of("zipf", 64, 1000, 0).tolist())) < len(set(words_of("uniform", 64, 1000, 0).tolist())) <= 64
+    True
+    """
+    from symprop.architectures.signal import MAX_TOKENS
+
+    if kind not in WORDS:
+        raise UnknownNameError("words", kind, WORDS)
+    if kind == "distinct" or not 1 <= tokens <= MAX_TOKENS:
+        return None
+    if not SPECIAL < vocabulary <= MAX_DRAWN:
+        raise InputError("vocabulary", vocabulary, f"an integer in ({SPECIAL}, {MAX_DRAWN}] to draw words from")
+    from symprop.architectures.verification import tokens_of
+
+    return tokens_of(seed, 1, tokens, vocabulary, repeated=kind == "zipf").ravel()
+
+
 def text(found: Audit) -> str:
     """The audit for a terminal: a table of the layers, the verdict and the repairs."""
     model = found.architecture
     lines = [
         f"{model.name} ({model.source}): {model.layers} layers, width {model.width}, {model.heads} heads, "
-        f"{found.tokens} tokens",
+        f"{found.tokens} tokens{f', the last {found.padding} of them padding' if found.padding else ''}",
         f"gradients of {found.cotangent}; moments are per coordinate, expectations over the initialisation",
+        f"state of the tokens: {found.state} ({found.reason})",
         "",
     ]
     names = list(dict.fromkeys(name for row in found.rows for name in row.weights))
@@ -73,8 +99,7 @@ def text(found: Audit) -> str:
                 f"{row.gradient_cosine:.4f}", *(_number(row.weights.get(name)) for name in names),
             )
         )
-    widths = [max(len(line[k]) for line in table) for k in range(len(heading))]
-    lines += ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+    lines += _aligned(table)
     lines += ["", *found.verdict]
     lines += [f"Repair of {item.problem}: {item.sentence}" for item in found.repairs]
     return "\n".join(lines) + "\n"
@@ -92,17 +117,25 @@ def _number(value: float | None) -> str:
 
 
 def data(found: Audit) -> dict[str, Any]:
-    """The audit as plain data, every number finite or null."""
+    """The audit as plain data of the form :data:`SCHEMA`, every number finite or null.
+
+    >>> from symprop.architectures.audit import audit
+    >>> from symprop.architectures.presets import preset
+    >>> list(data(audit(preset("bert").replace(layers=1), tokens=2)))
+    ['schema', 'architecture', 'tokens', 'padding', 'state', 'reason', 'cotangent', 'rows', 'verdict', 'repairs']
+    """
     model = found.architecture
     sizes = ("layers", "width", "heads", "key_width", "hidden", "vocabulary")
     words = ("order", "norm", "activation", "gated", "causal", "positions", "epsilon")
     return {
+        "schema": SCHEMA,
         "architecture": {
             "name": model.name, "source": str(model.source), **{name: getattr(model, name) for name in (*sizes, *words)},
             "initialisation": {name: str(value) for name, value in _initialisation(model).items()},
         },
-        "tokens": found.tokens, "cotangent": found.cotangent, "rows": _finite([asdict(row) for row in found.rows]),
-        "verdict": list(found.verdict), "repairs": [asdict(item) for item in found.repairs],
+        "tokens": found.tokens, "padding": found.padding, "state": found.state, "reason": found.reason,
+        "cotangent": found.cotangent, "rows": _finite([asdict(row) for row in found.rows]),
+        "verdict": list(found.verdict), "repairs": _finite([asdict(item) for item in found.repairs]),
     }  # fmt: skip
 
 
@@ -119,6 +152,55 @@ def _initialisation(model: Architecture) -> dict[str, Any]:
 
     given = {name: getattr(model, name) for name in (*VARIANCES, *SCALES)}
     return {name: value for name, value in given.items() if value is not None and value != 0}
+
+
+def contrast_text(found: Contrast) -> str:
+    """A checkpoint for a terminal: its matrices beside what was assumed, its layers in both theories, and the verdict."""
+    model = found.architecture
+    lines = [
+        f"{model.name}: {model.layers} layers, width {model.width}, {found.tokens} tokens; trained weights beside their"
+        " initialisation",
+        "", "weights: smallest and largest over the layers",
+    ]
+    table: list[Sequence[str]] = [("matrix", "E w^2 / assumed", "mean^2 share", "kurtosis", "top / iid edge", "E bias^2")]
+    for name in dict.fromkeys(item.name for item in found.matrices):
+        own = [item for item in found.matrices if item.name == name]
+        columns = ("ratio", "mean_share", "kurtosis", "edge", "bias")
+        table.append((name, *(_range([getattr(item, column) for item in own]) for column in columns)))
+    lines += _aligned(table)
+    gains = [gain for pair in found.norms for gain in pair]
+    lines += ["", f"norms: E gain^2 {_range([gain.gain2 for gain in gains])}, E bias^2 {_range([gain.bias for gain in gains])}"]
+    lines += ["", "streams: initialisation, measured moments" + (", real forward pass" if found.real is not None else "")]
+    table = [("layer", "E x^2", "", "", "cosine", "", "", "logit sd", "", "E g^2", "")]
+    for position, (first, then) in enumerate(zip(found.initial, found.trained, strict=True)):
+        q, cosine = found.real[position] if found.real is not None else (None, None)
+        table.append(
+            (str(first.layer), _number(first.q), _number(then.q), _number(q), _number(first.cosine), _number(then.cosine),
+             _number(cosine), _number(first.logit_deviation), _number(then.logit_deviation), _number(first.gradient),
+             _number(then.gradient))
+        )  # fmt: skip
+    return "\n".join([*lines, *_aligned(table), "", *found.verdict]) + "\n"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.3g} .. {max(values):.3g}"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+
+
+def contrast_data(found: Contrast) -> dict[str, Any]:
+    """The same as plain data of the form :data:`CONTRAST_SCHEMA`, every number finite or null."""
+    streams = None if found.real is None else [{"q": q, "cosine": cosine} for q, cosine in found.real]
+    return {
+        "schema": CONTRAST_SCHEMA, "name": found.architecture.name, "tokens": found.tokens,
+        "matrices": _finite([asdict(item) | {"ratio": item.ratio} for item in found.matrices]),
+        "norms": [[asdict(gain) for gain in pair] for pair in found.norms],
+        "initial": _finite([asdict(row) for row in found.initial]), "trained": _finite([asdict(row) for row in found.trained]),
+        "real": streams, "verdict": list(found.verdict),
+    }  # fmt: skip
 
 
 def formulas(model: Architecture) -> str:
@@ -145,34 +227,21 @@ def formulas(model: Architecture) -> str:
 
 
 def plot(found: Audit) -> bytes:
-    """Second moments and cosines over depth, as PDF. Raises :class:`MissingExtraError` without matplotlib."""
+    """Second moments, cosine and logits over depth, as PDF. Raises :class:`MissingExtraError` without matplotlib."""
     from symprop.claims import Figure
     from symprop.claims.paper import Curve
     from symprop.report.figures import figure_pdf
 
     depth = tuple(float(row.layer) for row in found.rows)
+    last = found.rows[-1].gradient
     series = {
         "E x^2": tuple(row.q for row in found.rows),
-        "E g^2 over its value at the output": tuple(row.gradient / found.rows[-1].gradient for row in found.rows),
-        "1 - token cosine": tuple(max(1 - row.cosine, 1e-16) for row in found.rows),
+        "E g^2 over its value at the output": tuple(row.gradient / last if last > 0 else math.nan for row in found.rows),
+        "1 - token cosine": tuple(row.gap / row.q if row.q > 0 else math.nan for row in found.rows),
+        "logit deviation": tuple(math.nan if row.logit_deviation is None else row.logit_deviation for row in found.rows),
     }
-    curves = tuple(Curve(label, depth, values) for label, values in series.items() if all(map(math.isfinite, values)))
+    # A logarithmic axis shows what is positive.
+    kept = {label: [(x, y) for x, y in zip(depth, values, strict=True) if 0 < y < math.inf] for label, values in series.items()}
+    curves = tuple(Curve(label, *zip(*points, strict=True)) for label, points in kept.items() if points)
     name = found.architecture.name
-    return figure_pdf(Figure("audit", f"Signal of {name}", "layer", name, curves, (), logy=True))
-
-
-def comparison_text(rows: Sequence[Comparison]) -> str:
-    """Predicted beside measured, one line for each quantity and layer, and what disagrees."""
-    heading = ("predicted", "measured", "error", "s.e.", "allowed")
-    cells = " ".join(name.rjust(width) for name, width in zip(heading, (11, 11, 8, 7, 7), strict=True))
-    lines = [f"{'model':<9} {'layer':>5} {'quantity':<13} {cells}"]
-    for row in rows:
-        spread = row.stderr if row.absolute else row.stderr / row.measured
-        mark = "" if row.agrees else "  DISAGREES"
-        lines.append(
-            f"{row.case:<9} {row.layer:>5} {row.quantity:<13} {row.predicted:>11.5g} {row.measured:>11.5g} {row.error:>+8.2%} "
-            f"{spread:>7.2%} {row.tolerance:>7.1%}{mark}"
-        )
-    wrong = sum(not row.agrees for row in rows)
-    lines.append(f"{len(rows) - wrong} of {len(rows)} within tolerance + 2.5 standard errors")
-    return "\n".join(lines) + "\n"
+    return figure_pdf(Figure("audit", f"Signal of {name}", "layer", f"{name}, {found.tokens} tokens", curves, (), logy=True))

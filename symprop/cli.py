@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("verify", _verify, "verdicts of the claims, and theory against simulation")
     sub.add_argument("derivation", metavar="NAME", help="a bundled derivation, or architectures: models of transformers")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
+    sub.add_argument(
+        "--ablation", action="store_true", help="architectures: what each ingredient of the theory is worth"
+    )
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -97,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a png, svg or pdf file")
     sub.add_argument("--layers", type=_count, metavar="L", help="number of blocks")
     sub.add_argument("--tokens", type=_count, metavar="N", help="number of tokens")
-    sub.add_argument("--closure", metavar="NAME", help="how the softmax moments are approximated: rem, uniform, annealed")
+    sub.add_argument("--closure", metavar="NAME",
+                     help="what stands in for the softmax moments: rem, uniform, annealed, exact")
     sub.add_argument("--simulate", type=_count, default=0, metavar="K", help="simulate at K points as well")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="a machine-readable summary")
@@ -112,10 +116,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
     sub = command("audit", _audit, "what an architecture's initialisation does to tokens and gradients, layer by layer")
-    sub.add_argument("target", metavar="MODEL", help="a preset such as gpt2, a config.json or its folder, or a .toml file")
+    sub.add_argument("target", metavar="MODEL", nargs="?",
+                     help="a preset such as gpt2, a config.json or its folder, or a .toml file; a .safetensors file or a "
+                          "folder with one compares trained weights with their initialisation")
+    sub.add_argument("--forward", action="store_true", help="for a checkpoint: also run the model (transformers)")
+    sub.add_argument("--keys", action="store_true", help="what a .toml file may contain")
     sub.add_argument("--depth", type=int, metavar="N", help="number of layers")
     sub.add_argument("--width", type=int, metavar="N", help="width of the residual stream, a multiple of a head's width")
     sub.add_argument("--seq-len", type=int, default=128, metavar="N", help="tokens of the sequence (default 128)")
+    sub.add_argument("--words", default="distinct", metavar="KIND",
+                     help="distinct (default), or drawn from the vocabulary: uniform, or zipf so that words repeat")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of drawn words (default 0)")
+    sub.add_argument("--padding", type=int, default=0, metavar="N", help="tokens at the end that nobody sees")
+    sub.add_argument("--state", default="auto", metavar="NAME",
+                     help="exchangeable (fast), gram (any tokens), or auto: the first where it suffices")
     sub.add_argument("--init", action="append", default=[], metavar="KEY=EXPR",
                      help="a variance or scale, e.g. output=0.02**2/(2*L) or branch_scale=1/sqrt(L); may be repeated")
     sub.add_argument("--growth", type=float, default=10.0, metavar="X", help="allowed change of the gradient (default 10)")
@@ -252,40 +266,75 @@ def _verify(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from symprop import auditing
     from symprop.architectures.audit import audit
-    from symprop.architectures.readers import load
+    from symprop.architectures.checkpoint import checkpoint_files
+    from symprop.architectures.readers import keys_text, load
 
+    if options.keys:
+        print(keys_text(), end="")
+        return 0
+    if options.target is None:
+        raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
+    found_files = checkpoint_files(options.target)
+    if found_files is not None:
+        return _contrast(options, *found_files)
     model = auditing.overridden(load(options.target), depth=options.depth, width=options.width, init=options.init)
     if options.latex:
         print(auditing.formulas(model), end="")
         return 0
-    found = audit(model, tokens=options.seq_len, growth=options.growth, cosine=options.cosine)
+    words = auditing.words_of(options.words, options.seq_len, model.vocabulary, options.seed)
+    found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
+                  growth=options.growth, cosine=options.cosine)  # fmt: skip
     if options.plot is not None:
-        figure = auditing.plot(found)
-        try:
-            options.plot.write_bytes(figure)
-        except OSError as error:
-            raise InputError("plot", options.plot, f"a file that can be written ({error.strerror})") from None
-    print(json.dumps(auditing.data(found), indent=1, allow_nan=False) if options.json else auditing.text(found),
-          end="\n" if options.json else "")
+        _write(options.plot, auditing.plot(found))
+    _printed(auditing.data(found) if options.json else auditing.text(found))
     return 0
+
+
+def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]) -> int:
+    from symprop import auditing
+    from symprop.architectures.checkpoint import contrast
+    from symprop.architectures.readers import load
+
+    kind = "uniform" if options.words == "distinct" else options.words
+    words = auditing.words_of(kind, options.seq_len, load(str(folder / "config.json")).vocabulary, options.seed)
+    if words is None:
+        raise InputError("tokens", options.seq_len, "an integer that an audit takes")
+    found = contrast(folder, files, words, forward=options.forward)
+    _printed(auditing.contrast_data(found) if options.json else auditing.contrast_text(found))
+    return 0
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError("plot", path, f"a file that can be written ({error.strerror})") from None
+
+
+def _printed(content: dict[str, Any] | str) -> None:
+    """Text as it is, data as JSON."""
+    print(content if isinstance(content, str) else json.dumps(content, indent=1, allow_nan=False) + "\n", end="")
 
 
 def _verify_architectures(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from symprop.architectures.verification import CASES, compare
-    from symprop.auditing import comparison_text
+    from symprop.architectures import verification
 
-    rows = []
     with _progress() as progress:
-        for case in CASES.values():
-            seeds = 32 if options.full else 16
-            rows += compare(case, seeds=seeds, first_seed=options.seed, repeated=options.full, progress=progress)
+        if options.ablation:
+            worth = verification.ablate(first_seed=options.seed, progress=progress)
+            if options.json:
+                print(json.dumps([asdict(row) for row in worth], indent=1))
+            else:
+                print(verification.ablation_text(worth), end="")
+            return 0
+        rows = verification.verify(first_seed=options.seed, full=options.full, progress=progress)
     if options.json:
         content = [asdict(row) | {"error": row.error, "agrees": row.agrees} for row in rows]
         print(json.dumps(content, indent=1))
     else:
-        print(comparison_text(rows), end="")
+        print(verification.verification_text(rows), end="")
     return 0 if all(row.agrees for row in rows) else 1
 
 

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 import sympy as sp
 
 from symprop.architectures.description import Architecture
+from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
 from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, run
-from symprop.core.errors import InputError
-from symprop.network.gram import GramSignal
+from symprop.core.errors import InputError, UnknownNameError
+from symprop.network.gram import GramGradient
+from symprop.network.gram_attention import pattern
 
+STATES = ("auto", "exchangeable", "gram")
+"""The state of the tokens: (q, gap) or the whole Gram matrix; ``auto`` takes the first where it suffices."""
 COLLAPSED = 0.99
 """Token cosine from which tokens count as collapsed."""
-VALID_LOGITS, USABLE_LOGITS = 0.5, 1.6
-"""Logit deviations up to which attention is described at first order, and up to which its forward moments still are."""
-SOLVE_TOKENS = 16
-"""Tokens of the smaller batch that repairs are solved on."""
+VALID_LOGITS, USABLE_LOGITS, LARGE_LOGITS = 0.5, 1.6, 1.0
+"""Logit deviations up to which attention is described at first order, up to which its forward moments still are, and from
+which a repair is offered."""
+COMPARED_TOKENS = 32
+"""Tokens on which the two states are compared where (q, gap) was asked for and does not suffice."""
 RANGE = 1e4
 """A repair is sought between 1/RANGE and RANGE times the present scale."""
+REACHED, ATTEMPTS, STEPS = 0.01, 6, 60
+"""A repair is solved until a new audit is this close to what it promises, in the logarithm, or given up after so many of
+them; STEPS bounds the search between two."""
+FAR = 1e6
+"""The distance, in the logarithm, of what is no number."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +40,17 @@ class LayerRow:
     """The stream that enters a layer, its attention, and the gradients there; the last row is the output of the model.
 
     ``q`` is the second moment of a coordinate, ``mean`` the root mean square of a token's coordinate mean, ``cosine`` that of
-    two tokens. ``logit_deviation`` is the standard deviation of a logit about its row, ``participation`` the number of keys
-    that a query attends to, 1/E sum_j A_ij^2. ``gradient`` is the second moment of dLoss/dx, ``gradient_cosine`` that of
-    two tokens, and ``weights`` the root mean square norm of dLoss/dW by matrix.
+    two tokens, and ``gap`` = (1 - cosine) q, which keeps its digits near collapse. ``logit_deviation`` is the deviation
+    of a logit about its row, ``participation`` the number of keys that a query attends to, 1/E sum_j A_ij^2. ``gradient`` is
+    the second moment of dLoss/dx, ``gradient_cosine`` that of two tokens, and ``weights`` the root mean square norm of
+    dLoss/dW by matrix.
     """
 
     layer: int
     q: float
     mean: float
     cosine: float
+    gap: float
     logit_deviation: float | None
     participation: float | None
     gradient: float
@@ -47,20 +60,28 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Repair:
-    """A change that brings a quantity to a wanted value; ``factor`` multiplies ``target``, None where none does."""
+    """A change that brings a quantity to a wanted value; ``factor`` multiplies ``target``, None where none does.
+
+    ``before`` and ``after`` are the quantity in the audit and in one of the repaired model, on the same tokens.
+    """
 
     problem: str
     target: str
     factor: float | None
+    before: float
+    after: float | None
     sentence: str
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything the audit of one architecture found."""
+    """Everything the audit of one architecture found; ``tokens`` counts the padded ones as well."""
 
     architecture: Architecture
     tokens: int
+    padding: int
+    state: str
+    reason: str
     cotangent: str
     rows: tuple[LayerRow, ...]
     verdict: tuple[str, ...]
@@ -68,10 +89,12 @@ class Audit:
 
 
 def audit(
-    architecture: Architecture, *, tokens: int = 128, words: Words | None = None, growth: float = 10.0, cosine: float = 0.9
+    architecture: Architecture, *, tokens: int = 128, words: Words | None = None, padding: int = 0, state: str = "auto",
+    growth: float = 10.0, cosine: float = 0.9,
 ) -> Audit:
     """Audit an architecture on one sequence of ``tokens`` tokens, all different unless ``words`` are given.
 
+    The last ``padding`` tokens are seen by nobody and left out of every average. ``state`` is one of :data:`STATES`.
     Gradients are those of the cross-entropy of random labels where the readout is linear, of independent unit cotangents
     at the last layer otherwise. ``growth`` is the factor by which the gradient's second moment may change over depth and
     ``cosine`` the token cosine wanted at the output; repairs are solved for these. No weight is ever drawn.
@@ -79,62 +102,155 @@ def audit(
     >>> from symprop.architectures.presets import preset
     >>> small = preset("gpt2").replace(layers=2, width=64, heads=4, key_width=0, hidden=256)
     >>> found = audit(small, tokens=8)
-    >>> len(found.rows), found.rows[0].cosine, found.repairs
-    (3, 0.0, ())
+    >>> len(found.rows), found.rows[0].cosine, found.state, found.repairs
+    (3, 0.0, 'gram', ())
     """
     if not growth > 1:
         raise InputError("growth", growth, "a number > 1")
     if not 0 < cosine < 1:
         raise InputError("cosine", cosine, "a number in (0, 1)")
-    if not 1 <= tokens <= MAX_TOKENS:
-        raise InputError("tokens", tokens, f"an integer in [1, {MAX_TOKENS}]")
+    if state not in STATES:
+        raise UnknownNameError("state", state, STATES)
     words = np.arange(tokens) if words is None else words
-    model, rows, cotangent = _rows(architecture, words)
+    if not 1 <= len(words) <= MAX_TOKENS or tokens < 1:
+        raise InputError("tokens", tokens, f"an integer in [1, {MAX_TOKENS}]")
+    if not 0 <= padding < len(words):
+        raise InputError("padding", padding, f"an integer in [0, {len(words) - 1}]")
+    subject = _Subject(architecture, words, padding)
+    rows, chosen, reason = _chosen(subject, state)
+    cotangent = "unit cotangents at the output" if architecture.head is None else "cross-entropy"
     return Audit(
-        architecture, len(words), cotangent, rows, tuple(_verdict(rows, len(words), growth)),
-        tuple(_repairs(architecture, rows, growth, cosine, _smaller(model))),
+        architecture, len(words), padding, chosen, reason, cotangent, rows, tuple(_verdict(rows, subject.count, growth)),
+        tuple(_repairs(subject, rows, chosen, growth, cosine)),
     )
 
 
-def _smaller(model: ModelPass) -> Words:
-    return np.arange(min(model.pattern.tokens, SOLVE_TOKENS))
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """An architecture with the tokens that it reads."""
+
+    architecture: Architecture
+    words: Words
+    padding: int
+
+    @property
+    def count(self) -> int:
+        """Tokens that are not padding."""
+        return len(self.words) - self.padding
+
+    @cached_property
+    def fast(self) -> ExchangeableModel:
+        """The same model on exchangeable tokens."""
+        return ExchangeableModel(self.architecture, self.count)
+
+    def rows(self, state: str, branch_factor: float = 1.0) -> tuple[LayerRow, ...]:
+        """The layers in a state, with scaled residual branches."""
+        if state == "exchangeable":
+            return _exchangeable_rows(self.fast, branch_factor)
+        scaled = self.architecture
+        if branch_factor != 1:
+            scaled = scaled.replace(branch_scale=scaled.branch_scale * sp.Float(branch_factor, 17))
+        return _gram_rows(scaled, self.words, self.padding)
 
 
-def _rows(architecture: Architecture, words: Words) -> tuple[ModelPass, tuple[LayerRow, ...], str]:
-    model = run(architecture, words)
-    tokens = len(words)
+def _chosen(subject: _Subject, state: str) -> tuple[tuple[LayerRow, ...], str, str]:
+    """The layers, the state that they were found in, and why."""
+    against = "a part of the tokens is padding" if subject.padding else obstacle(subject.architecture, subject.words)
+    if state == "gram":
+        return subject.rows("gram"), "gram", "as asked for"
+    if state == "exchangeable":
+        rows = subject.rows("exchangeable")
+        return rows, "exchangeable", f"as asked for, although {against}; {_cost(subject)}" if against else "as asked for"
+    if against:
+        return subject.rows("gram"), "gram", against
+    rows = subject.rows("exchangeable")
+    if _logits(rows) <= VALID_LOGITS:
+        return rows, "exchangeable", "tokens are exchangeable and logits small"
+    return subject.rows("gram"), "gram", f"logits deviate by {_logits(rows):.3g}"
+
+
+def _cost(subject: _Subject) -> str:
+    """What (q, gap) misses of the Gram matrix, measured on fewer tokens."""
+    count = min(subject.count, COMPARED_TOKENS)
+    part = _Subject(subject.architecture, subject.words[:count], 0)
+    pairs = list(zip(part.rows("exchangeable"), part.rows("gram"), strict=True))
+
+    def furthest(of: Callable[[LayerRow], float]) -> float:
+        return max(abs(of(fast) / of(full) - 1) for fast, full in pairs if of(full) > 0)
+
+    weights = max(
+        abs(fast.weights[name] / full.weights[name] - 1)
+        for fast, full in pairs for name in full.weights if full.weights[name] > 0
+    )  # fmt: skip
+    apart = max(abs(fast.cosine - full.cosine) for fast, full in pairs)
+    return (
+        f"on {count} tokens the Gram matrix differs by up to {furthest(lambda row: row.q):.2g} in E x^2 (relative),"
+        f" {apart:.2g} in the cosine, {furthest(lambda row: row.gradient):.2g} in E g^2 and {weights:.2g} in a weight gradient"
+    )
+
+
+def _gram_rows(architecture: Architecture, words: Words, padding: int) -> tuple[LayerRow, ...]:
+    count = len(words)
+    # A mask that hides nothing is left to the model itself, which knows faster ways.
+    visible = None
+    if padding:
+        own = run(architecture.replace(layers=1), words[:1]).pattern
+        visible = pattern(count, causal=architecture.causal, padding=padding, rotary=own.rotary)
+    model = run(architecture, words, visible=visible)
     if architecture.head is None:
-        gradient, cotangent = model.unit_gradient(), "unit cotangents at the output"
+        gradient = GramGradient(np.diag((np.arange(count) < count - padding).astype(float)))
     else:
         # Labels that no two tokens share: the next words of a text of different words.
-        gradient, cotangent = model.loss_gradient(np.arange(tokens)), "cross-entropy"
+        gradient = model.loss_gradient(np.where(np.arange(count) < count - padding, np.arange(count), -1))
+    return layer_rows(model, gradient, padding)
+
+
+def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tuple[LayerRow, ...]:
+    """The layers of a pass on the Gram matrix, given the gradient at its output; the last ``padding`` tokens do not count."""
+    real = slice(0, model.pattern.tokens - padding)
     gradients, weights = model.backward(gradient)
     rows = []
     for layer, (stream, above) in enumerate(zip(model.streams, gradients, strict=True)):
-        inside = layer < architecture.layers
+        inside = layer < len(model.passes)
         deviation = participation = None
         if inside:
             attention = model.attention(layer)
-            spread = (model.pattern.weights * attention.logit_variance).sum(axis=1)
-            deviation, participation = math.sqrt(float(spread.mean())), 1 / float(attention.participation().mean())
-        own = float(np.diag(above.gram).mean())
-        rows.append(
-            LayerRow(
-                layer, stream.q, _mean(stream), _cosine(model, stream.gram), deviation, participation, own,
-                model.pattern.pair_mean(above.gram) / own if own > 0 else 0.0,
-                {name: math.sqrt(max(value, 0.0)) for name, value in weights[layer].items()} if inside else {},
-            )
-        )
-    return model, tuple(rows), cotangent
+            spread = (model.pattern.weights * attention.logit_variance).sum(axis=1)[real]
+            deviation, participation = math.sqrt(float(spread.mean())), 1 / float(attention.participation()[real].mean())
+        signal, pulled = mean_moments(stream.gram[real, real]), mean_moments(above.gram[real, real])
+        rows.append(_row(layer, signal, stream.mean_share / stream.width, deviation, participation, pulled,
+                         weights[layer] if inside else {}))  # fmt: skip
+    return tuple(rows)
 
 
-def _mean(stream: GramSignal) -> float:
-    return math.sqrt(stream.q * stream.mean_share / stream.width)
+def _exchangeable_rows(model: ExchangeableModel, branch_factor: float) -> tuple[LayerRow, ...]:
+    found, architecture = model.run(branch_factor), model.architecture
+    share = 0.0 if normalised_stream(architecture) else 1.0
+    rows = []
+    for layer, (stream, above) in enumerate(zip(found.streams, found.gradients, strict=True)):
+        inside = layer < architecture.layers
+        deviation = participation = None
+        if inside:
+            # A row of n logits shares 1/n of what its keys do not.
+            variance = found.score_variance[layer] * (1 - 1 / found.tokens)
+            deviation, participation = math.sqrt(variance), found.tokens / (1 + variance)
+        rows.append(_row(layer, stream, share / architecture.width, deviation, participation, above,
+                         found.weights[layer] if inside else {}))  # fmt: skip
+    return tuple(rows)
 
 
-def _cosine(model: ModelPass, gram: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    own = float(np.diag(gram).mean())
-    return model.pattern.pair_mean(gram) / own if own > 0 else 0.0
+def _row(
+    layer: int, stream: Moments, mean_share: float, deviation: float | None, participation: float | None, above: Moments,
+    weights: Mapping[str, float],
+) -> LayerRow:
+    return LayerRow(
+        layer, stream.q, math.sqrt(stream.q * mean_share), stream.cosine, stream.gap, deviation, participation, above.q,
+        above.cosine, {name: math.sqrt(max(value, 0.0)) for name, value in weights.items()},
+    )
+
+
+def _logits(rows: tuple[LayerRow, ...]) -> float:
+    return max(row.logit_deviation or 0.0 for row in rows)
 
 
 def gradient_growth(rows: tuple[LayerRow, ...]) -> float:
@@ -184,65 +300,134 @@ def _verdict(rows: tuple[LayerRow, ...], tokens: int, growth: float) -> list[str
     return sentences
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """A quantity that should be brought to ``wanted``; ``logarithm`` is what is solved for."""
+
+    name: str
+    quantity: str
+    wanted: float
+    of: Callable[[tuple[LayerRow, ...]], float]
+    logarithm: Callable[[float], float] = math.log
+
+    def distance(self, rows: tuple[LayerRow, ...]) -> float:
+        """How far above the wanted value, in the logarithm; large where the numbers leave the range of floats."""
+        value = self.of(rows)
+        if not math.isfinite(value):
+            return -FAR if value == -math.inf else FAR
+        try:
+            return self.logarithm(value) - self.logarithm(self.wanted)
+        except ValueError:
+            return FAR
+
+
+def _alignment(cosine: float) -> float:
+    return -math.log(1 - cosine)
+
+
 def _repairs(
-    architecture: Architecture, rows: tuple[LayerRow, ...], growth: float, cosine: float, words: Words
+    subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: float, cosine: float
 ) -> list[Repair]:
     found = []
     ratio = gradient_growth(rows)
     if not 1 / growth <= ratio <= growth:
         wanted = growth if ratio > 1 else 1 / growth
-
-        def excess(scale: float) -> float:
-            return math.log(gradient_growth(_scaled(architecture, scale, words)) / wanted)
-
-        found.append(_branch_repair(architecture, "gradient growth", excess, f"the gradient's growth {wanted:.3g}"))
-    if len(words) > 1 and rows[-1].cosine >= COLLAPSED:
-
-        def aligned(scale: float) -> float:
-            return _scaled(architecture, scale, words)[-1].cosine - cosine
-
-        found.append(_branch_repair(architecture, "rank collapse", aligned, f"the token cosine {cosine:.3g} at the output"))
-    deviation = max(row.logit_deviation or 0.0 for row in rows)
-    if deviation > 1:
-        # Logits are linear in the query and in the key weights.
-        factor = math.sqrt(1 / deviation)
-        found.append(
-            Repair(
-                "large logits", "query and key std", factor,
-                f"Multiply the std of query and key weights by {factor:.4g} for logits that deviate by 1.",
-            )
+        problem = _Problem("gradient growth", "the gradient's growth", wanted, gradient_growth)
+        found.append(_branch_repair(subject, problem, rows, state))
+    if subject.count > 1 and rows[-1].cosine >= COLLAPSED:
+        problem = _Problem(
+            "rank collapse", "the token cosine at the output", cosine, lambda rows: rows[-1].cosine, _alignment
         )
+        found.append(_branch_repair(subject, problem, rows, state))
+    if _logits(rows) > LARGE_LOGITS:
+        found.append(_logit_repair(subject, rows, state))
     return found
 
 
-def _scaled(architecture: Architecture, scale: float, words: Words) -> tuple[LayerRow, ...]:
-    changed = architecture.replace(branch_scale=architecture.branch_scale * sp.Float(scale, 17))
-    return _rows(changed, words)[1]
+def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, ...], state: str) -> Repair:
+    """The factor of the residual branches at which the problem is gone, checked on all tokens.
+
+    The fast state knows how the quantity depends on the factor up to an offset; full runs correct the offset.
+    """
+    before, target = problem.of(rows), "branch scale"
+
+    @lru_cache
+    def fast(log_factor: float) -> float:
+        return problem.distance(subject.rows("exchangeable", math.exp(log_factor)))
+
+    log_factor, full = 0.0, rows
+    for _ in range(ATTEMPTS):
+        offset = problem.distance(full) - fast(log_factor)
+        place = _root(lambda x, offset=offset: fast(x) + offset, log_factor)  # type: ignore[misc]
+        if place is None:
+            break
+        log_factor = place
+        full = subject.rows(state, math.exp(log_factor))
+        if abs(problem.distance(full)) <= REACHED:
+            factor, after = math.exp(log_factor), problem.of(full)
+            return Repair(problem.name, target, factor, before, after,
+                          f"{_scaling(subject.architecture, factor)} {_reached(problem, before, after)}")  # fmt: skip
+    return Repair(problem.name, target, None, before, None,
+                  f"No scale of the residual branches brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")
 
 
-def _branch_repair(architecture: Architecture, problem: str, excess: Callable[[float], float], wanted: str) -> Repair:
-    """The factor of the residual branches at which ``excess`` is zero, by bracketing and Brent's method in its logarithm."""
-    from scipy.optimize import brentq
-
-    def of(log_scale: float) -> float:
-        value = excess(math.exp(log_scale))
-        return value if math.isfinite(value) else math.copysign(1e6, value) if not math.isnan(value) else 1e6
-
-    now = of(0.0)
+def _root(function: Callable[[float], float], start: float) -> float | None:
+    """A zero near ``start``, by a bracket that grows either way and the Illinois method in it; None within RANGE."""
+    now = function(start)
+    if now == 0:
+        return start
+    # Smaller branches tame nearly everything, so that they are tried first.
     for direction in (-1.0, 1.0):
-        edge, step = 0.0, direction * 0.5
-        while abs(edge) < math.log(RANGE):
-            other = edge + step
-            if of(other) * now <= 0:
-                factor = math.exp(brentq(of, min(edge, other), max(edge, other), xtol=1e-4))
-                return Repair(problem, "branch scale", factor, _sentence(architecture, factor, wanted))
-            edge, step = other, step * 2
-    return Repair(problem, "branch scale", None, f"No scale of the residual branches brings {wanted}.")
+        edge, step = (start, now), 0.25
+        while abs(edge[0] + direction * step) < math.log(RANGE):
+            other = edge[0] + direction * step
+            beyond = other, function(other)
+            if beyond[1] * now <= 0:
+                return _illinois(function, edge, beyond)
+            edge, step = beyond, step * 2
+    return None
 
 
-def _sentence(architecture: Architecture, factor: float, wanted: str) -> str:
+def _illinois(function: Callable[[float], float], kept: tuple[float, float], newest: tuple[float, float]) -> float:
+    """The zero between two points (x, function(x)) of different signs: secants, with the value of an end that stays halved."""
+    for _ in range(STEPS):
+        if newest[1] == 0 or abs(newest[0] - kept[0]) < 1e-9:
+            break
+        x = newest[0] - newest[1] * (newest[0] - kept[0]) / (newest[1] - kept[1])
+        found = x, function(x)
+        kept = newest if found[1] * newest[1] < 0 else (kept[0], kept[1] / 2)
+        newest = found
+        if abs(newest[1]) < REACHED / 100:
+            break
+    return newest[0]
+
+
+def _scaling(architecture: Architecture, factor: float) -> str:
     scaled = f"Multiply the residual branches by {factor:.4g}"
     if architecture.order != "peri":
         stds = [math.sqrt(architecture.number(name)) * factor for name in ("output", "down")]
         scaled += f" (or initialise output with std {stds[0]:.4g} and down with std {stds[1]:.4g})"
-    return f"{scaled} for {wanted}."
+    return scaled + "."
+
+
+def _reached(problem: _Problem, before: float, after: float) -> str:
+    return f"Audited again, {problem.quantity} is {after:.4g} instead of {before:.4g}."
+
+
+def _logit_repair(subject: _Subject, rows: tuple[LayerRow, ...], state: str) -> Repair:
+    """The factor of query and key std at which the largest logits deviate by one."""
+    problem = _Problem("large logits", "the largest logit deviation", LARGE_LOGITS, _logits)
+    before, target = _logits(rows), "query and key std"
+    model, factor, full = subject.architecture, 1.0, rows
+    for _ in range(ATTEMPTS):
+        # A logit is linear in both; the tokens that enter a layer depend on them a little.
+        factor *= math.exp(-problem.distance(full) / 2)
+        square = sp.Float(factor, 17) ** 2
+        changed = model.replace(query=model.query * square, key=model.key * square)
+        full = _Subject(changed, subject.words, subject.padding).rows(state)
+        if abs(problem.distance(full)) <= REACHED:
+            return Repair(problem.name, target, factor, before, problem.of(full),
+                          f"Multiply the std of query and key weights by {factor:.4g}."
+                          f" {_reached(problem, before, problem.of(full))}")  # fmt: skip
+    return Repair(problem.name, target, None, before, None,
+                  f"No scale of query and key weights brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")

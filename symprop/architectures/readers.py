@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import sympy as sp
 
-from symprop.architectures.description import SCALES, SIZES, VARIANCES, Architecture
+from symprop.architectures.deepscalelm import ACTIVATIONS
+from symprop.architectures.description import NORMS, ORDERS, POSITIONS, SIZES, Architecture
 from symprop.architectures.presets import PRESETS, absolute, preset
+from symprop.architectures.signal import MAX_TOKENS
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.parsing import parse_expression
 from symprop.core.provenance import Source
 from symprop.core.symbols import L, d
 
-MAX_BYTES = 10**6
-"""A longer file describes no architecture."""
+MAX_BYTES, MAX_DESCRIPTION = 10**6, 2 * 10**4
+"""A longer config or description in TOML describes no architecture; TOML takes quadratic time to parse."""
+MAX_INTEGER = 10**15
+"""No size of a model is larger; integers of any length parse, but neither print nor become floats."""
+MAX_WORD = 1000
+"""Characters of a word in a file."""
 NAMES: Mapping[str, sp.Expr] = {str(symbol): symbol for symbol in SIZES.values()}
 """What expressions in a file may contain besides numbers."""
 
@@ -37,27 +43,48 @@ def load(target: str) -> Architecture:
     >>> load("gpt2").layers
     12
     """
-    path = Path(target)
     if target in PRESETS:
         return preset(target)
+    if not target.isprintable() or len(target) > MAX_WORD:
+        raise InputError("architecture", repr(target), f"a name or path of at most {MAX_WORD} printable characters")
+    path = Path(target)
     if path.suffix == ".toml":
-        return from_toml(_text(path))
+        return from_toml(_text(path, MAX_DESCRIPTION))
     if path.suffix == ".json":
         return from_config(_text(path))
-    if path.is_dir():
+    if target and _is_folder(path):
         return from_config(_text(path / "config.json"))
     raise UnknownNameError("architecture (or file ending in .json or .toml)", target, PRESETS)
 
 
-def _text(path: Path) -> str:
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _text(path: Path, limit: int = MAX_BYTES) -> str:
     try:
         if not path.is_file():
             raise InputError("file", path, "a file that exists")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError("file", path, f"at most {MAX_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise InputError("file", path, f"at most {limit} bytes")
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("file", path, f"a readable UTF-8 file ({type(error).__name__})") from None
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key given twice is refused, as TOML does, since readers differ in which of the two they keep."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise InputError("config", key[:60], "every key once")
+        table[key] = value
+    return table
 
 
 class _Entries:
@@ -86,13 +113,17 @@ class _Entries:
         value = self.of(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{self._where}: {key}", value, "an integer")
+        if abs(value) > MAX_INTEGER:
+            raise InputError(f"{self._where}: {key}", "an integer of many digits", f"at most {MAX_INTEGER:.0e}")
         return value
 
     def number(self, key: str, default: Any = MISSING) -> float:
         value = self.of(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(self.integer(key, default))
+        if not isinstance(value, float) or not abs(value) < 1e300:
             raise InputError(f"{self._where}: {key}", value, "a finite number")
-        return float(value)
+        return value
 
     def flag(self, key: str, default: Any = MISSING) -> bool:
         value = self.of(key, default)
@@ -104,12 +135,16 @@ class _Entries:
         value = self.of(key, default)
         if not isinstance(value, str):
             raise InputError(f"{self._where}: {key}", value, "text")
+        if len(value) > MAX_WORD or not value.isprintable():
+            raise InputError(f"{self._where}: {key}", repr(value[:40]), f"at most {MAX_WORD} printable characters")
         return value
 
     def expression(self, key: str) -> sp.Expr:
         value = self.of(key)
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise InputError(f"{self._where}: {key}", value, "a number, or an expression as text")
+        if not isinstance(value, str):
+            value = self.integer(key) if isinstance(value, int) else self.number(key)
         return parse_expression(str(value), NAMES, argument=f"{self._where}: {key}")
 
 
@@ -123,13 +158,13 @@ def from_config(text: str) -> Architecture:
     256
     """
     try:
-        entries = _Entries(json.loads(text), "config")
+        entries = _Entries(json.loads(text, object_pairs_hook=_table), "config")
     except (ValueError, RecursionError):
         raise InputError("config", "its text", "JSON that parses, without deep nesting") from None
     kind = entries.word("model_type")
     if kind not in READERS:
         raise InputError(
-            "model_type", kind, f"one of {', '.join(READERS)}; describe any other model in a .toml file (README)"
+            "model_type", kind, f"one of {', '.join(READERS)}; describe any other model in a .toml file (symprop audit --keys)"
         )
     return READERS[kind](entries)
 
@@ -204,18 +239,26 @@ def _rotary_base(entries: _Entries) -> float:
     return nested.number("rope_theta", entries.number("rope_theta", entries.number("rotary_emb_base", 10000.0)))
 
 
+_LLAMA_DEFAULTS = {"llama": (11008, 32000, 32), "mistral": (14336, 32000, 8), "qwen2": (22016, 151936, 32)}
+"""Hidden width, vocabulary and key heads where a config leaves them out."""
+
+
 def _llama(entries: _Entries) -> Architecture:
+    hidden, vocabulary, key_heads = _LLAMA_DEFAULTS[entries.word("model_type")]
     width, count = entries.integer("hidden_size", 4096), entries.integer("num_attention_heads", 32)
     if count < 1:
         raise InputError("num_attention_heads", count, "an integer >= 1")
     key_width = entries.integer("head_dim", width // count)
-    groups = entries.integer("num_key_value_heads", count)
+    groups = entries.integer("num_key_value_heads", count if entries.has("num_attention_heads") else key_heads)
+    window = entries.integer("sliding_window", MAX_TOKENS) if entries.flag("use_sliding_window", True) else MAX_TOKENS
+    if window < MAX_TOKENS:
+        raise InputError("sliding_window", window, f"at least {MAX_TOKENS}, where it hides no token of an audit")
     if groups < 1 or count % groups:
         raise InputError("num_key_value_heads", groups, f"a divisor of {count}")
     return preset("llama").replace(
         name=entries.word("model_type"), layers=entries.integer("num_hidden_layers", 32), width=width, heads=count,
-        key_width=key_width, hidden=entries.integer("intermediate_size", 11008),
-        vocabulary=entries.integer("vocab_size", 32000), epsilon=entries.number("rms_norm_eps", 1e-6),
+        key_width=key_width, hidden=entries.integer("intermediate_size", hidden),
+        vocabulary=entries.integer("vocab_size", vocabulary), epsilon=entries.number("rms_norm_eps", 1e-6),
         activation=_activation(entries, "hidden_act", "silu"), rotated=key_width, rotary_base=_rotary_base(entries),
         **absolute(_variance(entries), "token", "gate", "head"),
     )  # fmt: skip
@@ -235,6 +278,17 @@ def _neox(entries: _Entries) -> Architecture:
         epsilon=entries.number("layer_norm_eps", 1e-5), activation=_activation(entries, "hidden_act", "gelu"),
         order="parallel" if entries.flag("use_parallel_residual", True) else "pre",
         rotated=int(share * (width // count)), rotary_base=_rotary_base(entries),
+        **absolute(_variance(entries), "token", "head"),
+    )  # fmt: skip
+
+
+def _gptj(entries: _Entries) -> Architecture:
+    width = entries.integer("n_embd", 4096)
+    return preset("gptj").replace(
+        layers=entries.integer("n_layer", 28), width=width, heads=entries.integer("n_head", 16), key_width=0,
+        hidden=entries.integer("n_inner", 4 * width), vocabulary=entries.integer("vocab_size", 50400),
+        epsilon=entries.number("layer_norm_epsilon", 1e-5),
+        activation=_activation(entries, "activation_function", "gelu_new"), rotated=entries.integer("rotary_dim", 64),
         **absolute(_variance(entries), "token", "head"),
     )  # fmt: skip
 
@@ -261,21 +315,73 @@ def _t5(entries: _Entries) -> Architecture:
 
 READERS: Mapping[str, Callable[[_Entries], Architecture]] = {
     "gpt2": _gpt2, "bert": _bert, "roberta": _bert, "llama": _llama, "mistral": _llama, "qwen2": _llama,
-    "gpt_neox": _neox, "vit": _vit, "t5": _t5,
+    "gpt_neox": _neox, "gptj": _gptj, "vit": _vit, "t5": _t5,
 }  # fmt: skip
 """Readers by the ``model_type`` of a config."""
 
-_INTEGERS = (*SIZES, "rotated")
-_NUMBERS = ("epsilon", "rotary_base")
-_FLAGS = ("gated", "causal", "embedding_norm", "final_norm")
-_WORDS = ("order", "norm", "activation", "positions")
-_SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "model": ("name", *SIZES),
-    "block": ("order", "norm", "epsilon", "activation", "gated", "branch_scale", "skip_scale", "embedding_norm",
-              "final_norm"),
-    "attention": ("causal", "positions", "rotated", "rotary_base", "temperature"),
-    "variances": VARIANCES,
-}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of one's own description: its table, what may stand there, and what it means."""
+
+    table: str
+    allowed: str
+    meaning: str
+
+
+_WHOLE, _REAL, _FLAG, _TEXT = "an integer", "a number", "true or false", "text"
+_EXPRESSION = "an expression"
+
+KEYS: Mapping[str, Key] = {
+    "name": Key("model", _TEXT, "name in what is printed"),
+    "layers": Key("model", _WHOLE, "number of blocks, L in expressions"),
+    "width": Key("model", _WHOLE, "width of the residual stream, d"),
+    "heads": Key("model", _WHOLE, "attention heads, H"),
+    "key_width": Key("model", _WHOLE, "width of a head, d_k (width/heads unless given)"),
+    "hidden": Key("model", _WHOLE, "hidden width of the feed-forward block, d_F"),
+    "vocabulary": Key("model", _WHOLE, "number of words or classes, V"),
+    "order": Key("block", f"one of {', '.join(ORDERS)}", "where the norm stands"),
+    "norm": Key("block", f"one of {', '.join(NORMS)}", "LayerNorm or RMSNorm"),
+    "epsilon": Key("block", _REAL, "what a norm adds to the mean square"),
+    "activation": Key("block", f"one of {', '.join(ACTIVATIONS)}", "activation of the feed-forward block"),
+    "gated": Key("block", _FLAG, "whether a gate multiplies the hidden layer"),
+    "branch_scale": Key("block", _EXPRESSION, "factor of a residual branch"),
+    "skip_scale": Key("block", _EXPRESSION, "factor of the stream that it is added to"),
+    "embedding_norm": Key("block", _FLAG, "LayerNorm after the embedding"),
+    "final_norm": Key("block", _FLAG, "norm before the readout"),
+    "causal": Key("attention", _FLAG, "whether a token sees its past only"),
+    "positions": Key("attention", f"one of {', '.join(POSITIONS)}", "how positions enter"),
+    "rotated": Key("attention", _WHOLE, "coordinates of a head that rotary embeddings turn, even"),
+    "rotary_base": Key("attention", _REAL, "base of their angles"),
+    "temperature": Key("attention", _EXPRESSION, "factor of the logits q.k/sqrt(d_k)"),
+    "token": Key("variances", _EXPRESSION, "word embedding"),
+    "position": Key("variances", _EXPRESSION, "learned position embedding"),
+    "segment": Key("variances", _EXPRESSION, "embedding that all tokens share"),
+    "class_token": Key("variances", _EXPRESSION, "a first token that carries the readout, 0 for none"),
+    "query": Key("variances", _EXPRESSION, "query weights"),
+    "key": Key("variances", _EXPRESSION, "key weights"),
+    "value": Key("variances", _EXPRESSION, "value weights"),
+    "output": Key("variances", _EXPRESSION, "output projection of attention"),
+    "up": Key("variances", _EXPRESSION, "first feed-forward weights"),
+    "gate": Key("variances", _EXPRESSION, "weights of the gate"),
+    "down": Key("variances", _EXPRESSION, "last feed-forward weights"),
+    "head": Key("variances", _EXPRESSION, "readout; left out where it is not linear"),
+}
+"""What a description may contain, besides ``base`` in ``model``: a preset to start from."""
+TABLES = tuple(dict.fromkeys(key.table for key in KEYS.values()))
+
+
+def keys_text() -> str:
+    """What one's own description may contain, for a terminal."""
+    lines = ["Tables and entries of a .toml file. Every entry may be left out where [model] has base = \"gpt2\" or another of:",
+             f"  {', '.join(PRESETS)}",
+             f"Expressions are numbers, or text in {', '.join(NAMES)} with + - * / **, sqrt, exp, log, pi.",
+             "Variances are absolute."]
+    for table in TABLES:
+        lines += ["", f"[{table}]"]
+        lines += [f"  {name:<15} {key.meaning}; {key.allowed}" for name, key in KEYS.items() if key.table == table]
+    return "\n".join(lines) + "\n"
 
 
 def from_toml(text: str) -> Architecture:
@@ -294,16 +400,17 @@ def from_toml(text: str) -> Architecture:
     found: dict[str, Any] = {}
     base: str | None = None
     for section in tables.names():
-        if section not in _SECTIONS:
-            raise UnknownNameError("table", section, _SECTIONS)
+        if section not in TABLES:
+            raise UnknownNameError("table", section[:60], TABLES)
         entries = _Entries(tables.of(section), section)
-        for key in entries.names():
-            if section == "model" and key == "base":
-                base = entries.word(key)
-            elif key not in _SECTIONS[section]:
-                raise UnknownNameError(f"entry of [{section}]", key, (*_SECTIONS[section],))
+        names = [name for name, key in KEYS.items() if key.table == section]
+        for name in entries.names():
+            if section == "model" and name == "base":
+                base = entries.word(name)
+            elif name not in names:
+                raise InputError(f"entry of [{section}]", name, f"one of {', '.join(names)}")
             else:
-                found[key] = _field(entries, key)
+                found[name] = _field(entries, name)
     if base is not None:
         sized = {"width", "heads"} & found.keys()
         return preset(base).replace(**({"key_width": 0} if sized else {}) | found)
@@ -315,19 +422,20 @@ def from_toml(text: str) -> Architecture:
     return Architecture(**described)
 
 
-def _field(entries: _Entries, key: str) -> Any:
-    if key in _INTEGERS:
-        return entries.integer(key)
-    if key in _NUMBERS:
-        return entries.number(key)
-    if key in _FLAGS:
-        return entries.flag(key)
-    if key in (*VARIANCES, *SCALES):
-        return entries.expression(key)
-    name = entries.word(key)
-    if key == "name" and not (name.isprintable() and len(name) <= 60):
-        raise InputError("name", name, "at most 60 printable characters")
-    return name
+def _field(entries: _Entries, name: str) -> Any:
+    allowed = KEYS[name].allowed
+    if allowed == _WHOLE:
+        return entries.integer(name)
+    if allowed == _REAL:
+        return entries.number(name)
+    if allowed == _FLAG:
+        return entries.flag(name)
+    if allowed == _EXPRESSION:
+        return entries.expression(name)
+    word = entries.word(name)
+    if name == "name" and len(word) > 60:
+        raise InputError("name", word, "at most 60 printable characters")
+    return word
 
 
-__all__ = ["MAX_BYTES", "READERS", "from_config", "from_toml", "load"]
+__all__ = ["KEYS", "MAX_BYTES", "READERS", "from_config", "from_toml", "keys_text", "load"]

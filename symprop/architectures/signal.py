@@ -13,7 +13,7 @@ from symprop.architectures.description import NORMS, Architecture
 from symprop.components import LayerNorm
 from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
-from symprop.network.gram import GramGradient, GramPass, GramSignal, propagate
+from symprop.network.gram import EVERYTHING, Closure, GramGradient, GramPass, GramSignal, propagate
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern, pattern, rotary_angles
 
 Words = npt.NDArray[np.int64]
@@ -80,11 +80,15 @@ class ModelPass:
         return propagate(_trace(_norm(self.architecture), last, 1), last, self.pattern).backward(GramGradient(gram))[0]
 
 
-def run(architecture: Architecture, words: Words, *, rows: int = 1, visible: AttentionPattern | None = None) -> ModelPass:
+def run(
+    architecture: Architecture, words: Words, *, rows: int = 1, visible: AttentionPattern | None = None,
+    closure: Closure = EVERYTHING,
+) -> ModelPass:
     """Propagate the tokens ``words`` of shape (rows*tokens,): equal integers are equal tokens.
 
     ``rows`` sequences follow each other. A class token, where the architecture has one, is the first of each row, whatever
-    its integer. ``visible`` replaces the attention pattern, for padded sequences.
+    its integer. ``visible`` replaces the attention pattern, for padded sequences; ``closure`` says which
+    corrections are kept.
     """
     total = len(words)
     if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:
@@ -94,8 +98,8 @@ def run(architecture: Architecture, words: Words, *, rows: int = 1, visible: Att
     signal = embed(architecture, words, seen)
     trace = _trace(architecture.block(called=True), signal, tokens)
     embedded, passes = signal, []
-    for _ in range(architecture.layers):
-        passes.append(propagate(trace, signal, seen))
+    for layer in range(architecture.layers):
+        passes.append(propagate(trace, signal, seen, seed=(layer,), closure=closure))
         signal = passes[-1].output
     return ModelPass(architecture, seen, tuple(passes), embedded)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from symprop.architectures.readers import from_config
-from symprop.architectures.signal import ModelPass, run
+from symprop.architectures.signal import run
 from symprop.core.errors import MissingExtraError
+from symprop.network.gram import EVERYTHING, Closure
 
 Array = npt.NDArray[np.float64]
 Words = npt.NDArray[np.int64]
@@ -29,26 +32,97 @@ class Tolerance:
     gradient_rho: float
     weights: float
     query_key: float
+    place: tuple[float, float] = (0.03, 0.05)
+    """At single positions, for the second moment of the stream and of the gradient."""
 
     def of(self, quantity: str) -> float:
         """The tolerance of a quantity by its name."""
         if quantity in ("query", "key"):
             return self.query_key
+        if " at " in quantity:
+            return max(self.of(quantity.partition(" at ")[0]), self.place[quantity.startswith("gradient")])
         names = {"q": self.q, "rho": self.rho, "gradient": self.gradient, "gradient_rho": self.gradient_rho}
         return names.get(quantity, self.weights)
 
 
+VOCABULARY, PATCH = 4000, 16
+_USUAL = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads", "hidden": "intermediate_size"}
+_BRIEF = {"layers": "n_layer", "width": "n_embd", "heads": "n_head"}
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "q": ("q",), "rho": ("rho",), "gradient": ("gradient",), "gradient_rho": ("gradient_rho",),
+    "V,O,FFN": ("value", "output", "up", "gate", "down"), "Q,K": ("query", "key"),
+}  # fmt: skip
+"""Columns of a table: moments, and the weight matrices that share one."""
+
+
 @dataclass(frozen=True)
-class Case:
-    """A library model to draw: the changes to its default config, and where its parts are."""
+class Setting:
+    """Sizes of the models, the tokens they read, and the number of weight draws.
+
+    ``std`` is the library's ``initializer_range``; ``repeated`` draws words by Zipf's law.
+    """
 
     name: str
-    kind: str
-    config: Mapping[str, Any]
+    layers: int = 12
+    width: int = 256
+    heads: int = 4
+    std: float = 0.02 * 3**0.5
+    tokens: int = 64
+    rows: int = 2
+    seeds: int = 16
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """A library model to draw: its class, the names of its sizes in a config, and where its parts are."""
+
+    name: str
+    library_class: str
     tolerance: Tolerance
     blocks: str
     weights: Mapping[str, tuple[str, ...]]
     """Parameter name inside a block, and the matrices it holds one after the other."""
+    sizes: Mapping[str, str] = field(default_factory=lambda: _USUAL)
+    """Names of layers, width, heads, hidden and key_width in the config, where it has them."""
+    grouped: bool = False
+    """Whether two query heads share a key head."""
+    causal: bool = False
+    by_head: bool = False
+    """Whether a matrix that holds several has those of one head after those of another."""
+
+    def config(self, setting: Setting) -> dict[str, Any]:
+        """The changes to the library's default config."""
+        numbers = {"layers": setting.layers, "width": setting.width, "heads": setting.heads, "hidden": 4 * setting.width,
+                   "key_width": setting.width // setting.heads}  # fmt: skip
+        found: dict[str, Any] = {self.sizes[name]: value for name, value in numbers.items() if name in self.sizes}
+        if self.grouped:
+            found["num_key_value_heads"] = setting.heads // 2
+        if self.name == "gptj":
+            # A quarter of the coordinates of a head, as in the published model.
+            found["rotary_dim"] = numbers["key_width"] // 4
+        if self.name != "t5":
+            found["initializer_range"] = setting.std
+        if self.name == "vit":
+            return found | {"image_size": PATCH * _side(setting.tokens), "patch_size": PATCH}
+        # RoBERTa counts positions from its padding token, 1.
+        places = {"max_position_embeddings": setting.tokens + 2} if self.sizes is _USUAL else {}
+        return found | places | {"vocab_size": VOCABULARY}
+
+    def places(self, tokens: int) -> Mapping[str, slice]:
+        """Tokens that are compared apart: the class token and the patches, or some positions of a causal model."""
+        if self.name == "vit":
+            return {"class": slice(0, 1), "patches": slice(1, None)}
+        if not self.causal:
+            return {}
+        return {str(at): slice(at, at + 1) for at in sorted({0, 1, tokens // 4, tokens // 2, tokens - 1})}
+
+
+def _side(tokens: int) -> int:
+    """Patches along an image, so that it has ``tokens`` of them or a little less."""
+    return math.isqrt(tokens)
 
 
 @dataclass(frozen=True)
@@ -56,6 +130,7 @@ class Comparison:
     """One quantity at one layer; ``error`` is relative, or absolute for a correlation."""
 
     case: str
+    setting: str
     layer: int
     quantity: str
     predicted: float
@@ -81,41 +156,69 @@ class Comparison:
         return abs(self.error) <= self.tolerance + MARGIN * spread
 
 
-_SMALL = {"vocab_size": 4000, "initializer_range": 0.02 * 3**0.5}
+_BERT_WEIGHTS = {
+    "attention.self.query.weight": ("query",), "attention.self.key.weight": ("key",),
+    "attention.self.value.weight": ("value",), "attention.output.dense.weight": ("output",),
+    "intermediate.dense.weight": ("up",), "output.dense.weight": ("down",),
+}  # fmt: skip
+_LLAMA_WEIGHTS = {
+    "self_attn.q_proj.weight": ("query",), "self_attn.k_proj.weight": ("key",), "self_attn.v_proj.weight": ("value",),
+    "self_attn.o_proj.weight": ("output",), "mlp.gate_proj.weight": ("gate",), "mlp.up_proj.weight": ("up",),
+    "mlp.down_proj.weight": ("down",),
+}  # fmt: skip
+_POST = Tolerance(0.003, 0.01, 0.03, 0.005, 0.05, 0.08)
+_ROTARY = Tolerance(0.03, 0.01, 0.04, 0.01, 0.05, 0.10)
+_PARALLEL = Tolerance(0.02, 0.01, 0.03, 0.005, 0.06, 0.08)
 CASES: Mapping[str, Case] = {
     case.name: case
     for case in (
         Case(
-            "gpt2", "gpt2", {**_SMALL, "n_embd": 256, "n_head": 4, "n_layer": 12, "n_positions": 64},
-            Tolerance(0.02, 0.01, 0.03, 0.005, 0.05, 0.08), "transformer.h",
+            "gpt2", "GPT2LMHeadModel", Tolerance(0.02, 0.01, 0.03, 0.005, 0.05, 0.08), "transformer.h",
             {"attn.c_attn.weight": ("query", "key", "value"), "attn.c_proj.weight": ("output",),
              "mlp.c_fc.weight": ("up",), "mlp.c_proj.weight": ("down",)},
+            _BRIEF, causal=True,
+        ),
+        Case("bert", "BertForMaskedLM", _POST, "bert.encoder.layer", _BERT_WEIGHTS),
+        Case("roberta", "RobertaForMaskedLM", _POST, "roberta.encoder.layer", _BERT_WEIGHTS),
+        Case("llama", "LlamaForCausalLM", _ROTARY, "model.layers", _LLAMA_WEIGHTS, causal=True),
+        Case("mistral", "MistralForCausalLM", _ROTARY, "model.layers", _LLAMA_WEIGHTS, grouped=True, causal=True),
+        Case("qwen2", "Qwen2ForCausalLM", _ROTARY, "model.layers", _LLAMA_WEIGHTS, grouped=True, causal=True),
+        Case(
+            "gpt_neox", "GPTNeoXForCausalLM", _PARALLEL, "gpt_neox.layers",
+            {"attention.query_key_value.weight": ("query", "key", "value"), "attention.dense.weight": ("output",),
+             "mlp.dense_h_to_4h.weight": ("up",), "mlp.dense_4h_to_h.weight": ("down",)},
+            causal=True, by_head=True,
         ),
         Case(
-            "bert", "bert", {**_SMALL, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024,
-                             "max_position_embeddings": 64},
-            Tolerance(0.003, 0.01, 0.03, 0.005, 0.05, 0.08), "bert.encoder.layer",
-            {"attention.self.query.weight": ("query",), "attention.self.key.weight": ("key",),
-             "attention.self.value.weight": ("value",), "attention.output.dense.weight": ("output",),
-             "intermediate.dense.weight": ("up",), "output.dense.weight": ("down",)},
+            "gptj", "GPTJForCausalLM", _PARALLEL, "transformer.h",
+            {"attn.q_proj.weight": ("query",), "attn.k_proj.weight": ("key",), "attn.v_proj.weight": ("value",),
+             "attn.out_proj.weight": ("output",), "mlp.fc_in.weight": ("up",), "mlp.fc_out.weight": ("down",)},
+            _BRIEF, causal=True,
         ),
         Case(
-            "llama", "llama", {**_SMALL, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2,
-                               "intermediate_size": 688, "num_hidden_layers": 12, "head_dim": 64},
-            Tolerance(0.03, 0.01, 0.04, 0.01, 0.05, 0.10), "model.layers",
-            {"self_attn.q_proj.weight": ("query",), "self_attn.k_proj.weight": ("key",),
-             "self_attn.v_proj.weight": ("value",), "self_attn.o_proj.weight": ("output",),
-             "mlp.gate_proj.weight": ("gate",), "mlp.up_proj.weight": ("up",), "mlp.down_proj.weight": ("down",)},
+            "vit", "ViTModel", Tolerance(0.02, 0.005, 0.03, 0.005, 0.05, 0.10), "layers",
+            {"attention.q_proj.weight": ("query",), "attention.k_proj.weight": ("key",),
+             "attention.v_proj.weight": ("value",), "attention.o_proj.weight": ("output",),
+             "mlp.fc1.weight": ("up",), "mlp.fc2.weight": ("down",)},
         ),
         Case(
-            "gpt_neox", "gpt_neox", {**_SMALL, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024,
-                                     "num_hidden_layers": 12},
-            Tolerance(0.02, 0.01, 0.03, 0.005, 0.06, 0.08), "gpt_neox.layers",
-            {"attention.dense.weight": ("output",), "mlp.dense_h_to_4h.weight": ("up",),
-             "mlp.dense_4h_to_h.weight": ("down",)},
+            "t5", "T5EncoderModel", Tolerance(0.02, 0.01, 0.02, 0.005, 0.06, 0.08), "encoder.block",
+            {"layer.0.SelfAttention.q.weight": ("query",), "layer.0.SelfAttention.k.weight": ("key",),
+             "layer.0.SelfAttention.v.weight": ("value",), "layer.0.SelfAttention.o.weight": ("output",),
+             "layer.1.DenseReluDense.wi.weight": ("up",), "layer.1.DenseReluDense.wo.weight": ("down",)},
+            {"layers": "num_layers", "width": "d_model", "heads": "num_heads", "hidden": "d_ff", "key_width": "d_kv"},
         ),
     )
 }  # fmt: skip
+QUICK = (Setting("std .0346, uniform words"),)
+FULL = (
+    *QUICK,
+    Setting("std .02, uniform words", std=0.02, seeds=24),
+    Setting("std .0346, words by Zipf's law", repeated=True),
+    Setting("12x768, 128 tokens", width=768, heads=12, std=0.02, tokens=128, rows=1, repeated=True),
+    Setting("512 tokens", layers=6, tokens=512, rows=1, seeds=6),
+)
+"""Settings of the verification, and of the one that takes an hour."""
 
 
 def tokens_of(seed: int, rows: int, tokens: int, vocabulary: int, *, repeated: bool) -> Words:
@@ -127,25 +230,39 @@ def tokens_of(seed: int, rows: int, tokens: int, vocabulary: int, *, repeated: b
     return rng.choice(np.arange(5, vocabulary), size=(rows, tokens), p=weights / weights.sum())
 
 
-def predicted(case: Case, words: Words) -> tuple[list[dict[str, float]], ModelPass]:
-    """Theory for unit cotangents at the last block, layer by layer, and the pass it comes from."""
-    import json
+def inputs_of(case: Case, setting: Setting) -> tuple[Words, Array | None]:
+    """Words of shape (rows, tokens) for the theory, and for a vision model the pixels that the library reads instead.
 
-    architecture = from_config(json.dumps({"model_type": case.kind, **case.config}))
+    Patches of independent pixels are different words, after the class token.
+    """
+    if case.name != "vit":
+        return tokens_of(0, setting.rows, setting.tokens, VOCABULARY, repeated=setting.repeated), None
+    side = _side(setting.tokens)
+    pixels = np.random.default_rng(0).standard_normal((setting.rows, 3, PATCH * side, PATCH * side))
+    return np.arange(setting.rows * (side**2 + 1)).reshape(setting.rows, -1), pixels
+
+
+def predicted(case: Case, setting: Setting, words: Words, *, closure: Closure = EVERYTHING) -> list[dict[str, float]]:
+    """Theory for unit cotangents at the last block, layer by layer."""
+    architecture = from_config(json.dumps({"model_type": case.name, **case.config(setting)}))
     rows = len(words)
-    model = run(architecture, words.ravel(), rows=rows)
+    model = run(architecture, words.ravel(), rows=rows, closure=closure)
     gradients, weights = model.backward(model.unit_gradient())
     found = []
     for layer, (stream, gradient) in enumerate(zip(model.streams, gradients, strict=True)):
         names = weights[layer] if layer < architecture.layers else {}
-        found.append(_moments(stream.gram, gradient.gram, rows) | names)
-    return found, model
+        found.append(_moments(case, stream.gram, gradient.gram, rows) | names)
+    return found
 
 
-def _moments(gram: Array, gradient: Array, rows: int) -> dict[str, float]:
-    return dict(zip(("q", "rho"), _pair(gram, rows), strict=True)) | dict(
-        zip(("gradient", "gradient_rho"), _pair(gradient, rows), strict=True)
-    )
+def _moments(case: Case, gram: Array, gradient: Array, rows: int) -> dict[str, float]:
+    tokens = len(gram) // rows
+    found = {}
+    for name, matrix in (("q", gram), ("gradient", gradient)):
+        found[name], found["rho" if name == "q" else f"{name}_rho"] = _pair(matrix, rows)
+        own = np.diag(matrix).reshape(rows, tokens)
+        found |= {f"{name} at {place}": float(own[:, at].mean()) for place, at in case.places(tokens).items()}
+    return found
 
 
 def _pair(gram: Array, rows: int) -> tuple[float, float]:
@@ -157,7 +274,9 @@ def _pair(gram: Array, rows: int) -> tuple[float, float]:
     return own, total / (rows * tokens * (tokens - 1)) / own if tokens > 1 else 1.0
 
 
-def measured(case: Case, words: Words, seeds: Sequence[int]) -> list[list[dict[str, float]]]:
+def measured(
+    case: Case, setting: Setting, words: Words, pixels: Array | None, seeds: Sequence[int]
+) -> Iterator[list[dict[str, float]]]:
     """The same numbers from drawn models, one list for every seed; hooks on every block, forward and backward.
 
     Raises :class:`MissingExtraError` without torch and transformers.
@@ -169,17 +288,14 @@ def measured(case: Case, words: Words, seeds: Sequence[int]) -> list[list[dict[s
         raise MissingExtraError("models of the transformers library", "hf") from missing
     library: Any = transformers
     library.logging.set_verbosity_error()
-    config = library.AutoConfig.for_model(case.kind, **case.config, attn_implementation="eager")
-    found = []
+    config = library.AutoConfig.for_model(case.name, **case.config(setting), attn_implementation="eager")
+    read = {"input_ids": torch.as_tensor(words)} if pixels is None else {"pixel_values": torch.as_tensor(pixels).float()}
     for seed in seeds:
         torch.manual_seed(seed)
-        build = library.AutoModelForMaskedLM if case.kind == "bert" else library.AutoModelForCausalLM
-        model = build.from_config(config).eval()
-        found.append(_draw(case, model, words, torch))
-    return found
+        yield _draw(case, getattr(library, case.library_class)(config).eval(), read, len(words), torch)
 
 
-def _draw(case: Case, model: Any, words: Words, torch: Any) -> list[dict[str, float]]:
+def _draw(case: Case, model: Any, read: Mapping[str, Any], rows: int, torch: Any) -> list[dict[str, float]]:
     blocks = model.get_submodule(case.blocks)
     streams: list[Any] = []
 
@@ -191,55 +307,177 @@ def _draw(case: Case, model: Any, words: Words, torch: Any) -> list[dict[str, fl
     hooks = [blocks[0].register_forward_pre_hook(lambda _, args, named: keep(args[0] if args else named["hidden_states"]),
                                                  with_kwargs=True)]
     hooks += [block.register_forward_hook(lambda _, __, output: keep(output)) for block in blocks]
-    model(input_ids=torch.as_tensor(words))
+    model(**read)
     for hook in hooks:
         hook.remove()
     last = streams[-1]
     last.backward(torch.randn_like(last))
-    rows, width = len(words), last.shape[-1]
+    width = last.shape[-1]
     found = []
     for layer, stream in enumerate(streams):
         x, g = (item.detach().double().reshape(-1, width).numpy() for item in (stream, stream.grad))
-        numbers = _moments(x @ x.T / width, g @ g.T / width, rows)
+        numbers = _moments(case, x @ x.T / width, g @ g.T / width, rows)
         if layer < len(blocks):
-            numbers |= _weight_norms(case, blocks[layer])
+            numbers |= _weight_norms(case, blocks[layer], model.config.num_attention_heads)
         found.append(numbers)
     return found
 
 
-def _weight_norms(case: Case, block: Any) -> dict[str, float]:
+def _weight_norms(case: Case, block: Any, heads: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for path, names in case.weights.items():
         gradient = block.get_parameter(path).grad.double()
-        parts = gradient.chunk(len(names), dim=1 if len(names) > 1 else 0)
+        if case.by_head and len(names) > 1:
+            parts = gradient.reshape(heads, len(names), -1).unbind(dim=1)
+        else:
+            parts = gradient.chunk(len(names), dim=1 if len(names) > 1 else 0)
         found |= {name: float((part**2).sum()) for name, part in zip(names, parts, strict=True)}
     return found
 
 
 def compare(
-    case: Case, *, seeds: int = 16, first_seed: int = 0, rows: int = 2, tokens: int = 64, repeated: bool = False,
+    case: Case, setting: Setting = QUICK[0], *, first_seed: int = 0, closure: Closure = EVERYTHING,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Comparison]:
-    """Theory beside the mean over ``seeds`` drawn models, at every layer, for one fixed batch of tokens."""
-    words = tokens_of(0, rows, tokens, int(case.config["vocab_size"]), repeated=repeated)
-    theory, _ = predicted(case, words)
+    """Theory beside the mean over drawn models, at every layer, for one fixed batch of tokens."""
+    return beside(case, setting, predicted(case, setting, inputs_of(case, setting)[0], closure=closure),
+                  draws_of(case, setting, first_seed=first_seed, progress=progress))  # fmt: skip
+
+
+def draws_of(
+    case: Case, setting: Setting, *, first_seed: int = 0, progress: Callable[[str, int, int], None] | None = None
+) -> list[list[dict[str, float]]]:
+    """The measured numbers of every weight draw."""
+    words, pixels = inputs_of(case, setting)
     draws = []
-    for done in range(seeds):
-        draws += measured(case, words, [first_seed + done])
+    for found in measured(case, setting, words, pixels, range(first_seed, first_seed + setting.seeds)):
+        draws.append(found)
         if progress is not None:
-            progress(case.name, done + 1, seeds)
-    rows_found = []
+            progress(f"{case.name}, {setting.name}", len(draws), setting.seeds)
+    return draws
+
+
+def beside(
+    case: Case, setting: Setting, theory: list[dict[str, float]], draws: list[list[dict[str, float]]]
+) -> list[Comparison]:
+    """The comparisons of a theory with measured numbers; a correlation is the ratio of means, as the theory's is."""
+    found = []
     for layer, expected in enumerate(theory):
         for quantity in draws[0][layer]:
             values = np.array([draw[layer][quantity] for draw in draws])
             if quantity.endswith("rho"):
-                # A correlation is the ratio of means, as the theory's is.
                 size = np.array([draw[layer][quantity.removesuffix("rho").rstrip("_") or "q"] for draw in draws])
                 mean = float((values * size).mean() / size.mean())
-                stderr = float(((values - mean) * size).std(ddof=1) / size.mean() / np.sqrt(seeds))
+                deviation = float(((values - mean) * size).std(ddof=1) / size.mean())
             else:
-                mean, stderr = float(values.mean()), float(values.std(ddof=1) / np.sqrt(seeds))
-            rows_found.append(
-                Comparison(case.name, layer, quantity, expected[quantity], mean, stderr, case.tolerance.of(quantity))
+                mean, deviation = float(values.mean()), float(values.std(ddof=1))
+            found.append(
+                Comparison(
+                    case.name, setting.name, layer, quantity, expected[quantity], mean, deviation / math.sqrt(len(draws)),
+                    case.tolerance.of(quantity),
+                )
             )
-    return rows_found
+    return found
+
+
+def verify(
+    *, first_seed: int = 0, full: bool = False, progress: Callable[[str, int, int], None] | None = None
+) -> list[Comparison]:
+    """All models in the settings of the quick or the full verification; pixels have no words to repeat."""
+    found = []
+    for setting in FULL if full else QUICK:
+        for case in CASES.values():
+            if not (setting.repeated and case.name == "vit" and setting.std == QUICK[0].std):
+                found += compare(case, setting, first_seed=first_seed, progress=progress)
+    return found
+
+
+ABLATIONS: Mapping[str, Closure] = {
+    "nothing": EVERYTHING,
+    "finite-width norms": Closure(finite_norms=False),
+    "post-norm fresh fraction": Closure(fresh_norms=False),
+    "logits": Closure(attention="uniform"),
+    "rotary phases": Closure(rotary=False),
+    "growth of Gram fluctuation": Closure(fluctuation="initial"),
+    "Gram fluctuation": Closure(fluctuation="none"),
+    "softmax beyond first order": Closure(attention="first_order"),
+}
+"""What an ablation takes from the theory, one at a time."""
+ABLATED = ("gpt2", "bert", "llama", "t5")
+@dataclass(frozen=True)
+class Ablation:
+    """What a theory without one ingredient says of a model: the largest error over layers for each group of quantities,
+    and how many of the comparisons fail."""
+
+    case: str
+    removed: str
+    errors: Mapping[str, float]
+    failed: int
+    compared: int
+
+
+def ablate(
+    setting: Setting = QUICK[0], *, first_seed: int = 0, progress: Callable[[str, int, int], None] | None = None
+) -> list[Ablation]:
+    """Every ingredient removed from the theory of a few models, against one set of drawn models each."""
+    found = []
+    for case in (CASES[name] for name in ABLATED):
+        words, _ = inputs_of(case, setting)
+        draws = draws_of(case, setting, first_seed=first_seed, progress=progress)
+        for removed, closure in ABLATIONS.items():
+            rows = beside(case, setting, predicted(case, setting, words, closure=closure), draws)
+            errors = {
+                group: max(abs(row.error) for row in rows if row.quantity in names) for group, names in GROUPS.items()
+            }
+            found.append(Ablation(case.name, removed, errors, sum(not row.agrees for row in rows), len(rows)))
+    return found
+
+
+def verification_text(rows: Sequence[Comparison]) -> str:
+    """Theory beside measurement, one line for each layer of each model, and one for each position that is compared apart.
+
+    A cell is the predicted value and its error in percent (a correlation's: in hundredths); those of weight gradients are
+    the largest error among the matrices. A star marks what is further off than the tolerance and 2.5 standard errors.
+    """
+    lines: list[str] = []
+    for heading in dict.fromkeys((row.case, row.setting) for row in rows):
+        chosen = [row for row in rows if (row.case, row.setting) == heading]
+        lines += ["", ", ".join(heading), _line("layer", {name: name for name in GROUPS})]
+        for layer in sorted({row.layer for row in chosen}):
+            cells: dict[str, str] = {}
+            for name, names in GROUPS.items():
+                found = [row for row in chosen if row.layer == layer and row.quantity in names]
+                if found:
+                    cells[name] = _cell(found)
+            lines.append(_line(str(layer), cells))
+        for quantity in dict.fromkeys(row.quantity for row in chosen if " at " in row.quantity):
+            place = [row for row in chosen if row.quantity == quantity]
+            worst = max(place, key=lambda row: abs(row.error))
+            lines.append(f"  {quantity:<20} largest error {_cell([worst]).strip()} (layer {worst.layer})"
+                         f"{'' if all(row.agrees for row in place) else '  DISAGREES'}")
+    wrong = [row for row in rows if not row.agrees]
+    lines += ["", *(
+        f"DISAGREES: {row.case}, {row.setting}, layer {row.layer}, {row.quantity}: {row.predicted:.5g}"
+        f" against {row.measured:.5g} +- {row.stderr:.2g}" for row in wrong
+    )]  # fmt: skip
+    lines.append(f"{len(rows) - len(wrong)} of {len(rows)} within tolerance + {MARGIN} standard errors")
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def _line(layer: str, cells: Mapping[str, str]) -> str:
+    return f"{layer:>5} " + " ".join(cells.get(name, "").rjust(15 if names == (name,) else 8) for name, names in GROUPS.items())
+
+
+def _cell(rows: Sequence[Comparison]) -> str:
+    worst = max(rows, key=lambda row: abs(row.error))
+    value = "" if worst.quantity in (*GROUPS["V,O,FFN"], *GROUPS["Q,K"]) else f"{worst.predicted:.3g} "
+    return f"{value}{100 * worst.error:+.1f}{' ' if all(row.agrees for row in rows) else '*'}"
+
+
+def ablation_text(rows: Sequence[Ablation]) -> str:
+    """What each ingredient is worth: largest errors over layers in percent, and failed comparisons."""
+    lines = [f"{'removed':<28} {'model':<6}" + "".join(f"{group:>13}" for group in GROUPS) + f"{'failed':>12}"]
+    for row in rows:
+        errors = "".join(f"{100 * row.errors[group]:>13.1f}" for group in row.errors)
+        lines.append(f"{row.removed:<28} {row.case:<6}{errors}{f'{row.failed} of {row.compared}':>12}")
+    return "\n".join(lines) + "\n"

@@ -39,7 +39,16 @@ from symprop.functions.softmax_overlap import (
     WeightGap,
     jacobian_square,
 )
+from symprop.functions.softmax_tabulated import TabulatedParticipation, TabulatedRowGap
 from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
+
+UNITS = ("", "_unit", "_normed")
+"""Ends of the names for Gaussian tokens, tokens of fixed norm, and normalised queries and keys."""
+
+
+def layer_name(level: str, unit: int) -> str:
+    """The name of the function of a level and of ``Geometry.unit``."""
+    return f"_softmax_layer_{level}{UNITS[unit]}"
 
 
 class _Lowered(sp.Function):
@@ -124,6 +133,14 @@ class SoftmaxRowGap(_Lowered):
 
 class SoftmaxOverlapGap(_Lowered):
     """OverlapGap of (variance, gap, tokens)."""
+
+
+class TableParticipation(_Lowered):
+    """TabulatedParticipation of (variance, tokens)."""
+
+
+class TableRowGap(_Lowered):
+    """TabulatedRowGap of (variance, gap, tokens)."""
 
 
 class SoftmaxLayer(_Lowered):
@@ -367,11 +384,15 @@ class _Lowering:
         if isinstance(node, TableSum):
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
         if isinstance(node, LayerMoment):
-            name = f"_softmax_layer_{node.level}" + ("_unit" if node.geometry.unit else "")
+            name = layer_name(node.level, node.geometry.unit)
             values = SoftmaxLayer(Str(name), *(self.lower(argument) for argument in node.args[2:-1]))
             return Entry(values, sp.Integer(list(AVERAGES).index(node.name)))
         if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
             return self.lower(_spelled(node))
+        if isinstance(node, TabulatedParticipation):
+            return TableParticipation(self.lower(node.variance), self.lower(node.tokens))
+        if isinstance(node, TabulatedRowGap):
+            return TableRowGap(*(self.lower(argument) for argument in node.args))
         if isinstance(node, (WeightGap, RowGap, OverlapGap)):
             gap = {WeightGap: SoftmaxWeightGap, RowGap: SoftmaxRowGap, OverlapGap: SoftmaxOverlapGap}[node.func]
             return gap(*(self.lower(argument) for argument in node.args))
@@ -460,7 +481,7 @@ def _moments(node: sp.Expr) -> Iterator[RowNode | PairNode]:
     if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
         for inner in sp.preorder_traversal(_spelled(node)):
             yield from _moments(inner)
-    elif isinstance(node, (RowNode, PairNode)) and not isinstance(node, (RowGap, OverlapGap)):
+    elif isinstance(node, (RowNode, PairNode)) and not isinstance(node, (RowGap, OverlapGap, TabulatedParticipation)):
         yield node
 
 

@@ -43,6 +43,8 @@ NUMPY: Mapping[type, str] = {
     lowering.SoftmaxWeightGap: "_softmax_weight_gap",
     lowering.SoftmaxRowGap: "_softmax_row_gap",
     lowering.SoftmaxOverlapGap: "_softmax_overlap_gap",
+    lowering.TableParticipation: "_softmax_table_participation",
+    lowering.TableRowGap: "_softmax_table_row_gap",
     lowering.ArcCosine0: "_arc_cosine_0",
     lowering.ArcCosine1: "_arc_cosine_1",
     lowering.ArcCosine2: "_arc_cosine_2",

@@ -188,6 +188,8 @@ def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) ->
         point.setdefault(symbol, default.xreplace(point))
     symbols.check_values(point)
     loop = spec.recursion
+    rounded = loop is not None and any(update.has(*DOUBLE) for update in loop.updates.values())
+    digits = min(digits, DOUBLE_DIGITS) if rounded else digits
 
     @cache
     def state(precision: int) -> dict[sp.Symbol, Any]:

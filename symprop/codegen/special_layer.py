@@ -8,7 +8,7 @@ from functools import cache
 
 import sympy as sp
 
-from symprop.codegen.lowering import program
+from symprop.codegen.lowering import UNITS, layer_name, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.core.symbols import Domain
@@ -36,12 +36,12 @@ def {name}(a, n, D, d_k, deficit, bias):
     nodes = [item + 0*a for item in {rules}(D, d_k, deficit, bias)]
     shift, weight = {stack}(nodes[:3]), {stack}(nodes[3:6])
     scale, wider, x, both = ({stack}(nodes[k:k + 9]) for k in (6, 15, 24, 33))
-    rows = {rows}(a*(1 + shift), n + 0*shift, D + 0*shift)
-    pairs = {pairs}(a*scale, n + 0*scale, D + 0*scale, x)
+    rows = {rows}(a*(1 + shift), n + 0*shift, D + 0*shift, d_k + 0*shift)
+    pairs = {pairs}(a*scale, n + 0*scale, D + 0*scale, d_k + 0*scale, x)
     start, wide, share = scale[::3], wider[::3], both[0::3] + both[1::3] + both[2::3]
     slopes = [0*a, 0*a]
     for place, part in {legendre}:
-        at = {rows}(a*(start + place*wide), n + 0*start, D + 0*start)
+        at = {rows}(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
         slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, {slopes})]
     values = [
 {values}
@@ -58,19 +58,14 @@ def {name}(a, n, D, d_k, deficit, bias):
 def layer_texts(used: str, backend: str) -> Iterable[str]:
     """The functions of averaged moments that a text calls."""
     for level in LEVELS:
-        for unit in (False, True):
+        for unit in range(len(UNITS)):
             name = layer_name(level, unit)
             if re.search(rf"(?<![.\w]){name}\(", used):
                 yield from _texts(level, unit, backend)
 
 
-def layer_name(level: str, unit: bool) -> str:
-    """The name of the function of a level, for tokens of fixed norm or Gaussian ones."""
-    return f"_softmax_layer_{level}" + ("_unit" if unit else "")
-
-
 @cache
-def _texts(level: str, unit: bool, backend: str) -> tuple[str, ...]:
+def _texts(level: str, unit: int, backend: str) -> tuple[str, ...]:
     name = layer_name(level, unit)
     names = sp.symbols("D d_k deficit bias", positive=True)
     dimension, key_width, deficit, bias = names
@@ -79,14 +74,14 @@ def _texts(level: str, unit: bool, backend: str) -> tuple[str, ...]:
     rules = _function(f"{name}_nodes", "Nodes and weights of one row and of two rows.", names,
                       [value for column in columns for value in column], backend)
     if not unit or level == "closed_form":
-        return (rules, *_kind(name, f"{name}_nodes", level, False, backend))
+        return (rules, *_kind(name, f"{name}_nodes", level, False, unit, backend))
     kinds = [text for sphere, end in ((True, "_sphere"), (False, "_normal"))
-             for text in _kind(name + end, f"{name}_nodes", level, sphere, backend)]
+             for text in _kind(name + end, f"{name}_nodes", level, sphere, unit, backend)]
     return (rules, *kinds, _MIXED.format(name=name))
 
 
-def _kind(name: str, rules: str, level: str, sphere: bool, backend: str) -> Iterable[str]:
-    row, pair = formulas(level, sphere)
+def _kind(name: str, rules: str, level: str, sphere: bool, unit: int, backend: str) -> Iterable[str]:
+    row, pair = formulas(level, sphere, unit == 2)
     rows, pairs = list(row), list(pair)
     yield _function(f"{name}_row", "Moments of one row of weights.", ROW_ARGUMENTS, list(row.values()), backend)
     yield _function(f"{name}_pair", "Moments of two rows of weights.", PAIR_ARGUMENTS, list(pair.values()), backend)

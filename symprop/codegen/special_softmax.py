@@ -11,10 +11,12 @@ import inspect
 from functools import cache
 from types import ModuleType
 
-from symprop.functions import softmax_numeric, softmax_operators
+from symprop.functions import softmax_numeric, softmax_operators, softmax_tables
 
 ENTRIES = r"_softmax_\w+"
 """A pattern of the functions that formulas call."""
+TABLE_ENTRIES = r"_softmax_table_\w+"
+"""Those of them that interpolate."""
 
 
 class _Bare(ast.NodeTransformer):
@@ -52,10 +54,14 @@ class _Bare(ast.NodeTransformer):
         return f"_{name}" if name in self.names and not name.startswith("_") else name
 
 
-def _text(module: ModuleType, library: str) -> str:
-    """The functions of a module, without what generated code has no use for."""
-    body = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.FunctionDef)]
-    bare = _Bare({node.name for node in body}, library)
+def _functions(module: ModuleType) -> list[ast.FunctionDef]:
+    return [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.FunctionDef)]
+
+
+def _text(module: ModuleType, library: str, *used: ModuleType) -> str:
+    """The functions of a module, without what generated code has no use for; ``used`` are modules that it calls."""
+    body = _functions(module)
+    bare = _Bare({node.name for each in (module, *used) for node in _functions(each)}, library)
     return "\n\n\n".join(ast.unparse(ast.fix_missing_locations(bare.visit(node))) for node in body if node.name != "by_parts")
 
 
@@ -66,7 +72,7 @@ def _softmax_row(requests, a, n, D, w):
 
 
 def _softmax_pair(requests, a, g, n, m):
-    """Moments of two rows of softmax weights, one for each request; points are evaluated one after the other."""
+    """Moments of two rows of softmax weights, one for each request."""
     return _overlap_moments(requests, a, g, n, m)
 
 
@@ -182,7 +188,7 @@ def _softmax_row(requests, a, n, D, w):
 
 
 def _softmax_pair(requests, a, g, n, m):
-    """Moments of two rows of softmax weights, one for each request; points are evaluated one after the other."""
+    """Moments of two rows of softmax weights, one for each request."""
     return _in_double(lambda *x: _overlap_moments(requests, *x, _differentiable_pair), a, g, n, m)
 
 
@@ -201,9 +207,39 @@ def _softmax_overlap_gap(a, g, n):
     return _in_double(lambda *x: _overlap_gap(*x, _differentiable_pair), a, g, n)'''
 
 
+_TABLES = '''\
+_SOFTMAX_TABLES = {}
+
+
+def _softmax_table_participation(a, n):
+    """Participation of a row, interpolated."""
+    return _tabulated(_table_participation, a, n)
+
+
+def _softmax_table_row_gap(a, g, n):
+    """The gap of two rows, interpolated."""
+    return _tabulated(_table_row_gap, a, g, n)'''
+
+_TABULATED = {
+    "np": '''\
+def _tabulated(function, *values):
+    """Evaluate with the tables of this module."""
+    return function(*(np.asarray(value) for value in values), _SOFTMAX_TABLES)''',
+    "torch": '''\
+def _tabulated(function, *values):
+    """Evaluate with the tables of this module, in double precision."""
+    return _in_double(lambda *x: function(*x, _SOFTMAX_TABLES), *values)''',
+}
+
+
+def _tables(library: str) -> str:
+    return "\n\n\n".join((_text(softmax_tables, library, softmax_numeric), _TABULATED[library], _TABLES))
+
+
 @cache
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     if backend == "numpy":
-        return {ENTRIES: "\n\n\n".join((_text(softmax_numeric, "np"), _NUMPY))}
-    return {ENTRIES: "\n\n\n".join((_text(softmax_operators, "torch"), _text(softmax_numeric, "torch"), _TORCH))}
+        return {ENTRIES: "\n\n\n".join((_text(softmax_numeric, "np"), _NUMPY)), TABLE_ENTRIES: _tables("np")}
+    moments = (_text(softmax_operators, "torch"), _text(softmax_numeric, "torch"), _TORCH)
+    return {ENTRIES: "\n\n\n".join(moments), TABLE_ENTRIES: _tables("torch")}

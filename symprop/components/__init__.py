@@ -12,7 +12,9 @@ from symprop.components.gated import GatedUnit
 from symprop.components.layer_scale import LayerScale
 from symprop.components.linear import Linear
 from symprop.components.norm import LayerNorm, RMSNorm
+from symprop.components.query_key_norm import QueryKeyNormAttention
 from symprop.components.rotary_attention import RotaryAttention
+from symprop.components.shaped_attention import ShapedAttention
 from symprop.components.softmax import Softmax
 from symprop.components.sum import Sum
 from symprop.components.uniform_attention import UniformAttention
@@ -25,6 +27,8 @@ COMPONENTS: tuple[type[Component], ...] = (
     CrossAttention,
     CausalAttention,
     RotaryAttention,
+    ShapedAttention,
+    QueryKeyNormAttention,
     Softmax,
     Sum,
     Elementwise,
@@ -52,8 +56,10 @@ __all__ = [
     "LayerScale",
     "Linear",
     "PairState",
+    "QueryKeyNormAttention",
     "RMSNorm",
     "RotaryAttention",
+    "ShapedAttention",
     "Softmax",
     "Sum",
     "UniformAttention",

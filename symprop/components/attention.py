@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
@@ -75,7 +75,7 @@ class Attention(Component):
     - ``closed_form``: elementary functions, with Gamma variables of equal mean and variance for the exponentials (below 1);
     - ``exact``: integrals over one row, and the overlap of two rows between its exact ends (error
       3% at deviation 3, 8% at 4.5, 15% at 6);
-    - ``reference``: the integral over two rows as well, for Gaussian tokens.
+    - ``reference``: the integral over two rows as well, for Gaussian tokens (``exact`` for tokens of fixed norm).
 
     Outside its range a level warns with the error to expect. Tokens are Gaussian, or Gaussian ones of fixed norm where
     ``Signal.fixed_norm`` says so. ``width`` is the output width of all ``heads`` together, ``key_width`` the width d_k of
@@ -113,7 +113,9 @@ class Attention(Component):
     gaussian_input = True
     maps_entries = False
     assumptions = (GAUSSIAN_SCORES, INDEPENDENT_DROPOUT, INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
-    sources = (Source("kedia2024", "component table, single-head attention"), Source("noci2022", "Eq. 1"))
+    sources: ClassVar[tuple[Source, ...]] = (
+        Source("kedia2024", "component table, single-head attention"), Source("noci2022", "Eq. 1"),
+    )
 
     def __post_init__(self) -> None:
         if self.key_heads is None:
@@ -189,7 +191,7 @@ class Attention(Component):
         deficit = sp.S.Zero if asking.gap == 0 else asking.gap / asking.q
         return Geometry(
             x.tokens, sp.sympify(x.width if x.fixed_norm is None else x.fixed_norm), self.key_width, self.score_variance(x),
-            deficit, self._query_offset(x), x.fixed_norm is not None,
+            deficit, self._query_offset(x), int(x.fixed_norm is not None),
         )
 
     def moment(self, name: str, x: Signal) -> sp.Expr:
@@ -208,30 +210,39 @@ class Attention(Component):
     def _noise(self) -> sp.Expr:
         return self.dropout / (1 - self.dropout)
 
+    def _known(self, level: str, x: Signal) -> bool:
+        """Whether a level has its own formulas: the kernel of two rows is that of normal scores."""
+        return level != "reference" or not self.geometry(x).unit
+
+    def _pair_level(self, x: Signal) -> str:
+        """The level that two rows are known at."""
+        return self.level if self._known(self.level, x) else "exact"
+
     def expected_error(self, x: Signal) -> float | None:
         """Relative error of the level for the signal's score variance, where it is beyond its range; None inside or unknown.
 
         Of the participation at the levels uniform and closed_form, of the overlap of two rows at the level exact.
         """
-        variance = self.score_variance(x)
-        if not variance.is_number or not x.tokens.is_number or float(variance) <= _RANGE[self.level] ** 2:
+        variance, level = self.score_variance(x), self._pair_level(x)
+        if not variance.is_number or not x.tokens.is_number or float(variance) <= _RANGE[level] ** 2:
             return None
-        if self.level == "exact":
+        if level == "exact":
             return float(min(1.0, 0.15 * (float(variance) / 36) ** 1.15))
         from symprop.functions.softmax_values import value
 
-        found, right = (value(layer_moment("own", level, self.geometry(x))) for level in (self.level, "exact"))
+        found, right = (value(layer_moment("own", item, self.geometry(x))) for item in (level, "exact"))
         return float(abs(found / right - 1))
 
     def _warn(self, x: Signal) -> None:
         error = self.expected_error(x)
         if error is not None:
-            what = "overlap of two rows" if self.level == "exact" else "participation of a row"
-            better = LEVELS[LEVELS.index(self.level) + 1]
+            level = self._pair_level(x)
+            what = "overlap of two rows" if level == "exact" else "participation of a row"
+            better = LEVELS[LEVELS.index(level) + 1]
+            remedy = f"Use level {better}" if self._known(better, x) else "No level is better where scores are cosines"
             warnings.warn(
                 f"{self.describe()}: score standard deviation {float(self.score_variance(x)) ** 0.5:.3g} is beyond the range "
-                f"{_RANGE[self.level]:g} of level {self.level}; expect an error of {100 * error:.2g}% in the {what}. "
-                f"Use level {better}.",
+                f"{_RANGE[level]:g} of level {level}; expect an error of {100 * error:.2g}% in the {what}. {remedy}.",
                 LevelWarning, stacklevel=3,
             )
 
@@ -250,20 +261,35 @@ class Attention(Component):
         own = self.moment("own", x)
         # Dropped weights meet the full tokens; a fixed norm leaves no correlation of weight and norm.
         dropped = x.q * own if x.fixed_norm is not None else x.q * own + x.gap * (self.moment("size", x) - own)
-        mean = self.moment("mean", x)
-        if x.fixed_norm is not None:
-            # A large private part comes with a small shared one.
-            mean -= (1 - (x.gap / x.q) ** 2) / x.fixed_norm * self.moment("excess", x)
-        bias = self.value_bias * (1 + noise * own)
-        gap = x.gap * self.moment("token_gap", x) + noise * dropped
+        bias = self.value_bias * (self._row_sum**2 + noise * own)
+        gap = x.gap * self.moment("token_gap", x) + self._own_gap(x) + noise * dropped
         return Signal(
-            q=gain * (x.p + x.gap * mean + noise * dropped) + bias,
+            q=gain * (self._kept(x) + noise * dropped) + bias,
             gap=sp.S.Zero if rows == 1 else gain * gap + self.value_bias * noise * own,
             tokens=rows,
             width=self.width,
             gaussian=True,
             fresh=True,
         )
+
+    @property
+    def _row_sum(self) -> sp.Expr:
+        """Sum of the weights of a query."""
+        return sp.S.One
+
+    def _own_gap(self, x: Signal) -> sp.Expr:
+        """What a query's own token adds to the gap of the averages."""
+        return sp.S.Zero
+
+    def _kept(self, x: Signal) -> sp.Expr:
+        """Second moment of a query's average of the tokens, without dropout."""
+        return x.p + x.gap * self.moment("mean", x) - self._row_sum * self._lost_norm(x)
+
+    def _lost_norm(self, x: Signal) -> sp.Expr:
+        """What a fixed norm takes from it: a large private part comes with a small shared one."""
+        if x.fixed_norm is None:
+            return sp.S.Zero
+        return x.gap * (1 - (x.gap / x.q) ** 2) / x.fixed_norm * self.moment("excess", x)
 
     def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
         r"""Value path, its product with the key path, query path and key path.
@@ -281,41 +307,87 @@ class Attention(Component):
 
         Rows of J sum to zero, so that the key path adds nothing to the sum of the gradients: two tokens have
         :math:`-q_K/(n - 1)`. The value path adds the sum of all incoming gradients.
+
+        For tokens of fixed norm the gradient knows its part along its own token (``Gradient.radial``), which the norm before
+        takes out: the component of :math:`u_i` along a key is its score. To first order in 1/d, without that of dropout.
         """
         self.accept(*signals)
         (x,) = signals
         self._warn(x)
         gain = self.width * self.value_variance
-        to_queries, to_keys = self._query_path(gradient, x), self._key_path(gradient, x)
-        return (Gradient(gain * (to_keys.q + to_queries.q), gain * (to_keys.gap + to_queries.gap)),)
+        found = self._query_path(gradient, x).plus(self._key_path(gradient, x))
+        if x.fixed_norm is not None and x.tokens != 1:
+            found = found.plus(self._radial(gradient, x))
+        return (found.times(gain),)
 
     def _key_path(self, gradient: Gradient, x: Signal) -> Gradient:
         """What reaches the tokens as values and keys, in units of the output width times the value variance."""
         n, d, noise, asking = x.tokens, sp.sympify(x.width), self._noise, self._queries(x)
         share, others = asking.tokens / n, asking.tokens - 1
-        own, row_gap, alone = self.moment("own", x), self.moment("row_gap", x), self.moment("gap", x)
-        value = (1 + noise) * own * gradient.q + others * (own - row_gap) * gradient.p
+        value = self._value_path(gradient, x)
         cross = (self.moment("slope", x) * gradient.q + others * self.moment("pair_slope", x) * gradient.p) / d
         key = self._strength(x) * (1 + self._query_offset(x)) * asking.q * (
             (x.gap + noise * x.q) * self.moment("scaled_jacobian", x) * gradient.q
             + others * x.gap * self.moment("pair_jacobian", x) * gradient.p
         )
-        q = share * (value + cross + key)
+        q = share * (value.q + cross + key)
         if n == 1:
             return Gradient(q, sp.S.Zero)
-        gap = (alone + noise * own) * gradient.q + others * (alone - n / (n - 1) * row_gap) * gradient.p
-        return Gradient(q, share * (gap + n / (n - 1) * (cross + key)))
+        return Gradient(q, share * (value.gap + n / (n - 1) * (cross + key)))
+
+    def _value_path(self, gradient: Gradient, x: Signal) -> Gradient:
+        """What a token gets as a value, for as many queries as tokens."""
+        n, others, noise = x.tokens, self._queries(x).tokens - 1, self._noise
+        own, row_gap, alone = self.moment("own", x), self.moment("row_gap", x), self.moment("gap", x)
+        q = (1 + noise) * own * gradient.q + others * (own - row_gap) * gradient.p
+        if n == 1:
+            return Gradient(q, sp.S.Zero)
+        return Gradient(q, (alone + noise * own) * gradient.q + others * (alone - n / (n - 1) * row_gap) * gradient.p)
 
     def _query_path(self, gradient: Gradient, x: Signal) -> Gradient:
         """What reaches the tokens as queries, in the same units."""
         scale = self._strength(x) * x.gap
-        alone = (1 - 1 / sp.sympify(x.width)) * self._own_form(x) + self.moment("along", x)
+        alone = self._alone(x)
         dropped = self._noise * x.q * self.moment("square", x) * gradient.q
         q = scale * (x.gap * alone * gradient.q + dropped)
         if self._queries(x).tokens == 1:
             return Gradient(q, sp.S.Zero)
         change = alone * gradient.gap + (alone - self.moment("joint", x)) * gradient.p
         return Gradient(q, scale * (x.gap * change + dropped))
+
+    def _radial(self, gradient: Gradient, x: Signal) -> Gradient:
+        r"""What the paths have along their own token beyond an isotropic gradient, in the same units.
+
+        The query path has :math:`u_i^\top C_i^2 u_i` in place of a trace. In the key path the scores stand for the
+        coordinates of :math:`u_i`; two rows that meet in a token have them at the mean that their weights give (annealed).
+        """
+        d, n = sp.sympify(x.width), x.tokens
+        others, deficit = n - 1, x.gap / x.q
+        scale = self._strength(x) * x.gap
+        query = scale * x.gap * (d * self.moment("along", x) - self._alone(x)) * gradient.q
+        excess, tilt = self._score_along(gradient, x)
+        key, pull, pair_slope = deficit * excess, self.moment("pull", x), self.moment("pair_slope", x)
+        # Constant weights of a token on itself and on all add to those of the softmax.
+        common = gradient.common(n)
+        value = self.moment("value_along", x) * gradient.q + tilt + (self._row_sum - 1) * common * pull
+        cross = (self.moment("slope", x) * gradient.q + others * pair_slope * gradient.p) / d
+        radial = query + key + 2 * deficit * value - cross
+        # The key path vanishes in the sum over tokens: that of another token is minus its share.
+        pair = deficit * (n * self._row_sum * common * pull - 2 * value) - key
+        return Gradient(sp.S.Zero, sp.S.Zero, radial, radial - 2 * pair / others)
+
+    def _score_along(self, gradient: Gradient, x: Signal) -> tuple[sp.Expr, sp.Expr]:
+        """Scores in place of coordinates along a token: of the key path, beyond isotropic, and of two rows with the values."""
+        own, overlap, pull, half = (self.moment("own", x), self.overlap(x), self.moment("pull", x),
+                                    self.moment("pair_slope", x) / 2)
+        # E sum_j w_j w'_j a_j: half the derivative of the overlap in the size of both rows, and what the weights' mean adds.
+        tilt = (x.tokens - 1) * gradient.p * ((1 - own) * half + overlap * pull)
+        alone = self.score_variance(x) * self.moment("scaled_key_along", x) * gradient.q
+        return alone + tilt * ((1 - own) * half / overlap + pull), tilt
+
+    def _alone(self, x: Signal) -> sp.Expr:
+        """The query path of one token, in units of the score strength."""
+        return (1 - 1 / sp.sympify(x.width)) * self._own_form(x) + self.moment("along", x)
 
     def _own_form(self, x: Signal, prefix: str = "") -> sp.Expr:
         """E tr(J Omega J Omega) as W_K W_K^T, which depends on u_i, weighs it; ``prefix`` scaled_ weighs with G."""
@@ -380,6 +452,14 @@ class Attention(Component):
             "propagate exchangeable tokens, or use UniformAttention",
         )
 
+    def _scored(self, x: Array, values: Values) -> tuple[Array, Vjp]:
+        """Queries or keys as the scores see them, with the vector-Jacobian product."""
+        return x, lambda g: (g,)
+
+    def _applied(self, weights: Array, values: Values) -> Array:
+        """What averages the values, given the softmax weights after dropout: these plus constants."""
+        return weights
+
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         import numpy as np
 
@@ -401,37 +481,37 @@ class Attention(Component):
             return gaussian_matrix(rng, draws, 1, size, number) if number else np.zeros((draws, 1, size))
 
         transposed = tokens.swapaxes(1, 2)
-        shared: list[tuple[Array, Array, Array, Array]] = []
+        shared: list[tuple[Array, Array, Vjp, Array, Array]] = []
         parts = []
         for head in range(heads):
             query = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.query_variance, values))
-            queries = asking @ query + bias(self.query_bias, key_width)
+            queries, query_vjp = self._scored(asking @ query + bias(self.query_bias, key_width), values)
             if head % (heads // key_heads) == 0:
                 key = gaussian_matrix(rng, draws, fan_in, key_width, self.number(self.key_variance, values))
                 head_value = np.split(value, key_heads, axis=2)[len(shared)]
-                keys, offset = tokens @ key + bias(self.key_bias, key_width), bias(self.value_bias, width // heads)
-                shared.append((key, keys, head_value, offset))
-            key, keys, head_value, offset = shared[-1]
+                keys, key_vjp = self._scored(tokens @ key + bias(self.key_bias, key_width), values)
+                shared.append((key, keys, key_vjp, head_value, bias(self.value_bias, width // heads)))
+            key, keys, key_vjp, head_value, offset = shared[-1]
             scores = queries @ keys.swapaxes(1, 2) * scale
             weights = np.exp(scores - scores.max(axis=2, keepdims=True))
             weights /= weights.sum(axis=2, keepdims=True)
             mask = (rng.random((draws, asking.shape[1], count)) < keep) / keep if keep < 1 else np.ones(())
-            parts.append((head_value, offset, query, queries, key, keys, weights, mask))
+            parts.append((head_value, offset, query, queries, query_vjp, key, keys, key_vjp, weights, mask))
         output = np.concatenate(
-            [(weights * mask) @ (tokens @ v + offset) for v, offset, _, _, _, _, weights, mask in parts], axis=2
+            [self._applied(weights * mask, values) @ (tokens @ v + offset) for v, offset, *_, weights, mask in parts], axis=2
         )
 
         def vjp(g: Array) -> tuple[Array, ...]:
             pulled, asked = np.zeros_like(tokens), np.zeros_like(asking)
-            for (v, offset, query, queries, key, keys, weights, mask), part in zip(
+            for (v, offset, query, queries, query_vjp, key, keys, key_vjp, weights, mask), part in zip(
                 parts, np.split(g, heads, axis=2), strict=True
             ):
                 to_values = part @ v.swapaxes(1, 2)
                 to_weights = (to_values @ transposed + part @ offset.swapaxes(1, 2)) * mask
                 to_scores = weights * (to_weights - (weights * to_weights).sum(axis=2, keepdims=True)) * scale
-                pulled += (weights * mask).swapaxes(1, 2) @ to_values
-                asked += (to_scores @ keys) @ query.swapaxes(1, 2)
-                pulled += (to_scores.swapaxes(1, 2) @ queries) @ key.swapaxes(1, 2)
+                pulled += self._applied(weights * mask, values).swapaxes(1, 2) @ to_values
+                asked += query_vjp(to_scores @ keys)[0] @ query.swapaxes(1, 2)
+                pulled += key_vjp(to_scores.swapaxes(1, 2) @ queries)[0] @ key.swapaxes(1, 2)
             return (asked + pulled,) if len(x) == 1 else (asked, pulled)
 
         return output, vjp

@@ -139,10 +139,15 @@ class _Norm(Component):
         if not self.finite:
             return (Gradient(gain * gradient.q, gain * gradient.gap),)
         freedom = self.freedom(x.width)
-        gain *= (freedom - 1) / (freedom - 2)
+        # What a gradient has along its token beyond an isotropic one goes as well.
+        along, along_pair = gradient.radial / (freedom - 2), (gradient.radial - gradient.radial_gap) / freedom
+        kept = (freedom - 1) / (freedom - 2)
         # Price's theorem: the factor of two tokens is the derivative of their expected correlation, over v.
-        lost = self.gain2 / size2 * CorrelationSlopeDeficit(x.gap / size2, freedom)
-        return (Gradient(gain * gradient.q, gain * gradient.gap + lost * gradient.p),)
+        lost = CorrelationSlopeDeficit(x.gap / size2, freedom)
+        return (Gradient(
+            gain * (kept * gradient.q - along),
+            gain * (kept * gradient.gap + lost * gradient.p - (along - along_pair)),
+        ),)
 
     def pair(self, *states: PairState) -> PairState:
         (x,) = states

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import sympy as sp
@@ -77,15 +77,31 @@ class Signal:
 
 @dataclass(frozen=True)
 class Gradient:
-    """Second moments of dLoss/dx: ``q`` = E g_t^2 and ``gap`` = E g_t^2 - E g_t g_s, per coordinate; the mean is zero."""
+    r"""Second moments of dLoss/dx: ``q`` = E g_t^2 and ``gap`` = E g_t^2 - E g_t g_s, per coordinate; the mean is zero.
+
+    A gradient may know the direction :math:`e_t` of its own token. ``radial`` is then the second moment along it beyond that of
+    an isotropic gradient, :math:`E (g_t \cdot e_t)^2 - q`, and ``radial_gap`` is ``radial`` minus the same of two tokens: what
+    :math:`E\, g_t \cdot g_s` loses, beyond an isotropic gradient, when both lose their radial parts. Zero after components
+    that forget the direction.
+    """
 
     q: sp.Expr
     gap: sp.Expr
+    radial: sp.Expr = sp.S.Zero
+    radial_gap: sp.Expr = sp.S.Zero
 
     @property
     def p(self) -> sp.Expr:
         """E g_t g_s of two tokens."""
         return self.q - self.gap
+
+    def plus(self, other: Gradient) -> Gradient:
+        """The sum of two uncorrelated gradients of one token."""
+        return Gradient(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+    def times(self, gain: sp.Expr) -> Gradient:
+        """Every moment times ``gain``."""
+        return Gradient(*(gain * getattr(self, item.name) for item in fields(self)))
 
     def common(self, tokens: sp.Expr) -> sp.Expr:
         """Second moment of a coordinate of the token-averaged gradient."""

@@ -119,6 +119,20 @@ def private_square(*row: Any) -> sp.Expr:
     return _Sum().add(1, (_ONE, _ONE), (0, 1)).expectation(*row)
 
 
+def centre_overlap(a: Any, n: Any, dimension: Any, *rest: Any) -> sp.Expr:
+    r""":math:`E\, w^\top \Omega \tfrac1n - \tfrac1n = \tfrac1n E \sum_{j \ne k} w_j c_j c_k`, for a weighted mean
+    and the plain mean of the keys.
+
+    Zero for normal keys, as the weights do not see a shift of all scores. By parts over the sphere,
+    :math:`(D - 1) E\, c_k f = E\, (1 - c_k^2)\, \partial f/\partial c_k`.
+    """
+    def moment(*powers: Power) -> sp.Expr:
+        return WeightMoment(powers, a, n, dimension, *rest)
+
+    pulled = sp.sqrt(a * dimension) * (moment((1, 3)) - moment((1, 1), (1, 2)))
+    return ((1 - moment((1, 2)) - pulled) / (dimension - 1) - moment((1, 2))) / n
+
+
 def gram_jacobian_square(*row: Any) -> sp.Expr:
     r""":math:`J_{2k} = E\, \mathrm{tr}(J^2 \Omega)` with the softmax Jacobian :math:`J = \mathrm{diag}(w) - w w^\top`."""
     total = _Sum().add(1, ((2, 0),)).add(-2, ((2, 0), _ONE), (0, 1)).add(1, (_ONE, _ONE), (0, 1), times=((2, 0),))
@@ -143,9 +157,9 @@ def radial_key_square(*row: Any) -> sp.Expr:
     return row[2] * total.expectation(*row)
 
 
-def radial_value_key(*row: Any) -> sp.Expr:
-    r""":math:`s\, E \sum_j w_j^2 \zeta_j\, o_j \cdot (o_j - m)`."""
-    total = _Sum().add(1, ((2, 1),)).add(-1, ((2, 1), _ONE), (0, 1))
+def radial_value_key(power: int, *row: Any) -> sp.Expr:
+    r""":math:`s\, E \sum_j w_j^k \zeta_j\, o_j \cdot (o_j - m)` for a power k of the weights."""
+    total = _Sum().add(1, ((power, 1),)).add(-1, ((power, 1), _ONE), (0, 1))
     return sp.sqrt(row[0] * row[2]) * total.expectation(*row)
 
 
@@ -218,6 +232,7 @@ def _plain(total: _Sum, power: int, a: Any, n: Any, dimension: Any, rest: tuple[
 
 __all__ = [
     "aligned_slope",
+    "centre_overlap",
     "contraction",
     "gram_jacobian_pair",
     "gram_jacobian_square",

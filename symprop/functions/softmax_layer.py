@@ -27,10 +27,13 @@ from sympy.core.symbol import Str
 from symprop.functions.softmax_closed import closed_form
 from symprop.functions.softmax_contractions import (
     aligned_slope,
+    centre_overlap,
     gram_jacobian_pair,
     gram_jacobian_square,
     private_square,
     query_square,
+    radial_key_square,
+    radial_value_key,
     score_jacobian_square,
     score_mean,
     score_mean_square,
@@ -48,11 +51,11 @@ from symprop.functions.softmax_overlap import (
     jacobian_trace_square,
 )
 
-_A, _N, _D, _X = sp.symbols("a n D x", positive=True, cls=sp.Dummy)
-"""Score variance, tokens, dimension of the keys, and 1 - rho of two rows."""
+_A, _N, _D, _K, _X = sp.symbols("a n D d_k x", positive=True, cls=sp.Dummy)
+"""Score variance, tokens, dimension of the tokens, width of the keys, and 1 - rho of two rows."""
 
-ROW_ARGUMENTS = (_A, _N, _D)
-PAIR_ARGUMENTS = (_A, _N, _D, _X)
+ROW_ARGUMENTS = (_A, _N, _D, _K)
+PAIR_ARGUMENTS = (_A, _N, _D, _K, _X)
 Formulas = Mapping[str, sp.Expr]
 
 
@@ -88,7 +91,8 @@ class Geometry:
 
     ``tokens`` n, ``dimension`` of the token space (one less after LayerNorm), ``key_width`` d_k, ``variance`` a of a score
     about what its row shares, ``deficit`` 1 - r of the tokens, ``bias`` the second moment of the query bias relative to the
-    rest of a query, ``unit`` whether tokens have a fixed norm.
+    rest of a query. ``unit`` is 1 where tokens have a fixed norm, and 2 where queries and keys have one: then ``deficit`` is
+    that of the keys and ``key_width`` the number of dimensions that they vary in.
     """
 
     tokens: sp.Expr
@@ -97,7 +101,7 @@ class Geometry:
     variance: sp.Expr
     deficit: sp.Expr
     bias: sp.Expr = sp.S.Zero
-    unit: bool = False
+    unit: int = 0
 
     @property
     def rho(self) -> sp.Expr:
@@ -116,8 +120,8 @@ class Geometry:
 
     @property
     def key_spread(self) -> sp.Expr:
-        """Half the relative variance of |u|^2 that the weights cause."""
-        return 1 / self.key_width + 1 / self.dimension
+        """Half the relative variance of |u|^2 that the weights cause; a normalised query has no part in it."""
+        return 1 / self.dimension if self.unit == 2 else 1 / self.key_width + 1 / self.dimension
 
     @property
     def token_spread(self) -> sp.Expr:
@@ -132,7 +136,9 @@ class Geometry:
 
     @property
     def scale_variance(self) -> sp.Expr:
-        """Variance of G."""
+        """Variance of G; with normalised keys that of a direction's share of the key covariance."""
+        if self.unit == 2:
+            return 2 / self.dimension * (1 - 1 / self.key_width)
         return (1 + 2 / self.key_width) * (1 + 2 / self.dimension) * (1 + 2 * self.token_spread) - 1
 
     @cached_property
@@ -149,7 +155,11 @@ class Geometry:
         # To first order in u and t: variance of P, covariance with rho and variance of rho over turn and turn^2.
         scale = (1 + r**2) * u + (1 + s**2) * t
         across = r * u + s * ratio * t
-        own = (1 + 2 * s - s**2) / (self.dimension * (1 + r) ** 2) if self.unit else ratio**2 * t
+        own = {
+            0: ratio**2 * t,
+            1: (1 + 2 * s - s**2) / (self.dimension * (1 + r) ** 2),
+            2: 1 / self.key_width + 1 / self.dimension,
+        }[self.unit]
         rest = u + own - across**2 / scale
         lost = turn * (u + ratio * t) / 2
         narrow = sp.sqrt(scale / (2 * (u + t)))
@@ -167,38 +177,86 @@ class Geometry:
         return tuple(found)
 
 
-@lru_cache(maxsize=2)
-def _row_formulas(sphere: bool) -> dict[str, sp.Expr]:
+def _row(sphere: bool, normed: bool) -> tuple[sp.Expr, ...]:
+    """Arguments of the moments of a row.
+
+    The score of one normalised key is a cosine in d_k dimensions, of excess kurtosis -6/d_k over all rows. As the scale of a
+    row fluctuates by 2/D, the kurtosis within a row is lower by three times that.
+    """
+    return (_A, _N, _K * _D / (_K + _D) if normed else _D) if sphere else (_A, _N)
+
+
+def _gram_forms(square: sp.Expr, trace: sp.Expr, along: sp.Expr, double: sp.Expr, normed: bool) -> dict[str, sp.Expr]:
+    r"""Jacobians with the private Gram matrix of normal keys, from tr J^2, (tr J)^2, z J^2 z and (z J z)^2.
+
+    With normalised keys the Gram matrix of a form is that of the keys once, which fluctuates by 1/d_k + 1/D, and that of the
+    tokens once, which has the 1/D of it.
+    """
+    jacobian, seen = square + (along - square) / _D, (double + (_D - 1) * along) / _D**2
+    if normed:
+        form = jacobian + (1 / _K + 1 / _D) * (along - square) + (trace - square) / _D + (double - trace) / (_D * _K)
+    else:
+        form = square + (trace - square) / _D + 2 * (_D - 1) / _D**2 * along + (double - trace) / _D**2
+    return {"jacobian": jacobian, "form": form, "along": seen}
+
+
+@lru_cache(maxsize=4)
+def _row_formulas(sphere: bool, normed: bool) -> dict[str, sp.Expr]:
     """Moments of one row, for keys on a sphere or normal ones."""
-    row = (_A, _N, _D) if sphere else (_A, _N)
+    row = _row(sphere, normed)
     own = Participation(*row)
     square = jacobian_square(*row)
-    if sphere:
+    if sphere and normed:
+        # Inner products of tokens are those of their keys up to noise: what is not on the diagonal is scaled.
+        share, seen, once = row[2] / _D, score_jacobian_square(*row), gram_jacobian_square(*row) - square
+        mean, twice = own + share * (private_square(*row) - own), gram_jacobian_pair(*row) - square - 2 * once
+        formulas = {
+            "mean": mean, "jacobian": square + share * once, "form": square + once + share * (once + twice),
+            "along": (seen + share * (row[2] * query_square(*row) - seen)) / _D, "gap": (_N * own - 1) / (_N - 1), "size": own,
+            "spread": mean - 1 / _N, "lean": share * centre_overlap(*row),
+        }
+    elif sphere:
         formulas = {
             "mean": private_square(*row), "jacobian": gram_jacobian_square(*row), "form": gram_jacobian_pair(*row),
             "along": query_square(*row), "gap": (_N * own - 1) / (_N - 1), "size": own,
+            "spread": private_square(*row) - 1 / _N, "lean": centre_overlap(*row),
         }
     else:
         along, double = score_jacobian_square(*row), score_variance_square(*row)
         trace = jacobian_trace_square(*row)
         formulas = {
+            **_gram_forms(square, trace, along, double, normed),
             "mean": own + (score_mean_square(*row) - own) / _D,
-            "jacobian": square + (along - square) / _D,
-            "form": square + (trace - square) / _D + 2 * (_D - 1) / _D**2 * along + (double - trace) / _D**2,
-            "along": (double + (_D - 1) * along) / _D**2,
             "gap": WeightGap(*row),
             "size": own + (WeightMoment(((2, 2),), *row) - own) / _D,
+            "spread": (1 - 1 / _N) * WeightGap(*row)
+            + sp.factor(WeightMoment(((1, 1), (1, 1)), *row).by_parts() - own) / _D,
+            "lean": sp.S.Zero,
         }
     formulas |= {"own": own, "square": square, "slope": 2 * _A * own.diff(_A)}
     formulas["excess"] = _A * (1 - 3 * own + 2 * WeightMoment((3,), *row))
+    formulas |= _radial(sphere, row)
     return formulas | {"mean_slope": formulas["mean"].diff(_A), "own_slope": own.diff(_A)}
 
 
-@lru_cache(maxsize=4)
-def _pair_formulas(sphere: bool, exact: bool) -> dict[str, sp.Expr]:
+def _radial(sphere: bool, row: tuple[sp.Expr, ...]) -> dict[str, sp.Expr]:
+    """What the key path has along its token, alone and with a value path of one or both weights; normal keys at large D."""
+    if sphere:
+        square, pulls = radial_key_square(*row) - gram_jacobian_square(*row), [radial_value_key(k, *row) for k in (1, 2)]
+    else:
+        def moment(*powers: tuple[int, int]) -> sp.Expr:
+            return WeightMoment(powers, *row)
+
+        square = moment((2, 2)) - 2 * moment((3, 2)) + moment((2, 0), (2, 2)) - jacobian_square(*row)
+        pulls = [sp.sqrt(_A) * (moment((k, 1)) - moment((k + 1, 1))) for k in (1, 2)]
+    return {"key_along": square, "pull": pulls[0], "value_along": pulls[1]}
+
+
+@lru_cache(maxsize=8)
+def _pair_formulas(sphere: bool, exact: bool, normed: bool) -> dict[str, sp.Expr]:
     """Moments of two rows at the score gap a x; ``exact`` by the kernel of two rows, for normal keys."""
-    row = (_A, _N, _D) if sphere else (_A, _N)
-    rho, lines, formulas = 1 - _X, interpolation(*row), _row_formulas(sphere)
+    row = _row(sphere, normed)
+    rho, lines, formulas = 1 - _X, interpolation(*row), _row_formulas(sphere, normed)
     own, own_slope = formulas["own"], formulas["own_slope"]
     cube, square = WeightMoment((3,), *row), WeightMoment((2, 2), *row)
     mean = score_mean(*row)
@@ -237,27 +295,25 @@ LEVELS = ("uniform", "closed_form", "exact", "reference")
 """How exactly the weight moments enter, in order of accuracy and cost."""
 
 
-@lru_cache(maxsize=8)
-def formulas(level: str, sphere: bool) -> tuple[Formulas, Formulas]:
-    """Formulas of one row and of two rows at a level."""
+@lru_cache(maxsize=16)
+def formulas(level: str, sphere: bool, normed: bool = False) -> tuple[Formulas, Formulas]:
+    """Formulas of one row and of two rows at a level; ``normed`` for normalised queries and keys."""
     if level == "uniform":
         at = {"square": (_N - 1) / _N**2, "trace": (1 - 1 / _N) ** 2}
         along, double = score_jacobian_square(0, _N), score_variance_square(0, _N)
         zero = sp.S.Zero
         row = {
             "mean": 1 / _N, "own": 1 / _N, "size": 1 / _N, "gap": zero, "slope": zero, "mean_slope": zero,
-            "own_slope": zero, "excess": zero,
-            "square": at["square"], "jacobian": at["square"] + (along - at["square"]) / _D,
-            "form": at["square"] + (at["trace"] - at["square"]) / _D + 2 * (_D - 1) / _D**2 * along
-            + (double - at["trace"]) / _D**2,
-            "along": (double + (_D - 1) * along) / _D**2,
+            "own_slope": zero, "excess": zero, "pull": zero, "key_along": zero, "value_along": zero, "spread": zero,
+            "lean": zero,
+            "square": at["square"], **_gram_forms(at["square"], at["trace"], along, double, normed),
         }
         pair = {
             "row_gap": zero, "token_gap": zero, "overlap": 1 / _N, "jacobian": at["square"], "trace": at["trace"],
             "joint": at["square"] * (1 + 1 / _D) + at["trace"] / _D, "slope": zero,
         }
         return row, pair
-    row, pair = _row_formulas(sphere), _pair_formulas(sphere, level == "reference" and not sphere)
+    row, pair = _row_formulas(sphere, normed), _pair_formulas(sphere, level == "reference" and not sphere, normed)
     if level == "closed_form":
         return ({key: closed_form(item) for key, item in row.items()}, {key: closed_form(item) for key, item in pair.items()})
     return row, pair
@@ -273,12 +329,12 @@ class _Averages:
 
     def _put(self, expression: sp.Expr, variance: sp.Expr, deficit: sp.Expr = sp.S.Zero) -> sp.Expr:
         item = self.geometry
-        return expression.xreplace({_A: variance, _N: item.tokens, _D: item.dimension, _X: deficit})
+        return expression.xreplace({_A: variance, _N: item.tokens, _D: item.dimension, _K: item.key_width, _X: deficit})
 
     def value(self, average: Average) -> sp.Expr:
         """One of the averages."""
         a, item = self.geometry.variance, self.geometry
-        row, pair = formulas(self.level, self.sphere)
+        row, pair = formulas(self.level, self.sphere, item.unit == 2)
         if average.kind == "row":
             return sp.Add(*(
                 weight * (1 + shift) ** average.power * self._put(row[average.formula], a * (1 + shift))
@@ -313,18 +369,21 @@ class Average:
 AVERAGES: Mapping[str, Average] = {
     **{
         name: Average("row", name)
-        for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess")
+        for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess", "pull",
+                     "value_along", "spread", "lean")
     },
-    **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along")},
+    **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along", "key_along")},
     "row_gap": Average("pair", "row_gap", slope="own_slope"),
     "token_gap": Average("pair", "token_gap", slope="mean_slope"),
     "pair_slope": Average("pair", "slope"),
     "pair_jacobian": Average("pair", "jacobian", 1),
+    "plain_jacobian": Average("pair", "jacobian"),
     "joint": Average("pair", "joint"),
     "scaled_joint": Average("pair", "joint", 1),
 }
 """What :class:`LayerMoment` knows, by name."""
-LINEAR = ("gap", "slope", "excess", "row_gap", "token_gap", "pair_slope")
+LINEAR = ("gap", "slope", "excess", "pull", "value_along", "scaled_key_along", "spread", "lean", "row_gap", "token_gap",
+          "pair_slope")
 """Averages that vanish linearly with the score variance; the others tend to a constant."""
 SINGLE = ("mean", "own", "size")
 """Averages that are 1 for a single token; the others are 0."""
@@ -335,7 +394,7 @@ SMALLEST = 1e-9
 class LayerMoment(sp.Function):
     r"""LayerMoment(name, level, a, n, D, d_k, deficit, bias, unit): an averaged moment of the softmax weights of a layer.
 
-    ``name`` is one of :data:`AVERAGES`, ``level`` one of :data:`LEVELS`, and the rest is a :class:`Geometry` (unit as 0 or 1).
+    ``name`` is one of :data:`AVERAGES`, ``level`` one of :data:`LEVELS`, and the rest is a :class:`Geometry`.
     Rational at the level ``uniform``; otherwise opaque, ``formula`` is its expression in moments of one and two rows.
 
     >>> n, d, a = sp.symbols("n d a", positive=True)
@@ -354,10 +413,10 @@ class LayerMoment(sp.Function):
         if a == 0 or str(level) == "uniform":
             if average.slope:
                 return sp.S.Zero
-            row, pair = formulas("uniform", False)
+            row, pair = formulas("uniform", False, rest[6] == 2)
             formula = (row if average.kind == "row" else pair)[average.formula]
             scale = 1 if average.kind == "row" else (1 - rest[4] / (1 + rest[5])) ** average.power
-            return scale * formula.xreplace({_N: n, _D: dimension})
+            return scale * formula.xreplace({_N: n, _D: dimension, _K: rest[3]})
         return None
 
     @property
@@ -374,7 +433,7 @@ class LayerMoment(sp.Function):
     def geometry(self) -> Geometry:
         """Of which layer."""
         a, n, dimension, key_width, deficit, bias, unit = self.args[2:]
-        return Geometry(n, dimension, key_width, a, deficit, bias, bool(unit))
+        return Geometry(n, dimension, key_width, a, deficit, bias, int(unit))
 
     def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr:
         return self.func(*self.args[:2], *(argument._subs(old, new) for argument in self.args[2:]))
@@ -427,10 +486,10 @@ class LayerMoment(sp.Function):
             return a * item.query_deficit * layer_moment("joint", "uniform", item)
         if self.name == "pair_slope":
             return 2 * a * item.query_rho * layer_moment("square", "uniform", item)
-        if average.kind == "pair" or average.power or self.name not in ("mean", "own", "size", "gap", "slope", "excess"):
+        if average.kind == "pair" or average.power or self.name not in (*SINGLE, *LINEAR):
             return uniform
-        first = closed_form(formulas("exact", False)[0][self.name]).diff(_A).subs(_A, 0)
-        return uniform + a * sp.factor(first.xreplace({_N: n, _D: dimension}))
+        first = closed_form(formulas("exact", False, item.unit == 2)[0][self.name]).diff(_A).subs(_A, 0)
+        return uniform + a * sp.factor(first.xreplace({_N: n, _D: dimension, _K: self.args[5]}))
 
     def _eval_is_real(self) -> bool | None:
         return True

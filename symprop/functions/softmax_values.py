@@ -50,6 +50,7 @@ _SMALL = 0.02
 """A score variance, gap or covariance below this: a difference of moments is the integral of its derivative."""
 _PLACES, _WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(5))
 _PLACES = _PLACES + 0.5
+_BETWEEN = np.array([[float(item) for item in node] for node in LEGENDRE])
 _FUNCTIONS = {
     "ExpMinusOne": np.expm1,
     "CorrelationDeficit": lambda *x: float(correlation_deficit(*map(mpmath.mpf, x))),
@@ -97,8 +98,8 @@ class Evaluator:
         return found
 
 
-@lru_cache(maxsize=2)
-def _rules(unit: bool) -> Callable[..., Any]:
+@lru_cache(maxsize=3)
+def _rules(unit: int) -> Callable[..., Any]:
     """The nodes of one row and of two rows as a function of D, d_k, deficit and bias."""
     names = sp.symbols("D d_k deficit bias", positive=True)
     dimension, key_width, deficit, bias = names
@@ -107,9 +108,9 @@ def _rules(unit: bool) -> Callable[..., Any]:
     return found
 
 
-@lru_cache(maxsize=8)
-def _compiled(level: str, sphere: bool) -> tuple[Evaluator, Evaluator, list[str], list[str]]:
-    row, pair = formulas(level, sphere)
+@lru_cache(maxsize=16)
+def _compiled(level: str, sphere: bool, normed: bool) -> tuple[Evaluator, Evaluator, list[str], list[str]]:
+    row, pair = formulas(level, sphere, normed)
     return (Evaluator(list(row.values()), ROW_ARGUMENTS), Evaluator(list(pair.values()), PAIR_ARGUMENTS), list(row), list(pair))
 
 
@@ -129,20 +130,19 @@ def _layer(level: str, a: float, n: float, dimension: float, key_width: float, d
 
 
 def _layer_of(level: str, sphere: bool, a: float, n: float, *rest: float) -> dict[str, float]:
-    dimension, unit = rest[0], bool(rest[-1])
-    rows, pairs, row_names, pair_names = _compiled(level, sphere)
+    sizes, unit = rest[:2], int(rest[-1])
+    rows, pairs, row_names, pair_names = _compiled(level, sphere, unit == 2)
     one, two = (np.array(nodes, dtype=np.float64).T for nodes in _rules(unit)(*rest[:-1]))
     shift, weight = one
     scale, wider, deficit, both = two
-    between = [(s + float(x) * w) for s, w in zip(scale, wider, strict=True) for x, _ in LEGENDRE]
+    between = [(s + x * w) for s, w in zip(scale, wider, strict=True) for x in _BETWEEN[:, 0]]
     # All points of one row first: what pairs need of it is then known.
     points = np.concatenate([1 + shift, between])
-    found = np.array(rows.many([(a * point, n, dimension) for point in points]))
+    found = np.array(rows.many([(a * point, n, *sizes) for point in points]))
     values = dict(zip(row_names, found[:3].T, strict=True))
     slopes = dict(zip(row_names, found[3:].reshape(9, 3, -1).transpose(2, 0, 1), strict=True))
     gathered = dict(zip(pair_names, np.array(pairs.many(
-        [(a * s, n, dimension, x) for s, x in zip(scale, deficit, strict=True)])).T, strict=True))
-    parts = np.array([float(part) for _, part in LEGENDRE])
+        [(a * s, n, *sizes, x) for s, x in zip(scale, deficit, strict=True)])).T, strict=True))
     averages = {}
     for name, average in AVERAGES.items():
         if average.kind == "row":
@@ -150,7 +150,7 @@ def _layer_of(level: str, sphere: bool, a: float, n: float, *rest: float) -> dic
             continue
         total = both @ ((scale * (1 - deficit)) ** average.power * gathered[average.formula])
         if average.slope:
-            total += both @ (a * wider * (slopes[average.slope] @ parts))
+            total += both @ (a * wider * (slopes[average.slope] @ _BETWEEN[:, 1]))
         averages[name] = float(total)
     return averages
 

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import sympy as sp
 
 from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linear, PairState, RMSNorm, Sum, UniformAttention
-from symprop.core.errors import InputError, RefusedError
+from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.functions.pair_kernel import CalledActivation, KernelCall, PairKernel
-from symprop.network.gram_attention import AttentionGram, AttentionPattern
+from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern
+from symprop.network.gram_softmax import SMALL_LOGITS, SampledAttentionGram
 from symprop.network.trace import Trace
 
 Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
 class GramSignal:
@@ -33,8 +33,9 @@ class GramSignal:
 
     ``gram`` has shape (tokens, tokens). ``fluctuation`` is the relative variance of a token's mean square over 2/d (one for
     independent coordinates, zero after a norm), ``mean_share`` the square of its coordinate mean over q/d. ``spread`` is
-    the relative fluctuation of the centred Gram matrix over 1/d. ``slope`` is the derivative of ``gram`` in the stream's
-    that a branch reads, zero once tokens are mixed. ``centred`` says that coordinates have zero mean.
+    the relative fluctuation of the centred Gram matrix over 1/d. ``slope`` is the derivative of ``gram`` in that of the
+    stream which a branch reads, zero once tokens are mixed, and ``source`` the absolute fluctuation of that stream.
+    ``centred`` says that coordinates have zero mean.
     """
 
     gram: Array
@@ -43,6 +44,7 @@ class GramSignal:
     mean_share: float = 1.0
     spread: float = 1.0
     slope: Array | float = 1.0
+    source: float = 0.0
     centred: bool = True
 
     @property
@@ -61,6 +63,61 @@ class GramGradient:
     along_mean: float = 1.0
 
 
+ATTENTION = ("auto", "first_order", "sampled", "uniform")
+FLUCTUATION: Mapping[str, Callable[[float], float]] = {
+    "grown": lambda spread: spread, "initial": lambda spread: 1.0, "none": lambda spread: 0.0
+}  # fmt: skip
+"""The fluctuation of the Gram matrix that attention sees, from the one that the signal carries."""
+
+
+@dataclass(frozen=True)
+class Closure:
+    """What is kept of the corrections to wide networks with small logits; all of it unless one asks what a part is worth.
+
+    ``attention`` is of first order in the logit variance, sampled with the softmax as it is
+    (:class:`SampledAttentionGram`), ``uniform``, or ``auto``: sampled where logits deviate by more than
+    :data:`SMALL_LOGITS`, except under rotary embeddings. ``rotary`` keeps the phases of these. ``finite_norms`` keeps
+    the O(1/d) terms of norms, ``fresh_norms`` that a normalised stream fluctuates only by what was added. ``fluctuation``
+    is that of the Gram matrix: grown over depth, that of independent coordinates, or none.
+    """
+
+    attention: str = "auto"
+    rotary: bool = True
+    finite_norms: bool = True
+    fresh_norms: bool = True
+    fluctuation: str = "grown"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("attention", ATTENTION), ("fluctuation", FLUCTUATION)):
+            if getattr(self, name) not in allowed:
+                raise UnknownNameError(name, getattr(self, name), allowed)
+
+    def layer(self, attention: Attention, x: GramSignal, pattern: AttentionPattern, seed: tuple[int, ...]) -> AttentionGram:
+        """An attention layer at the signal that it reads."""
+        if self.attention == "uniform":
+            attention = replace(attention, query_variance=sp.S.Zero, key_variance=sp.S.Zero)
+        seen = pattern if self.rotary else replace(pattern, rotary=NO_ROTATION)
+        spread = FLUCTUATION[self.fluctuation](x.spread)
+        layer = AttentionGram(attention, x.gram, seen, x.width, spread)
+        large = self.attention == "auto" and not seen.turns and layer.logit_deviation > SMALL_LOGITS
+        if not large and self.attention != "sampled":
+            return layer
+        if seen.turns:
+            raise RefusedError(
+                attention.describe(), "sampled attention has no rotary embeddings", "first-order attention, for small logits"
+            )
+        return SampledAttentionGram(attention, x.gram, seen, x.width, spread, fixed_norm=x.fluctuation == 0, seed=seed)
+
+    def norm_factor(self, x: GramSignal, factor: Callable[[float], Array]) -> Array | float:
+        """The finite-width factor of a norm, given as a function of the fluctuation of its input."""
+        if not self.finite_norms:
+            return 1.0
+        return factor(x.fluctuation if self.fresh_norms else 1.0)
+
+
+EVERYTHING = Closure()
+
+
 @dataclass(frozen=True, eq=False)
 class GramPass:
     """One block at one input: the signals after every step; attention layers and derivatives of pair rules by step."""
@@ -69,6 +126,7 @@ class GramPass:
     signals: tuple[GramSignal, ...]
     attention: Mapping[int, AttentionGram]
     slopes: Mapping[int, Array]
+    closure: Closure
 
     @property
     def output(self) -> GramSignal:
@@ -109,7 +167,7 @@ class GramPass:
             below = self.attention[position].backward(above.gram)
             return (GramGradient(below.gram),), below.weights
         if isinstance(component, LayerNorm | RMSNorm):
-            return (_norm_backward(component, x, above),), {}
+            return (_norm_backward(component, x, above, self.closure),), {}
         width = self.signals[position].width
         below_gram = width / x.width * above.gram * self.slopes[position]
         return (GramGradient(below_gram),), self._weights(position, component, x, above)
@@ -132,8 +190,12 @@ class GramPass:
         return {}
 
 
-def propagate(trace: Trace, signal: GramSignal, pattern: AttentionPattern) -> GramPass:
+def propagate(
+    trace: Trace, signal: GramSignal, pattern: AttentionPattern, *, seed: tuple[int, ...] = (0,), closure: Closure = EVERYTHING
+) -> GramPass:
     """Send a token Gram matrix through a block whose parameters are numbers.
+
+    ``closure`` says which corrections are kept; ``seed`` is that of sampled attention.
 
     Raises :class:`RefusedError` for a component whose mean the Gram state does not carry, :class:`InputError` where sizes
     do not fit.
@@ -147,24 +209,24 @@ def propagate(trace: Trace, signal: GramSignal, pattern: AttentionPattern) -> Gr
     """
     if signal.gram.shape != (pattern.tokens, pattern.tokens):
         raise InputError("gram", f"shape {signal.gram.shape}", f"shape {(pattern.tokens, pattern.tokens)}")
-    signals: list[GramSignal] = [replace(signal, slope=1.0)]
+    signals: list[GramSignal] = [replace(signal, slope=1.0, source=signal.spread * pattern.private(signal.gram) ** 2)]
     attention: dict[int, AttentionGram] = {}
     slopes: dict[int, Array] = {}
     for position, step in enumerate(trace.steps, 1):
         inputs = [signals[item] for item in step.inputs]
         component, x = step.component, inputs[0]
         if isinstance(component, Attention | UniformAttention):
-            layer = AttentionGram(_as_attention(component), x.gram, pattern, x.width, x.spread)
+            layer = closure.layer(_as_attention(component), x, pattern, (*seed, position))
             attention[position] = layer
             found = GramSignal(layer.forward(), float(component.width), slope=0.0, spread=x.spread)
         elif isinstance(component, Sum):
             found = _summed(component, x, inputs[1], pattern)
         elif isinstance(component, LayerNorm | RMSNorm):
-            found = _normalised(component, x)
+            found = _normalised(component, x, closure)
         else:
             found, slopes[position] = _mapped(component, x)
         signals.append(found)
-    return GramPass(trace, tuple(signals), attention, slopes)
+    return GramPass(trace, tuple(signals), attention, slopes, closure)
 
 
 def _as_attention(component: Attention | UniformAttention) -> Attention:
@@ -184,7 +246,7 @@ def _mapped(component: Component, x: GramSignal) -> tuple[GramSignal, Array]:
     found = GramSignal(
         rule.value(x.gram), rule.width, fluctuation=x.fluctuation if rule.homogeneous else 1.0,
         mean_share=x.mean_share if rule.homogeneous else 1.0,
-        spread=x.spread, slope=x.slope * slope, centred=rule.centred,
+        spread=x.spread, slope=x.slope * slope, source=x.source, centred=rule.centred,
     )
     return found, slope
 
@@ -204,12 +266,13 @@ def _summed(component: Sum, stream: GramSignal, branch: GramSignal, pattern: Att
     # Var |s + b|^2 of a stream and a fresh branch: their own parts and the cross term 4 s.b.
     fluctuation = stream.fluctuation * share**2 + 2 * share * (1 - share) + branch.fluctuation * (1 - share) ** 2
     before, after = skip**2 * pattern.private(stream.gram), pattern.private(gram)
-    slope = scale**2 / skip**2 * pattern.pair_mean(branch.slope) if skip != 0 else 0.0
-    # Old fluctuations are transported by the map, and the branch brings fresh cross terms.
-    spread = stream.spread * before**2 * (1 + slope) ** 2 + after**2 - before**2
+    # What the branch reads fluctuates with the stream, although the stream may have moved on (parallel branches); the branch
+    # brings fresh cross terms besides.
+    own, through = skip**2 * pattern.pair_mean(stream.slope), scale**2 * pattern.pair_mean(branch.slope)
+    variance = stream.spread * before**2 + branch.source * ((own + through) ** 2 - own**2) + after**2 - before**2
     return GramSignal(
         gram, stream.width, fluctuation, stream.mean_share * share + branch.mean_share * (1 - share),
-        spread / after**2 if after > 0 else 1.0,
+        variance / after**2 if after > 0 else 1.0, source=variance,
     )
 
 
@@ -223,25 +286,28 @@ def _sizes(component: LayerNorm | RMSNorm, x: GramSignal) -> Array:
     return np.asarray(np.diag(x.gram) + float(component.epsilon))
 
 
-def _normalised(component: LayerNorm | RMSNorm, x: GramSignal) -> GramSignal:
+def _normalised(component: LayerNorm | RMSNorm, x: GramSignal, closure: Closure) -> GramSignal:
     if not x.centred:
         raise RefusedError(
             component.describe(), "its input has a nonzero coordinate mean, which the Gram matrix does not carry",
             "put a linear layer before it",
         )
     rule, r = _norm_rule(type(component)), _correlation(x.gram)
-    factor = rule.forward(r, x.fluctuation, x.width)
+    factor = closure.norm_factor(x, lambda fluctuation: rule.forward(r, fluctuation, x.width))
     gram = _pair_rule(component, x.width).value(x.gram) * factor
     scale = float(component.gain2) / np.sqrt(np.outer(_sizes(component, x), _sizes(component, x)))
     mean_share = 0.0 if isinstance(component, LayerNorm) else x.mean_share
     return replace(x, gram=gram, fluctuation=0.0, mean_share=mean_share, slope=x.slope * scale)
 
 
-def _norm_backward(component: LayerNorm | RMSNorm, x: GramSignal, above: GramGradient) -> GramGradient:
+def _norm_backward(
+    component: LayerNorm | RMSNorm, x: GramSignal, above: GramGradient, closure: Closure
+) -> GramGradient:
     sizes = _sizes(component, x)
     scale = float(component.gain2) / np.sqrt(np.outer(sizes, sizes))
-    factor = _norm_rule(type(component)).backward(
-        _correlation(x.gram), x.fluctuation, x.width, above.along, above.along_mean, x.mean_share
+    rule, r = _norm_rule(type(component)), _correlation(x.gram)
+    factor = closure.norm_factor(
+        x, lambda fluctuation: rule.backward(r, fluctuation, x.width, above.along, above.along_mean, x.mean_share)
     )
     removed = 0.0 if isinstance(component, LayerNorm) else above.along_mean
     return GramGradient(above.gram * scale * factor, 0.0, removed)

@@ -12,7 +12,7 @@ without). Averages over theta are sums over the given angles. Exact at first ord
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,8 @@ from symprop.core.errors import InputError, RefusedError
 
 Array = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
+Mix = Callable[[Any], Any]
+"""A product with attention weights, or with their transpose."""
 
 NO_ROTATION: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
 
@@ -55,6 +57,11 @@ class AttentionPattern:
     def tokens(self) -> int:
         """Number of tokens in all sequences."""
         return len(self.weights)
+
+    @property
+    def turns(self) -> bool:
+        """Whether rotary embeddings turn any coordinate."""
+        return any(angle != 0 and share != 0 for angle, share in self.rotary)
 
     @property
     def row_lengths(self) -> Array:
@@ -185,6 +192,11 @@ class AttentionGram:
         own = np.diag(self.gram)
         return np.asarray(self.logit_scale * own[:, None] * (own - 2 * left + np.diag(both)[:, None]))
 
+    @property
+    def logit_deviation(self) -> float:
+        """Root mean square of a visible logit about the average of its row."""
+        return float(np.sqrt((self.pattern.weights * self.logit_variance).sum(axis=1).mean()))
+
     @cached_property
     def mean_weights(self) -> Array:
         """E A: the pattern and the second-order shift towards keys of larger logit variance."""
@@ -199,12 +211,7 @@ class AttentionGram:
         left, both = self._mixed
         total = np.zeros_like(gram)
         for share, phase in self.pattern.phases():
-            turned = gram * phase
-            # C is symmetric and its turned form Hermitian, so that X T' is the adjoint of T applied to the adjoint of X.
-            turned_left = mix(turned)
-            crossed = left * turned_left
-            inner = _adjoint(mix(_adjoint(mix(gram * turned) - crossed))) - mix(_adjoint(crossed))
-            inner = inner + both * _adjoint(mix(_adjoint(turned_left)))
+            inner = over_keys(mix, gram, gram * phase, left, both)
             total += share * (phase.conj() * inner).real
         return total
 
@@ -234,23 +241,25 @@ class AttentionGram:
     def backward(self, gradient: Array) -> AttentionGradient:
         """Gram matrices of the gradient at the input and at queries, keys and values; ``gradient`` is that of the output."""
         gram = self.gram
-        heads_width = self._value("width")
         keys, fluctuating = self._over_queries(gradient * gram)
         value = self.mean_weights.T @ gradient @ self.mean_weights + self.logit_scale * fluctuating
-        query = gradient * self.mixing
         steep = gradient * (self._covariance * self._next_order() + self._fluctuation)
+        square = float((gram * steep).sum())
+        return self._gradient(
+            value, gradient * self.mixing, keys,
+            {"query": square, "key": square, "value": float((gram * value).sum())},
+        )
+
+    def _gradient(self, value: Array, query: Array, key: Array, squares: Mapping[str, float]) -> AttentionGradient:
+        """The gradient from its Gram matrices at values, queries and keys, and from their sums weighed with the input's,
+        all of them without their gains."""
         sizes = {name: self._value(f"{name}_variance") for name in ("query", "key", "value")}
         logit = self._value("temperature") ** 2 * self.fan_in * self.value_gain
-        below = heads_width * (sizes["value"] * value + logit * sizes["query"] * sizes["key"] * (query + keys))
-        whole = self.fan_in * heads_width
-        square = logit * float((gram * steep).sum())
+        heads_width = self._value("width")
+        below = heads_width * (sizes["value"] * value + logit * sizes["query"] * sizes["key"] * (query + key))
+        gains = {"query": logit * sizes["key"], "key": logit * sizes["query"], "value": 1.0}
         return AttentionGradient(
-            np.asarray(below),
-            {
-                "query": whole * sizes["key"] * square,
-                "key": whole * sizes["query"] * square,
-                "value": whole * float((gram * value).sum()),
-            },
+            np.asarray(below), {name: self.fan_in * heads_width * gains[name] * squares[name] for name in gains}
         )
 
     def _over_queries(self, weighed: Array) -> tuple[Array, Array]:
@@ -262,17 +271,7 @@ class AttentionGram:
         gram, mix, back = self.gram, self.pattern.mix, self.pattern.mix_back
         key, value = np.zeros_like(gram), np.zeros_like(gram)
         for share, phase in self.pattern.phases():
-            turned = weighed * phase.conj()
-            half = back(turned)
-            whole = _adjoint(back(_adjoint(half)))
-
-            def centred(covariance: Any, turned: Any = turned, half: Any = half, whole: Any = whole) -> Any:
-                left = mix(covariance)
-                crossed = half * _adjoint(left)
-                both = _adjoint(mix(_adjoint(left)))
-                inner = covariance * whole - back(_adjoint(crossed))
-                return inner + _adjoint(back(_adjoint(back(turned * both) - crossed)))
-
+            centred = over_queries(mix, back, weighed * phase.conj())
             key += share * (centred(gram) * phase).real
             value += share * centred(gram * phase).real
         return key, value
@@ -286,7 +285,34 @@ class AttentionGram:
 
 
 def _adjoint(x: Any) -> Any:
-    return x.conj().T
+    return x.conj().swapaxes(-1, -2)
+
+
+def over_keys(mix: Mix, first: Any, second: Any, left: Any, both: Any) -> Any:
+    """tr(J_i C J_k C') for all i and k, with J_i = diag(a_i) - a_i a_i^T for the rows a_i of weights that ``mix`` applies.
+
+    C (``first``) is symmetric, with ``left`` = A C and ``both`` = A C A^T; C' (``second``) is Hermitian.
+    """
+    # The product of a Hermitian matrix with A' is the adjoint of A applied to it.
+    turned_left = mix(second)
+    crossed = left * turned_left
+    inner = _adjoint(mix(_adjoint(mix(first * second) - crossed))) - mix(_adjoint(crossed))
+    return inner + both * _adjoint(mix(_adjoint(turned_left)))
+
+
+def over_queries(mix: Mix, back: Mix, weighed: Any) -> Mix:
+    """The map from a covariance C of keys to sum_ik B_ik J_i C J_k, with a Hermitian B (``weighed``)."""
+    half = back(weighed)
+    whole = _adjoint(back(_adjoint(half)))
+
+    def centred(covariance: Any) -> Any:
+        left = mix(covariance)
+        crossed = half * _adjoint(left)
+        both = _adjoint(mix(_adjoint(left)))
+        inner = covariance * whole - back(_adjoint(crossed))
+        return inner + _adjoint(back(_adjoint(back(weighed * both) - crossed)))
+
+    return centred
 
 
 @dataclass(frozen=True, eq=False)

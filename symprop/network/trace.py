@@ -85,7 +85,7 @@ class Trace:
             parts = step.component.backward(incoming, *(self.signal(item) for item in step.inputs))
             for source, part in zip(step.inputs, parts, strict=True):
                 known = gradients.get(source)
-                gradients[source] = part if known is None else Gradient(known.q + part.q, known.gap + part.gap)
+                gradients[source] = part if known is None else known.plus(part)
             yield step, incoming, gradients
 
     def pair(self, state: PairState) -> PairState:

@@ -2,18 +2,23 @@
 
 import json
 import math
-import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import sympy as sp
 
-from symprop.architectures.audit import audit, gradient_growth
+from symprop.architectures import signal
+from symprop.architectures.audit import REACHED, STATES, audit, gradient_growth
 from symprop.architectures.description import Architecture
+from symprop.architectures.exchangeable import CarriedMoments, ExchangeableModel
 from symprop.architectures.presets import PRESETS, preset
-from symprop.architectures.readers import MAX_BYTES, from_config, from_toml, load
+from symprop.architectures.readers import from_config, from_toml
 from symprop.architectures.signal import embed, run
 from symprop.auditing import data, formulas, overridden, text
 from symprop.core.errors import InputError, RefusedError, SympropError
+from symprop.functions.activation import Gelu, Relu
+from symprop.network.gram import propagate
 from symprop.network.gram_attention import pattern
 
 
@@ -87,55 +92,6 @@ def test_ones_own_architecture():
     assert model.number("branch_scale") == pytest.approx(3**-0.5)
 
 
-def _toml(expression):
-    return f'[model]\nbase = "gpt2"\n[variances]\noutput = "{expression}"\n'
-
-
-HOSTILE = [
-    ("x.json", "[" * 200_000 + "]" * 200_000),
-    ("x.json", '{"model_type": ' + '{"a": ' * 50_000 + "1" + "}" * 50_001),
-    ("x.json", "[1]"),
-    ("x.json", " " * (MAX_BYTES + 1)),
-    ("x.json", '{"model_type": "mamba"}'),
-    ("x.json", '{"model_type": "gpt2", "n_embd": -768}'),
-    ("x.json", '{"model_type": "gpt2", "n_embd": true}'),
-    ("x.json", '{"model_type": "gpt2", "n_embd": "__import__(\'os\')"}'),
-    ("x.json", '{"model_type": "gpt2", "n_layer": 1' + "0" * 6000 + "}"),
-    ("x.json", '{"model_type": "gpt2", "initializer_range": NaN}'),
-    ("x.json", '{"model_type": "gpt2", "initializer_range": 1e200}'),
-    ("x.json", '{"model_type": "gpt2", "layer_norm_epsilon": 1e999}'),
-    ("x.json", '{"model_type": "llama", "num_attention_heads": 0}'),
-    ("x.json", '{"model_type": "llama", "rope_scaling": {"rope_type": "yarn"}}'),
-    ("x.json", '{"model_type": "gpt_neox", "rotary_pct": 7}'),
-    ("x.json", '{"model_type": "vit", "patch_size": 1' + "0" * 200 + "}"),
-    ("x.toml", "a = " + "[" * 50_000 + "]" * 50_000),
-    ("x.toml", _toml("__import__('os').system('true')")),
-    ("x.toml", _toml("V**V**V**V")),
-    ("x.toml", _toml("exp(exp(V))")),
-    ("x.toml", _toml("((((V**1000)**1000)**1000)**1000)**1000")),
-    ("x.toml", _toml("9**9**9**9")),
-    ("x.toml", _toml("-1")),
-    ("x.toml", _toml("sqrt(d - 1000)")),
-    ("x.toml", _toml("1/(d - 768)")),
-    ("x.toml", '[model]\nbase = "gpt2"\nlayrs = 3\n'),
-    ("x.toml", "[model]\nlayers = 3\n"),
-    ("x.toml", '[model]\nlayers = "3"\n'),
-    ("x.toml", "model = 3\n"),
-    ("x.txt", "gpt2"),
-]
-
-
-@pytest.mark.parametrize(("name", "content"), HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_file_is_one_line_and_no_time(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_text(content)
-    start = time.process_time()
-    with pytest.raises(SympropError) as error:
-        load(str(path))
-    assert time.process_time() - start < 1
-    assert "\n" not in str(error.value) and len(str(error.value)) < 400 + len(str(path))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"width": 100}, "head width"), ({"depth": 0}, "layers"), ({"init": ["nothing=1"]}, "unknown initialisation")],
@@ -171,39 +127,84 @@ def test_branches_of_scale_zero_leave_the_stream_alone():
     assert gradient_growth(rows) == 1
 
 
-def test_a_repair_reaches_what_it_promises():
+def test_a_repair_reaches_what_it_promises_on_all_tokens():
     wild = small("gpt2", layers=6, output=0.05, down=0.05)
-    found = audit(wild, tokens=16, growth=4)
+    found = audit(wild, tokens=40, growth=4)
     (repair,) = [item for item in found.repairs if item.problem == "gradient growth"]
-    repaired = audit(wild.replace(branch_scale=repair.factor), tokens=16, growth=4)
-    assert gradient_growth(found.rows) > 4
-    assert gradient_growth(repaired.rows) == pytest.approx(4, rel=1e-3)
+    assert gradient_growth(found.rows) == repair.before > 4
+    repaired = audit(wild.replace(branch_scale=repair.factor), tokens=40, growth=4)
+    assert gradient_growth(repaired.rows) == pytest.approx(repair.after) == pytest.approx(4, rel=2 * REACHED)
     # Scaling a branch is scaling the matrices that end it.
-    same = audit(wild.replace(output=0.05 * repair.factor**2, down=0.05 * repair.factor**2), tokens=16)
-    assert gradient_growth(same.rows) == pytest.approx(4, rel=1e-3)
+    same = audit(wild.replace(output=0.05 * repair.factor**2, down=0.05 * repair.factor**2), tokens=40)
+    assert gradient_growth(same.rows) == pytest.approx(repair.after, rel=1e-9)
+    assert f"is {repair.after:.4g} instead of {repair.before:.4g}" in repair.sentence
 
 
-def test_collapse_is_said_with_its_layer_and_repaired():
-    deep = small("bert", layers=8, **dict.fromkeys(("query", "key"), 0.0), value=1 / 64, output=1 / 64, up=4e-4, down=4e-4)
-    found = audit(deep, tokens=16)
+MIXING = dict.fromkeys(("query", "key"), 0.0) | {"value": 1 / 64, "output": 1 / 64, "up": 4e-4, "down": 4e-4}
+
+
+@pytest.mark.parametrize("state", STATES[1:])
+def test_collapse_is_said_with_its_layer_and_repaired(state):
+    deep = small("bert", layers=8, **MIXING)
+    found = audit(deep, tokens=16, state=state)
     layer = next(row.layer for row in found.rows if row.cosine >= 0.99)
     assert any(f"by layer {layer}" in sentence for sentence in found.verdict)
     (repair,) = [item for item in found.repairs if item.problem == "rank collapse"]
-    repaired = audit(deep.replace(branch_scale=repair.factor), tokens=16)
-    assert repaired.rows[-1].cosine == pytest.approx(0.9, abs=1e-3)
+    repaired = audit(deep.replace(branch_scale=repair.factor), tokens=16, state=state)
+    assert repaired.rows[-1].cosine == pytest.approx(repair.after, rel=1e-9)
+    assert 1 - repair.after == pytest.approx(0.1, rel=2 * REACHED)
 
 
-def test_large_logits_are_said_to_be_outside_the_theory():
-    found = audit(small("t5", query=0.5, key=0.5), tokens=8)
+def test_a_problem_that_no_branch_scale_solves_is_said():
+    # Every branch is zero: the growth comes from the skip alone.
+    lost = small("rezero", layers=40, skip_scale=1.1)
+    (repair,) = [item for item in audit(lost, tokens=4).repairs if item.problem == "gradient growth"]
+    assert repair.factor is None and repair.after is None and "No scale" in repair.sentence
+
+
+def test_large_logits_are_said_to_be_outside_the_theory_and_repaired():
+    wild = small("t5", query=0.5, key=0.5)
+    found = audit(wild, tokens=8)
     assert any("leaves the uniform pattern" in sentence for sentence in found.verdict)
-    assert any(item.problem == "large logits" and item.factor < 1 for item in found.repairs)
+    (repair,) = [item for item in found.repairs if item.problem == "large logits"]
+    changed = wild.replace(query=0.5 * repair.factor**2, key=0.5 * repair.factor**2)
+    largest = max(row.logit_deviation or 0 for row in audit(changed, tokens=8).rows)
+    assert largest == pytest.approx(repair.after) == pytest.approx(1, rel=2 * REACHED)
 
 
-def test_a_deep_and_wide_model_draws_no_weight():
-    model = preset("gpt2").replace(layers=200, width=12288, heads=96, key_width=128, hidden=49152)
-    start = time.process_time()
-    audit(model, tokens=4, growth=1e9)
-    assert time.process_time() - start < 20
+def test_the_work_grows_with_depth_alone_and_draws_no_weight(monkeypatch):
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        return propagate(*arguments, **options)
+
+    def drawn(*_, **__):
+        raise AssertionError("a random number was drawn")
+
+    monkeypatch.setattr(signal, "propagate", counted)
+    monkeypatch.setattr(np.random, "default_rng", drawn)
+    counts = []
+    for layers, width in ((10, 64), (20, 64), (20, 12288)):
+        model = preset("gpt2").replace(layers=layers, width=width, heads=width // 64, key_width=64, hidden=4 * width,
+                                       query=1e-8, key=1e-8)  # fmt: skip
+        calls.clear()
+        audit(model, tokens=3, growth=1e300)
+        counts.append(len(calls))
+    assert counts[1] - counts[0] == 10 and counts[2] == counts[1]
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_a_thousand_layers_of_an_encoder_take_a_thousand_steps(name, monkeypatch):
+    steps = []
+    plain = ExchangeableModel._pulled
+    monkeypatch.setattr(ExchangeableModel, "_pulled", lambda self, *a: steps.append(1) or plain(self, *a))
+    small_logits = dict.fromkeys(("query", "key"), 1e-6)
+    model = preset(name).replace(layers=1000, width=12288, heads=96, key_width=128, hidden=49152, activation="relu",
+                                 branch_scale=0.01, **small_logits)  # fmt: skip
+    found = audit(model, growth=1e9, state="exchangeable")
+    assert len(found.rows) == 1001 and len(steps) == 1000 and not found.repairs
+    assert 0 < found.rows[-1].gap <= found.rows[-1].q and found.rows[0].gradient > 0
 
 
 def test_the_loss_gradient_needs_a_linear_readout_and_labels():
@@ -228,3 +229,100 @@ def test_formulas_are_those_of_the_model():
     printed = formulas(preset("bert"))
     assert printed.count(r"\text{skip}") == 4
     assert r"\frac{d_F}{2500}" in printed and "phi is gelu" in printed
+
+
+def _rows_apart(model, tokens):
+    """The largest differences of the two states: relative, and of cosines absolute."""
+    pairs = list(zip(*(audit(model, tokens=tokens, state=state).rows for state in STATES[1:]), strict=True))
+    found = {name: max(abs(getattr(a, name) / getattr(b, name) - 1) for a, b in pairs) for name in ("q", "gap", "gradient")}
+    found["cosine"] = max(max(abs(a.cosine - b.cosine), abs(a.gradient_cosine - b.gradient_cosine)) for a, b in pairs)
+    found["weights"] = max(abs(a.weights[name] / b.weights[name] - 1) for a, b in pairs for name in b.weights)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("bert", {}), ("bert", {"head": 1e-3, "final_norm": True}), ("bert", {"order": "pre", "epsilon": 0.1, "head": 1e-2}),
+     ("bert", {"order": "parallel"}), ("bert", {"order": "peri", "activation": "relu"}),
+     ("t5", {"gated": True, "activation": "gelu_tanh", "gate": 1e-9})],
+)  # fmt: skip
+def test_the_two_states_agree_on_exchangeable_tokens(name, changes):
+    # Wide and with small logits, so that what the fast state neglects is small: O(1/d) with d = 10^7, O(logit variance).
+    sizes = {"layers": 4, "width": 10**7, "heads": 10, "key_width": 10**6, "hidden": 10**7}
+    variances = dict.fromkeys(("value", "output", "up", "down"), 1e-7) | dict.fromkeys(("query", "key"), 1e-10)
+    apart = _rows_apart(preset(name).replace(**sizes | variances | {"temperature": 1} | changes), 5)
+    assert max(apart.values()) < 3e-6, apart
+
+
+def test_logits_are_carried_at_first_order_in_both_states():
+    apart = _rows_apart(preset("bert").replace(layers=3), 32)
+    assert apart["q"] < 1e-9 and apart["cosine"] < 2e-3 and apart["gradient"] < 1e-2 and apart["weights"] < 0.06, apart
+
+
+@pytest.mark.parametrize("phi", [Relu(), Gelu()])
+def test_a_gap_keeps_its_digits_as_it_vanishes(phi):
+    moments = CarriedMoments(phi)
+    v = sp.Symbol("v", positive=True)
+    for gap in (0.9, 1e-3, 1e-12, 1e-30, 1e-300):
+        exact = sp.N(phi.gap(sp.S.Zero, v, sp.Float(gap, 80)).subs(v, sp.Rational(3, 2)), 60)
+        assert moments.gap(0, 1.5, gap) == pytest.approx(float(exact), rel=1e-9), gap
+    assert moments.gap(0, 1.5, 0.0) == 0
+
+
+def test_collapse_goes_on_below_the_digits_of_q():
+    found = audit(small("bert", layers=100, **MIXING), tokens=8, state="exchangeable", cosine=0.99)
+    gaps = [row.gap for row in found.rows]
+    ratios = [later / earlier for earlier, later in pairwise(gaps)]
+    assert max(ratios) < 1 and 0 < gaps[-1] < 1e-20
+    ratios = ratios[-9:]
+    assert ratios == pytest.approx([ratios[0]] * 9, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [("bert", {}, None), ("gpt2", {}, "causal"), ("vit", {}, "class token"), ("deepnet", {}, "sinusoidal"),
+     ("bert", {"query": 1.0, "key": 1.0}, "logits deviate"), ("bert", {"key": 0.0}, "vanish")],
+)  # fmt: skip
+def test_the_state_is_chosen_and_the_reason_said(name, changes, reason):
+    found = audit(small(name, **changes), tokens=4)
+    assert found.state == ("exchangeable" if reason is None else "gram")
+    assert reason is None or reason in found.reason
+    assert found.state in text(found) and found.reason in text(found)
+
+
+def test_repeated_words_and_padding_need_the_gram_matrix():
+    model = small("bert")
+    assert "repeated" in audit(model, words=np.array([1, 2, 1])).reason
+    assert "padding" in audit(model, tokens=4, padding=1).reason
+
+
+def test_what_the_fast_state_costs_a_causal_model_is_measured():
+    model = small("gpt2")
+    found = audit(model, tokens=12, state="exchangeable")
+    full = audit(model, tokens=12, state="gram")
+    cost = max(abs(a.q / b.q - 1) for a, b in zip(found.rows, full.rows, strict=True))
+    assert f"by up to {cost:.2g} in E x^2" in found.reason
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "llama"])
+def test_padding_changes_nothing_where_nobody_sees_it(name):
+    model = small(name)
+    alone, padded = audit(model, tokens=5, state="gram"), audit(model, tokens=9, padding=4)
+    for one, other in zip(alone.rows, padded.rows, strict=True):
+        assert (one.q, one.cosine, one.gradient) == pytest.approx((other.q, other.cosine, other.gradient), rel=2e-3)
+
+
+@pytest.mark.parametrize("state", STATES[1:])
+def test_a_single_token(state):
+    rows = audit(small("bert"), tokens=1, state=state).rows
+    assert all(row.gap == 0 and row.q > 0 and row.gradient > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"tokens": 0}, "tokens"), ({"tokens": 10**6}, "tokens"), ({"padding": 4}, "padding"), ({"padding": -1}, "padding"),
+     ({"state": "gramm"}, "unknown state"), ({"growth": 1.0}, "growth"), ({"cosine": 1.0}, "cosine")],
+)  # fmt: skip
+def test_an_audit_out_of_range(options, message):
+    with pytest.raises(SympropError, match=message):
+        audit(small("bert"), **{"tokens": 4} | options)

@@ -154,6 +154,45 @@ def test_audit_prints_a_table_a_verdict_and_repairs(capsys):
     assert len(content["rows"]) == 3
 
 
+def test_the_json_of_an_audit_has_a_form_that_stays(capsys):
+    code, out, _ = run(capsys, "audit", "gpt2", "--depth", "1", "--seq-len", "6", "--growth", "1.01", "--json")
+    content = json.loads(out)
+    assert code == 0 and content["schema"] == "symprop-audit-1"
+    assert {name: type(value).__name__ for name, value in content.items()} == {
+        "schema": "str", "architecture": "dict", "tokens": "int", "padding": "int", "state": "str", "reason": "str",
+        "cotangent": "str", "rows": "list", "verdict": "list", "repairs": "list",
+    }  # fmt: skip
+    assert list(content["architecture"]) == [
+        "name", "source", "layers", "width", "heads", "key_width", "hidden", "vocabulary", "order", "norm", "activation",
+        "gated", "causal", "positions", "epsilon", "initialisation",
+    ]  # fmt: skip
+    for row in content["rows"]:
+        assert list(row) == [
+            "layer", "q", "mean", "cosine", "gap", "logit_deviation", "participation", "gradient", "gradient_cosine", "weights",
+        ]  # fmt: skip
+    first, last = content["rows"]
+    assert set(first["weights"]) == {"query", "key", "value", "output", "up", "down"} and not last["weights"]
+    assert last["logit_deviation"] is None and last["participation"] is None
+    assert [list(item) for item in content["repairs"]] == [["problem", "target", "factor", "before", "after", "sentence"]]
+
+
+def test_the_options_of_an_audit_reach_it(capsys):
+    code, out, _ = run(capsys, "audit", "bert", "--depth", "1", "--seq-len", "9", "--state", "exchangeable")
+    assert code == 0 and "state of the tokens: exchangeable (as asked for)" in out
+    code, out, _ = run(capsys, "audit", "bert", "--depth", "1", "--seq-len", "9", "--padding", "2")
+    assert code == 0 and "9 tokens, the last 2 of them padding" in out and "gram (a part" in out
+    first = run(capsys, "audit", "bert", "--depth", "1", "--seq-len", "40", "--words", "zipf", "--json")
+    again = run(capsys, "audit", "bert", "--depth", "1", "--seq-len", "40", "--words", "zipf", "--json")
+    other = run(capsys, "audit", "bert", "--depth", "1", "--seq-len", "40", "--words", "zipf", "--seed", "1", "--json")
+    assert first == again != other
+    assert json.loads(first[1])["reason"] == "words are repeated"
+
+
+def test_audit_without_a_model_says_what_it_wants(capsys):
+    code, out, err = run(capsys, "audit")
+    assert (code, out) == (2, "") and "MODEL = missing" in err
+
+
 def test_audit_writes_a_figure(capsys, tmp_path):
     code, _, _ = run(capsys, "audit", "gpt2", "--depth", "2", "--seq-len", "4", "--plot", str(tmp_path / "a.pdf"))
     assert code == 0

@@ -19,7 +19,7 @@ class Cell:
     Tokens have q = 1 and correlation ``r`` before any norm; for rms and layernorm the gradient of the un-normalised stream is
     measured as well. Weights have variance 1/d (values) and ``std``/d (queries and keys); ``groups`` query heads share keys and
     values; variances of the query, key and value biases are absolute, ``offset`` is the length of a mean vector per coordinate,
-    in place of the shared random part.
+    in place of the shared random part. ``qk_norm`` (rms or layernorm) normalises queries and keys to the mean square ``gain2``.
     """
 
     n: int
@@ -38,6 +38,8 @@ class Cell:
     mean: bool = False
     project: bool = False
     causal: bool = False
+    qk_norm: str = ""
+    gain2: float = 1.0
 
 
 def tokens(cell: Cell, draws: int, generator: torch.Generator) -> torch.Tensor:
@@ -60,11 +62,13 @@ def tokens(cell: Cell, draws: int, generator: torch.Generator) -> torch.Tensor:
 
 def normalised(cell: Cell, x: torch.Tensor) -> torch.Tensor:
     """What the attention sees."""
-    if cell.law == "layernorm":
-        x = x - x.mean(-1, keepdim=True)
-    if cell.law in ("stream", "rms", "layernorm"):
-        x = x / x.square().mean(-1, keepdim=True).sqrt()
-    return x
+    return scaled(x, cell.law == "layernorm") if cell.law in ("stream", "rms", "layernorm") else x
+
+
+def scaled(x: torch.Tensor, centre: bool) -> torch.Tensor:
+    """Every vector with mean square 1, less its mean before."""
+    x = x - x.mean(-1, keepdim=True) if centre else x
+    return x / x.square().mean(-1, keepdim=True).sqrt()
 
 
 def simulate(cell: Cell, draws: int, seed: int, batch: int = 64) -> dict[str, tuple[float, float]]:
@@ -91,6 +95,8 @@ def simulate(cell: Cell, draws: int, seed: int, batch: int = 64) -> dict[str, tu
         value = normal(size, kv, d, d_k, variance=1 / d).requires_grad_()
         queries = torch.einsum("bnd,bhdk->bhnk", x, query) + normal(size, heads, 1, d_k, variance=cell.bias_q)
         keys = torch.einsum("bnd,bhdk->bhnk", x, key) + normal(size, kv, 1, d_k, variance=cell.bias_k)
+        if cell.qk_norm:
+            queries, keys = (math.sqrt(cell.gain2) * scaled(item, cell.qk_norm == "layernorm") for item in (queries, keys))
         values = torch.einsum("bnd,bhdk->bhnk", x, value) + normal(size, kv, 1, d_k, variance=cell.bias_v)
         spread = [item.repeat_interleave(cell.shared, dim=1) for item in (keys, values)]
         scores = queries @ spread[0].transpose(-1, -2) / math.sqrt(d_k)
