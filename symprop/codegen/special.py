@@ -65,14 +65,37 @@ def _arc_cosine_0(gap, opposite):
 def _numpy_text(k: int) -> str:
     if k == 0:
         return _ANGLES["numpy"].format(title=_TITLES[k])
+    if k == 1:
+        return _numpy_first()
     head = f'def _arc_cosine_{k}(gap, v):\n    """{_TITLES[k]}; zero at v = 0."""\n    t = gap/np.where(v > 0, v, 1.0)\n'
-    tail = {
-        1: "    p *= y\n    p *= np.sqrt(y)\n    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)",
-        2: "    p *= y*y\n    p *= np.sqrt(y)\n"
-           "    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)",
-    }[k]
+    tail = (
+        "    p *= y*y\n    p *= np.sqrt(y)\n"
+        "    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)"
+    )
     beyond = "    beyond = np.max(t, initial=0.0) > 1\n    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)"
     return f"{head}{beyond}\n{_horner(k, in_place=True)}\n{tail}"
+
+
+def _numpy_first() -> str:
+    """By the polynomial near the end where the definition cancels, by the definition from there on."""
+    return f'''\
+def _arc_cosine_1(gap, v):
+    """{_TITLES[1]}; zero at v = 0."""
+    t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
+    near = t < 0.25
+    if np.all(near):
+        return v*_arc_cosine_1_near(t)
+    cosine = 1 - t
+    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
+    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+
+
+def _arc_cosine_1_near(y):
+    """The same at v = 1 by a polynomial."""
+{_horner(1, in_place=True)}
+    p *= y
+    p *= np.sqrt(y)
+    return p'''
 
 
 def _torch_text(k: int) -> str:
