@@ -96,7 +96,7 @@ class Power(_Lowered):
 
 
 class ArcCosine0(_Lowered):
-    """ArcCosine(0, gap, v)."""
+    """ArcCosine(0, gap, v), given the gap and 2v - gap: neither is found from the other's rounded value."""
 
 
 class ArcCosine1(_Lowered):
@@ -374,7 +374,9 @@ class _Lowering:
             return Step(self.lower(node.args[0]))
         if isinstance(node, ArcCosine):
             k, gap, v = node.args
-            return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
+            if k == 0:
+                return ArcCosine0(self.lower(gap), self.lower(2 * v - gap))
+            return (ArcCosine1, ArcCosine2)[int(k) - 1](self.lower(gap), self.lower(v))
         if isinstance(node, AbsoluteGap):
             gap, v = node.args
             near = Smaller(self.lower(gap), self.lower(2 * v - gap))

@@ -169,8 +169,15 @@ _TITLES = {
 
 def _arc_cosine(k: int) -> str:
     polynomial = _horner("y", arc_cosine_coefficients(k))
+    if k == 0:
+        return f'''\
+/* {_TITLES[k]}, opposite being v + covariance; zero at v = 0. */
+static inline double arc_cosine_0(double gap, double opposite) {{
+    const double v = 0.5*(gap + opposite), near = gap > opposite ? opposite : gap;
+    const double y = near > 0.0 ? near/v : 0.0, p = sqrt(y)*{polynomial};
+    return gap > opposite ? M_PI - p : p;
+}}'''
     power, far, scale = {
-        0: ("sqrt(y)", "M_PI - p", ""),
         1: ("y*sqrt(y)", "M_PI*(t - 1.0) + p", "v*"),
         2: ("y*y*sqrt(y)", "M_PI*(0.25 + 0.5*(t - 1.0)*(t - 1.0)) - p", "v*v*"),
     }[k]
