@@ -402,8 +402,10 @@ class _Lowering:
             ))
             return Entry(values, sp.Integer(requests.index(request)))
         if isinstance(node, sp.log):
-            coefficient, rest = node.args[0].as_coeff_Add()
-            return self.log_of_one_plus(rest) if coefficient == 1 else Log(self.lower(node.args[0]))
+            terms = _log_terms(node.args[0])
+            kept = [term for term in terms if term[2]]
+            rest = sp.Mul(*(base**k for k, base, plus_one in terms if not plus_one))
+            return sp.Add(self.sum_of_logs(kept), *([] if rest == 1 else [Log(self.lower(rest))]))
         if isinstance(node, sp.Piecewise):
             return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
         return node.func(*(self.lower(argument) for argument in node.args))
