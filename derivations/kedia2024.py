@@ -463,7 +463,7 @@ def _moments(activation: Activation, mean: sp.Expr = sp.S.Zero) -> FunctionSpec:
         f"{activation.name}_moments{ending}",
         f"Moments of {activation.name} and of its slope for two tokens of {at}, variance sigma2 and covariance sigma2 - "
         "gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.",
-        (*(() if mean == 0 else (mean,)), sigma2, gap), derived,
+        (*(() if mean == 0 else (mean,)), sigma2, gap), derived, upper={gap: 2 * sigma2},
     )
 
 
@@ -485,7 +485,7 @@ def _depth_evaluators() -> tuple[FunctionSpec, ...]:
             "has the gradient gain c.", (L, q_0, a_q, c_g), {"gradient": gradient}),
         FunctionSpec.from_derived(
             "scaled_gradient", "Gradient at the bottom of L blocks with lambda^2 + beta^2 = 1 and unit variance, relative to "
-            "the top.", (L, beta, c_g), {"gradient": strength}),
+            "the top.", (L, beta, c_g), {"gradient": strength}, upper={beta: sp.S.One}),
     )
 
 
