@@ -23,7 +23,7 @@ from symprop.codegen import cells
 from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
-from symprop.core.symbols import layer
+from symprop.core.symbols import is_registered, layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.piece_rule import Place
@@ -438,8 +438,7 @@ class _Lowering:
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
         for kind in (Expm1, Exp):
-            grown = [factor for factor in plain if isinstance(factor, kind)]
-            growth = [factor for factor in grown if not isinstance(factor.args[0], BoundedExponent)]
+            growth = [factor for factor in plain if isinstance(factor, kind) and _overflows(factor)]
             vanishing = [factor for factor in plain if factor not in growth and _can_vanish(factor)]
             if growth and vanishing:
                 plain = [factor for factor in plain if factor not in growth and factor not in vanishing]
@@ -516,6 +515,11 @@ def _log_terms(base: sp.Expr) -> list[tuple[sp.Expr, sp.Expr, bool]]:
         plus_one = constant == 1 and rest != 0
         found.append((exponent, rest if plus_one else inner, plus_one))
     return found
+
+
+def _overflows(growth: sp.Expr) -> bool:
+    """Whether it grows with a parameter: what a table sums over is bounded."""
+    return not isinstance(growth.args[0], BoundedExponent) and any(map(is_registered, growth.free_symbols))
 
 
 def _can_vanish(factor: sp.Expr) -> bool:
