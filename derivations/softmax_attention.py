@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import sympy as sp
+from symprop.derivations import softmax_attention_accuracy
 from symprop.derivations import softmax_attention_simulation as simulation
 from symprop.derivations.giorlandino2025_blocks import wide
 
@@ -348,6 +349,7 @@ DERIVATION = PaperDerivation(
     build_evaluators=(_evaluators, _more_evaluators),
     study=simulation.study,
     figures=simulation.figures,
+    accuracy=softmax_attention_accuracy.study,
     references=(
         Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
               "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),
