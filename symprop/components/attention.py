@@ -348,7 +348,7 @@ class Attention(Component):
         """What reaches the tokens as queries, in the same units."""
         scale = self._strength(x) * x.gap
         alone = self._alone(x)
-        dropped = self._noise * x.q * self.moment("square", x) * gradient.q
+        dropped = self._noise * self._dropped(x, self.key_width) * gradient.q
         q = scale * (x.gap * alone * gradient.q + dropped)
         if self._queries(x).tokens == 1:
             return Gradient(q, sp.S.Zero)
@@ -384,6 +384,18 @@ class Attention(Component):
         tilt = (x.tokens - 1) * gradient.p * ((1 - own) * half + overlap * pull)
         alone = self.score_variance(x) * self.moment("scaled_key_along", x) * gradient.q
         return alone + tilt * ((1 - own) * half / overlap + pull), tilt
+
+    def _dropped(self, x: Signal, key_width: sp.Expr = sp.oo) -> sp.Expr:
+        r"""E sum_j |x_j|^2 (J Omega J)_jj, what dropped weights add to a query, with W_K W_K^T of ``key_width`` in Omega.
+
+        W_K W_K^T has a part 1/d_k along the scores, and the norm of a Gaussian token is in part that of its private part.
+        For tokens of fixed norm at large width only.
+        """
+        square, d = self.moment("square", x), sp.sympify(x.width)
+        if x.fixed_norm is not None:
+            return x.q * square
+        change = self.moment("jacobian", x) - square
+        return x.q * (square + (1 + (d - 1) / key_width) * change) + 2 * x.gap / d * self.moment("diagonal", x)
 
     def _alone(self, x: Signal) -> sp.Expr:
         """The query path of one token, in units of the score strength."""
@@ -421,16 +433,17 @@ class Attention(Component):
         form = self.moment("form", x), self.moment("scaled_form", x)
         query_form = self._own_form(x), self._own_form(x, "scaled_")
 
-        def tied(pair: tuple[sp.Expr, sp.Expr], share: sp.Expr) -> sp.Expr:
+        def tied(pair: tuple[sp.Expr, sp.Expr], share: sp.Expr, key_width: sp.Expr = sp.oo) -> sp.Expr:
             kept = x.gap * (pair[0] + share * (pair[1] - pair[0]))
-            return x.gap * kept + noise * x.q * x.gap * (square + share * (scaled_square - square))
+            dropped = self._dropped(x, key_width) + x.q * share * (scaled_square - square)
+            return x.gap * kept + noise * x.gap * dropped
 
         def across(start: sp.Expr, share: sp.Expr) -> sp.Expr:
             return x.gap**2 * (start * joint + share * (scaled_joint - r * joint))
 
         base = n * self.width * self.value_variance * self._strength(x) / self.query_variance
-        by_query = own * tied(query_form, t * (1 + b) / (w + t)) + others * across(item.rho, product / total)
-        by_bias = own * tied(query_form, sp.S.Zero) + others * x.gap**2 * joint
+        by_query = own * tied(query_form, t * (1 + b) / (w + t), self.key_width) + others * across(item.rho, product / total)
+        by_bias = own * tied(query_form, sp.S.Zero, self.key_width) + others * x.gap**2 * joint
         share = ((1 + r**2) / self.key_width + product / (1 + b)) / total
         by_key = own * tied(form, (1 / self.key_width + t) / (w + t)) + others * across(r, share)
         ratio = self.query_variance / self.key_variance * (1 + b)

@@ -104,6 +104,16 @@ def test_the_reference_level_against_autograd(oracle, std):
         assert abs(number - mean) < 4 * error + order * abs(mean), (key, number, mean, error)
 
 
+def test_dropped_weights_meet_the_norms_of_few_coordinates(oracle):
+    """Of relative order 1/d in the query path, which w**2 of the other cells does not resolve."""
+    cell = oracle.Cell(n=48, d=7, d_k=64, r=0.0, std=0.1, dropout=0.5)
+    measured, theory = oracle.simulate(cell, 4000, 3, 1000), predicted(cell)
+    for key in ("var", "q_weight", "k"):
+        mean, error = measured[key]
+        # Neglected: a token's own norm in its row, 4/(n d) of the part that is dropped.
+        assert abs(theory[key] - mean) < 3 * error + 4 / (cell.n * cell.d) * abs(mean), (key, theory[key], mean, error)
+
+
 def drawn_participation(tokens, width, key_width, deviation, draws, seed):
     """E sum_j A_ij^2 of independent Gaussian tokens with its standard error, from fresh weights in every draw."""
     rng, found = np.random.default_rng(seed), []
