@@ -17,8 +17,8 @@ import sympy as sp
 
 from symprop.claims import Progress
 from symprop.components import Attention, CausalAttention, RMSNorm
-from symprop.components.attention import LevelWarning
 from symprop.components.base import Array
+from symprop.components.level_warning import LevelWarning
 from symprop.core.signal import Gradient
 from symprop.functions.softmax_values import value
 from symprop.network import sequential, token_input, trace_of

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
 from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.components.level_warning import RangedAttention
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS, Linear, gaussian_matrix
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
@@ -37,10 +37,6 @@ _RANGE = {"uniform": 0.3, "closed_form": 1.0, "exact": 3.0, "reference": math.in
 """Score standard deviation up to which a level is used without a warning."""
 
 
-class LevelWarning(UserWarning):
-    """A level of weight moments outside its range, with the error to expect."""
-
-
 @dataclass(frozen=True)
 class WeightGradients:
     """E ||dLoss/dW||^2, summed over all entries and heads; ``query_bias`` that of the query bias."""
@@ -52,7 +48,7 @@ class WeightGradients:
 
 
 @dataclass(frozen=True)
-class Attention(Component):
+class Attention(RangedAttention):
     r"""Softmax attention :math:`y = D(\mathrm{softmax}(M)) V`, :math:`M = \tau Q K^\top/\sqrt{d_k}`.
 
     :math:`Q = X W^Q + b^Q`, and K and V likewise; D is inverted dropout with probability P on the attention weights. With
@@ -233,18 +229,14 @@ class Attention(Component):
         found, right = (value(layer_moment("own", item, self.geometry(x))) for item in (level, "exact"))
         return float(abs(found / right - 1))
 
-    def _warn(self, x: Signal) -> None:
-        error = self.expected_error(x)
-        if error is not None:
-            level = self._pair_level(x)
-            what = "overlap of two rows" if level == "exact" else "participation of a row"
-            better = LEVELS[LEVELS.index(level) + 1]
-            remedy = f"Use level {better}" if self._known(better, x) else "No level is better where scores are cosines"
-            warnings.warn(
-                f"{self.describe()}: score standard deviation {float(self.score_variance(x)) ** 0.5:.3g} is beyond the range "
-                f"{_RANGE[level]:g} of level {level}; expect an error of {100 * error:.2g}% in the {what}. {remedy}.",
-                LevelWarning, stacklevel=3,
-            )
+    def _beyond(self, x: Signal) -> tuple[str, str]:
+        level = self._pair_level(x)
+        what = "the overlap of two rows" if level == "exact" else "the participation of a row"
+        better = LEVELS[LEVELS.index(level) + 1]
+        remedy = f"Use level {better}" if self._known(better, x) else "No level is better where scores are cosines"
+        deviation = float(self.score_variance(x)) ** 0.5
+        beyond = f"score standard deviation {deviation:.3g} is beyond the range {_RANGE[level]:g} of level {level}"
+        return beyond, f"{what}. {remedy}"
 
     def neglected_size(self, *signals: Signal) -> sp.Expr:
         (x,) = signals

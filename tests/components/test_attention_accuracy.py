@@ -13,7 +13,7 @@ import sympy as sp
 
 from symprop.bench_softmax import seconds_per_layer
 from symprop.components import Attention, LayerNorm, Linear, QueryKeyNormAttention, RMSNorm
-from symprop.components.attention import LevelWarning
+from symprop.components.level_warning import LevelWarning
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.softmax_layer import LEVELS, gamma_rule, layer_moment, small_scores
 from symprop.functions.softmax_values import evaluator, value
