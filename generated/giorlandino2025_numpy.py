@@ -104,9 +104,17 @@ def _blocks(shape, arguments, domains, block, part, parts):
 
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
-    t = gap/np.where(v > 0, v, 1.0)
-    beyond = np.max(t, initial=0.0) > 1
-    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
+    t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
+    near = t < 0.25
+    if np.all(near):
+        return v*_arc_cosine_1_near(t)
+    cosine = 1 - t
+    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
+    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+
+
+def _arc_cosine_1_near(y):
+    """The same at v = 1 by a polynomial."""
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
     p *= y
     p += 6.765053154679045e-06
@@ -142,7 +150,7 @@ def _arc_cosine_1(gap, v):
     p += 0.9428090415820634
     p *= y
     p *= np.sqrt(y)
-    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)
+    return p
 
 
 def _set_partitions(powers):

@@ -1257,11 +1257,11 @@ static inline double maximum(double x, double y) { return x > y || x != x ? x : 
 static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
 """,
     "arc_cosine_0": r"""
-/* The angle of two tokens of variance v and covariance v - gap; zero at v = 0. */
-static inline double arc_cosine_0(double gap, double v) {
-    const double t = gap/(v > 0.0 ? v : 1.0), near = t > 1.0 ? 2.0 - t : t, y = near < 0.0 ? 0.0 : near;
-    const double p = sqrt(y)*(((((((((((((((((0x1.feac2d6974fdbp-18*y + -0x1.b64ef10aa3436p-15)*y + 0x1.66e2c7bfdeef7p-13)*y + -0x1.67b4d7e792415p-12)*y + 0x1.eec903c79667ep-12)*y + -0x1.e3bbcf66d90c4p-12)*y + 0x1.666c4d5ad38eep-12)*y + -0x1.676179bb6e0d5p-13)*y + 0x1.a9dae1940a78cp-14)*y + 0x1.58fdbc89d4b61p-15)*y + 0x1.4e3d1b9674a75p-13)*y + 0x1.9135ee3c9ac5fp-12)*y + 0x1.033600dacc539p-10)*y + 0x1.5ffb2c78c72fbp-9)*y + 0x1.02995c174a7fap-7)*y + 0x1.b27247adf47f3p-6)*y + 0x1.e2b7dddff0d5fp-4)*y + 0x1.6a09e667f3bccp+0);
-    return (t > 1.0 ? M_PI - p : p);
+/* The angle of two tokens of variance v and covariance v - gap, opposite being v + covariance; zero at v = 0. */
+static inline double arc_cosine_0(double gap, double opposite) {
+    const double v = 0.5*(gap + opposite), near = gap > opposite ? opposite : gap;
+    const double y = near > 0.0 ? near/v : 0.0, p = sqrt(y)*(((((((((((((((((0x1.feac2d6974fdbp-18*y + -0x1.b64ef10aa3436p-15)*y + 0x1.66e2c7bfdeef7p-13)*y + -0x1.67b4d7e792415p-12)*y + 0x1.eec903c79667ep-12)*y + -0x1.e3bbcf66d90c4p-12)*y + 0x1.666c4d5ad38eep-12)*y + -0x1.676179bb6e0d5p-13)*y + 0x1.a9dae1940a78cp-14)*y + 0x1.58fdbc89d4b61p-15)*y + 0x1.4e3d1b9674a75p-13)*y + 0x1.9135ee3c9ac5fp-12)*y + 0x1.033600dacc539p-10)*y + 0x1.5ffb2c78c72fbp-9)*y + 0x1.02995c174a7fap-7)*y + 0x1.b27247adf47f3p-6)*y + 0x1.e2b7dddff0d5fp-4)*y + 0x1.6a09e667f3bccp+0);
+    return gap > opposite ? M_PI - p : p;
 }
 """,
     "arc_cosine_1": r"""
@@ -4677,7 +4677,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sqrt(sigma2_);
         const double x1_ = arc_cosine_1(gap_, sigma2_);
-        const double x2_ = arc_cosine_0(gap_, sigma2_);
+        const double x2_ = arc_cosine_0(gap_, 2.0*sigma2_ - gap_);
         const double next_0 = 0.3989422804014327*x0_;
         const double next_1 = 0.5*sigma2_;
         const double next_2 = 0.5*gap_ - 0.15915494309189535*x1_;
@@ -4711,15 +4711,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sqrt(sigma2_);
-        const double x1_ = minimum(gap_, 2.0*sigma2_ - gap_);
-        const double x2_ = arc_cosine_0(gap_, sigma2_);
-        const double x3_ = arc_cosine_1(x1_, sigma2_);
+        const double x1_ = 2.0*sigma2_ - gap_;
+        const double x2_ = minimum(gap_, x1_);
+        const double x3_ = arc_cosine_0(gap_, x1_);
+        const double x4_ = arc_cosine_1(x2_, sigma2_);
         const double next_0 = 0.7978845608028654*x0_;
         const double next_1 = sigma2_;
-        const double next_2 = x1_ - 0.6366197723675814*x3_;
+        const double next_2 = x2_ - 0.6366197723675814*x4_;
         const double next_3 = 0.0;
         const double next_4 = 1.0;
-        const double next_5 = 0.6366197723675814*x2_;
+        const double next_5 = 0.6366197723675814*x3_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;

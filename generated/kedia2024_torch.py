@@ -24,12 +24,14 @@ def _tensors(*values):
     ]
 
 
-def _arc_cosine_0(gap, v):
-    """The angle of two tokens of variance v and covariance v - gap; zero at v = 0."""
-    zero = 0*(gap + v)
-    gap, v = gap + zero, v + zero
-    t = gap/torch.where(v > 0, v, torch.ones_like(v))
-    return 2*torch.arcsin(torch.sqrt(0.5*torch.clamp(t, max=2.0)))
+def _arc_cosine_0(gap, opposite):
+    """The angle of two tokens of variance v and covariance v - gap, opposite being v + covariance; zero at v = 0."""
+    zero = 0*(gap + opposite)
+    gap, opposite = gap + zero, opposite + zero
+    whole = gap + opposite
+    t = torch.minimum(gap, opposite)/torch.where(whole > 0, whole, torch.ones_like(whole))
+    angle = 2*torch.arcsin(torch.sqrt(torch.clamp(t, min=0.0)))
+    return torch.where(gap > opposite, torch.pi - angle, angle)
 
 
 def _arc_cosine_1(gap, v):
@@ -2988,10 +2990,10 @@ def relu_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 9 operations a point
+    # 11 operations a point
     x0 = torch.sqrt(sigma2)
     x1 = _arc_cosine_1(gap, sigma2)
-    x2 = _arc_cosine_0(gap, sigma2)
+    x2 = _arc_cosine_0(gap, 2*sigma2 - gap)
     _to_mean = 0.3989422804014327*x0
     _to_second = 0.5*sigma2
     _to_change = 0.5*gap - 0.15915494309189535*x1
@@ -3046,15 +3048,16 @@ def abs_moments(
     _shape = torch.broadcast_shapes(*_shapes)
     # 10 operations a point
     x0 = torch.sqrt(sigma2)
-    x1 = torch.minimum(gap, 2*sigma2 - gap)
-    x2 = _arc_cosine_0(gap, sigma2)
-    x3 = _arc_cosine_1(x1, sigma2)
+    x1 = 2*sigma2 - gap
+    x2 = torch.minimum(gap, x1)
+    x3 = _arc_cosine_0(gap, x1)
+    x4 = _arc_cosine_1(x2, sigma2)
     _to_mean = 0.7978845608028654*x0
     _to_second = sigma2
-    _to_change = x1 - 0.6366197723675814*x3
+    _to_change = x2 - 0.6366197723675814*x4
     _to_slope_mean = sigma2.new_full((), 0)
     _to_slope_second = sigma2.new_full((), 1)
-    _to_slope_change = 0.6366197723675814*x2
+    _to_slope_change = 0.6366197723675814*x3
     return AbsMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
