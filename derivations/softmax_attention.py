@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import sympy as sp
+from symprop.derivations import softmax_attention_accuracy
 from symprop.derivations import softmax_attention_simulation as simulation
 from symprop.derivations.giorlandino2025_blocks import wide
 
@@ -43,7 +44,14 @@ from symprop.functions.softmax_limits import (
     critical_scale,
     nearly_uniform,
 )
-from symprop.functions.softmax_overlap import Participation, RowGap, jacobian_square, jacobian_trace_square
+from symprop.functions.softmax_overlap import (
+    JacobianOverlap,
+    Participation,
+    RowGap,
+    RowOverlap,
+    jacobian_square,
+    jacobian_trace_square,
+)
 from symprop.functions.softmax_values import value
 from symprop.network import token_input, trace_of
 from symprop.notation import KEDIA
@@ -100,6 +108,18 @@ Y = sp.Symbol("Y", positive=True)
 
 def _near_uniform(moment: Callable[..., sp.Expr], quantity: str) -> Result:
     return _result(sp.factor(nearly_uniform(moment(SCORES, n), SCORES)), quantity, "expand", "series about equal weights")
+
+
+def _overlap_slope() -> Comparison:
+    """Central differences of the overlap of two rows at a = 4, n = 32 and correlation 1/2 tend to a tr J_i J_k."""
+    a, tokens, half = sp.Integer(4), sp.Integer(32), sp.Rational(1, 2)
+
+    def rest(halvings: int) -> float:
+        step = half**halvings
+        above, below = (value(RowOverlap(a, a * (half - side * step), tokens)) for side in (1, -1))
+        return (above - below) / (2 * float(step)) / (4 * value(JacobianOverlap(a, 2, tokens))) - 1
+
+    return _approach(rest, (2, 3, 4, 5, 6), "the distance falls with every halving of the step in the correlation")
 
 
 def _frozen_jacobian() -> Result:
@@ -223,6 +243,10 @@ def claims() -> tuple[Claim, ...]:
               lambda: _near_uniform(jacobian_square, r"E\,\mathrm{tr} J^2"), (n - 1) / n**2 * (1 + SCORES * (1 - 4 / n))),
         Claim("trace-small", "Taylor series", "squared trace of the softmax's Jacobian to first order",
               lambda: _near_uniform(jacobian_trace_square, r"E (\mathrm{tr} J)^2"), (1 - 1 / n) ** 2 * (1 - 2 * SCORES / n)),
+        Claim("overlap-slope", "integration by parts", "slope of the overlap of two rows in the correlation of their scores",
+              lambda: _result(sp.Float(4 * value(JacobianOverlap(sp.Integer(4), sp.Integer(2), sp.Integer(32))), 10),
+                              r"dV_2/d\rho", "integral", "a times the overlap of the Jacobians of two rows"),
+              statement=_overlap_slope, stated_latex=r"s^2\, E\, \mathrm{tr} J_i J_k", expected=Status.AGREES),
         Claim("kedia-output", "Kedia et al. 2024, component table", "second moment of the output at small scores",
               lambda: _first_orders(lambda y: y.q, r"q'/(d \sigma_v^2)"),
               r * (1 + noise / n * (1 + spread)) + (1 - r) * (1 + spread) / n * (1 + noise) + (1 - r) ** 2 * omega / d),
@@ -348,6 +372,7 @@ DERIVATION = PaperDerivation(
     build_evaluators=(_evaluators, _more_evaluators),
     study=simulation.study,
     figures=simulation.figures,
+    accuracy=softmax_attention_accuracy.study,
     references=(
         Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
               "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),

@@ -810,7 +810,7 @@ def _softmax_layer_exact_row(a, n, D, d_k):
     x0 = torch.sqrt(a)
     x1 = 1/D
     x2 = 1/torch.square(D)
-    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0)], a, n, None, 0)
+    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0), (((4, 0),), 0)], a, n, None, 0)
     x4 = _softmax_weight_gap(a, n)
     x5 = x3[9]
     x6 = x3[14]
@@ -824,12 +824,13 @@ def _softmax_layer_exact_row(a, n, D, d_k):
     x14 = x8 + x3[5] - 2*x3[7]
     x15 = x5 - x8
     x16 = x5 + 3*x7 - 4*x6
-    x17 = x7 - x12
+    x17 = -x12
     x18 = x12 + 1 - 3*x5
     x19 = x17 + x5
+    x20 = x19 + x7
     return [
-        x1*(x11 + x12 + x13 + x14) + x19,
-        x1*x18 + x14*x2*(2*D - 2) + x19 + x2*(x13 + 2*x5 + x9 - 1),
+        x1*(x11 + x12 + x13 + x14) + x20,
+        x1*x18 + x14*x2*(2*D - 2) + x2*(x13 + 2*x5 + x9 - 1) + x20,
         x2*(x14*(D - 1) + x9),
         x1*(x11 + x3[1]) + x5,
         x4,
@@ -837,10 +838,11 @@ def _softmax_layer_exact_row(a, n, D, d_k):
         x4*(1 - 1/n) - a*x1*(x5 + 6*x6 - 6*x7 - 1),
         0,
         x5,
-        x19,
+        x20,
         2*a*x16,
         a*x18,
-        x3[11] - x15 - x17 - 2*x3[16],
+        x19 + x3[17],
+        x3[11] - x15 - x17 - x7 - 2*x3[16],
         x0*(x3[0] - x10),
         x0*(x10 - x3[15]),
         x1*(0.5*(2*x3[6] - 2*x3[2])/x0 - x16) + x16,
@@ -901,7 +903,7 @@ def _softmax_layer_exact_pair(a, n, D, d_k, x):
 
 
 def _softmax_layer_exact(a, n, D, d_k, deficit, bias):
-    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, diagonal, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
     a, n, D, d_k, deficit, bias = (item + 0*(a + n + D + d_k + deficit + bias) for item in (a, n, D, d_k, deficit, bias))
     single = n < 2
     n = torch.where(single, 2 + 0*n, n)
@@ -916,7 +918,7 @@ def _softmax_layer_exact(a, n, D, d_k, deficit, bias):
     slopes = [0*a, 0*a]
     for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
         at = _softmax_layer_exact_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
-        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (16, 17))]
     values = [
         (weight*rows[3]).sum(0),
         (weight*rows[8]).sum(0),
@@ -928,15 +930,16 @@ def _softmax_layer_exact(a, n, D, d_k, deficit, bias):
         (weight*rows[1]).sum(0),
         (weight*rows[2]).sum(0),
         small*((weight*rows[11]).sum(0)),
-        small*((weight*rows[13]).sum(0)),
         small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[15]).sum(0)),
         small*((weight*rows[6]).sum(0)),
         small*((weight*rows[7]).sum(0)),
+        (weight*rows[12]).sum(0),
         (weight*(1 + shift)*rows[9]).sum(0),
         (weight*(1 + shift)*rows[0]).sum(0),
         (weight*(1 + shift)*rows[1]).sum(0),
         (weight*(1 + shift)*rows[2]).sum(0),
-        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((weight*(1 + shift)*rows[13]).sum(0)),
         small*((both*pairs[0]).sum(0) + slopes[1]),
         small*((both*pairs[1]).sum(0) + slopes[0]),
         small*((both*pairs[6]).sum(0)),
@@ -945,7 +948,7 @@ def _softmax_layer_exact(a, n, D, d_k, deficit, bias):
         (both*pairs[5]).sum(0),
         (both*scale*(1 - x)*pairs[5]).sum(0),
     ]
-    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
 
 
 def _softmax_layer_exact_unit_nodes(D, d_k, deficit, bias):
@@ -1100,45 +1103,48 @@ def _softmax_layer_exact_unit_sphere_row(a, n, D, d_k):
     x21 = x12[6]
     x22 = x12[10]
     x23 = x12[11]
-    x24 = x12[13]
-    x25 = x12[12]
-    x26 = x12[21]
-    x27 = x12[23]
-    x28 = 2*x12[28]
-    x29 = x12[3] - 2*x12[4]
-    x30 = x12[7]
-    x31 = x12[22]
-    x32 = -x12[19]
-    x33 = x12[9]
-    x34 = x13 + x12[1] - x14
-    x35 = 2*x16
-    x36 = 2*x18
-    x37 = 2*x19
-    x38 = 4*x16
-    x39 = 2*x22
-    x40 = x13 + x17 - x36
-    x41 = x20 - x37
-    x42 = x13 + 3*x17 + x24 + x38 - 2*x14 - 3*x15 - 4*x18
-    x43 = x15 - x35
-    x44 = x42*x7
+    x24 = x12[29]
+    x25 = x12[13]
+    x26 = x12[12]
+    x27 = x12[21]
+    x28 = x12[23]
+    x29 = 2*x12[28]
+    x30 = x12[3] - 2*x12[4]
+    x31 = x12[7]
+    x32 = x12[22]
+    x33 = -x12[19]
+    x34 = x12[9]
+    x35 = x13 + x12[1] - x14
+    x36 = 2*x16
+    x37 = 2*x18
+    x38 = 2*x19
+    x39 = 4*x16
+    x40 = 2*x22
+    x41 = x13 - x37
+    x42 = x20 - x38
+    x43 = x13 + 3*x17 + x25 + x39 - 2*x14 - 3*x15 - 4*x18
+    x44 = x15 - x36
+    x45 = x17 + x41
+    x46 = x43*x7
     return [
-        x34,
-        x35 + x40 + x41 - x15,
-        x13*x3*(D - 4) + x14*x6 + x17*x8 + 2*x20 + 4*x22 + x24*x5 + x25*x7 + x26*x8 + x29 + x3 + x38*x9 + x6*x12[30] - x15*x4*x5 - 4*x19 - 2*x21 - x23*x5 - x27*x7 - x28*x9 - x36*x9 - x5*x12[14] - x5*x12[29] - x5*x12[31],
-        x14 + x25 + x29 + x39 + x41 - x21 - x27,
+        x35,
+        x36 + x42 + x45 - x15,
+        x13*x3*(D - 4) + x14*x6 + x17*x8 + 2*x20 + 4*x22 + x25*x5 + x26*x7 + x27*x8 + x3 + x30 + x39*x9 + x6*x12[30] - x15*x4*x5 - 4*x19 - 2*x21 - x23*x5 - x24*x5 - x28*x7 - x29*x9 - x37*x9 - x5*x12[14] - x5*x12[31],
+        x14 + x26 + x30 + x40 + x42 - x21 - x28,
         (n*x13 - 1)/(n - 1),
         x13,
-        x34 - x1,
-        x1*(x3*(1 - x10*(x12[15] - x30) - x23) - x23),
+        x35 - x1,
+        x1*(x3*(1 - x10*(x12[15] - x31) - x23) - x23),
         x13,
-        x40,
-        D*a*x42*x5,
-        a*(x36 + 1 - 3*x13),
-        D*(x14 + x21 + x28 + x43 - x26 - x39) + x36 + x37 + x43 - x13 - x17 - x20,
-        x10*(x31 + x32 + x12[0] - x30),
-        x10*(x12[27] - x32 - x33 - x12[25]),
-        x11*(2*x30 - 2*x12[2]) + x44 - x11*(2*x31 - 2*x33),
-        x44,
+        x45,
+        D*a*x43*x5,
+        a*(x37 + 1 - 3*x13),
+        x24 + x41,
+        D*(x14 + x21 + x29 + x44 - x27 - x40) + x37 + x38 + x44 - x13 - x17 - x20,
+        x10*(x32 + x33 + x12[0] - x31),
+        x10*(x12[27] - x33 - x34 - x12[25]),
+        x11*(2*x31 - 2*x12[2]) + x46 - x11*(2*x32 - 2*x34),
+        x46,
     ]
 
 
@@ -1219,7 +1225,7 @@ def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
 
 
 def _softmax_layer_exact_unit_sphere(a, n, D, d_k, deficit, bias):
-    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, diagonal, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
     a, n, D, d_k, deficit, bias = (item + 0*(a + n + D + d_k + deficit + bias) for item in (a, n, D, d_k, deficit, bias))
     single = n < 2
     n = torch.where(single, 2 + 0*n, n)
@@ -1234,7 +1240,7 @@ def _softmax_layer_exact_unit_sphere(a, n, D, d_k, deficit, bias):
     slopes = [0*a, 0*a]
     for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
         at = _softmax_layer_exact_unit_sphere_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
-        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (16, 17))]
     values = [
         (weight*rows[0]).sum(0),
         (weight*rows[8]).sum(0),
@@ -1246,15 +1252,16 @@ def _softmax_layer_exact_unit_sphere(a, n, D, d_k, deficit, bias):
         (weight*rows[2]).sum(0),
         (weight*rows[3]).sum(0),
         small*((weight*rows[11]).sum(0)),
-        small*((weight*rows[13]).sum(0)),
         small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[15]).sum(0)),
         small*((weight*rows[6]).sum(0)),
         small*((weight*rows[7]).sum(0)),
+        (weight*rows[12]).sum(0),
         (weight*(1 + shift)*rows[9]).sum(0),
         (weight*(1 + shift)*rows[1]).sum(0),
         (weight*(1 + shift)*rows[2]).sum(0),
         (weight*(1 + shift)*rows[3]).sum(0),
-        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((weight*(1 + shift)*rows[13]).sum(0)),
         small*((both*pairs[0]).sum(0) + slopes[1]),
         small*((both*pairs[1]).sum(0) + slopes[0]),
         small*((both*pairs[6]).sum(0)),
@@ -1263,7 +1270,7 @@ def _softmax_layer_exact_unit_sphere(a, n, D, d_k, deficit, bias):
         (both*pairs[5]).sum(0),
         (both*scale*(1 - x)*pairs[5]).sum(0),
     ]
-    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
 
 
 def _softmax_layer_exact_unit_normal_row(a, n, D, d_k):
@@ -1271,7 +1278,7 @@ def _softmax_layer_exact_unit_normal_row(a, n, D, d_k):
     x0 = torch.sqrt(a)
     x1 = 1/D
     x2 = 1/torch.square(D)
-    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0)], a, n, None, 0)
+    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0), (((4, 0),), 0)], a, n, None, 0)
     x4 = _softmax_weight_gap(a, n)
     x5 = x3[9]
     x6 = x3[14]
@@ -1285,12 +1292,13 @@ def _softmax_layer_exact_unit_normal_row(a, n, D, d_k):
     x14 = x8 + x3[5] - 2*x3[7]
     x15 = x5 - x8
     x16 = x5 + 3*x7 - 4*x6
-    x17 = x7 - x12
+    x17 = -x12
     x18 = x12 + 1 - 3*x5
     x19 = x17 + x5
+    x20 = x19 + x7
     return [
-        x1*(x11 + x12 + x13 + x14) + x19,
-        x1*x18 + x14*x2*(2*D - 2) + x19 + x2*(x13 + 2*x5 + x9 - 1),
+        x1*(x11 + x12 + x13 + x14) + x20,
+        x1*x18 + x14*x2*(2*D - 2) + x2*(x13 + 2*x5 + x9 - 1) + x20,
         x2*(x14*(D - 1) + x9),
         x1*(x11 + x3[1]) + x5,
         x4,
@@ -1298,10 +1306,11 @@ def _softmax_layer_exact_unit_normal_row(a, n, D, d_k):
         x4*(1 - 1/n) - a*x1*(x5 + 6*x6 - 6*x7 - 1),
         0,
         x5,
-        x19,
+        x20,
         2*a*x16,
         a*x18,
-        x3[11] - x15 - x17 - 2*x3[16],
+        x19 + x3[17],
+        x3[11] - x15 - x17 - x7 - 2*x3[16],
         x0*(x3[0] - x10),
         x0*(x10 - x3[15]),
         x1*(0.5*(2*x3[6] - 2*x3[2])/x0 - x16) + x16,
@@ -1362,7 +1371,7 @@ def _softmax_layer_exact_unit_normal_pair(a, n, D, d_k, x):
 
 
 def _softmax_layer_exact_unit_normal(a, n, D, d_k, deficit, bias):
-    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, diagonal, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
     a, n, D, d_k, deficit, bias = (item + 0*(a + n + D + d_k + deficit + bias) for item in (a, n, D, d_k, deficit, bias))
     single = n < 2
     n = torch.where(single, 2 + 0*n, n)
@@ -1377,7 +1386,7 @@ def _softmax_layer_exact_unit_normal(a, n, D, d_k, deficit, bias):
     slopes = [0*a, 0*a]
     for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
         at = _softmax_layer_exact_unit_normal_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
-        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (16, 17))]
     values = [
         (weight*rows[3]).sum(0),
         (weight*rows[8]).sum(0),
@@ -1389,15 +1398,16 @@ def _softmax_layer_exact_unit_normal(a, n, D, d_k, deficit, bias):
         (weight*rows[1]).sum(0),
         (weight*rows[2]).sum(0),
         small*((weight*rows[11]).sum(0)),
-        small*((weight*rows[13]).sum(0)),
         small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[15]).sum(0)),
         small*((weight*rows[6]).sum(0)),
         small*((weight*rows[7]).sum(0)),
+        (weight*rows[12]).sum(0),
         (weight*(1 + shift)*rows[9]).sum(0),
         (weight*(1 + shift)*rows[0]).sum(0),
         (weight*(1 + shift)*rows[1]).sum(0),
         (weight*(1 + shift)*rows[2]).sum(0),
-        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((weight*(1 + shift)*rows[13]).sum(0)),
         small*((both*pairs[0]).sum(0) + slopes[1]),
         small*((both*pairs[1]).sum(0) + slopes[0]),
         small*((both*pairs[6]).sum(0)),
@@ -1406,7 +1416,7 @@ def _softmax_layer_exact_unit_normal(a, n, D, d_k, deficit, bias):
         (both*pairs[5]).sum(0),
         (both*scale*(1 - x)*pairs[5]).sum(0),
     ]
-    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
 
 
 def _softmax_layer_exact_unit(a, n, D, d_k, deficit, bias):
@@ -1570,48 +1580,51 @@ def _softmax_layer_exact_normed_sphere_row(a, n, D, d_k):
     x28 = x19[6]
     x29 = x19[10]
     x30 = x19[11]
-    x31 = x19[13]
-    x32 = x19[21]
-    x33 = 2*x19[28]
-    x34 = x19[12]
-    x35 = x19[23]
-    x36 = x19[3] - 2*x19[4]
-    x37 = x19[7]
-    x38 = x19[22]
-    x39 = -x19[19]
-    x40 = x19[9]
-    x41 = x20 + x7*(x19[1] - x21)
-    x42 = 2*x23
-    x43 = x25 - x24
-    x44 = 2*x27
-    x45 = 4*x23
-    x46 = 2*x29
-    x47 = x42 + x43 - x22
-    x48 = x20 + x26 - x44
-    x49 = x22 - x42
-    x50 = x21 + x43
-    x51 = x20 + 3*x26 + x31 + x45 - 2*x21 - 3*x22 - 4*x27
-    x52 = x44 + x49 - x20 - x26
-    x53 = x50*x9
-    x54 = x16*x51
+    x31 = x19[29]
+    x32 = x19[13]
+    x33 = x19[21]
+    x34 = 2*x19[28]
+    x35 = x19[12]
+    x36 = x19[23]
+    x37 = x19[3] - 2*x19[4]
+    x38 = x19[7]
+    x39 = x19[22]
+    x40 = -x19[19]
+    x41 = x19[9]
+    x42 = x20 + x7*(x19[1] - x21)
+    x43 = 2*x23
+    x44 = x25 - x24
+    x45 = 2*x27
+    x46 = 4*x23
+    x47 = 2*x29
+    x48 = x43 + x44 - x22
+    x49 = x20 - x45
+    x50 = x22 - x43
+    x51 = x21 + x44
+    x52 = x20 + 3*x26 + x32 + x46 - 2*x21 - 3*x22 - 4*x27
+    x53 = x26 + x49
+    x54 = x45 + x50 - x20 - x26
+    x55 = x51*x9
+    x56 = x16*x52
     return [
-        x41,
-        x47*x7 + x48,
-        x47 + x48 + x7*(x10*x20*(x9 - 4) + x10 + x12*x31 + x13*x21 + x13*x19[30] + x14*x26 + x14*x32 + x15*x45 + x16*x34 + 4*x29 + x36 + x43 + x52 - x11*x12*x22 - x12*x30 - x12*x19[14] - x12*x19[29] - x12*x19[31] - x15*x33 - x15*x44 - x16*x35 - 2*x28),
-        (x53 + x7*(D*d_k*x6*(x34 + x36 + x46 + x50 - x28 - x35) - x53))/D,
+        x42,
+        x48*x7 + x53,
+        x48 + x53 + x7*(x10*x20*(x9 - 4) + x10 + x12*x32 + x13*x21 + x13*x19[30] + x14*x26 + x14*x33 + x15*x46 + x16*x35 + 4*x29 + x37 + x44 + x54 - x11*x12*x22 - x12*x30 - x12*x31 - x12*x19[14] - x12*x19[31] - x15*x34 - x15*x45 - x16*x36 - 2*x28),
+        (x55 + x7*(D*d_k*x6*(x35 + x37 + x47 + x51 - x28 - x36) - x55))/D,
         (n*x20 - 1)/(n - 1),
         x20,
-        x41 - x1,
-        x1*x7*(x10*(1 - x17*(x19[15] - x37) - x30) - x30),
+        x42 - x1,
+        x1*x7*(x10*(1 - x17*(x19[15] - x38) - x30) - x30),
         x20,
-        x48,
-        a*x12*x51*x9,
-        a*(x44 + 1 - 3*x20),
-        x24 + x52 + x9*(x21 + x28 + x33 + x49 - x32 - x46) - x25,
-        x17*(x38 + x39 + x19[0] - x37),
-        x17*(x19[27] - x39 - x40 - x19[25]),
-        x54 + x7*(x18*(2*x37 - 2*x19[2]) - x18*(2*x38 - 2*x40)),
-        x54,
+        x53,
+        a*x12*x52*x9,
+        a*(x45 + 1 - 3*x20),
+        x31 + x49,
+        x24 + x54 + x9*(x21 + x28 + x34 + x50 - x33 - x47) - x25,
+        x17*(x39 + x40 + x19[0] - x38),
+        x17*(x19[27] - x40 - x41 - x19[25]),
+        x56 + x7*(x18*(2*x38 - 2*x19[2]) - x18*(2*x39 - 2*x41)),
+        x56,
     ]
 
 
@@ -1699,7 +1712,7 @@ def _softmax_layer_exact_normed_sphere_pair(a, n, D, d_k, x):
 
 
 def _softmax_layer_exact_normed_sphere(a, n, D, d_k, deficit, bias):
-    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, diagonal, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
     a, n, D, d_k, deficit, bias = (item + 0*(a + n + D + d_k + deficit + bias) for item in (a, n, D, d_k, deficit, bias))
     single = n < 2
     n = torch.where(single, 2 + 0*n, n)
@@ -1714,7 +1727,7 @@ def _softmax_layer_exact_normed_sphere(a, n, D, d_k, deficit, bias):
     slopes = [0*a, 0*a]
     for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
         at = _softmax_layer_exact_normed_sphere_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
-        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (16, 17))]
     values = [
         (weight*rows[0]).sum(0),
         (weight*rows[8]).sum(0),
@@ -1726,15 +1739,16 @@ def _softmax_layer_exact_normed_sphere(a, n, D, d_k, deficit, bias):
         (weight*rows[2]).sum(0),
         (weight*rows[3]).sum(0),
         small*((weight*rows[11]).sum(0)),
-        small*((weight*rows[13]).sum(0)),
         small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[15]).sum(0)),
         small*((weight*rows[6]).sum(0)),
         small*((weight*rows[7]).sum(0)),
+        (weight*rows[12]).sum(0),
         (weight*(1 + shift)*rows[9]).sum(0),
         (weight*(1 + shift)*rows[1]).sum(0),
         (weight*(1 + shift)*rows[2]).sum(0),
         (weight*(1 + shift)*rows[3]).sum(0),
-        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((weight*(1 + shift)*rows[13]).sum(0)),
         small*((both*pairs[0]).sum(0) + slopes[1]),
         small*((both*pairs[1]).sum(0) + slopes[0]),
         small*((both*pairs[6]).sum(0)),
@@ -1743,7 +1757,7 @@ def _softmax_layer_exact_normed_sphere(a, n, D, d_k, deficit, bias):
         (both*pairs[5]).sum(0),
         (both*scale*(1 - x)*pairs[5]).sum(0),
     ]
-    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
 
 
 def _softmax_layer_exact_normed_normal_row(a, n, D, d_k):
@@ -1751,7 +1765,7 @@ def _softmax_layer_exact_normed_normal_row(a, n, D, d_k):
     x0 = torch.sqrt(a)
     x1 = 1/D
     x2 = 1/d_k
-    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0)], a, n, None, 0)
+    x3 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 2)), 0), (((1, 1), (2, 1)), 0), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 1),), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 1),), 0), (((3, 2),), 0), (((4, 0),), 0)], a, n, None, 0)
     x4 = _softmax_weight_gap(a, n)
     x5 = x3[9]
     x6 = x3[14]
@@ -1766,13 +1780,14 @@ def _softmax_layer_exact_normed_normal_row(a, n, D, d_k):
     x15 = x5 - x8
     x16 = x5 + 3*x7 - 4*x6
     x17 = x11 + x12 + x13 + x14
-    x18 = x7 - x12
+    x18 = -x12
     x19 = x12 + 1 - 3*x5
     x20 = x18 + x5
-    x21 = x1*x17 + x20
+    x21 = x20 + x7
+    x22 = x1*x17 + x21
     return [
-        x21,
-        x1*x19 + x1*x2*(x13 + 2*x5 + x9 - 1) + x17*(x1 + x2) + x21,
+        x22,
+        x1*x19 + x1*x2*(x13 + 2*x5 + x9 - 1) + x17*(x1 + x2) + x22,
         (x14*(D - 1) + x9)/torch.square(D),
         x1*(x11 + x3[1]) + x5,
         x4,
@@ -1780,10 +1795,11 @@ def _softmax_layer_exact_normed_normal_row(a, n, D, d_k):
         x4*(1 - 1/n) - a*x1*(x5 + 6*x6 - 6*x7 - 1),
         0,
         x5,
-        x20,
+        x21,
         2*a*x16,
         a*x19,
-        x3[11] - x15 - x18 - 2*x3[16],
+        x20 + x3[17],
+        x3[11] - x15 - x18 - x7 - 2*x3[16],
         x0*(x3[0] - x10),
         x0*(x10 - x3[15]),
         x1*(0.5*(2*x3[6] - 2*x3[2])/x0 - x16) + x16,
@@ -1844,7 +1860,7 @@ def _softmax_layer_exact_normed_normal_pair(a, n, D, d_k, x):
 
 
 def _softmax_layer_exact_normed_normal(a, n, D, d_k, deficit, bias):
-    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
+    """Averaged moments of the softmax weights of a layer: mean, own, size, gap, slope, square, jacobian, form, along, excess, pull, value_along, spread, lean, diagonal, scaled_square, scaled_jacobian, scaled_form, scaled_along, scaled_key_along, row_gap, token_gap, pair_slope, pair_jacobian, plain_jacobian, joint, scaled_joint."""
     a, n, D, d_k, deficit, bias = (item + 0*(a + n + D + d_k + deficit + bias) for item in (a, n, D, d_k, deficit, bias))
     single = n < 2
     n = torch.where(single, 2 + 0*n, n)
@@ -1859,7 +1875,7 @@ def _softmax_layer_exact_normed_normal(a, n, D, d_k, deficit, bias):
     slopes = [0*a, 0*a]
     for place, part in ((0.11270166537925831, 0.2777777777777778), (0.5, 0.4444444444444444), (0.8872983346207417, 0.2777777777777778)):
         at = _softmax_layer_exact_normed_normal_row(a*(start + place*wide), n + 0*start, D + 0*start, d_k + 0*start)
-        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (15, 16))]
+        slopes = [slope + part*(share*a*wide*at[k]).sum(0) for slope, k in zip(slopes, (16, 17))]
     values = [
         (weight*rows[3]).sum(0),
         (weight*rows[8]).sum(0),
@@ -1871,15 +1887,16 @@ def _softmax_layer_exact_normed_normal(a, n, D, d_k, deficit, bias):
         (weight*rows[1]).sum(0),
         (weight*rows[2]).sum(0),
         small*((weight*rows[11]).sum(0)),
-        small*((weight*rows[13]).sum(0)),
         small*((weight*rows[14]).sum(0)),
+        small*((weight*rows[15]).sum(0)),
         small*((weight*rows[6]).sum(0)),
         small*((weight*rows[7]).sum(0)),
+        (weight*rows[12]).sum(0),
         (weight*(1 + shift)*rows[9]).sum(0),
         (weight*(1 + shift)*rows[0]).sum(0),
         (weight*(1 + shift)*rows[1]).sum(0),
         (weight*(1 + shift)*rows[2]).sum(0),
-        small*((weight*(1 + shift)*rows[12]).sum(0)),
+        small*((weight*(1 + shift)*rows[13]).sum(0)),
         small*((both*pairs[0]).sum(0) + slopes[1]),
         small*((both*pairs[1]).sum(0) + slopes[0]),
         small*((both*pairs[6]).sum(0)),
@@ -1888,7 +1905,7 @@ def _softmax_layer_exact_normed_normal(a, n, D, d_k, deficit, bias):
         (both*pairs[5]).sum(0),
         (both*scale*(1 - x)*pairs[5]).sum(0),
     ]
-    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
+    return torch.stack([torch.where(single, one + 0*a, value) for one, value in zip((1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), values)])
 
 
 def _softmax_layer_exact_normed(a, n, D, d_k, deficit, bias):
@@ -2098,7 +2115,7 @@ def output_moments(
     x2 = x1[1]
     x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
     _to_q = x0*(gap*x1[0] + q + x3 - gap)
-    _to_gap = torch.where((n) == (1), 0, x0*(gap*x1[20] + x3))
+    _to_gap = torch.where((n) == (1), 0, x0*(gap*x1[21] + x3))
     return OutputMomentsResult(
         _to_q.expand(_shape),
         _to_gap.expand(_shape),
@@ -2175,28 +2192,29 @@ def input_gradient(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 87 operations a point
+    # 101 operations a point
     x0 = n - 1
     x1 = n/torch.clamp(x0, min=1)
     x2 = torch.square(d)
     x3 = 1/d
-    x4 = P/(1 - P)
-    x5 = d_o*sigma_v2
-    x6 = q*x4
+    x4 = 1/d_k
+    x5 = P/(1 - P)
+    x6 = d_o*sigma_v2
     x7 = s2*(1 - r_g)
     x8 = s2 - x7
     x9 = x0*x8
     x10 = gap*sigma_k2*sigma_q2*x2
     x11 = _softmax_layer_exact(q*x10, n, d, d_k, gap/q, 0)
     x12 = x11[1]
-    x13 = x11[19]
+    x13 = x11[20]
     x14 = x11[8]
-    x15 = x11[3]
-    x16 = x14 + (1 - x3)*(d*x14 + (d_k - 1)*x11[7])/d_k
-    x17 = s2*x6*x11[5]
-    x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[22] + s2*(gap + x6)*x11[15]) + x3*(s2*x11[4] + x9*x11[21])
-    _to_variance = x5*(s2*x12*(x4 + 1) + x10*(gap*s2*x16 + x17) + x18 + x9*(x12 - x13))
-    _to_gap = torch.where((n) == (1), 0, x5*(s2*(x12*x4 + x15) + x1*x18 + x10*(gap*(x16*x7 + x8*(x16 - x11[24])) + x17) + x9*(x15 - x1*x13)))
+    x15 = x11[5]
+    x16 = x11[3]
+    x17 = x14 + x4*(1 - x3)*(d*x14 + (d_k - 1)*x11[7])
+    x18 = s2*x5*(2*gap*x3*x11[14] + q*(x15 + (x11[6] - x15)*(x4*(d - 1) + 1)))
+    x19 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[23] + s2*(gap + q*x5)*x11[16]) + x3*(s2*x11[4] + x9*x11[22])
+    _to_variance = x6*(s2*x12*(x5 + 1) + x10*(gap*s2*x17 + x18) + x19 + x9*(x12 - x13))
+    _to_gap = torch.where((n) == (1), 0, x6*(s2*(x12*x5 + x16) + x1*x19 + x10*(gap*(x17*x7 + x8*(x17 - x11[25])) + x18) + x9*(x16 - x1*x13)))
     return InputGradientResult(
         _to_variance.expand(_shape),
         _to_gap.expand(_shape),
@@ -2273,41 +2291,43 @@ def weight_gradients(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 110 operations a point
+    # 125 operations a point
     x0 = torch.square(d)
     x1 = 1/d
-    x2 = 1/d_k
-    x3 = d_k - 1
-    x4 = torch.square(gap)
-    x5 = P/(1 - P)
-    x6 = d*d_o
-    x7 = x1 + x2
-    x8 = 1/(2*x1 + x2)
-    x9 = x1*x8
-    x10 = x7*x8
-    x11 = gap*q
+    x2 = 2*x1
+    x3 = 1/d_k
+    x4 = d_k - 1
+    x5 = torch.square(gap)
+    x6 = P/(1 - P)
+    x7 = d*d_o
+    x8 = x1 + x3
+    x9 = 1/(x2 + x3)
+    x10 = x1*x9
+    x11 = x8*x9
     x12 = gap/q
     x13 = 1 - x12
     x14 = torch.square(x13) + 1
-    x15 = sigma_k2*x0
+    x15 = gap*x6
     x16 = x1*x14
-    x17 = x11*x5
+    x17 = q*sigma_k2*x0
     x18 = (n - 1)*(s2 - s2*(1 - r_g))
-    x19 = x18*x4
-    x20 = n*q*sigma_v2*x6
-    x21 = _softmax_layer_exact(sigma_q2*x11*x15, n, d, d_k, x12, 0)
-    x22 = x13*x21[24]
-    x23 = x21[5]
-    x24 = x21[7]
-    x25 = x21[16]
-    x26 = gap*x21[0] + q - gap
-    x27 = x21[1]
-    x28 = (x21[25] - x22)/(x14*x7 + x16)
-    x29 = x21[14] - x23
-    x30 = x2*(d*x21[8] + x24*x3)
-    _to_query = x15*x20*(s2*(x17*(x23 + x29*x9) + x4*(x30 + x9*(x2*(d*x21[17] + x25*x3) - x30))) + x19*(x16*x28 + x22))
-    _to_key = sigma_q2*x0*x20*(s2*(x17*(x10*x29 + x23) + x4*(x10*(x25 - x24) + x24)) + x19*(x22 + x28*(x14*x2 + x16)))
-    _to_value = x6*(n*s2*(x26 + x5*(gap*(x21[2] - x27) + q*x27)) + n*x18*(x26 - gap*x21[20]))
+    x19 = n*sigma_v2*x7
+    x20 = x18*x5
+    x21 = _softmax_layer_exact(gap*sigma_q2*x17, n, d, d_k, x12, 0)
+    x22 = x13*x21[25]
+    x23 = gap*x2*x21[14]
+    x24 = x21[5]
+    x25 = x21[6]
+    x26 = x21[7]
+    x27 = x21[17]
+    x28 = gap*x21[0] + q - gap
+    x29 = x21[1]
+    x30 = (x21[26] - x22)/(x14*x8 + x16)
+    x31 = q*(x21[15] - x24)
+    x32 = x3*(d*x21[8] + x26*x4)
+    _to_query = x17*x19*(s2*(x15*(q*(x24 + (x25 - x24)*(x3*(d - 1) + 1)) + x10*x31 + x23) + x5*(x10*(x3*(d*x21[18] + x27*x4) - x32) + x32)) + x20*(x16*x30 + x22))
+    _to_key = q*sigma_q2*x0*x19*(s2*(x15*(q*x25 + x11*x31 + x23) + x5*(x11*(x27 - x26) + x26)) + x20*(x22 + x30*(x14*x3 + x16)))
+    _to_value = x7*(n*s2*(x28 + x6*(gap*(x21[2] - x29) + q*x29)) + n*x18*(x28 - gap*x21[21]))
     return WeightGradientsResult(
         _to_query.expand(_shape),
         _to_key.expand(_shape),
@@ -2384,7 +2404,7 @@ def prenorm_output(
     x2 = _softmax_layer_exact_unit(sigma_k2*sigma_q2*x1*torch.square(d), n, d, d_k, x1, 0)
     x3 = P*x2[1]/(1 - P)
     _to_q = x0*(x1*x2[0] + x3 + 1 - x1 - x1*(1 - torch.square(x1))*x2[9]/d)
-    _to_gap = torch.where((n) == (1), 0, x0*(x1*x2[20] + x3))
+    _to_gap = torch.where((n) == (1), 0, x0*(x1*x2[21] + x3))
     return PrenormOutputResult(
         _to_q.expand(_shape),
         _to_gap.expand(_shape),
@@ -2483,9 +2503,9 @@ def prenorm_gradient(
     x18 = x13*x15
     x19 = _softmax_layer_exact_unit(x18, n, d, d_k, x13, 0)
     x20 = x19[1]
-    x21 = x19[19]
+    x21 = x19[20]
     x22 = x19[8]
-    x23 = x19[21]
+    x23 = x19[22]
     x24 = x19[10]
     x25 = x19[3]
     x26 = x20 - x21
@@ -2495,13 +2515,13 @@ def prenorm_gradient(
     x30 = s2*x7*x19[5]
     x31 = x3*(s2*x19[4] + x16*x23)
     x32 = x16*(x24*x26 + x28)
-    x33 = x13*(x15*x17*x19[18] + x32*(x24 + x28/x26))
+    x33 = x13*(x15*x17*x19[19] + x32*(x24 + x28/x26))
     x34 = s2*x15*(d*x22 - x27)*torch.square(x13) + 2*x13*(x29 + x32) + x33 - x31
-    x35 = x15*(s2*(x13 + x7)*x19[15] + x13*x16*x19[22]) + x31
+    x35 = x15*(s2*(x13 + x7)*x19[16] + x13*x16*x19[23]) + x31
     x36 = s2*x20*(x7 + 1) + x16*x26 + x18*(x17*x27 + x30) + x35
     x37 = x10*x34
     x38 = -x37*x4
-    x39 = x10*(s2*(x20*x7 + x25) + x16*(x25 - x2*x21) + x18*(x13*(x11*x27 + x12*(x27 - x19[24])) + x30) + x2*x35)
+    x39 = x10*(s2*(x20*x7 + x25) + x16*(x25 - x2*x21) + x18*(x13*(x11*x27 + x12*(x27 - x19[25])) + x30) + x2*x35)
     _to_variance = x6*(x10*x36*x5 + x38)
     _to_gap = torch.where((n) == (1), 0, x6*(x14*(d_o*sigma_v2*x36 - x39) + x3*(x37 - x10*(x34 - x1*(2*x13*(n*x24*((-x11*(1 - 1/n)) - x8) - 2*x29 - 2*x32) - 2*x33))) + x38 + x39*x5))
     return PrenormGradientResult(
@@ -2578,7 +2598,7 @@ def query_key_norm_output(
     x3 = x2[1]
     x4 = P*(gap*(x2[2] - x3) + q*x3)/(1 - P)
     _to_q = x0*(gap*x2[0] + q + x4 - gap - 2*gap*(1 - x1)*x2[9]/d)
-    _to_gap = torch.where((n) == (1), 0, x0*(gap*x2[20] + x4))
+    _to_gap = torch.where((n) == (1), 0, x0*(gap*x2[21] + x4))
     return QueryKeyNormOutputResult(
         _to_q.expand(_shape),
         _to_gap.expand(_shape),
@@ -2683,10 +2703,10 @@ def query_key_norm_gradient(
     x27 = x16*x25
     x28 = _softmax_layer_exact_normed(x26, n, d, d_k, x16, 0)
     x29 = x28[1]
-    x30 = x28[19]
+    x30 = x28[20]
     x31 = x28[10]
-    x32 = x28[21]
-    x33 = x18*x28[23]
+    x32 = x28[22]
+    x33 = x18*x28[24]
     x34 = x28[7]
     x35 = x28[3]
     x36 = x29 - x30
@@ -2695,12 +2715,12 @@ def query_key_norm_gradient(
     x39 = s2*x20*x28[5]
     x40 = s2*x34 + x39
     x41 = x21*(x31*x36 + x37)
-    x42 = s2*x26*x28[18] + x41*(x31 + x37/x36)
+    x42 = s2*x26*x28[19] + x41*(x31 + x37/x36)
     x43 = x3*(s2*x28[4] + x21*x32) - x22*(s2*x28[11] + x41)
     x44 = x15*x42*x9
     x45 = -x4*x44
-    x46 = s2*(x20 + 1)*x28[15] + x21*(x23*(x28[22] - x33)/(x23 + x3*(x19 + 1)) + x33)
-    x47 = x27*(x13*x34 + x14*(x34 - x28[24]) + x39)
+    x46 = s2*(x20 + 1)*x28[16] + x21*(x23*(x28[23] - x33)/(x23 + x3*(x19 + 1)) + x33)
+    x47 = x27*(x13*x34 + x14*(x34 - x28[25]) + x39)
     x48 = x25*x46
     x49 = x48*x7
     _to_variance = x12*(s2*x29*(x10 + 1) + x21*x36 + x24*(x45 + x49) + x24*(d*gain2*gap*x16*x4*x40*x5*x6 - x38) + x43)
@@ -2780,7 +2800,7 @@ def centred_output(
     x2 = x1[1]
     x3 = P*(gap*(x1[2] - x2) + q*x2)/(1 - P)
     _to_q = x0*(gap*(x1[12] - 2*x1[13]) + x3)
-    _to_gap = torch.where((n) == (1), 0, x0*(gap*x1[20] + x3))
+    _to_gap = torch.where((n) == (1), 0, x0*(gap*x1[21] + x3))
     return CentredOutputResult(
         _to_q.expand(_shape),
         _to_gap.expand(_shape),
@@ -2857,14 +2877,14 @@ def centred_gradient(
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 87 operations a point
+    # 101 operations a point
     x0 = n - 1
     x1 = n/torch.clamp(x0, min=1)
     x2 = torch.square(d)
     x3 = 1/d
-    x4 = P/(1 - P)
-    x5 = d_o*sigma_v2
-    x6 = q*x4
+    x4 = 1/d_k
+    x5 = P/(1 - P)
+    x6 = d_o*sigma_v2
     x7 = s2*(1 - r_g)
     x8 = s2 - x7
     x9 = x0*x8
@@ -2872,14 +2892,15 @@ def centred_gradient(
     x11 = _softmax_layer_exact(q*x10, n, d, d_k, gap/q, 0)
     x12 = x11[3]
     x13 = x11[8]
-    x14 = x13 + (1 - x3)*(d*x13 + (d_k - 1)*x11[7])/d_k
-    x15 = x4*x11[1]
-    x16 = s2*x6*x11[5]
-    x17 = s2*x15
-    x18 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[22] + s2*(gap + x6)*x11[15]) + x3*(s2*x11[4] + x9*x11[21])
-    x19 = s2*(x12 + x15) + x9*(x12 - x1*x11[19])
-    _to_variance = x5*(x10*(gap*s2*x14 + x16) + x17 + x18 + (1 - 1/n)*(x19 - x17))
-    _to_gap = torch.where((n) == (1), 0, x5*(x1*x18 + x10*(gap*(x14*x7 + x8*(x14 - x11[24])) + x16) + x19))
+    x14 = x11[5]
+    x15 = x13 + x4*(1 - x3)*(d*x13 + (d_k - 1)*x11[7])
+    x16 = x5*x11[1]
+    x17 = s2*x16
+    x18 = s2*x5*(2*gap*x3*x11[14] + q*(x14 + (x11[6] - x14)*(x4*(d - 1) + 1)))
+    x19 = q*sigma_k2*sigma_q2*x2*(gap*x9*x11[23] + s2*(gap + q*x5)*x11[16]) + x3*(s2*x11[4] + x9*x11[22])
+    x20 = s2*(x12 + x16) + x9*(x12 - x1*x11[20])
+    _to_variance = x6*(x10*(gap*s2*x15 + x18) + x17 + x19 + (1 - 1/n)*(x20 - x17))
+    _to_gap = torch.where((n) == (1), 0, x6*(x1*x19 + x10*(gap*(x15*x7 + x8*(x15 - x11[25])) + x18) + x20))
     return CentredGradientResult(
         _to_variance.expand(_shape),
         _to_gap.expand(_shape),

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,19 +247,25 @@ def _symbols_named(values: dict[str, Any], name: str) -> set[Any]:
 
 def _verify(options: argparse.Namespace) -> int:
     from symprop.report.content import verdict_rows
-    from symprop.report.listing import measurement_rows, measurement_table, plain, verdict_table
+    from symprop.report.listing import accuracy_table, measurement_rows, measurement_table, plain, verdict_table
 
     if options.derivation == "architectures":
         return _verify_architectures(options)
     derivation = bundled.derivation(options.derivation)
     verdicts, rows = _checked(derivation, options.seed, options.full)
+    with _progress() as progress:
+        measured = derivation.accuracy(options.seed, progress) if options.full and derivation.accuracy is not None else ()
     failed = _failures(verdicts, rows)
+    failed += [f"error of {row.quantity}: beyond its limit at percentile {at}" for row in measured for at in row.missed]
     if options.json:
         content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "failures": failed}
+        content |= {"accuracy": [asdict(row) for row in measured]} if measured else {}
         print(json.dumps(content, indent=1, ensure_ascii=False))
     else:
         print(plain(verdict_table(verdicts)))
         print(plain(measurement_table(rows)))
+        if measured:
+            print(plain(accuracy_table(measured)))
         print("\n".join(f"FAILED {item}" for item in failed) or "every claim and every row is as it should be")
     return 1 if failed else 0
 
@@ -317,8 +324,6 @@ def _printed(content: dict[str, Any] | str) -> None:
 
 
 def _verify_architectures(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
     from symprop.architectures import verification
 
     with _progress() as progress:

@@ -18,7 +18,7 @@ from symprop.notation.view import View
 
 if TYPE_CHECKING:
     from symprop.codegen.spec import FunctionSpec
-    from symprop.simulate.measurement import Measurement
+    from symprop.simulate.measurement import Accuracy, Measurement
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of a task, the steps done and the steps in all."""
@@ -137,7 +137,8 @@ class PaperDerivation:
     built when first asked for, evaluators in groups so that one is found without deriving all.
     ``build_dynamics`` lists what the map of a block does over depth where it is not affine: exponents and boundaries.
     ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
-    the data of the appendix's figures, ``diagram`` says what a diagram over two parameters shows.
+    the data of the appendix's figures, ``diagram`` says what a diagram over two parameters shows. ``accuracy(seed, progress)``
+    takes minutes: percentiles of the error over many settings.
     """
 
     paper: Paper
@@ -153,6 +154,7 @@ class PaperDerivation:
     build_solution: Callable[[], DepthSolution] | None = None
     build_dynamics: Callable[[], tuple[Result, ...]] | None = None
     diagram: Diagram | None = None
+    accuracy: Callable[[int, Progress | None], tuple[Accuracy, ...]] | None = None
 
     @property
     def key(self) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
 from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.components.level_warning import RangedAttention
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS, Linear, gaussian_matrix
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
@@ -37,10 +37,6 @@ _RANGE = {"uniform": 0.3, "closed_form": 1.0, "exact": 3.0, "reference": math.in
 """Score standard deviation up to which a level is used without a warning."""
 
 
-class LevelWarning(UserWarning):
-    """A level of weight moments outside its range, with the error to expect."""
-
-
 @dataclass(frozen=True)
 class WeightGradients:
     """E ||dLoss/dW||^2, summed over all entries and heads; ``query_bias`` that of the query bias."""
@@ -52,7 +48,7 @@ class WeightGradients:
 
 
 @dataclass(frozen=True)
-class Attention(Component):
+class Attention(RangedAttention):
     r"""Softmax attention :math:`y = D(\mathrm{softmax}(M)) V`, :math:`M = \tau Q K^\top/\sqrt{d_k}`.
 
     :math:`Q = X W^Q + b^Q`, and K and V likewise; D is inverted dropout with probability P on the attention weights. With
@@ -233,18 +229,14 @@ class Attention(Component):
         found, right = (value(layer_moment("own", item, self.geometry(x))) for item in (level, "exact"))
         return float(abs(found / right - 1))
 
-    def _warn(self, x: Signal) -> None:
-        error = self.expected_error(x)
-        if error is not None:
-            level = self._pair_level(x)
-            what = "overlap of two rows" if level == "exact" else "participation of a row"
-            better = LEVELS[LEVELS.index(level) + 1]
-            remedy = f"Use level {better}" if self._known(better, x) else "No level is better where scores are cosines"
-            warnings.warn(
-                f"{self.describe()}: score standard deviation {float(self.score_variance(x)) ** 0.5:.3g} is beyond the range "
-                f"{_RANGE[level]:g} of level {level}; expect an error of {100 * error:.2g}% in the {what}. {remedy}.",
-                LevelWarning, stacklevel=3,
-            )
+    def _beyond(self, x: Signal) -> tuple[str, str]:
+        level = self._pair_level(x)
+        what = "the overlap of two rows" if level == "exact" else "the participation of a row"
+        better = LEVELS[LEVELS.index(level) + 1]
+        remedy = f"Use level {better}" if self._known(better, x) else "No level is better where scores are cosines"
+        deviation = float(self.score_variance(x)) ** 0.5
+        beyond = f"score standard deviation {deviation:.3g} is beyond the range {_RANGE[level]:g} of level {level}"
+        return beyond, f"{what}. {remedy}"
 
     def neglected_size(self, *signals: Signal) -> sp.Expr:
         (x,) = signals
@@ -348,7 +340,7 @@ class Attention(Component):
         """What reaches the tokens as queries, in the same units."""
         scale = self._strength(x) * x.gap
         alone = self._alone(x)
-        dropped = self._noise * x.q * self.moment("square", x) * gradient.q
+        dropped = self._noise * self._dropped(x, self.key_width) * gradient.q
         q = scale * (x.gap * alone * gradient.q + dropped)
         if self._queries(x).tokens == 1:
             return Gradient(q, sp.S.Zero)
@@ -384,6 +376,18 @@ class Attention(Component):
         tilt = (x.tokens - 1) * gradient.p * ((1 - own) * half + overlap * pull)
         alone = self.score_variance(x) * self.moment("scaled_key_along", x) * gradient.q
         return alone + tilt * ((1 - own) * half / overlap + pull), tilt
+
+    def _dropped(self, x: Signal, key_width: sp.Expr = sp.oo) -> sp.Expr:
+        r"""E sum_j |x_j|^2 (J Omega J)_jj, what dropped weights add to a query, with W_K W_K^T of ``key_width`` in Omega.
+
+        W_K W_K^T has a part 1/d_k along the scores, and the norm of a Gaussian token is in part that of its private part.
+        For tokens of fixed norm at large width only.
+        """
+        square, d = self.moment("square", x), sp.sympify(x.width)
+        if x.fixed_norm is not None:
+            return x.q * square
+        change = self.moment("jacobian", x) - square
+        return x.q * (square + (1 + (d - 1) / key_width) * change) + 2 * x.gap / d * self.moment("diagonal", x)
 
     def _alone(self, x: Signal) -> sp.Expr:
         """The query path of one token, in units of the score strength."""
@@ -421,16 +425,17 @@ class Attention(Component):
         form = self.moment("form", x), self.moment("scaled_form", x)
         query_form = self._own_form(x), self._own_form(x, "scaled_")
 
-        def tied(pair: tuple[sp.Expr, sp.Expr], share: sp.Expr) -> sp.Expr:
+        def tied(pair: tuple[sp.Expr, sp.Expr], share: sp.Expr, key_width: sp.Expr = sp.oo) -> sp.Expr:
             kept = x.gap * (pair[0] + share * (pair[1] - pair[0]))
-            return x.gap * kept + noise * x.q * x.gap * (square + share * (scaled_square - square))
+            dropped = self._dropped(x, key_width) + x.q * share * (scaled_square - square)
+            return x.gap * kept + noise * x.gap * dropped
 
         def across(start: sp.Expr, share: sp.Expr) -> sp.Expr:
             return x.gap**2 * (start * joint + share * (scaled_joint - r * joint))
 
         base = n * self.width * self.value_variance * self._strength(x) / self.query_variance
-        by_query = own * tied(query_form, t * (1 + b) / (w + t)) + others * across(item.rho, product / total)
-        by_bias = own * tied(query_form, sp.S.Zero) + others * x.gap**2 * joint
+        by_query = own * tied(query_form, t * (1 + b) / (w + t), self.key_width) + others * across(item.rho, product / total)
+        by_bias = own * tied(query_form, sp.S.Zero, self.key_width) + others * x.gap**2 * joint
         share = ((1 + r**2) / self.key_width + product / (1 + b)) / total
         by_key = own * tied(form, (1 / self.key_width + t) / (w + t)) + others * across(r, share)
         ratio = self.query_variance / self.key_variance * (1 + b)

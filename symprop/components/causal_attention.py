@@ -37,6 +37,9 @@ RANDOM_SCALE = Assumption(
 
 LEVELS = ("uniform", "exact")
 
+_RANGE = {"uniform": 0.09, "exact": 4.0}
+"""Score variance up to which a level is used without a warning."""
+
 
 @dataclass(frozen=True)
 class CausalAttention(PositionalAttention):
@@ -99,12 +102,31 @@ class CausalAttention(PositionalAttention):
         more = "" if self.query_variance == 0 else f", d_k={self.key_width}, {self.query_variance}, {self.key_variance}"
         more += "" if self.dropout == 0 else f", P={self.dropout}"
         more += "" if self.heads == 1 else f", heads={self.heads}"
-        more += "" if self.level == "exact" else f", {self.level}"
+        more += "" if self.query_variance == 0 else f", level={self.level}"
         return f"{type(self).__name__}({self.width}{more})"
 
     @property
     def _noise(self) -> sp.Expr:
         return self.dropout / (1 - self.dropout)
+
+    def expected_error(self, x: Signal) -> float | None:
+        """Of the participation of the last row at the level uniform, of the gradients of queries and keys at the level exact.
+
+        None inside the range (score variance 0.09 and 4), or where it is unknown.
+        """
+        a = self.score_variance(x)
+        if not a.is_number or not x.tokens.is_number or float(a) <= _RANGE[self.level]:
+            return None
+        if self.level == "exact":
+            return 0.04
+        from symprop.functions.softmax_values import value
+
+        return float(abs(1 / (x.tokens * value(Participation(a, x.tokens))) - 1))
+
+    def _beyond(self, x: Signal) -> tuple[str, str]:
+        exact, a = self.level == "exact", float(self.score_variance(x))
+        where = "the gradients of queries and keys" if exact else "the participation of the last row. Use level exact"
+        return f"score variance {a:.3g} is beyond the range {_RANGE[self.level]:g} of level {self.level}", where
 
     def neglected_size(self, *signals: Signal) -> sp.Expr:
         (x,) = signals
@@ -218,6 +240,7 @@ class CausalAttention(PositionalAttention):
     def forward(self, *signals: Signal) -> Signal:
         self.accept(*signals)
         (x,) = signals
+        self._warn(x)
         gain = x.width * self.value_variance
         square, noise = self._rows(self._mean_square(x), x), self._noise * x.q * self._rows(self._own(x), x)
         return Signal(
@@ -271,6 +294,7 @@ class CausalAttention(PositionalAttention):
         """
         self.accept(*signals)
         (x,) = signals
+        self._warn(x)
         n = x.tokens
         own, other = self._value_path(x)
         key, keys = self._key_path(x)

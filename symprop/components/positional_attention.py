@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from symprop.components.base import Array, Component, PairState, Values, Vjp
+from symprop.components.base import Array, PairState, Values, Vjp
+from symprop.components.level_warning import RangedAttention
 from symprop.components.linear import gaussian_matrix
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.provenance import Assumption
@@ -20,7 +21,7 @@ GAUSSIAN_TOKENS = Assumption("Gaussian tokens", "tokens are jointly Gaussian and
 
 
 @dataclass(frozen=True)
-class PositionalAttention(Component):
+class PositionalAttention(RangedAttention):
     """Softmax attention in which the position of a token matters; the parameters are those of :class:`Attention`.
 
     ``width`` is the output width of all ``heads`` together, ``key_width`` that of the keys of one head; variances are

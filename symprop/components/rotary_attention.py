@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
 
-from symprop.components.attention import LevelWarning
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
 from symprop.components.positional_attention import GAUSSIAN_TOKENS, PositionalAttention
@@ -135,15 +133,12 @@ class RotaryAttention(PositionalAttention):
             return None
         return 0.2 if float(shared) >= 0.5 and float(raw) >= 4 else 0.09
 
-    def _warn(self, x: Signal) -> None:
-        error = self.expected_error(x)
-        if error is not None:
-            warnings.warn(
-                f"{self.describe()}: token correlation {float(x.rho):.3g} and score variance "
-                f"{float(self._strength(x) * x.q**2):.3g} are beyond the range (0.3, or variance 1) of exchangeable keys; "
-                f"expect an error of up to {100 * error:.2g}% in the overlap and the gradients.",
-                LevelWarning, stacklevel=3,
-            )
+    def _beyond(self, x: Signal) -> tuple[str, str]:
+        raw = float(self._strength(x) * x.q**2)
+        return (
+            f"token correlation {float(x.rho):.3g} and score variance {raw:.3g} are beyond the range (0.3, or variance 1) of "
+            "exchangeable keys", "the overlap and the gradients, or less",
+        )
 
     def neglected_size(self, *signals: Signal) -> sp.Expr:
         (x,) = signals

@@ -234,7 +234,8 @@ def _row_formulas(sphere: bool, normed: bool) -> dict[str, sp.Expr]:
             "lean": sp.S.Zero,
         }
     formulas |= {"own": own, "square": square, "slope": 2 * _A * own.diff(_A)}
-    formulas["excess"] = _A * (1 - 3 * own + 2 * WeightMoment((3,), *row))
+    cube = WeightMoment((3,), *row)
+    formulas |= {"excess": _A * (1 - 3 * own + 2 * cube), "diagonal": own - 2 * cube + WeightMoment((4,), *row)}
     formulas |= _radial(sphere, row)
     return formulas | {"mean_slope": formulas["mean"].diff(_A), "own_slope": own.diff(_A)}
 
@@ -305,7 +306,7 @@ def formulas(level: str, sphere: bool, normed: bool = False) -> tuple[Formulas, 
         row = {
             "mean": 1 / _N, "own": 1 / _N, "size": 1 / _N, "gap": zero, "slope": zero, "mean_slope": zero,
             "own_slope": zero, "excess": zero, "pull": zero, "key_along": zero, "value_along": zero, "spread": zero,
-            "lean": zero,
+            "lean": zero, "diagonal": (_N - 1) ** 2 / _N**3,
             "square": at["square"], **_gram_forms(at["square"], at["trace"], along, double, normed),
         }
         pair = {
@@ -370,7 +371,7 @@ AVERAGES: Mapping[str, Average] = {
     **{
         name: Average("row", name)
         for name in ("mean", "own", "size", "gap", "slope", "square", "jacobian", "form", "along", "excess", "pull",
-                     "value_along", "spread", "lean")
+                     "value_along", "spread", "lean", "diagonal")
     },
     **{f"scaled_{name}": Average("row", name, 1) for name in ("square", "jacobian", "form", "along", "key_along")},
     "row_gap": Average("pair", "row_gap", slope="own_slope"),

@@ -22,7 +22,7 @@ from symprop.report.content import Formula, Names, block_report, claim_names, se
 from symprop.report.layout import chain_latex
 from symprop.report.prose import pretty, prose, rule_name
 from symprop.report.unicode import unicode_of
-from symprop.simulate.measurement import Measurement, rms_z
+from symprop.simulate.measurement import Accuracy, Measurement, rms_z
 
 FORMATS = ("unicode", "latex", "sympy", "json")
 COLUMNS = 80
@@ -108,6 +108,21 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
             z = f"{row.z:.2f}" if row.expected_to_hold else "-"
             style = "red" if row.expected_to_hold and abs(row.z) > 4 else ""
             table.add_row(*map(pretty, labels), *numbers, z, style=style)
+    return table
+
+
+def accuracy_table(rows: Sequence[Accuracy]) -> Table:
+    """Percentiles of the error in percent, each with its limit and the simulation's standard error there."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("error of", "settings"):
+        table.add_column(heading)
+    for heading in ("percentile", "error %", "limit %", "s.e. %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        for index, (at, limit) in enumerate(row.limits.items()):
+            labels = ("", "") if index else (pretty(row.quantity), str(row.settings))
+            numbers = (f"{100 * item:.2f}" for item in (row.errors[at], limit, row.noise[at]))
+            table.add_row(*labels, str(at), *numbers, style="red" if at in row.missed else "")
     return table
 
 

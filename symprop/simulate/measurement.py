@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,3 +69,46 @@ def rms_z(measurements: Iterable[Measurement]) -> float:
     """Root mean square of the z-scores of the rows that are expected to hold and fluctuate."""
     scores = [row.z for row in measurements if row.expected_to_hold and row.stderr > 0]
     return math.sqrt(sum(score**2 for score in scores) / len(scores)) if scores else 0.0
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Percentiles of the relative error over settings whose standard error is below :data:`NOISE`.
+
+    ``limits`` maps a percentile to the largest error allowed there, ``errors`` the same percentiles to the errors found,
+    and ``noise`` to the standard error at that percentile: the error of a perfect theory is about as large.
+    """
+
+    quantity: str
+    settings: int
+    errors: Mapping[int, float]
+    noise: Mapping[int, float]
+    limits: Mapping[int, float]
+
+    @property
+    def missed(self) -> tuple[int, ...]:
+        """Percentiles at which the error is larger than allowed."""
+        return tuple(at for at, limit in self.limits.items() if not self.errors[at] <= limit)
+
+
+NOISE = 0.02
+"""Relative standard error beyond which a setting says nothing of the theory."""
+
+
+def accuracy(quantity: str, rows: Sequence[Measurement], limits: Mapping[int, float]) -> Accuracy:
+    """Percentiles of |predicted/measured - 1| of one quantity at many settings.
+
+    What is within one standard error is not counted as an error.
+
+    >>> rows = [Measurement("q", str(k), 1.0 + k / 1000, 1.0, 0.0, 10) for k in range(11)]
+    >>> accuracy("q", rows, {50: 0.01}).errors[50]
+    0.005
+    """
+    known = [row for row in rows if row.measured != 0 and row.stderr < NOISE * abs(row.measured)]
+    sizes = [max(0.0, abs(row.predicted - row.measured) - row.stderr) / abs(row.measured) for row in known]
+    spreads = [row.stderr / abs(row.measured) for row in known]
+
+    def percentiles(of: Sequence[float]) -> dict[int, float]:
+        return {at: round(float(np.percentile(of, at)), 12) if of else math.nan for at in limits}
+
+    return Accuracy(quantity, len(known), percentiles(sizes), percentiles(spreads), limits)

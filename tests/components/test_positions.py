@@ -1,5 +1,6 @@
 """Causal and rotary attention against autograd: the means and every position, with the errors the components state."""
 
+import re
 import warnings
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import sympy as sp
 
 from symprop.components import CausalAttention, RotaryAttention, UniformAttention
-from symprop.components.attention import LevelWarning
+from symprop.components.level_warning import LevelWarning
 from symprop.core import symbols
 from symprop.core.errors import InputError
 from symprop.core.signal import Gradient, Signal
@@ -113,6 +114,27 @@ def test_rotary_positions_warn_outside_their_range(r, std, error):
         component.forward(x)
         component.backward(Gradient(sp.Integer(1), sp.Integer(1)), x)
     assert [item.category for item in caught if "RotaryAttention" in str(item.message)] == [LevelWarning] * (2 * bool(error))
+
+
+@pytest.mark.parametrize(("level", "std", "error"), [("uniform", 0.2, None), ("exact", 1.5, None), ("exact", 3.0, 0.04)])
+def test_causal_attention_warns_outside_its_range(level, std, error):
+    component, x = layer(CausalAttention, Cell(6, 32, 8, 0.0, std), level=level), tokens(6, 32, 0.0)
+    assert component.expected_error(x) == error and f"level={level}" in component.describe()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        component.forward(x)
+        component.backward(Gradient(sp.Integer(1), sp.Integer(1)), x)
+    assert [item.category for item in caught if "CausalAttention" in str(item.message)] == [LevelWarning] * (2 * bool(error))
+
+
+def test_equal_weights_of_a_causal_row_are_wrong_by_the_error_that_is_expected():
+    x = tokens(64, 4096, 0.0)
+    wrong, right = (layer(CausalAttention, Cell(64, 4096, 256, 0.0, 0.6), level=level) for level in ("uniform", "exact"))
+    last = [float(sp.N(item.position(x)(64), 15)) for item in (wrong, right)]
+    # The output has a term a n/d = 0.6 % beyond the participation, and the scale of the scores fluctuates by 1/d_k + 2/d.
+    assert 1 - last[0] / last[1] == pytest.approx(wrong.expected_error(x), abs=0.01)
+    with pytest.warns(LevelWarning, match=re.escape(f"expect an error of {100 * wrong.expected_error(x):.2g}%")):
+        wrong.forward(x)
 
 
 def test_causal_moments_and_every_position_are_those_of_autograd():
