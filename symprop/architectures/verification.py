@@ -151,7 +151,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """|error| <= tolerance + MARGIN standard errors."""
+        """Whether the error is at most the tolerance plus MARGIN standard errors."""
         spread = self.stderr if self.absolute else self.stderr / self.measured
         return abs(self.error) <= self.tolerance + MARGIN * spread
 

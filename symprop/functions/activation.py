@@ -213,7 +213,7 @@ class Relu(LeakyRelu):
 
 @dataclass(frozen=True)
 class Absolute(LeakyRelu):
-    """|x|."""
+    """The absolute value ``|x|``."""
 
     negative_slope: Any = sp.S.NegativeOne
     name = "abs"
