@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook: equations in LaTeX, tables in HTML."""
+"""How results show themselves: equations in LaTeX and tables in HTML for a notebook, aligned columns for a terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sympy as sp
 
 from symprop.core import symbols
 
+COLUMNS = 80
+"""Width of a terminal that everything printed fits."""
 MANY = 2000
 """Operations beyond which an expression is counted, not typeset: a browser would take seconds over it."""
 
@@ -52,6 +54,25 @@ def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]
     """
     lines = [_row("th", headings), *(_row("td", row) for row in rows)]
     return f"<table><caption>{html.escape(title)}</caption>{''.join(lines)}</table>"
+
+
+def aligned(table: Sequence[Sequence[str]], columns: int = COLUMNS) -> list[str]:
+    """Rows of cells as lines of at most ``columns`` characters; a wider table continues below, its first column repeated.
+
+    >>> aligned([("layer", "q", "gap"), ("1", "0.25", "1")], columns=12)
+    ['layer     q', '    1  0.25', '', 'layer  gap', '    1    1']
+    """
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+    parts: list[list[int]] = [[0]]
+    for k in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[j] + 2 for j in parts[-1]) + widths[k] > columns:
+            parts.append([0])
+        parts[-1].append(k)
+    lines: list[str] = []
+    for part in parts:
+        lines += [""] if lines else []
+        lines += ["  ".join(row[k].rjust(widths[k]) for k in part).rstrip() for row in table]
+    return lines
 
 
 def _row(tag: str, cells: Iterable[Any]) -> str:
