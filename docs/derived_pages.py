@@ -76,7 +76,7 @@ def pages() -> dict[str, str]:
 
 def component_page(kind: type[Component]) -> str:
     """A component's docstring, the formulas of its examples in both directions, and what they stand on."""
-    lines = [*_heading(kind.__name__), f".. autoclass:: {kind.__module__}.{kind.__name__}", "   :noindex:", ""]
+    lines = [*_heading(kind.__name__), f".. autoclass:: {kind.__module__}.{kind.__name__}", "   :no-index:", "   :no-members:", ""]
     examples = kind.examples()
     lines += _heading("Moments of its examples", "-")
     lines += ["Tokens are Gaussian; :math:`q` is the second moment of a coordinate, :math:`\\Delta` the gap of two tokens,"
@@ -147,8 +147,8 @@ def measured() -> dict[str, Any]:
 def errata_page(derivations: Iterable[PaperDerivation]) -> str:
     """Claims that the derivation refutes, with the point at which they fail, and misprints."""
     stored = measured()
-    lines = [*_heading("Errata of the papers"), "Claims that do not hold as printed, each with a point at which both sides",
-             "were evaluated to 50 digits, and misprints.", ""]  # fmt: skip
+    lines = [*_heading("Errata of the papers"), "Claims that do not hold as printed, each with a point at which it",
+             "was seen to fail, and misprints.", ""]  # fmt: skip
     for derivation in derivations:
         refuted = [claim for claim in derivation.claims if claim.expected is Status.REFUTED]
         if not refuted and not derivation.slips:
