@@ -291,6 +291,16 @@ def _correlation_over_depth() -> Result:
     return Result(limit, r"\lim_{N \to \infty} r_N", steps, assumptions=trace.assumptions, neglected="O(1/L)")
 
 
+def _preln_power_law() -> Result:
+    """The ratio of gamma functions to leading order in the depth."""
+    ratio = product_over_depth(1 + c_g / (q_0 + a_q * layer), layer, L)
+    finite = _stream(ratio, r"s_0^2/s_N^2", "unroll", "a product of factors linear in the layer")
+    leading = ratio.power_law()
+    step = ProofStep("L to infinity", "Stirling's formula for both gamma functions", leading)
+    return Result(leading, finite.quantity, (*finite.steps, step), assumptions=finite.assumptions,
+                  neglected="relative O(1/L)", sources=finite.sources)
+
+
 def model_claims() -> tuple[Claim, ...]:
     models, wide = "model table", {d_F: 4 * d}
     return (
@@ -303,6 +313,8 @@ def model_claims() -> tuple[Claim, ...]:
                               "a product of factors linear in the layer"),
               sp.gamma(L + (q_0 + c_g) / a_q) * sp.gamma(q_0 / a_q)
               / (sp.gamma(L + q_0 / a_q) * sp.gamma((q_0 + c_g) / a_q))),
+        Claim("preln-power-law", models, "Pre-LN: the gradient over many layers is a power of the depth", _preln_power_law,
+              sp.gamma(q_0 / a_q) / sp.gamma((q_0 + c_g) / a_q) * L ** (c_g / a_q)),
         Claim("preln-hyperbolic", models, "Pre-LN with ReLU: the gradient grows like the variance",
               lambda: _stream(growing(Relu()).gradient, r"s_0^2/s_N^2", "unroll",
                               "a homogeneous activation has c = a, and the product telescopes"),
@@ -451,7 +463,7 @@ def _moments(activation: Activation, mean: sp.Expr = sp.S.Zero) -> FunctionSpec:
         f"{activation.name}_moments{ending}",
         f"Moments of {activation.name} and of its slope for two tokens of {at}, variance sigma2 and covariance sigma2 - "
         "gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.",
-        (*(() if mean == 0 else (mean,)), sigma2, gap), derived,
+        (*(() if mean == 0 else (mean,)), sigma2, gap), derived, upper={gap: 2 * sigma2},
     )
 
 
@@ -473,7 +485,7 @@ def _depth_evaluators() -> tuple[FunctionSpec, ...]:
             "has the gradient gain c.", (L, q_0, a_q, c_g), {"gradient": gradient}),
         FunctionSpec.from_derived(
             "scaled_gradient", "Gradient at the bottom of L blocks with lambda^2 + beta^2 = 1 and unit variance, relative to "
-            "the top.", (L, beta, c_g), {"gradient": strength}),
+            "the top.", (L, beta, c_g), {"gradient": strength}, upper={beta: sp.S.One}),
     )
 
 
@@ -515,7 +527,7 @@ def _cases(full: bool) -> tuple[Case, ...]:
         return GRADIENT[0] / s.tokens + (1 - 1 / s.tokens) * (GRADIENT[0] - GRADIENT[1])
 
     softmax = {"q": softmax_q, "g_q": softmax_gradient}
-    settings, shifts = (grid, (shifted, *grid)) if full else ((correlated, aligned), (shifted,))
+    settings, shifts = ((*grid, shifted), (shifted, *grid)) if full else ((correlated, aligned, shifted), (shifted,))
     return (
         *(Case("linear", Linear(2 * d, 1 / d), item) for item in shifts),
         *(Case(name, Elementwise(item), at) for name, item in _activations().items() for at in settings),
@@ -523,6 +535,7 @@ def _cases(full: bool) -> tuple[Case, ...]:
         *(Case(name, GatedUnit(d_F, sigma_up2, sigma_up2, item), given)
           for name, item in (("bilinear unit", Identity()), ("GLU", Sigmoid()), ("ReGLU", Relu()), ("GeGLU", Gelu()),
                            ("SwiGLU", Silu()))),
+        Case("ReGLU with biases", GatedUnit(d_F, sigma_up2, sigma_up2, Relu(), sp.S.Half, -sp.S.Half), given),
         Case("LayerNorm", LayerNorm(finite=True), narrow, wide),
         Case("RMSNorm", RMSNorm(finite=True), narrow),
         Case("dynamic tanh", DynamicTanh(Tanh(), sp.Rational(1, 2), 2, sp.Rational(1, 3)), aligned),

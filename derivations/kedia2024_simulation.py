@@ -104,7 +104,7 @@ def moments(x: Array) -> tuple[Array, Array]:
 def number(expression: sp.Expr, setting: Setting) -> float:
     """An expression at a setting."""
     exact = {key: sp.nsimplify(value) for key, value in setting.values.items()}
-    at = sp.sympify(expression).subs(exact)
+    at = sp.sympify(expression).xreplace(exact)
     return float(sp.N(sums_in_double(at.xreplace(in_double(at, {}))), 20))
 
 

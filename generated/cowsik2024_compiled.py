@@ -201,7 +201,7 @@ def exponents(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M m\right)}{A M - A - M} + A - \frac{A \left(A M - A - M m\right)}{A M - A - M} + M \chi - \frac{M \left(A M - A - M m\right)}{A M - A - M} + \frac{A M - A - M m}{A M - A - M}\right)}{A M - A - M m} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(- \chi + m\right) \left(A M - A - M\right)}{A M - A - M m} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -256,7 +256,7 @@ def exponents_relu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2}}{2 \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M} + A - \frac{A \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M} + \frac{M \sigma_w^{2}}{2} - \frac{M \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M} + \frac{A M - A - \frac{M \sigma_w^{2}}{2}}{A M - A - M}\right)}{A M - A - \frac{M \sigma_w^{2}}{2}} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2}}{2 \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M}\right)} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = 0 \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -309,7 +309,7 @@ def exponents_gelu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M}} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M} + A - \frac{A \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M} + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - \frac{M \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M} + \frac{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A M - A - M}\right)}{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M}} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(A M - A - M\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} - \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -362,7 +362,7 @@ def exponents_erf(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M} + A - \frac{A \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M} - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{M \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M} + \frac{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}}{A M - A - M}\right)}{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(\frac{8 \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(A M - A - M\right)}{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -415,7 +415,7 @@ def exponents_tanh(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M}} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M} + A - \frac{A \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M} + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - \frac{M \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M} + \frac{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)}{A M - A - M}\right)}{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M}} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(- \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right) \left(A M - A - M\right)}{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -468,7 +468,7 @@ def boundary(
 
     .. math::
 
-        \mathrm{chi} = \frac{A M m - A - M m}{M \left(A - 1\right)}
+        \mathrm{chi} = \frac{A}{M \left(1 - A\right)} + m
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -519,7 +519,7 @@ def crossover_depth(
 
     .. math::
 
-        \mathrm{depth} = \frac{\log{\left(n \right)}}{\log{\left(\frac{A M m - A - M m}{\left(1 - A\right) \left(A M - A - M m\right)} \right)}}
+        \mathrm{depth} = \frac{\log{\left(n \right)}}{\log{\left(\frac{A \left(A M - A - M\right)}{\left(1 - A\right) \left(A M - A - M m\right)} + 1 \right)}}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -742,6 +742,9 @@ static inline double f_asin(double x) {
     "square": r"""
 static inline double square(double x) { return x*x; }
 """,
+    "grown": r"""
+static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+""",
     "each_pow": r"""
 static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
 """,
@@ -909,7 +912,7 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
 
 _KERNELS = {
     "exponents": (
-        ('bits_of', 'from_bits', 'f_log'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'grown'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -925,18 +928,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double M_ = a_M[i];
         const double chi_ = a_chi[i];
         const double m_ = a_m[i];
-        const double x0_ = 1.0 - A_;
-        const double x1_ = A_*M_;
-        const double x2_ = A_ - x1_;
-        const double x3_ = (-M_) - x2_;
-        const double x4_ = M_*chi_;
-        const double x5_ = (-M_*m_) - x2_;
-        const double x6_ = x5_/x3_;
-        const double x7_ = f_log(x0_*(x4_/(A_ + x0_*x6_) + 1.0 - M_));
-        const double x8_ = f_log(x3_*(x1_*x6_ + x2_ + x4_ + x6_ - A_*x6_ - M_*x6_)/x5_);
-        const double next_0 = x7_;
-        const double next_1 = x8_;
-        const double next_2 = x7_;
+        const double x0_ = f_log1p(-A_);
+        const double x1_ = -A_*M_;
+        const double x2_ = A_ + M_*m_;
+        const double x3_ = x2_ - A_*M_*m_;
+        const double x4_ = f_log1p(-M_*(m_ - chi_)*((-A_) - M_ - x1_)/((-x1_) - x2_));
+        const double x5_ = f_log1p(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x3_)/x3_);
+        const double x6_ = x0_ + x5_;
+        const double next_0 = x6_;
+        const double next_1 = x4_;
+        const double next_2 = x6_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -945,7 +946,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_relu": (
-        ('bits_of', 'from_bits', 'f_log', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square', 'grown'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -959,19 +960,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = 1.0 - A_;
-        const double x1_ = A_*M_;
-        const double x2_ = A_ - x1_;
-        const double x3_ = (-M_) - x2_;
-        const double x4_ = 0.5*M_*square(sigma_w_);
-        const double x5_ = x2_ + x4_;
-        const double x6_ = -x5_;
-        const double x7_ = x6_/x3_;
-        const double x8_ = f_log(x0_*(x4_/(A_ + x0_*x7_) + 1.0 - M_));
-        const double x9_ = f_log(x3_*(x1_*x7_ + x5_ + x7_ - A_*x7_ - M_*x7_)/x6_);
-        const double next_0 = x8_;
-        const double next_1 = x9_;
-        const double next_2 = x8_;
+        const double x0_ = -A_;
+        const double x1_ = f_log1p(x0_);
+        const double x2_ = square(sigma_w_);
+        const double x3_ = 0.5*x2_;
+        const double x4_ = f_log1p(-M_*(A_*x3_ + x0_)/(0.5*A_*M_*x2_ - A_ - M_*x3_));
+        const double x5_ = x1_ + x4_;
+        const double next_0 = x5_;
+        const double next_1 = 0.0;
+        const double next_2 = x5_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -980,7 +977,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_gelu": (
-        ('bits_of', 'from_bits', 'f_log', 'near_asin', 'f_asin', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -994,24 +991,25 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = 1.0 - A_;
+        const double x0_ = f_log1p(-A_);
         const double x1_ = square(sigma_w_);
         const double x2_ = f_asin(x1_/(x1_ + 1.0));
         const double x3_ = sqrt(2.0*x1_ + 1.0);
         const double x4_ = square(x1_);
         const double x5_ = 5.0*x1_;
         const double x6_ = 0.15915494309189535*x2_;
-        const double x7_ = A_*M_;
-        const double x8_ = A_ - x7_;
-        const double x9_ = (-M_) - x8_;
-        const double x10_ = M_*x1_*(0.15915494309189535*x1_*x3_*(x5_ + 3.0)/(8.0*x4_ + x5_ + 4.0*square(sigma_w_*x1_) + 1.0) + x6_ + 0.25);
-        const double x11_ = (-M_*(x1_*x6_ + 0.25*x1_ - 0.3183098861837907*x3_*x4_/((-3.0*x1_) - 2.0*x4_ - 1.0))) - x8_;
-        const double x12_ = x11_/x9_;
-        const double x13_ = f_log(x0_*(x10_/(A_ + x0_*x12_) + 1.0 - M_));
-        const double x14_ = f_log(x9_*(x10_ + x12_*x7_ + x12_ + x8_ - A_*x12_ - M_*x12_)/x11_);
-        const double next_0 = x13_;
-        const double next_1 = x14_;
-        const double next_2 = x13_;
+        const double x7_ = x1_*x6_ + 0.25*x1_ - 0.3183098861837907*x3_*x4_/((-3.0*x1_) - 2.0*x4_ - 1.0);
+        const double x8_ = 0.15915494309189535*x1_*x3_*(x5_ + 3.0)/(8.0*x4_ + x5_ + 4.0*square(sigma_w_*x1_) + 1.0) + x6_ + 0.25;
+        const double x9_ = x1_*x8_;
+        const double x10_ = -A_*M_;
+        const double x11_ = A_ + M_*x7_;
+        const double x12_ = f_log1p(-M_*(x7_ - x9_)*((-A_) - M_ - x10_)/((-x10_) - x11_));
+        const double x13_ = x11_ - A_*M_*x7_;
+        const double x14_ = f_log1p(M_*(A_*x1_*x8_ + M_*x1_*x8_ - A_*M_*x9_ - x13_)/x13_);
+        const double x15_ = x0_ + x14_;
+        const double next_0 = x15_;
+        const double next_1 = x12_;
+        const double next_2 = x15_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1020,7 +1018,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_erf": (
-        ('bits_of', 'from_bits', 'f_log', 'near_asin', 'f_asin', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1034,22 +1032,22 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = 1.0 - A_;
+        const double x0_ = f_log1p(-A_);
         const double x1_ = square(sigma_w_);
         const double x2_ = f_asin(x1_/(x1_ + 0.5));
         const double x3_ = sqrt(x1_ + 0.25);
-        const double x4_ = A_*M_;
-        const double x5_ = A_ - x4_;
-        const double x6_ = (-M_) - x5_;
-        const double x7_ = 1.0/((x6_));
-        const double x8_ = 2.5464790894703255*M_*x1_*x3_/((-4.0*x1_) - 1.0);
-        const double x9_ = (-0.6366197723675814*M_*x2_) - x5_;
-        const double x10_ = x7_*x9_;
-        const double x11_ = f_log(x0_*(1.0 - M_ - x8_/(A_ + x0_*x10_)));
-        const double x12_ = f_log(x6_*(A_*M_*x7_*x9_ + A_ + x7_*x9_ - A_*x10_ - M_*x10_ - x4_ - x8_)/x9_);
-        const double next_0 = x11_;
-        const double next_1 = x12_;
-        const double next_2 = x11_;
+        const double x4_ = 1.0/(((-4.0*x1_) - 1.0));
+        const double x5_ = 0.6366197723675814*x2_;
+        const double x6_ = 2.5464790894703255*x1_*x3_*x4_;
+        const double x7_ = -A_*M_;
+        const double x8_ = A_ + M_*x5_;
+        const double x9_ = f_log1p(-M_*(x5_ + x6_)*((-A_) - M_ - x7_)/((-x7_) - x8_));
+        const double x10_ = x8_ - 0.6366197723675814*A_*M_*x2_;
+        const double x11_ = f_log1p(M_*(2.5464790894703255*A_*M_*x1_*x3_*x4_ - A_*x6_ - M_*x6_ - x10_)/x10_);
+        const double x12_ = x0_ + x11_;
+        const double next_0 = x12_;
+        const double next_1 = x9_;
+        const double next_2 = x12_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1058,7 +1056,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_tanh": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'CELLS', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown', 'CELLS', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1072,16 +1070,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
+    double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = 1.0 - A_;
+        const double x0_ = -A_;
         a_x0[i] = x0_;
-        const double x1_ = square(sigma_w_);
+        const double x1_ = f_log1p(x0_);
         a_x1[i] = x1_;
+        const double x2_ = square(sigma_w_);
+        a_x2[i] = x2_;
     }
-    each_tanh_second_b371ff(count, a_x1, a_x2);
-    each_tanh_slope_second_c849a3(count, a_x1, a_x3);
+    each_tanh_second_b371ff(count, a_x2, a_x3);
+    each_tanh_slope_second_c849a3(count, a_x2, a_x4);
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];
@@ -1089,17 +1090,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x1_ = a_x1[i];
         const double x2_ = a_x2[i];
         const double x3_ = a_x3[i];
-        const double x4_ = A_*M_;
-        const double x5_ = A_ - x4_;
-        const double x6_ = (-M_) - x5_;
-        const double x7_ = M_*x1_*x3_;
-        const double x8_ = (-M_*x2_) - x5_;
-        const double x9_ = x8_/x6_;
-        const double x10_ = f_log(x0_*(x7_/(A_ + x0_*x9_) + 1.0 - M_));
-        const double x11_ = f_log(x6_*(x4_*x9_ + x5_ + x7_ + x9_ - A_*x9_ - M_*x9_)/x8_);
-        const double next_0 = x10_;
-        const double next_1 = x11_;
-        const double next_2 = x10_;
+        const double x4_ = a_x4[i];
+        const double x5_ = x2_*x4_;
+        const double x6_ = -A_*M_;
+        const double x7_ = M_*x3_;
+        const double x8_ = A_ + x7_;
+        const double x9_ = f_log1p(-M_*(A_*x5_ + A_*x7_ + M_*x5_ + x0_ - A_*M_*x5_ - x7_)/(A_*M_*x3_ - x8_));
+        const double x10_ = f_log1p(-M_*(x3_ - x5_)*((-A_) - M_ - x6_)/((-x6_) - x8_));
+        const double x11_ = x1_ + x9_;
+        const double next_0 = x11_;
+        const double next_1 = x10_;
+        const double next_2 = x11_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1120,14 +1121,14 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double m_ = a_m[i];
-        const double next_0 = (A_*M_*m_ - A_ - M_*m_)/(M_*(A_ - 1.0));
+        const double next_0 = A_/(M_*(1.0 - A_)) + m_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "crossover_depth": (
-        ('bits_of', 'from_bits', 'f_log'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'grown'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1142,8 +1143,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double m_ = a_m[i];
         const double n_ = a_n[i];
         const double x0_ = f_log(n_);
-        const double x1_ = A_ + M_*m_;
-        const double x2_ = f_log((A_*M_*m_ - x1_)/((1.0 - A_)*(A_*M_ - x1_)));
+        const double x1_ = A_ - A_*M_;
+        const double x2_ = f_log1p(A_*((-M_) - x1_)/((1.0 - A_)*((-M_*m_) - x1_)));
         const double next_0 = x0_/x2_;
         result_0[i] = next_0;
     }
@@ -1151,7 +1152,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gradient_growth": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'each_pow'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'grown', 'each_pow'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1196,7 +1197,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x8_ = a_x8[i];
         const double x9_ = a_x9[i];
         const double x10_ = f_exp(L_*(x0_ + x8_));
-        const double next_0 = x1_*x9_ + x10_*(1.0 - x1_);
+        const double x11_ = grown(1.0 - x1_, x10_);
+        const double next_0 = x1_*x9_ + x11_;
         result_0[i] = next_0;
     }
 }

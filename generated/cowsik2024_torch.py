@@ -24,6 +24,10 @@ def _tensors(*values):
     ]
 
 
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+
 _CELLS = {}
 
 
@@ -259,7 +263,7 @@ def exponents(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M m\right)}{A M - A - M} + A - \frac{A \left(A M - A - M m\right)}{A M - A - M} + M \chi - \frac{M \left(A M - A - M m\right)}{A M - A - M} + \frac{A M - A - M m}{A M - A - M}\right)}{A M - A - M m} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(- \chi + m\right) \left(A M - A - M\right)}{A M - A - M m} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -295,19 +299,17 @@ def exponents(
         A, M, m, chi,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 28 operations a point
-    x0 = 1 - A
-    x1 = A*M
-    x2 = A - x1
-    x3 = (-M) - x2
-    x4 = M*chi
-    x5 = (-M*m) - x2
-    x6 = x5/x3
-    x7 = torch.log(x0*(x4/(A + x0*x6) + 1 - M))
-    x8 = torch.log(x3*(x1*x6 + x2 + x4 + x6 - A*x6 - M*x6)/x5)
-    _to_lyapunov_angle = x7
-    _to_lyapunov_gradient_common = x8
-    _to_lyapunov_gradient_deviation = x7
+    # 31 operations a point
+    x0 = torch.log1p(-A)
+    x1 = -A*M
+    x2 = A + M*m
+    x3 = x2 - A*M*m
+    x4 = torch.log1p(-M*(m - chi)*((-A) - M - x1)/((-x1) - x2))
+    x5 = torch.log1p(M*(A*chi + M*chi - A*M*chi - x3)/x3)
+    x6 = x0 + x5
+    _to_lyapunov_angle = x6
+    _to_lyapunov_gradient_common = x4
+    _to_lyapunov_gradient_deviation = x6
     return ExponentsResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -322,7 +324,7 @@ def exponents_relu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2}}{2 \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M} + A - \frac{A \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M} + \frac{M \sigma_w^{2}}{2} - \frac{M \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M} + \frac{A M - A - \frac{M \sigma_w^{2}}{2}}{A M - A - M}\right)}{A M - A - \frac{M \sigma_w^{2}}{2}} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2}}{2 \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{M \sigma_w^{2}}{2}\right)}{A M - A - M}\right)} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = 0 \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -357,20 +359,16 @@ def exponents_relu(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 28 operations a point
-    x0 = 1 - A
-    x1 = A*M
-    x2 = A - x1
-    x3 = (-M) - x2
-    x4 = 0.5*M*torch.square(sigma_w)
-    x5 = x2 + x4
-    x6 = -x5
-    x7 = x6/x3
-    x8 = torch.log(x0*(x4/(A + x0*x7) + 1 - M))
-    x9 = torch.log(x3*(x1*x7 + x5 + x7 - A*x7 - M*x7)/x6)
-    _to_lyapunov_angle = x8
-    _to_lyapunov_gradient_common = x9
-    _to_lyapunov_gradient_deviation = x8
+    # 17 operations a point
+    x0 = -A
+    x1 = torch.log1p(x0)
+    x2 = torch.square(sigma_w)
+    x3 = 0.5*x2
+    x4 = torch.log1p(-M*(A*x3 + x0)/(0.5*A*M*x2 - A - M*x3))
+    x5 = x1 + x4
+    _to_lyapunov_angle = x5
+    _to_lyapunov_gradient_common = A.new_full((), 0)
+    _to_lyapunov_gradient_deviation = x5
     return ExponentsReluResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -385,7 +383,7 @@ def exponents_gelu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M}} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M} + A - \frac{A \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M} + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - \frac{M \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M} + \frac{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A M - A - M}\right)}{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M - A - M}} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(A M - A - M\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} - \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -420,25 +418,26 @@ def exponents_gelu(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 65 operations a point
-    x0 = 1 - A
+    # 70 operations a point
+    x0 = torch.log1p(-A)
     x1 = torch.square(sigma_w)
     x2 = torch.arcsin(x1/(x1 + 1))
     x3 = torch.sqrt(2*x1 + 1)
     x4 = torch.square(x1)
     x5 = 5*x1
     x6 = 0.15915494309189535*x2
-    x7 = A*M
-    x8 = A - x7
-    x9 = (-M) - x8
-    x10 = M*x1*(0.15915494309189535*x1*x3*(x5 + 3)/(8*x4 + x5 + 4*torch.square(sigma_w*x1) + 1) + x6 + 0.25)
-    x11 = (-M*(x1*x6 + 0.25*x1 - 0.3183098861837907*x3*x4/((-3*x1) - 2*x4 - 1))) - x8
-    x12 = x11/x9
-    x13 = torch.log(x0*(x10/(A + x0*x12) + 1 - M))
-    x14 = torch.log(x9*(x10 + x12*x7 + x12 + x8 - A*x12 - M*x12)/x11)
-    _to_lyapunov_angle = x13
-    _to_lyapunov_gradient_common = x14
-    _to_lyapunov_gradient_deviation = x13
+    x7 = x1*x6 + 0.25*x1 - 0.3183098861837907*x3*x4/((-3*x1) - 2*x4 - 1)
+    x8 = 0.15915494309189535*x1*x3*(x5 + 3)/(8*x4 + x5 + 4*torch.square(sigma_w*x1) + 1) + x6 + 0.25
+    x9 = x1*x8
+    x10 = -A*M
+    x11 = A + M*x7
+    x12 = torch.log1p(-M*(x7 - x9)*((-A) - M - x10)/((-x10) - x11))
+    x13 = x11 - A*M*x7
+    x14 = torch.log1p(M*(A*x1*x8 + M*x1*x8 - A*M*x9 - x13)/x13)
+    x15 = x0 + x14
+    _to_lyapunov_angle = x15
+    _to_lyapunov_gradient_common = x12
+    _to_lyapunov_gradient_deviation = x15
     return ExponentsGeluResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -453,7 +452,7 @@ def exponents_erf(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M} + A - \frac{A \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M} - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{M \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M} + \frac{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}}{A M - A - M}\right)}{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{\left(1 - A\right) \left(A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{A M - A - M}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(\frac{8 \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(A M - A - M\right)}{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -488,23 +487,23 @@ def exponents_erf(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 46 operations a point
-    x0 = 1 - A
+    # 49 operations a point
+    x0 = torch.log1p(-A)
     x1 = torch.square(sigma_w)
     x2 = torch.arcsin(x1/(x1 + 0.5))
     x3 = torch.sqrt(x1 + 0.25)
-    x4 = A*M
-    x5 = A - x4
-    x6 = (-M) - x5
-    x7 = 1/x6
-    x8 = 2.5464790894703255*M*x1*x3/((-4*x1) - 1)
-    x9 = (-0.6366197723675814*M*x2) - x5
-    x10 = x7*x9
-    x11 = torch.log(x0*(1 - M - x8/(A + x0*x10)))
-    x12 = torch.log(x6*(A*M*x7*x9 + A + x7*x9 - A*x10 - M*x10 - x4 - x8)/x9)
-    _to_lyapunov_angle = x11
-    _to_lyapunov_gradient_common = x12
-    _to_lyapunov_gradient_deviation = x11
+    x4 = 1/((-4*x1) - 1)
+    x5 = 0.6366197723675814*x2
+    x6 = 2.5464790894703255*x1*x3*x4
+    x7 = -A*M
+    x8 = A + M*x5
+    x9 = torch.log1p(-M*(x5 + x6)*((-A) - M - x7)/((-x7) - x8))
+    x10 = x8 - 0.6366197723675814*A*M*x2
+    x11 = torch.log1p(M*(2.5464790894703255*A*M*x1*x3*x4 - A*x6 - M*x6 - x10)/x10)
+    x12 = x0 + x11
+    _to_lyapunov_angle = x12
+    _to_lyapunov_gradient_common = x9
+    _to_lyapunov_gradient_deviation = x12
     return ExponentsErfResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -519,7 +518,7 @@ def exponents_tanh(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M}} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M} + A - \frac{A \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M} + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - \frac{M \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M} + \frac{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)}{A M - A - M}\right)}{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + \frac{\left(1 - A\right) \left(A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M - A - M}} - M + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(- \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right) \left(A M - A - M\right)}{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -554,22 +553,22 @@ def exponents_tanh(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 76 operations a point
-    x0 = 1 - A
-    x1 = torch.square(sigma_w)
-    x2 = _tanh_second_b371ff(x1)
-    x3 = _tanh_slope_second_c849a3(x1)
-    x4 = A*M
-    x5 = A - x4
-    x6 = (-M) - x5
-    x7 = M*x1*x3
-    x8 = (-M*x2) - x5
-    x9 = x8/x6
-    x10 = torch.log(x0*(x7/(A + x0*x9) + 1 - M))
-    x11 = torch.log(x6*(x4*x9 + x5 + x7 + x9 - A*x9 - M*x9)/x8)
-    _to_lyapunov_angle = x10
-    _to_lyapunov_gradient_common = x11
-    _to_lyapunov_gradient_deviation = x10
+    # 83 operations a point
+    x0 = -A
+    x1 = torch.log1p(x0)
+    x2 = torch.square(sigma_w)
+    x3 = _tanh_second_b371ff(x2)
+    x4 = _tanh_slope_second_c849a3(x2)
+    x5 = x2*x4
+    x6 = -A*M
+    x7 = M*x3
+    x8 = A + x7
+    x9 = torch.log1p(-M*(A*x5 + A*x7 + M*x5 + x0 - A*M*x5 - x7)/(A*M*x3 - x8))
+    x10 = torch.log1p(-M*(x3 - x5)*((-A) - M - x6)/((-x6) - x8))
+    x11 = x1 + x9
+    _to_lyapunov_angle = x11
+    _to_lyapunov_gradient_common = x10
+    _to_lyapunov_gradient_deviation = x11
     return ExponentsTanhResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -584,7 +583,7 @@ def boundary(
 
     .. math::
 
-        \mathrm{chi} = \frac{A M m - A - M m}{M \left(A - 1\right)}
+        \mathrm{chi} = \frac{A}{M \left(1 - A\right)} + m
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -617,8 +616,8 @@ def boundary(
         A, M, m,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 8 operations a point
-    _to_chi = (A*M*m - A - M*m)/(M*(A - 1))
+    # 4 operations a point
+    _to_chi = A/(M*(1 - A)) + m
     return _to_chi.expand(_shape)
 
 
@@ -629,7 +628,7 @@ def crossover_depth(
 
     .. math::
 
-        \mathrm{depth} = \frac{\log{\left(n \right)}}{\log{\left(\frac{A M m - A - M m}{\left(1 - A\right) \left(A M - A - M m\right)} \right)}}
+        \mathrm{depth} = \frac{\log{\left(n \right)}}{\log{\left(\frac{A \left(A M - A - M\right)}{\left(1 - A\right) \left(A M - A - M m\right)} + 1 \right)}}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -663,10 +662,10 @@ def crossover_depth(
         A, M, m, n,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 13 operations a point
+    # 14 operations a point
     x0 = torch.log(n)
-    x1 = A + M*m
-    x2 = torch.log((A*M*m - x1)/((1 - A)*(A*M - x1)))
+    x1 = A - A*M
+    x2 = torch.log1p(A*((-M) - x1)/((1 - A)*((-M*m) - x1)))
     _to_depth = x0/x2
     return _to_depth.expand(_shape)
 
@@ -726,5 +725,6 @@ def gradient_growth(
     x8 = torch.log1p(x5/(A + x7*(1 - A)) - M)
     x9 = torch.pow(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
     x10 = torch.exp(L*(x0 + x8))
-    _to_growth = x1*x9 + x10*(1 - x1)
+    x11 = _grown(1 - x1, x10)
+    _to_growth = x1*x9 + x11
     return _to_growth.expand(_shape)

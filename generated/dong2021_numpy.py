@@ -98,6 +98,12 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    product = x*growth
+    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
+
+
 def layer(
     n, d, gain_v, sigma_q2, sigma_k2, gap, *, check=None, workers=1,
 ):
@@ -210,7 +216,7 @@ def log_gap(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_log_gap = np.empty(_shape)
-    # 18 operations a point
+    # 19 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -224,10 +230,13 @@ def log_gap(
                 x0 = np.log(gap)
             if _changed & 0b1000000:
                 x1 = np.exp(1.0986122886681098*L)
+            if _changed & 0b1100000:
+                x2 = _grown(x0, x1)
             if _changed & 0b11111:
-                x2 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
-                x3 = 0.5*x2
-            _to_log_gap[_at] = x0*x1 + x1*x3 - x3
+                x3 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
+            if _changed & 0b1011111:
+                x4 = _grown(x3, x1)
+            _to_log_gap[_at] = x2 + 0.5*x4 - 0.5*x3
 
     _in_parts(_work, workers)
     return _to_log_gap[()]

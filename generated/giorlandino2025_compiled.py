@@ -879,6 +879,9 @@ static inline double maximum(double x, double y) { return x > y || x != x ? x : 
     "minimum": r"""
 static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
 """,
+    "grown": r"""
+static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+""",
     "arc_cosine_1": r"""
 /* sin - angle*cos of that angle, times v; zero at v = 0. */
 static inline double arc_cosine_1(double gap, double v) {
@@ -1185,7 +1188,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "overlap_annealed": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'square', 'arc_cosine_1'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'square', 'grown', 'arc_cosine_1'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1207,15 +1210,13 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x11[BLOCK];
     double a_x12[BLOCK];
     double a_x13[BLOCK];
-    double a_x14[BLOCK];
-    double a_x16[BLOCK];
-    double a_x18[BLOCK];
+    double a_x15[BLOCK];
+    double a_x17[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
         const double alpha_sa_ = a_alpha_sa[i];
         const double beta_a_ = a_beta_a[i];
-        const double gain_v_ = a_gain_v[i];
         const double gain_w_ = a_gain_w[i];
         const double n_ = a_n[i];
         const double rho_ = a_rho[i];
@@ -1238,16 +1239,14 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_x11[i] = x11_;
         const double x12_ = -x10_;
         a_x12[i] = x12_;
-        const double x13_ = gain_v_*x2_;
+        const double x13_ = gain_w_ + sigma_b2_;
         a_x13[i] = x13_;
-        const double x14_ = gain_w_ + sigma_b2_;
-        a_x14[i] = x14_;
-        const double x15_ = x14_*x5_;
-        const double x16_ = sigma_b2_ + x7_;
-        a_x16[i] = x16_;
-        const double x17_ = sigma_b2_ + x15_ + x8_;
-        const double x18_ = 1.0/((x17_));
-        a_x18[i] = x18_;
+        const double x14_ = x13_*x5_;
+        const double x15_ = sigma_b2_ + x7_;
+        a_x15[i] = x15_;
+        const double x16_ = sigma_b2_ + x14_ + x8_;
+        const double x17_ = 1.0/((x16_));
+        a_x17[i] = x17_;
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
@@ -1263,23 +1262,25 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double x11_ = a_x11[i];
             const double x12_ = a_x12[i];
             const double x13_ = a_x13[i];
-            const double x14_ = a_x14[i];
-            const double x16_ = a_x16[i];
-            const double x18_ = a_x18[i];
+            const double x15_ = a_x15[i];
+            const double x17_ = a_x17[i];
             const double x2_ = a_x2[i];
             const double x6_ = a_x6[i];
             const double x7_ = a_x7[i];
             const double x8_ = a_x8[i];
             const double x9_ = square(gap_X_);
-            const double x19_ = f_expm1(x11_*x9_);
-            const double x20_ = gap_X_*x11_;
-            const double x21_ = f_exp(x20_);
-            const double x22_ = f_exp(x12_*x9_ + x20_);
-            const double x23_ = gap_X_*x13_*x19_*x22_ + gap_X_*x7_;
-            const double x24_ = 1.0/((gain_v_*(gap_X_*x2_*x21_ + 1.0 - gap_X_) + x16_));
-            const double x25_ = x23_*x24_;
-            const double x26_ = arc_cosine_1(gain_w_*x25_, x14_);
-            const double next_0 = x18_*(gain_w_*(x23_*x24_*x6_ - 0.15915494309189535*x26_) + x25_*x8_);
+            const double x18_ = f_expm1(x11_*x9_);
+            const double x19_ = gap_X_*x11_;
+            const double x20_ = f_exp(x19_);
+            const double x21_ = f_exp(x12_*x9_ + x19_);
+            const double x22_ = grown(gap_X_, x20_);
+            const double x23_ = grown(gain_v_*gap_X_, x18_);
+            const double x24_ = grown(x23_, x21_);
+            const double x25_ = gap_X_*x7_ + x2_*x24_;
+            const double x26_ = 1.0/((gain_v_*(x2_*x22_ + 1.0 - gap_X_) + x15_));
+            const double x27_ = x25_*x26_;
+            const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
+            const double next_0 = x17_*(gain_w_*(x25_*x26_*x6_ - 0.15915494309189535*x28_) + x27_*x8_);
             moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
         }
         if (!moved) break;

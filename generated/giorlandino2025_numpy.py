@@ -102,11 +102,25 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    product = x*growth
+    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
+
+
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
-    t = gap/np.where(v > 0, v, 1.0)
-    beyond = np.max(t, initial=0.0) > 1
-    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
+    t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
+    near = t < 0.25
+    if np.all(near):
+        return v*_arc_cosine_1_near(t)
+    cosine = 1 - t
+    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
+    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+
+
+def _arc_cosine_1_near(y):
+    """The same at v = 1 by a polynomial."""
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
     p *= y
     p += 6.765053154679045e-06
@@ -142,7 +156,7 @@ def _arc_cosine_1(gap, v):
     p += 0.9428090415820634
     p *= y
     p *= np.sqrt(y)
-    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)
+    return p
 
 
 def _set_partitions(powers):
@@ -1270,7 +1284,7 @@ def overlap_annealed(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 18 operations a point, and 31 a layer
+    # 17 operations a point, and 32 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1302,32 +1316,33 @@ def overlap_annealed(
                 x10 = x3*x4
                 x11 = x10
                 x12 = -x10
-            if _changed & 0b10100:
-                x13 = gain_v*x2
             if _changed & 0b1100000:
-                x14 = gain_w + sigma_b2
-                x15 = x14*x5
+                x13 = gain_w + sigma_b2
+                x14 = x13*x5
             if _changed & 0b11000000:
-                x16 = sigma_b2 + x7
+                x15 = sigma_b2 + x7
             if _changed & 0b101100000:
-                x17 = sigma_b2 + x15 + x8
-                x18 = 1/x17
+                x16 = sigma_b2 + x14 + x8
+                x17 = 1/x16
             _state = (
                 x1,
             )
             for _layer in range(int(np.max(L))):
                 gap_X, = _state
                 x9 = np.square(gap_X)
-                x19 = np.expm1(x11*x9)
-                x20 = gap_X*x11
-                x21 = np.exp(x20)
-                x22 = np.exp(x12*x9 + x20)
-                x23 = gap_X*x13*x19*x22 + gap_X*x7
-                x24 = 1/(gain_v*(gap_X*x2*x21 + 1 - gap_X) + x16)
-                x25 = x23*x24
-                x26 = _arc_cosine_1(gain_w*x25, x14)
+                x18 = np.expm1(x11*x9)
+                x19 = gap_X*x11
+                x20 = np.exp(x19)
+                x21 = np.exp(x12*x9 + x19)
+                x22 = _grown(gap_X, x20)
+                x23 = _grown(gain_v*gap_X, x18)
+                x24 = _grown(x23, x21)
+                x25 = gap_X*x7 + x2*x24
+                x26 = 1/(gain_v*(x2*x22 + 1 - gap_X) + x15)
+                x27 = x25*x26
+                x28 = _arc_cosine_1(gain_w*x27, x13)
                 _next = (
-                    x18*(gain_w*(x23*x24*x6 - 0.15915494309189535*x26) + x25*x8),
+                    x17*(gain_w*(x25*x26*x6 - 0.15915494309189535*x28) + x27*x8),
                 )
                 if np.ndim(L):
                     _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))

@@ -330,7 +330,7 @@ def relu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -356,11 +356,13 @@ def relu_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return ReluMomentsResult(*_results)
 
@@ -376,7 +378,7 @@ def abs_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -402,11 +404,13 @@ def abs_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return AbsMomentsResult(*_results)
 
@@ -422,7 +426,7 @@ def squared_relu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -448,11 +452,13 @@ def squared_relu_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return SquaredReluMomentsResult(*_results)
 
@@ -468,7 +474,7 @@ def gelu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -494,11 +500,13 @@ def gelu_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return GeluMomentsResult(*_results)
 
@@ -514,7 +522,7 @@ def erf_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -540,11 +548,13 @@ def erf_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return ErfMomentsResult(*_results)
 
@@ -560,7 +570,7 @@ def sin_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -586,11 +596,13 @@ def sin_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return SinMomentsResult(*_results)
 
@@ -606,7 +618,7 @@ def silu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -632,11 +644,13 @@ def silu_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return SiluMomentsResult(*_results)
 
@@ -652,7 +666,7 @@ def tanh_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -678,11 +692,13 @@ def tanh_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return TanhMomentsResult(*_results)
 
@@ -698,7 +714,7 @@ def sigmoid_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -724,11 +740,13 @@ def sigmoid_moments(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return SigmoidMomentsResult(*_results)
 
@@ -745,7 +763,7 @@ def relu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -772,11 +790,13 @@ def relu_moments_at_mean(
         _domains = (
             None,
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             mu, sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return ReluMomentsAtMeanResult(*_results)
 
@@ -793,7 +813,7 @@ def abs_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -820,11 +840,13 @@ def abs_moments_at_mean(
         _domains = (
             None,
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             mu, sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return AbsMomentsAtMeanResult(*_results)
 
@@ -841,7 +863,7 @@ def squared_relu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -868,11 +890,13 @@ def squared_relu_moments_at_mean(
         _domains = (
             None,
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             mu, sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return SquaredReluMomentsAtMeanResult(*_results)
 
@@ -889,7 +913,7 @@ def gelu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -916,11 +940,13 @@ def gelu_moments_at_mean(
         _domains = (
             None,
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             mu, sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return GeluMomentsAtMeanResult(*_results)
 
@@ -937,7 +963,7 @@ def erf_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -964,11 +990,13 @@ def erf_moments_at_mean(
         _domains = (
             None,
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             mu, sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return ErfMomentsAtMeanResult(*_results)
 
@@ -985,7 +1013,7 @@ def sin_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -1012,11 +1040,13 @@ def sin_moments_at_mean(
         _domains = (
             None,
             ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-            ('gap', 0.0, None, False, False, 'a number >= 0'),
+            ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
         )
         (
             mu, sigma2, gap,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
     _results = _run(_compiled, _arguments, 6, workers)
     return SinMomentsAtMeanResult(*_results)
 
@@ -1085,7 +1115,7 @@ def scaled_gradient(
 
     Args:
         L: depth: number of blocks, an integer >= 1.
-        beta: scale of a residual branch, a number >= 0.
+        beta: scale of a residual branch, a number in [0, 1].
         c_g: gradient gain of a block's branch, for an input of unit second moment, a number >= 0.
 
     Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
@@ -1115,7 +1145,7 @@ def scaled_gradient(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('L', 1.0, None, True, False, 'an integer >= 1'),
-            ('beta', 0.0, None, False, False, 'a number >= 0'),
+            ('beta', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('c_g', 0.0, None, False, False, 'a number >= 0'),
         )
         (
@@ -1256,12 +1286,15 @@ static inline double maximum(double x, double y) { return x > y || x != x ? x : 
     "minimum": r"""
 static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
 """,
+    "grown": r"""
+static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+""",
     "arc_cosine_0": r"""
-/* The angle of two tokens of variance v and covariance v - gap; zero at v = 0. */
-static inline double arc_cosine_0(double gap, double v) {
-    const double t = gap/(v > 0.0 ? v : 1.0), near = t > 1.0 ? 2.0 - t : t, y = near < 0.0 ? 0.0 : near;
-    const double p = sqrt(y)*(((((((((((((((((0x1.feac2d6974fdbp-18*y + -0x1.b64ef10aa3436p-15)*y + 0x1.66e2c7bfdeef7p-13)*y + -0x1.67b4d7e792415p-12)*y + 0x1.eec903c79667ep-12)*y + -0x1.e3bbcf66d90c4p-12)*y + 0x1.666c4d5ad38eep-12)*y + -0x1.676179bb6e0d5p-13)*y + 0x1.a9dae1940a78cp-14)*y + 0x1.58fdbc89d4b61p-15)*y + 0x1.4e3d1b9674a75p-13)*y + 0x1.9135ee3c9ac5fp-12)*y + 0x1.033600dacc539p-10)*y + 0x1.5ffb2c78c72fbp-9)*y + 0x1.02995c174a7fap-7)*y + 0x1.b27247adf47f3p-6)*y + 0x1.e2b7dddff0d5fp-4)*y + 0x1.6a09e667f3bccp+0);
-    return (t > 1.0 ? M_PI - p : p);
+/* The angle of two tokens of variance v and covariance v - gap, opposite being v + covariance; zero at v = 0. */
+static inline double arc_cosine_0(double gap, double opposite) {
+    const double v = 0.5*(gap + opposite), near = gap > opposite ? opposite : gap;
+    const double y = near > 0.0 ? near/v : 0.0, p = sqrt(y)*(((((((((((((((((0x1.feac2d6974fdbp-18*y + -0x1.b64ef10aa3436p-15)*y + 0x1.66e2c7bfdeef7p-13)*y + -0x1.67b4d7e792415p-12)*y + 0x1.eec903c79667ep-12)*y + -0x1.e3bbcf66d90c4p-12)*y + 0x1.666c4d5ad38eep-12)*y + -0x1.676179bb6e0d5p-13)*y + 0x1.a9dae1940a78cp-14)*y + 0x1.58fdbc89d4b61p-15)*y + 0x1.4e3d1b9674a75p-13)*y + 0x1.9135ee3c9ac5fp-12)*y + 0x1.033600dacc539p-10)*y + 0x1.5ffb2c78c72fbp-9)*y + 0x1.02995c174a7fap-7)*y + 0x1.b27247adf47f3p-6)*y + 0x1.e2b7dddff0d5fp-4)*y + 0x1.6a09e667f3bccp+0);
+    return gap > opposite ? M_PI - p : p;
 }
 """,
     "arc_cosine_1": r"""
@@ -2822,17 +2855,20 @@ static __attribute__((noinline)) void each_relu_asymmetry_4fa3ac(long count, con
             const double x9_ = f_exp(x8_);
             const double x10_ = f_exp(-x8_);
             const double x11_ = 2.0*x8_;
-            const double x12_ = f_exp(-x11_);
-            const double x13_ = f_expm1(x11_);
-            const double x14_ = square(x13_)*square(x5_);
-            const double x15_ = 0.25*x12_*x14_;
-            const double x16_ = 2.0*v_x_ + 1e-290 - x15_;
-            const double x17_ = sqrt(x16_);
-            const double x18_ = x15_/x16_;
-            const double x19_ = f_exp((-x1_*(x18_ + 1.0)) - x11_);
-            const double x20_ = x18_ + 1e-290;
-            const double x21_ = f_expm1(-x1_*(1.0/((x20_)) - x20_));
-            const double next_0 = -0.039788735772973836*weight_*x14_*x19_*x21_*x5_*x7_*(x10_ + x9_)/x17_;
+            const double x12_ = f_expm1(x11_);
+            const double x13_ = f_exp(-x11_);
+            const double x14_ = square(x12_)*square(x5_);
+            const double x15_ = grown(x14_, x13_);
+            const double x16_ = 0.25*x15_;
+            const double x17_ = 2.0*v_x_ + 1e-290 - x16_;
+            const double x18_ = sqrt(x17_);
+            const double x19_ = x16_/x17_;
+            const double x20_ = f_exp((-x1_*(x19_ + 1.0)) - x11_);
+            const double x21_ = x19_ + 1e-290;
+            const double x22_ = f_expm1(-x1_*(1.0/((x21_)) - x21_));
+            const double x23_ = grown(x14_*x5_*x7_*(x10_ + x9_), x22_);
+            const double x24_ = grown(x23_, x20_);
+            const double next_0 = -0.039788735772973836*weight_*x24_/x18_;
             to[i] += next_0;
         }
     }
@@ -2906,15 +2942,17 @@ static __attribute__((noinline)) void each_relu_opposite_far_0de65b(long count, 
             const double x13_ = node_*x12_;
             const double x14_ = 2.0*x11_ + 2.0*x13_;
             const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
+            const double x16_ = f_expm1(x14_);
+            const double x17_ = f_exp(-x14_);
             const double x18_ = f_exp(-x15_);
             const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*gap_xy_*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x20_ = grown(square(x16_)*square(x6_), x17_);
+            const double x21_ = 0.25*x20_;
+            const double x22_ = 2.0*v_x_ + 1e-290 - x21_;
+            const double x23_ = sqrt(x22_);
+            const double x24_ = f_exp(-x3_*(1.0 + 1.0/((x21_/x22_ + 1e-290))));
+            const double x25_ = grown(gap_xy_*x12_*x6_*(x18_ + x19_), x24_);
+            const double next_0 = 0.15915494309189535*weight_*x25_/x23_;
             to[i] += next_0;
         }
     }
@@ -2984,16 +3022,18 @@ static __attribute__((noinline)) void each_relu_opposite_near_26ee05(long count,
             const double x15_ = node_*x14_;
             const double x16_ = 2.0*x12_ + 2.0*x15_;
             const double x17_ = x12_ + x15_;
-            const double x18_ = f_exp(-x16_);
-            const double x19_ = f_expm1(x16_);
+            const double x18_ = f_expm1(x16_);
+            const double x19_ = f_exp(-x16_);
             const double x20_ = f_exp(-x17_);
             const double x21_ = f_exp(x17_);
-            const double x22_ = square(x19_)*square(x7_);
-            const double x23_ = 0.25*x18_*x22_;
-            const double x24_ = x2_ - x23_;
-            const double x25_ = sqrt(x24_);
-            const double x26_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x23_/x24_ + 1e-290))));
-            const double next_0 = 0.039788735772973836*weight_*x14_*x22_*x26_*x7_*(x20_ + x21_)/x25_;
+            const double x22_ = square(x18_)*square(x7_);
+            const double x23_ = grown(x22_, x19_);
+            const double x24_ = 0.25*x23_;
+            const double x25_ = x2_ - x24_;
+            const double x26_ = sqrt(x25_);
+            const double x27_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x24_/x25_ + 1e-290))));
+            const double x28_ = grown(x14_*x22_*x7_*(x20_ + x21_), x27_);
+            const double next_0 = 0.039788735772973836*weight_*x28_/x26_;
             to[i] += next_0;
         }
     }
@@ -3036,7 +3076,8 @@ static __attribute__((noinline)) void each_relu_same_far_431b0a(long count, cons
             const double x8_ = x1_ - x7_;
             const double x9_ = sqrt(x8_);
             const double x10_ = f_exp(-x3_*(x7_/x8_ + 1.0));
-            const double next_0 = 0.15915494309189535*gap_xy_*weight_*x10_*(2.0*x6_ - 2.0*x2_)/x9_;
+            const double x11_ = grown(gap_xy_*(2.0*x6_ - 2.0*x2_), x10_);
+            const double next_0 = 0.15915494309189535*weight_*x11_/x9_;
             to[i] += next_0;
         }
     }
@@ -3078,7 +3119,8 @@ static __attribute__((noinline)) void each_relu_same_near_02aadf(long count, con
             const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
             const double x7_ = sqrt(x6_);
             const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 0.3183098861837907*weight_*x0_*x4_*x8_/x7_;
+            const double x9_ = grown(x0_*x4_, x8_);
+            const double next_0 = 0.3183098861837907*weight_*x9_/x7_;
             to[i] += next_0;
         }
     }
@@ -3151,15 +3193,17 @@ static __attribute__((noinline)) void each_relu_slope_opposite_49f7bb(long count
             const double x13_ = node_*x12_;
             const double x14_ = 2.0*x11_ + 2.0*x13_;
             const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
+            const double x16_ = f_expm1(x14_);
+            const double x17_ = f_exp(-x14_);
             const double x18_ = f_exp(-x15_);
             const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x20_ = grown(square(x16_)*square(x6_), x17_);
+            const double x21_ = 0.25*x20_;
+            const double x22_ = 2.0*v_x_ + 1e-290 - x21_;
+            const double x23_ = sqrt(x22_);
+            const double x24_ = f_exp(-x3_*(1.0 + 1.0/((x21_/x22_ + 1e-290))));
+            const double x25_ = grown(x12_*x6_*(x18_ + x19_), x24_);
+            const double next_0 = 0.15915494309189535*weight_*x25_/x23_;
             to[i] += next_0;
         }
     }
@@ -3196,7 +3240,8 @@ static __attribute__((noinline)) void each_relu_slope_same_near_e2e3e2(long coun
             const double x5_ = 2.0*v_x_ + 1e-290 - x4_;
             const double x6_ = sqrt(x5_);
             const double x7_ = f_exp(-x0_*(x4_/x5_ + 1.0));
-            const double next_0 = 0.3183098861837907*weight_*x3_*x7_/x6_;
+            const double x8_ = grown(x3_, x7_);
+            const double next_0 = 0.3183098861837907*weight_*x8_/x6_;
             to[i] += next_0;
         }
     }
@@ -3240,17 +3285,20 @@ static __attribute__((noinline)) void each_abs_asymmetry_1fa5f1(long count, cons
             const double x9_ = f_exp(x8_);
             const double x10_ = f_exp(-x8_);
             const double x11_ = 2.0*x8_;
-            const double x12_ = f_exp(-x11_);
-            const double x13_ = f_expm1(x11_);
-            const double x14_ = square(x13_)*square(x5_);
-            const double x15_ = 0.25*x12_*x14_;
-            const double x16_ = 2.0*v_x_ + 1e-290 - x15_;
-            const double x17_ = sqrt(x16_);
-            const double x18_ = x15_/x16_;
-            const double x19_ = f_exp((-x1_*(x18_ + 1.0)) - x11_);
-            const double x20_ = x18_ + 1e-290;
-            const double x21_ = f_expm1(-x1_*(1.0/((x20_)) - x20_));
-            const double next_0 = -0.15915494309189535*weight_*x14_*x19_*x21_*x5_*x7_*(x10_ + x9_)/x17_;
+            const double x12_ = f_expm1(x11_);
+            const double x13_ = f_exp(-x11_);
+            const double x14_ = square(x12_)*square(x5_);
+            const double x15_ = grown(x14_, x13_);
+            const double x16_ = 0.25*x15_;
+            const double x17_ = 2.0*v_x_ + 1e-290 - x16_;
+            const double x18_ = sqrt(x17_);
+            const double x19_ = x16_/x17_;
+            const double x20_ = f_exp((-x1_*(x19_ + 1.0)) - x11_);
+            const double x21_ = x19_ + 1e-290;
+            const double x22_ = f_expm1(-x1_*(1.0/((x21_)) - x21_));
+            const double x23_ = grown(x14_*x5_*x7_*(x10_ + x9_), x22_);
+            const double x24_ = grown(x23_, x20_);
+            const double next_0 = -0.15915494309189535*weight_*x24_/x18_;
             to[i] += next_0;
         }
     }
@@ -3324,15 +3372,17 @@ static __attribute__((noinline)) void each_abs_opposite_far_0de65b(long count, c
             const double x13_ = node_*x12_;
             const double x14_ = 2.0*x11_ + 2.0*x13_;
             const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
+            const double x16_ = f_expm1(x14_);
+            const double x17_ = f_exp(-x14_);
             const double x18_ = f_exp(-x15_);
             const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x20_ = grown(square(x16_)*square(x6_), x17_);
+            const double x21_ = 0.25*x20_;
+            const double x22_ = 2.0*v_x_ + 1e-290 - x21_;
+            const double x23_ = sqrt(x22_);
+            const double x24_ = f_exp(-x3_*(1.0 + 1.0/((x21_/x22_ + 1e-290))));
+            const double x25_ = grown(gap_xy_*x12_*x6_*(x18_ + x19_), x24_);
+            const double next_0 = 0.6366197723675814*weight_*x25_/x23_;
             to[i] += next_0;
         }
     }
@@ -3402,16 +3452,18 @@ static __attribute__((noinline)) void each_abs_opposite_near_8e1e68(long count, 
             const double x15_ = node_*x14_;
             const double x16_ = 2.0*x12_ + 2.0*x15_;
             const double x17_ = x12_ + x15_;
-            const double x18_ = f_exp(-x16_);
-            const double x19_ = f_expm1(x16_);
+            const double x18_ = f_expm1(x16_);
+            const double x19_ = f_exp(-x16_);
             const double x20_ = f_exp(-x17_);
             const double x21_ = f_exp(x17_);
-            const double x22_ = square(x19_)*square(x7_);
-            const double x23_ = 0.25*x18_*x22_;
-            const double x24_ = x2_ - x23_;
-            const double x25_ = sqrt(x24_);
-            const double x26_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x23_/x24_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*weight_*x14_*x22_*x26_*x7_*(x20_ + x21_)/x25_;
+            const double x22_ = square(x18_)*square(x7_);
+            const double x23_ = grown(x22_, x19_);
+            const double x24_ = 0.25*x23_;
+            const double x25_ = x2_ - x24_;
+            const double x26_ = sqrt(x25_);
+            const double x27_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x24_/x25_ + 1e-290))));
+            const double x28_ = grown(x14_*x22_*x7_*(x20_ + x21_), x27_);
+            const double next_0 = 0.15915494309189535*weight_*x28_/x26_;
             to[i] += next_0;
         }
     }
@@ -3454,7 +3506,8 @@ static __attribute__((noinline)) void each_abs_same_far_431b0a(long count, const
             const double x8_ = x1_ - x7_;
             const double x9_ = sqrt(x8_);
             const double x10_ = f_exp(-x3_*(x7_/x8_ + 1.0));
-            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x10_*(2.0*x6_ - 2.0*x2_)/x9_;
+            const double x11_ = grown(gap_xy_*(2.0*x6_ - 2.0*x2_), x10_);
+            const double next_0 = 0.6366197723675814*weight_*x11_/x9_;
             to[i] += next_0;
         }
     }
@@ -3496,7 +3549,8 @@ static __attribute__((noinline)) void each_abs_same_near_a1da6f(long count, cons
             const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
             const double x7_ = sqrt(x6_);
             const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 1.2732395447351628*weight_*x0_*x4_*x8_/x7_;
+            const double x9_ = grown(x0_*x4_, x8_);
+            const double next_0 = 1.2732395447351628*weight_*x9_/x7_;
             to[i] += next_0;
         }
     }
@@ -3569,15 +3623,17 @@ static __attribute__((noinline)) void each_abs_slope_opposite_49f7bb(long count,
             const double x13_ = node_*x12_;
             const double x14_ = 2.0*x11_ + 2.0*x13_;
             const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
+            const double x16_ = f_expm1(x14_);
+            const double x17_ = f_exp(-x14_);
             const double x18_ = f_exp(-x15_);
             const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.6366197723675814*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x20_ = grown(square(x16_)*square(x6_), x17_);
+            const double x21_ = 0.25*x20_;
+            const double x22_ = 2.0*v_x_ + 1e-290 - x21_;
+            const double x23_ = sqrt(x22_);
+            const double x24_ = f_exp(-x3_*(1.0 + 1.0/((x21_/x22_ + 1e-290))));
+            const double x25_ = grown(x12_*x6_*(x18_ + x19_), x24_);
+            const double next_0 = 0.6366197723675814*weight_*x25_/x23_;
             to[i] += next_0;
         }
     }
@@ -3614,7 +3670,8 @@ static __attribute__((noinline)) void each_abs_slope_same_near_c6e04d(long count
             const double x5_ = 2.0*v_x_ + 1e-290 - x4_;
             const double x6_ = sqrt(x5_);
             const double x7_ = f_exp(-x0_*(x4_/x5_ + 1.0));
-            const double next_0 = 1.2732395447351628*weight_*x3_*x7_/x6_;
+            const double x8_ = grown(x3_, x7_);
+            const double next_0 = 1.2732395447351628*weight_*x8_/x6_;
             to[i] += next_0;
         }
     }
@@ -3688,15 +3745,17 @@ static __attribute__((noinline)) void each_squared_relu_opposite_9700af(long cou
             const double x13_ = node_*x12_;
             const double x14_ = 2.0*x11_ + 2.0*x13_;
             const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
+            const double x16_ = f_expm1(x14_);
+            const double x17_ = f_exp(-x14_);
             const double x18_ = f_exp(-x15_);
             const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.3183098861837907*weight_*x12_*x23_*x6_*(x18_ + x19_)*square(x20_ - gap_xy_)/x22_;
+            const double x20_ = grown(square(x16_)*square(x6_), x17_);
+            const double x21_ = 0.25*x20_;
+            const double x22_ = 2.0*v_x_ + 1e-290 - x21_;
+            const double x23_ = sqrt(x22_);
+            const double x24_ = f_exp(-x3_*(1.0 + 1.0/((x21_/x22_ + 1e-290))));
+            const double x25_ = grown(x12_*x6_*(x18_ + x19_)*square(x21_ - gap_xy_), x24_);
+            const double next_0 = 0.3183098861837907*weight_*x25_/x23_;
             to[i] += next_0;
         }
     }
@@ -3739,7 +3798,8 @@ static __attribute__((noinline)) void each_squared_relu_same_far_5ae84e(long cou
             const double x8_ = x1_ - x7_;
             const double x9_ = sqrt(x8_);
             const double x10_ = f_exp(-x3_*(x7_/x8_ + 1.0));
-            const double next_0 = 0.3183098861837907*gap_xy_*weight_*x10_*(2.0*x7_ - gap_xy_)*(2.0*x6_ - 2.0*x2_)/x9_;
+            const double x11_ = grown(gap_xy_*(2.0*x7_ - gap_xy_)*(2.0*x6_ - 2.0*x2_), x10_);
+            const double next_0 = 0.3183098861837907*weight_*x11_/x9_;
             to[i] += next_0;
         }
     }
@@ -3781,7 +3841,8 @@ static __attribute__((noinline)) void each_squared_relu_same_near_1f2ccd(long co
             const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
             const double x7_ = sqrt(x6_);
             const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 0.6366197723675814*weight_*x4_*x8_*square(x0_)/x7_;
+            const double x9_ = grown(x4_*square(x0_), x8_);
+            const double next_0 = 0.6366197723675814*weight_*x9_/x7_;
             to[i] += next_0;
         }
     }
@@ -3825,17 +3886,20 @@ static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_1fa5f1(l
             const double x9_ = f_exp(x8_);
             const double x10_ = f_exp(-x8_);
             const double x11_ = 2.0*x8_;
-            const double x12_ = f_exp(-x11_);
-            const double x13_ = f_expm1(x11_);
-            const double x14_ = square(x13_)*square(x5_);
-            const double x15_ = 0.25*x12_*x14_;
-            const double x16_ = 2.0*v_x_ + 1e-290 - x15_;
-            const double x17_ = sqrt(x16_);
-            const double x18_ = x15_/x16_;
-            const double x19_ = f_exp((-x1_*(x18_ + 1.0)) - x11_);
-            const double x20_ = x18_ + 1e-290;
-            const double x21_ = f_expm1(-x1_*(1.0/((x20_)) - x20_));
-            const double next_0 = -0.15915494309189535*weight_*x14_*x19_*x21_*x5_*x7_*(x10_ + x9_)/x17_;
+            const double x12_ = f_expm1(x11_);
+            const double x13_ = f_exp(-x11_);
+            const double x14_ = square(x12_)*square(x5_);
+            const double x15_ = grown(x14_, x13_);
+            const double x16_ = 0.25*x15_;
+            const double x17_ = 2.0*v_x_ + 1e-290 - x16_;
+            const double x18_ = sqrt(x17_);
+            const double x19_ = x16_/x17_;
+            const double x20_ = f_exp((-x1_*(x19_ + 1.0)) - x11_);
+            const double x21_ = x19_ + 1e-290;
+            const double x22_ = f_expm1(-x1_*(1.0/((x21_)) - x21_));
+            const double x23_ = grown(x14_*x5_*x7_*(x10_ + x9_), x22_);
+            const double x24_ = grown(x23_, x20_);
+            const double next_0 = -0.15915494309189535*weight_*x24_/x18_;
             to[i] += next_0;
         }
     }
@@ -3909,15 +3973,17 @@ static __attribute__((noinline)) void each_squared_relu_slope_opposite_far_0de65
             const double x13_ = node_*x12_;
             const double x14_ = 2.0*x11_ + 2.0*x13_;
             const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
+            const double x16_ = f_expm1(x14_);
+            const double x17_ = f_exp(-x14_);
             const double x18_ = f_exp(-x15_);
             const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x20_ = grown(square(x16_)*square(x6_), x17_);
+            const double x21_ = 0.25*x20_;
+            const double x22_ = 2.0*v_x_ + 1e-290 - x21_;
+            const double x23_ = sqrt(x22_);
+            const double x24_ = f_exp(-x3_*(1.0 + 1.0/((x21_/x22_ + 1e-290))));
+            const double x25_ = grown(gap_xy_*x12_*x6_*(x18_ + x19_), x24_);
+            const double next_0 = 0.6366197723675814*weight_*x25_/x23_;
             to[i] += next_0;
         }
     }
@@ -3987,16 +4053,18 @@ static __attribute__((noinline)) void each_squared_relu_slope_opposite_near_8e1e
             const double x15_ = node_*x14_;
             const double x16_ = 2.0*x12_ + 2.0*x15_;
             const double x17_ = x12_ + x15_;
-            const double x18_ = f_exp(-x16_);
-            const double x19_ = f_expm1(x16_);
+            const double x18_ = f_expm1(x16_);
+            const double x19_ = f_exp(-x16_);
             const double x20_ = f_exp(-x17_);
             const double x21_ = f_exp(x17_);
-            const double x22_ = square(x19_)*square(x7_);
-            const double x23_ = 0.25*x18_*x22_;
-            const double x24_ = x2_ - x23_;
-            const double x25_ = sqrt(x24_);
-            const double x26_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x23_/x24_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*weight_*x14_*x22_*x26_*x7_*(x20_ + x21_)/x25_;
+            const double x22_ = square(x18_)*square(x7_);
+            const double x23_ = grown(x22_, x19_);
+            const double x24_ = 0.25*x23_;
+            const double x25_ = x2_ - x24_;
+            const double x26_ = sqrt(x25_);
+            const double x27_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x24_/x25_ + 1e-290))));
+            const double x28_ = grown(x14_*x22_*x7_*(x20_ + x21_), x27_);
+            const double next_0 = 0.15915494309189535*weight_*x28_/x26_;
             to[i] += next_0;
         }
     }
@@ -4039,7 +4107,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_far_431b0a(lo
             const double x8_ = x1_ - x7_;
             const double x9_ = sqrt(x8_);
             const double x10_ = f_exp(-x3_*(x7_/x8_ + 1.0));
-            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x10_*(2.0*x6_ - 2.0*x2_)/x9_;
+            const double x11_ = grown(gap_xy_*(2.0*x6_ - 2.0*x2_), x10_);
+            const double next_0 = 0.6366197723675814*weight_*x11_/x9_;
             to[i] += next_0;
         }
     }
@@ -4081,7 +4150,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_near_a1da6f(l
             const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
             const double x7_ = sqrt(x6_);
             const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 1.2732395447351628*weight_*x0_*x4_*x8_/x7_;
+            const double x9_ = grown(x0_*x4_, x8_);
+            const double next_0 = 1.2732395447351628*weight_*x9_/x7_;
             to[i] += next_0;
         }
     }
@@ -4134,7 +4204,7 @@ static __attribute__((noinline)) void each_gelu_opposite_adc8c5(long count, cons
             const double x7_ = a_x7[i];
             const double x8_ = a_x8[i];
             const double x9_ = f_expm1(node_*x8_);
-            const double x10_ = x7_*x9_;
+            const double x10_ = grown(x7_, x9_);
             const double x11_ = x10_ + x7_;
             const double x12_ = x10_ + x5_;
             const double x13_ = x10_ + x6_;
@@ -4152,7 +4222,8 @@ static __attribute__((noinline)) void each_gelu_opposite_adc8c5(long count, cons
             const double x25_ = x24_*(x11_*x19_ - x2_);
             const double x26_ = x13_*x24_;
             const double x27_ = x18_ + x25_;
-            const double next_0 = 0.15915494309189535*weight_*x21_*x22_*x8_*(x12_ - gap_xy_)*(x20_*(2.0*m_x_*x13_*x15_*x23_ + x20_*x27_) + x25_*x27_ + x26_*(2.0*x18_ + 2.0*x26_) + 4.0 - 4.0*x18_ - 4.0*x25_);
+            const double x28_ = grown(x21_*x8_*(x12_ - gap_xy_)*(x20_*(2.0*m_x_*x13_*x15_*x23_ + x20_*x27_) + x25_*x27_ + x26_*(2.0*x18_ + 2.0*x26_) + 4.0 - 4.0*x18_ - 4.0*x25_), x22_);
+            const double next_0 = 0.15915494309189535*weight_*x28_;
             to[i] += next_0;
         }
     }
@@ -4217,7 +4288,8 @@ static __attribute__((noinline)) void each_gelu_same_far_00b025(long count, cons
             const double x25_ = x22_*x24_;
             const double x26_ = 2.0*x14_*x24_;
             const double x27_ = x19_ + x25_;
-            const double next_0 = 0.15915494309189535*gap_xy_*weight_*x17_*x18_*x7_*(x13_*x14_*x23_*(2.0*x19_ + x26_) + x13_*x22_*x23_*x27_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x26_) - x21_*x27_) - 4.0*x25_);
+            const double x28_ = grown(gap_xy_*x17_*x7_*(x13_*x14_*x23_*(2.0*x19_ + x26_) + x13_*x22_*x23_*x27_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x26_) - x21_*x27_) - 4.0*x25_), x18_);
+            const double next_0 = 0.15915494309189535*weight_*x28_;
             to[i] += next_0;
         }
     }
@@ -4278,7 +4350,9 @@ static __attribute__((noinline)) void each_gelu_same_near_e93f6c(long count, con
             const double x22_ = x17_*x20_;
             const double x23_ = 2.0*x10_*x20_;
             const double x24_ = x19_ + x22_;
-            const double next_0 = 0.15915494309189535*weight_*x14_*x15_*x6_*x7_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_);
+            const double x25_ = grown(x14_*x6_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_), x7_);
+            const double x26_ = grown(x25_, x15_);
+            const double next_0 = 0.15915494309189535*weight_*x26_;
             to[i] += next_0;
         }
     }
@@ -4338,7 +4412,9 @@ static __attribute__((noinline)) void each_gelu_second_9bb7a9(long count, const 
             const double x22_ = x17_*x20_;
             const double x23_ = 2.0*x10_*x20_;
             const double x24_ = x19_ + x22_;
-            const double next_0 = 0.15915494309189535*weight_*x14_*x15_*x6_*x7_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_);
+            const double x25_ = grown(x14_*x6_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_), x7_);
+            const double x26_ = grown(x25_, x15_);
+            const double next_0 = 0.15915494309189535*weight_*x26_;
             to[i] += next_0;
         }
     }
@@ -4390,7 +4466,7 @@ static __attribute__((noinline)) void each_gelu_slope_opposite_782ce3(long count
             const double x7_ = a_x7[i];
             const double x8_ = a_x8[i];
             const double x9_ = f_expm1(node_*x8_);
-            const double x10_ = x7_*x9_;
+            const double x10_ = grown(x7_, x9_);
             const double x11_ = x10_ + x7_;
             const double x12_ = x10_ + x5_ - 2.0*v_x_;
             const double x13_ = x10_ + x6_;
@@ -4407,7 +4483,8 @@ static __attribute__((noinline)) void each_gelu_slope_opposite_782ce3(long count
             const double x24_ = x23_*(x11_*x16_ - x2_);
             const double x25_ = x13_*x23_;
             const double x26_ = x20_ + x24_;
-            const double next_0 = 0.15915494309189535*weight_*x18_*x19_*x8_*(x22_*(2.0*m_x_*x13_*x15_*x21_ + x22_*x26_) + x24_*x26_ + x25_*(2.0*x20_ + 2.0*x25_) + 4.0 - 4.0*x20_ - 4.0*x24_);
+            const double x27_ = grown(x18_*x8_*(x22_*(2.0*m_x_*x13_*x15_*x21_ + x22_*x26_) + x24_*x26_ + x25_*(2.0*x20_ + 2.0*x25_) + 4.0 - 4.0*x20_ - 4.0*x24_), x19_);
+            const double next_0 = 0.15915494309189535*weight_*x27_;
             to[i] += next_0;
         }
     }
@@ -4468,7 +4545,8 @@ static __attribute__((noinline)) void each_gelu_slope_same_near_04d70d(long coun
             const double x22_ = x17_*x20_;
             const double x23_ = 2.0*x10_*x20_;
             const double x24_ = x19_ + x22_;
-            const double next_0 = 0.15915494309189535*weight_*x14_*x15_*x6_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_);
+            const double x25_ = grown(x14_*x6_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_), x15_);
+            const double next_0 = 0.15915494309189535*weight_*x25_;
             to[i] += next_0;
         }
     }
@@ -4528,7 +4606,8 @@ static __attribute__((noinline)) void each_gelu_slope_second_fec1c0(long count, 
             const double x22_ = x17_*x20_;
             const double x23_ = 2.0*x10_*x20_;
             const double x24_ = x19_ + x22_;
-            const double next_0 = 0.15915494309189535*weight_*x14_*x15_*x6_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_);
+            const double x25_ = grown(x14_*x6_*(x10_*x13_*x18_*(2.0*x19_ + x23_) + x13_*x17_*x18_*x24_ + 4.0 - 4.0*x19_ - x21_*((-x21_*x23_) - x21_*x24_) - 4.0*x22_), x15_);
+            const double next_0 = 0.15915494309189535*weight_*x25_;
             to[i] += next_0;
         }
     }
@@ -4569,11 +4648,12 @@ static __attribute__((noinline)) void each_erf_opposite_bc2d76(long count, const
             const double x6_ = a_x6[i];
             const double x7_ = a_x7[i];
             const double x8_ = f_expm1(node_*x7_);
-            const double x9_ = x6_*x8_;
+            const double x9_ = grown(x6_, x8_);
             const double x10_ = (x6_ + x9_)/(2.0*v_x_ + 0.5 - x5_ - x9_);
             const double x11_ = sqrt(x10_);
             const double x12_ = f_exp(-x4_*(1.0 + 1.0/((x10_ + 1e-290))));
-            const double next_0 = 0.6366197723675814*weight_*x11_*x12_*x7_;
+            const double x13_ = grown(x11_*x7_, x12_);
+            const double next_0 = 0.6366197723675814*weight_*x13_;
             to[i] += next_0;
         }
     }
@@ -4612,7 +4692,8 @@ static __attribute__((noinline)) void each_erf_same_near_658cb3(long count, cons
             const double x8_ = (x7_ + 0.5)/(x1_ - x7_);
             const double x9_ = sqrt(x8_);
             const double x10_ = f_exp(-x2_*(x8_ + 1.0));
-            const double next_0 = 0.6366197723675814*weight_*x10_*x5_*x9_;
+            const double x11_ = grown(x5_*x9_, x10_);
+            const double next_0 = 0.6366197723675814*weight_*x11_;
             to[i] += next_0;
         }
     }
@@ -4650,7 +4731,8 @@ static __attribute__((noinline)) void each_erf_second_25cb9d(long count, const d
             const double x8_ = (x7_ + 0.5)/(x1_ - x7_);
             const double x9_ = sqrt(x8_);
             const double x10_ = f_exp(-x2_*(x8_ + 1.0));
-            const double next_0 = 0.6366197723675814*weight_*x10_*x5_*x9_;
+            const double x11_ = grown(x5_*x9_, x10_);
+            const double next_0 = 0.6366197723675814*weight_*x11_;
             to[i] += next_0;
         }
     }
@@ -4677,7 +4759,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sqrt(sigma2_);
         const double x1_ = arc_cosine_1(gap_, sigma2_);
-        const double x2_ = arc_cosine_0(gap_, sigma2_);
+        const double x2_ = arc_cosine_0(gap_, 2.0*sigma2_ - gap_);
         const double next_0 = 0.3989422804014327*x0_;
         const double next_1 = 0.5*sigma2_;
         const double next_2 = 0.5*gap_ - 0.15915494309189535*x1_;
@@ -4711,15 +4793,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sqrt(sigma2_);
-        const double x1_ = minimum(gap_, 2.0*sigma2_ - gap_);
-        const double x2_ = arc_cosine_0(gap_, sigma2_);
-        const double x3_ = arc_cosine_1(x1_, sigma2_);
+        const double x1_ = 2.0*sigma2_ - gap_;
+        const double x2_ = minimum(gap_, x1_);
+        const double x3_ = arc_cosine_0(gap_, x1_);
+        const double x4_ = arc_cosine_1(x2_, sigma2_);
         const double next_0 = 0.7978845608028654*x0_;
         const double next_1 = sigma2_;
-        const double next_2 = x1_ - 0.6366197723675814*x3_;
+        const double next_2 = x2_ - 0.6366197723675814*x4_;
         const double next_3 = 0.0;
         const double next_4 = 1.0;
-        const double next_5 = 0.6366197723675814*x2_;
+        const double next_5 = 0.6366197723675814*x3_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -4967,7 +5050,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sin_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'grown'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4987,16 +5070,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = f_expm1(x1_);
         const double x3_ = f_exp(x1_);
         const double x4_ = f_expm1(-gap_);
-        const double x5_ = 0.5*x4_;
-        const double x6_ = gap_ + x1_;
-        const double x7_ = f_exp(x6_);
-        const double x8_ = f_expm1(x6_);
+        const double x5_ = gap_ + x1_;
+        const double x6_ = f_exp(x5_);
+        const double x7_ = f_expm1(x5_);
+        const double x8_ = grown(x6_ + 1.0, x4_);
         const double next_0 = 0.0;
         const double next_1 = -0.5*x2_;
-        const double next_2 = -x5_*(x7_ + 1.0);
+        const double next_2 = -0.5*x8_;
         const double next_3 = x0_;
         const double next_4 = 0.5*x3_ + 0.5;
-        const double next_5 = x5_*x8_;
+        const double next_5 = 0.5*x4_*x7_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5008,7 +5091,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "silu_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'each_atan', 'each_pow', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown', 'each_atan', 'each_pow', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5053,7 +5136,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tanh_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff', 'each_tanh_slope_gap_74f32a', 'each_tanh_slope_mean_74f98e', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'grown', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff', 'each_tanh_slope_gap_74f32a', 'each_tanh_slope_mean_74f98e', 'each_tanh_slope_second_c849a3'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5098,7 +5181,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sigmoid_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_49995f', 'each_sigmoid_second_c3b961', 'each_sigmoid_slope_gap_a02b41', 'each_sigmoid_slope_mean_2fed80', 'each_sigmoid_slope_second_ed226e'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'grown', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_49995f', 'each_sigmoid_second_c3b961', 'each_sigmoid_slope_gap_a02b41', 'each_sigmoid_slope_mean_2fed80', 'each_sigmoid_slope_second_ed226e'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5143,7 +5226,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_4fa3ac', 'each_relu_opposite_far_0de65b', 'each_relu_opposite_near_26ee05', 'each_relu_same_far_431b0a', 'each_relu_same_near_02aadf', 'each_relu_slope_opposite_49f7bb', 'each_relu_slope_same_near_e2e3e2'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'grown', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_4fa3ac', 'each_relu_opposite_far_0de65b', 'each_relu_opposite_near_26ee05', 'each_relu_same_far_431b0a', 'each_relu_same_near_02aadf', 'each_relu_slope_opposite_49f7bb', 'each_relu_slope_same_near_e2e3e2'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5242,7 +5325,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "abs_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_erf', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_1fa5f1', 'each_abs_opposite_far_0de65b', 'each_abs_opposite_near_8e1e68', 'each_abs_same_far_431b0a', 'each_abs_same_near_a1da6f', 'each_abs_slope_opposite_49f7bb', 'each_abs_slope_same_near_c6e04d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'grown', 'each_erf', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_1fa5f1', 'each_abs_opposite_far_0de65b', 'each_abs_opposite_near_8e1e68', 'each_abs_same_far_431b0a', 'each_abs_same_near_a1da6f', 'each_abs_slope_opposite_49f7bb', 'each_abs_slope_same_near_c6e04d'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5340,7 +5423,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "squared_relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_9700af', 'each_squared_relu_same_far_5ae84e', 'each_squared_relu_same_near_1f2ccd', 'each_squared_relu_slope_asymmetry_1fa5f1', 'each_squared_relu_slope_opposite_far_0de65b', 'each_squared_relu_slope_opposite_near_8e1e68', 'each_squared_relu_slope_same_far_431b0a', 'each_squared_relu_slope_same_near_a1da6f'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'grown', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_9700af', 'each_squared_relu_same_far_5ae84e', 'each_squared_relu_same_near_1f2ccd', 'each_squared_relu_slope_asymmetry_1fa5f1', 'each_squared_relu_slope_opposite_far_0de65b', 'each_squared_relu_slope_opposite_near_8e1e68', 'each_squared_relu_slope_same_far_431b0a', 'each_squared_relu_slope_same_near_a1da6f'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5456,7 +5539,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'grown', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5480,7 +5563,6 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x6[BLOCK];
     double a_y2[BLOCK];
     double a_x7[BLOCK];
-    double a_x8[BLOCK];
     double a_x9[BLOCK];
     double a_x10[BLOCK];
     double a_x11[BLOCK];
@@ -5490,6 +5572,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x15[BLOCK];
     double a_x16[BLOCK];
     double a_x17[BLOCK];
+    double a_x18[BLOCK];
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sigma2_ + 1.0;
@@ -5528,41 +5611,42 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x3_ = a_x3[i];
         const double x6_ = a_x6[i];
         const double x7_ = a_x7[i];
-        const double x8_ = mu_*x2_*x6_ + sigma2_*x2_*x7_;
-        a_x8[i] = x8_;
-        const double x9_ = 0.3989422804014327*mu_*x1_*x3_ + x6_;
+        const double x8_ = grown(mu_*x1_, x3_);
+        const double x9_ = mu_*x2_*x6_ + sigma2_*x2_*x7_;
         a_x9[i] = x9_;
-        const double x10_ = square(x9_);
+        const double x10_ = x6_ + 0.3989422804014327*x8_;
         a_x10[i] = x10_;
-        const double x11_ = minimum(sigma2_, 2.0*sigma2_ - gap_);
+        const double x11_ = square(x10_);
         a_x11[i] = x11_;
-        const double x12_ = minimum(gap_, sigma2_);
+        const double x12_ = minimum(sigma2_, 2.0*sigma2_ - gap_);
         a_x12[i] = x12_;
+        const double x13_ = minimum(gap_, sigma2_);
+        a_x13[i] = x13_;
     }
-    each_gelu_opposite_adc8c5(count, a_mu, a_sigma2, a_x11, a_x13);
-    each_gelu_same_far_00b025(count, a_mu, a_sigma2, a_x12, a_x14);
-    each_gelu_same_near_e93f6c(count, a_mu, a_sigma2, a_x12, a_x15);
-    each_gelu_slope_opposite_782ce3(count, a_mu, a_sigma2, a_x11, a_x16);
-    each_gelu_slope_same_near_04d70d(count, a_mu, a_sigma2, a_x12, a_x17);
+    each_gelu_opposite_adc8c5(count, a_mu, a_sigma2, a_x12, a_x14);
+    each_gelu_same_far_00b025(count, a_mu, a_sigma2, a_x13, a_x15);
+    each_gelu_same_near_e93f6c(count, a_mu, a_sigma2, a_x13, a_x16);
+    each_gelu_slope_opposite_782ce3(count, a_mu, a_sigma2, a_x12, a_x17);
+    each_gelu_slope_same_near_04d70d(count, a_mu, a_sigma2, a_x13, a_x18);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x10_ = a_x10[i];
-        const double x13_ = a_x13[i];
+        const double x11_ = a_x11[i];
         const double x14_ = a_x14[i];
         const double x15_ = a_x15[i];
         const double x16_ = a_x16[i];
         const double x17_ = a_x17[i];
+        const double x18_ = a_x18[i];
         const double x4_ = a_x4[i];
         const double x5_ = a_x5[i];
-        const double x8_ = a_x8[i];
         const double x9_ = a_x9[i];
-        const double next_0 = x8_;
-        const double next_1 = sigma2_*x10_ + x4_ + square(x8_);
-        const double next_2 = gap_*x10_ + x14_ + x15_ - x13_;
-        const double next_3 = x9_;
-        const double next_4 = x10_ + x5_;
-        const double next_5 = x16_ + x17_;
+        const double next_0 = x9_;
+        const double next_1 = sigma2_*x11_ + x4_ + square(x9_);
+        const double next_2 = gap_*x11_ + x15_ + x16_ - x14_;
+        const double next_3 = x10_;
+        const double next_4 = x11_ + x5_;
+        const double next_5 = x17_ + x18_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5574,7 +5658,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "erf_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_bc2d76', 'each_erf_same_near_658cb3', 'each_erf_second_25cb9d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'grown', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_bc2d76', 'each_erf_same_near_658cb3', 'each_erf_second_25cb9d'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5590,15 +5674,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x3[BLOCK];
-    double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
     double a_x7[BLOCK];
     double a_x8[BLOCK];
     double a_x9[BLOCK];
     double a_x10[BLOCK];
-    double a_y0[BLOCK];
     double a_x11[BLOCK];
+    double a_y0[BLOCK];
+    double a_x12[BLOCK];
     double a_x13[BLOCK];
     double a_x14[BLOCK];
     double a_x15[BLOCK];
@@ -5617,7 +5701,6 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x3_ = sigma2_ + 0.25;
         a_x3[i] = x3_;
         const double x4_ = sqrt(x3_);
-        a_x4[i] = x4_;
         const double x5_ = x2_ + 1.0;
         a_x5[i] = x5_;
         const double x6_ = x2_ + 0.5;
@@ -5626,28 +5709,28 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_x7[i] = x7_;
         const double x8_ = 1.0/((x6_));
         a_x8[i] = x8_;
+        const double x9_ = 0.6366197723675814/x4_;
+        a_x9[i] = x9_;
     }
-    each_erf_second_25cb9d(count, a_mu, a_sigma2, a_x9);
+    each_erf_second_25cb9d(count, a_mu, a_sigma2, a_x10);
     for (long i = 0; i < count; i++) {
         const double mu_ = a_mu[i];
         const double x0_ = a_x0[i];
         const double x5_ = a_x5[i];
         const double x7_ = a_x7[i];
-        const double x10_ = f_exp(-x0_/x5_);
-        a_x10[i] = x10_;
+        const double x11_ = f_exp(-x0_/x5_);
+        a_x11[i] = x11_;
         const double y0_ = mu_/x7_;
         a_y0[i] = y0_;
     }
-    each_erf(count, a_y0, a_x11);
+    each_erf(count, a_y0, a_x12);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x0_ = a_x0[i];
         const double x3_ = a_x3[i];
-        const double x4_ = a_x4[i];
         const double x8_ = a_x8[i];
-        const double x12_ = f_exp(-4.0*x0_*(0.5*x8_ + 1.0)/(8.0*sigma2_ + 4.0));
-        const double x13_ = 0.6366197723675814*x12_/x4_;
+        const double x13_ = f_exp(-4.0*x0_*(0.5*x8_ + 1.0)/(8.0*sigma2_ + 4.0));
         a_x13[i] = x13_;
         const double x14_ = 2.0*sigma2_ - gap_;
         a_x14[i] = x14_;
@@ -5670,6 +5753,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x1_ = a_x1[i];
         const double x10_ = a_x10[i];
         const double x11_ = a_x11[i];
+        const double x12_ = a_x12[i];
         const double x13_ = a_x13[i];
         const double x15_ = a_x15[i];
         const double x16_ = a_x16[i];
@@ -5678,12 +5762,13 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x8_ = a_x8[i];
         const double x9_ = a_x9[i];
         const double x18_ = f_expm1((-gap_*x0_*x8_/(x6_ - gap_)) - 0.5*x15_);
-        const double next_0 = x11_;
-        const double next_1 = x9_ + square(x11_);
+        const double x19_ = grown(x18_, x13_);
+        const double next_0 = x12_;
+        const double next_1 = x10_ + square(x12_);
         const double next_2 = x16_ + x17_;
-        const double next_3 = 0.7978845608028654*x10_/x1_;
-        const double next_4 = x13_;
-        const double next_5 = -x13_*x18_;
+        const double next_3 = 0.7978845608028654*x11_/x1_;
+        const double next_4 = x13_*x9_;
+        const double next_5 = -x19_*x9_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5695,7 +5780,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sin_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'each_sin', 'each_cos'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'grown', 'each_sin', 'each_cos'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5732,16 +5817,23 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x6_ = f_expm1(x5_);
         const double x7_ = f_exp(x5_);
         const double x8_ = f_expm1(-gap_);
-        const double x9_ = 0.5*x8_;
-        const double x10_ = gap_ + x5_;
-        const double x11_ = f_exp(x10_);
-        const double x12_ = f_expm1(x10_);
-        const double next_0 = x0_*x4_;
-        const double next_1 = x3_*x7_ - 0.5*x6_;
-        const double next_2 = -x9_*(x1_*x11_ + 1.0);
-        const double next_3 = x2_*x4_;
-        const double next_4 = 0.5*x1_*x7_ + 0.5;
-        const double next_5 = -x9_*(2.0*x11_*x3_ - x12_);
+        const double x9_ = grown(x0_, x4_);
+        const double x10_ = grown(x2_, x4_);
+        const double x11_ = grown(x3_, x7_);
+        const double x12_ = grown(x1_, x7_);
+        const double x13_ = gap_ + x5_;
+        const double x14_ = f_exp(x13_);
+        const double x15_ = f_expm1(x13_);
+        const double x16_ = grown(x1_, x14_);
+        const double x17_ = grown(x3_, x14_);
+        const double x18_ = grown(x16_ + 1.0, x8_);
+        const double x19_ = grown(2.0*x17_ - x15_, x8_);
+        const double next_0 = x9_;
+        const double next_1 = x11_ - 0.5*x6_;
+        const double next_2 = -0.5*x18_;
+        const double next_3 = x10_;
+        const double next_4 = 0.5*x12_ + 0.5;
+        const double next_5 = -0.5*x19_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5753,7 +5845,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "preln_gradient": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'grown', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5785,7 +5877,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "scaled_gradient": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'grown'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

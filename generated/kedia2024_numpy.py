@@ -100,17 +100,35 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _arc_cosine_0(gap, v):
-    """The angle of two tokens of variance v and covariance v - gap; zero at v = 0."""
-    t = gap/np.where(v > 0, v, 1.0)
-    return 2*np.arcsin(np.sqrt(0.5*np.minimum(t, 2.0)))
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    product = x*growth
+    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
+
+
+def _arc_cosine_0(gap, opposite):
+    """The angle of two tokens of variance v and covariance v - gap, opposite being v + covariance; zero at v = 0."""
+    whole = gap + opposite
+    t = np.minimum(gap, opposite)
+    t /= np.where(whole > 0, whole, 1.0)
+    angle = 2*np.arcsin(np.sqrt(np.maximum(t, 0.0)))
+    beyond = gap > opposite
+    return np.where(beyond, np.pi - angle, angle) if np.any(beyond) else angle
 
 
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
-    t = gap/np.where(v > 0, v, 1.0)
-    beyond = np.max(t, initial=0.0) > 1
-    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
+    t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
+    near = t < 0.25
+    if np.all(near):
+        return v*_arc_cosine_1_near(t)
+    cosine = 1 - t
+    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
+    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+
+
+def _arc_cosine_1_near(y):
+    """The same at v = 1 by a polynomial."""
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
     p *= y
     p += 6.765053154679045e-06
@@ -146,7 +164,7 @@ def _arc_cosine_1(gap, v):
     p += 0.9428090415820634
     p *= y
     p *= np.sqrt(y)
-    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)
+    return p
 
 
 def _arc_cosine_2(gap, v):
@@ -420,7 +438,8 @@ def _tail_score(node, direction, end, mean, variance, scale):
     x3 = np.minimum(x2, 8.5)
     x4 = np.log1p(x0*(8.5 - x3)/scale)
     x5 = np.expm1(node*x4)
-    return direction*(scale*x1*x5 + x3)
+    x6 = _grown(scale, x5)
+    return direction*(x1*x6 + x3)
 
 
 def _tail_weight(node, direction, end, mean, variance, scale):
@@ -431,7 +450,8 @@ def _tail_weight(node, direction, end, mean, variance, scale):
     x3 = np.minimum(x2, 8.5)
     x4 = np.log1p(x0*(8.5 - x3)/scale)
     x5 = np.exp(node*x4)
-    return scale*x1*x4*x5
+    x6 = _grown(scale*x4, x5)
+    return x1*x6
 
 
 def _inner_score(node, centre, half, mean, variance, scale):
@@ -448,7 +468,8 @@ def _inner_score(node, centre, half, mean, variance, scale):
     x9 = np.log1p(x1*x8/scale)
     x10 = np.exp(x9*(x0 - 1))
     x11 = np.expm1(x0*x9)
-    return scale*x11*x2/(x10 + 1) + x5
+    x12 = _grown(scale, x11)
+    return x12*x2/(x10 + 1) + x5
 
 
 def _inner_weight(node, centre, half, mean, variance, scale):
@@ -966,17 +987,20 @@ def _abs_asymmetry_1fa5f1(m_x, v_x):
         x9 = np.exp(x8)
         x10 = np.exp(-x8)
         x11 = 2*x8
-        x12 = np.exp(-x11)
-        x13 = np.expm1(x11)
-        x14 = np.square(x13)*np.square(x5)
-        x15 = 0.25*x12*x14
-        x16 = 2*v_x + 1e-290 - x15
-        x17 = np.sqrt(x16)
-        x18 = x15/x16
-        x19 = np.exp((-x1*(x18 + 1)) - x11)
-        x20 = x18 + 1e-290
-        x21 = np.expm1(-x1*(1/x20 - x20))
-        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
+        x12 = np.expm1(x11)
+        x13 = np.exp(-x11)
+        x14 = np.square(x12)*np.square(x5)
+        x15 = _grown(x14, x13)
+        x16 = 0.25*x15
+        x17 = 2*v_x + 1e-290 - x16
+        x18 = np.sqrt(x17)
+        x19 = x16/x17
+        x20 = np.exp((-x1*(x19 + 1)) - x11)
+        x21 = x19 + 1e-290
+        x22 = np.expm1(-x1*(1/x21 - x21))
+        x23 = _grown(x14*x5*x7*(x10 + x9), x22)
+        x24 = _grown(x23, x20)
+        total = total + -0.15915494309189535*weight*x24/x18
     return total
 
 
@@ -1000,15 +1024,17 @@ def _abs_opposite_far_0de65b(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
+        x16 = np.expm1(x14)
+        x17 = np.exp(-x14)
         x18 = np.exp(-x15)
         x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(np.square(x16)*np.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = np.sqrt(x22)
+        x24 = np.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(gap_xy*x12*x6*(x18 + x19), x24)
+        total = total + 0.6366197723675814*weight*x25/x23
     return total
 
 
@@ -1034,16 +1060,18 @@ def _abs_opposite_near_8e1e68(m_x, v_x, gap_xy):
         x15 = node*x14
         x16 = 2*x12 + 2*x15
         x17 = x12 + x15
-        x18 = np.exp(-x16)
-        x19 = np.expm1(x16)
+        x18 = np.expm1(x16)
+        x19 = np.exp(-x16)
         x20 = np.exp(-x17)
         x21 = np.exp(x17)
-        x22 = np.square(x19)*np.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = np.sqrt(x24)
-        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x22 = np.square(x18)*np.square(x7)
+        x23 = _grown(x22, x19)
+        x24 = 0.25*x23
+        x25 = x2 - x24
+        x26 = np.sqrt(x25)
+        x27 = np.exp((-x16) - x5*(1 + 1/(x24/x25 + 1e-290)))
+        x28 = _grown(x14*x22*x7*(x20 + x21), x27)
+        total = total + 0.15915494309189535*weight*x28/x26
     return total
 
 
@@ -1062,7 +1090,8 @@ def _abs_same_far_431b0a(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = np.sqrt(x8)
         x10 = np.exp(-x3*(x7/x8 + 1))
-        total = total + 0.6366197723675814*gap_xy*weight*x10*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x6 - 2*x2), x10)
+        total = total + 0.6366197723675814*weight*x11/x9
     return total
 
 
@@ -1079,7 +1108,8 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = np.sqrt(x6)
         x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x9 = _grown(x0*x4, x8)
+        total = total + 1.2732395447351628*weight*x9/x7
     return total
 
 
@@ -1103,15 +1133,17 @@ def _abs_slope_opposite_49f7bb(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
+        x16 = np.expm1(x14)
+        x17 = np.exp(-x14)
         x18 = np.exp(-x15)
         x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(np.square(x16)*np.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = np.sqrt(x22)
+        x24 = np.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(x12*x6*(x18 + x19), x24)
+        total = total + 0.6366197723675814*weight*x25/x23
     return total
 
 
@@ -1127,7 +1159,8 @@ def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
         x5 = 2*v_x + 1e-290 - x4
         x6 = np.sqrt(x5)
         x7 = np.exp(-x0*(x4/x5 + 1))
-        total = total + 1.2732395447351628*weight*x3*x7/x6
+        x8 = _grown(x3, x7)
+        total = total + 1.2732395447351628*weight*x8/x6
     return total
 
 
@@ -1144,11 +1177,12 @@ def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x8 = np.expm1(node*x7)
-        x9 = x6*x8
+        x9 = _grown(x6, x8)
         x10 = (x6 + x9)/(2*v_x + 0.5 - x5 - x9)
         x11 = np.sqrt(x10)
         x12 = np.exp(-x4*(1 + 1/(x10 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x11*x12*x7
+        x13 = _grown(x11*x7, x12)
+        total = total + 0.6366197723675814*weight*x13
     return total
 
 
@@ -1167,7 +1201,8 @@ def _erf_same_near_658cb3(m_x, v_x, gap_xy):
         x8 = (x7 + 0.5)/(x1 - x7)
         x9 = np.sqrt(x8)
         x10 = np.exp(-x2*(x8 + 1))
-        total = total + 0.6366197723675814*weight*x10*x5*x9
+        x11 = _grown(x5*x9, x10)
+        total = total + 0.6366197723675814*weight*x11
     return total
 
 
@@ -1186,7 +1221,8 @@ def _erf_second_25cb9d(m_x, v_x):
         x8 = (x7 + 0.5)/(x1 - x7)
         x9 = np.sqrt(x8)
         x10 = np.exp(-x2*(x8 + 1))
-        total = total + 0.6366197723675814*weight*x10*x5*x9
+        x11 = _grown(x5*x9, x10)
+        total = total + 0.6366197723675814*weight*x11
     return total
 
 
@@ -1204,7 +1240,7 @@ def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x9 = np.expm1(node*x8)
-        x10 = x7*x9
+        x10 = _grown(x7, x9)
         x11 = x10 + x7
         x12 = x10 + x5
         x13 = x10 + x6
@@ -1222,7 +1258,8 @@ def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
         x25 = x24*(x11*x19 - x2)
         x26 = x13*x24
         x27 = x18 + x25
-        total = total + 0.15915494309189535*weight*x21*x22*x8*(x12 - gap_xy)*(x20*(2*m_x*x13*x15*x23 + x20*x27) + x25*x27 + x26*(2*x18 + 2*x26) + 4 - 4*x18 - 4*x25)
+        x28 = _grown(x21*x8*(x12 - gap_xy)*(x20*(2*m_x*x13*x15*x23 + x20*x27) + x25*x27 + x26*(2*x18 + 2*x26) + 4 - 4*x18 - 4*x25), x22)
+        total = total + 0.15915494309189535*weight*x28
     return total
 
 
@@ -1258,7 +1295,8 @@ def _gelu_same_far_00b025(m_x, v_x, gap_xy):
         x25 = x22*x24
         x26 = 2*x14*x24
         x27 = x19 + x25
-        total = total + 0.15915494309189535*gap_xy*weight*x17*x18*x7*(x13*x14*x23*(2*x19 + x26) + x13*x22*x23*x27 + 4 - 4*x19 - x21*((-x21*x26) - x21*x27) - 4*x25)
+        x28 = _grown(gap_xy*x17*x7*(x13*x14*x23*(2*x19 + x26) + x13*x22*x23*x27 + 4 - 4*x19 - x21*((-x21*x26) - x21*x27) - 4*x25), x18)
+        total = total + 0.15915494309189535*weight*x28
     return total
 
 
@@ -1291,7 +1329,9 @@ def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*x7*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x7)
+        x26 = _grown(x25, x15)
+        total = total + 0.15915494309189535*weight*x26
     return total
 
 
@@ -1324,7 +1364,9 @@ def _gelu_second_9bb7a9(m_x, v_x):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*x7*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x7)
+        x26 = _grown(x25, x15)
+        total = total + 0.15915494309189535*weight*x26
     return total
 
 
@@ -1342,7 +1384,7 @@ def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x9 = np.expm1(node*x8)
-        x10 = x7*x9
+        x10 = _grown(x7, x9)
         x11 = x10 + x7
         x12 = x10 + x5 - 2*v_x
         x13 = x10 + x6
@@ -1359,7 +1401,8 @@ def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
         x24 = x23*(x11*x16 - x2)
         x25 = x13*x23
         x26 = x20 + x24
-        total = total + 0.15915494309189535*weight*x18*x19*x8*(x22*(2*m_x*x13*x15*x21 + x22*x26) + x24*x26 + x25*(2*x20 + 2*x25) + 4 - 4*x20 - 4*x24)
+        x27 = _grown(x18*x8*(x22*(2*m_x*x13*x15*x21 + x22*x26) + x24*x26 + x25*(2*x20 + 2*x25) + 4 - 4*x20 - 4*x24), x19)
+        total = total + 0.15915494309189535*weight*x27
     return total
 
 
@@ -1392,7 +1435,8 @@ def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x15)
+        total = total + 0.15915494309189535*weight*x25
     return total
 
 
@@ -1425,7 +1469,8 @@ def _gelu_slope_second_fec1c0(m_x, v_x):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x15)
+        total = total + 0.15915494309189535*weight*x25
     return total
 
 
@@ -1436,127 +1481,127 @@ def _gelu_tanh_gap_17712c(m_x, v_x, gap_xy):
     x1 = 0.5*m_x
     x2 = np.sqrt(gap_xy)
     x3 = 0.5*gap_xy
-    x28 = v_x - x3
-    x29 = np.sqrt(x28)
+    x27 = v_x - x3
+    x28 = np.sqrt(x27)
     total = 0.0
     for node_x, weight_x, node_y, weight_y in _row_blocks(np.array(_PIECE_PLANE), m_x.size):
         x4 = weight_x*weight_y
-        x5 = 0.15915494309189535*x4
-        x6 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
-        x7 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x5 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
+        x6 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x7 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
         x8 = _inner_score(node_x, 0.01, 0.01, 0, x3, 1)
-        x9 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
-        x10 = x2*x6
-        x11 = 0.5*np.square(x6)
-        x12 = x2*x8
-        x13 = 0.5*np.square(x8)
-        x14 = 0.7071067811865476*x10
-        x15 = 0.5641895835477564*x10
-        x16 = 0.7071067811865476*x12
-        x17 = 0.4858441370160994*x12
-        x18 = 0.6089153254541263*x12
-        x19 = -0.6089153254541264*x12
-        x20 = -0.4858441370160995*x12
-        x21 = 0.24040290139373105*x12
-        x22 = 0.19181376339427167*x12
+        x9 = x2*x5
+        x10 = 0.5*np.square(x5)
+        x11 = x2*x8
+        x12 = 0.5*np.square(x8)
+        x13 = 0.7071067811865476*x9
+        x14 = 0.5641895835477564*x9
+        x15 = 0.7071067811865476*x11
+        x16 = 0.4858441370160994*x11
+        x17 = 0.6089153254541263*x11
+        x18 = -0.6089153254541264*x11
+        x19 = -0.4858441370160995*x11
+        x20 = 0.24040290139373105*x11
+        x21 = 0.19181376339427167*x11
+        x22 = -x13
         x23 = -x14
-        x24 = -x15
+        x24 = -x20
         x25 = -x21
-        x26 = -x22
-        x27 = -x16
-        x30 = x5*x7
-        x31 = 0.6366197723675814*x4*x9*np.square(x16)
-        x32 = _tail_score(node_x, 1, 0, m_x, x28, 1)
-        x33 = _tail_weight(node_x, 1, 0, m_x, x28, 1)
-        x34 = _tail_score(node_x, -1, 0, m_x, x28, 1)
-        x35 = _tail_weight(node_x, -1, 0, m_x, x28, 1)
-        x36 = x29*x32
-        x37 = 0.5*np.square(x32)
-        x38 = x29*x34
-        x39 = 0.5*np.square(x34)
-        x40 = x1 + 0.5*x36
-        x41 = m_x + x36
-        x42 = x0 + 0.7978845608028654*x36
-        x43 = (-x1) - 0.5*x38
-        x44 = m_x + x38
-        x45 = x0 + 0.7978845608028654*x38
-        x46 = -x44
-        x47 = _inner_score(node_y, 0, x14, m_x, x28, 1)
-        x48 = _inner_weight(node_y, 0, x14, m_x, x28, 1)
-        x49 = _tail_score(node_y, 1, x14, m_x, x28, 1)
-        x50 = _tail_weight(node_y, 1, x14, m_x, x28, 1)
-        x51 = _inner_score(node_y, 0, x16, m_x, x28, 1)
-        x52 = _inner_weight(node_y, 0, x16, m_x, x28, 1)
-        x53 = _tail_score(node_y, 1, x16, m_x, x28, 1)
-        x54 = _tail_weight(node_y, 1, x16, m_x, x28, 1)
-        x55 = np.exp((-x11) - 0.5*np.square(x47))
-        x56 = np.exp((-x11) - 0.5*np.square(x49))
-        x57 = _tail_score(node_y, -1, x23, m_x, x28, 1)
-        x58 = _tail_weight(node_y, -1, x23, m_x, x28, 1)
-        x59 = np.exp((-x13) - 0.5*np.square(x51))
-        x60 = np.exp((-x13) - 0.5*np.square(x53))
-        x61 = _tail_score(node_y, -1, x27, m_x, x28, 1)
-        x62 = _tail_weight(node_y, -1, x27, m_x, x28, 1)
-        x63 = _inner_score(node_y, x40, x40, 0, x3, 1)
-        x64 = _inner_weight(node_y, x40, x40, 0, x3, 1)
-        x65 = _inner_score(node_y, x43, x43, 0, x3, 1)
-        x66 = _inner_weight(node_y, x43, x43, 0, x3, 1)
-        x67 = _tail_score(node_y, 1, x41, 0, x3, 1)
-        x68 = _tail_weight(node_y, 1, x41, 0, x3, 1)
-        x69 = x29*x47
-        x70 = x29*x49
-        x71 = x29*x51
-        x72 = x29*x53
-        x73 = np.exp((-x11) - 0.5*np.square(x57))
-        x74 = np.exp((-x13) - 0.5*np.square(x61))
-        x75 = np.exp((-x37) - 0.5*np.square(x63))
-        x76 = np.exp((-x39) - 0.5*np.square(x65))
-        x77 = np.exp((-x37) - 0.5*np.square(x67))
-        x78 = _tail_score(node_y, 1, x46, 0, x3, 1)
-        x79 = _tail_weight(node_y, 1, x46, 0, x3, 1)
-        x80 = m_x + x69
-        x81 = x0 + 0.7978845608028654*x69
-        x82 = m_x + x70
-        x83 = x0 + 0.7978845608028654*x70
-        x84 = x29*x57
-        x85 = m_x + x71
-        x86 = x0 + 0.7978845608028654*x71
-        x87 = m_x + x72
-        x88 = x0 + 0.7978845608028654*x72
-        x89 = x29*x61
-        x90 = x2*x63
-        x91 = x2*x65
-        x92 = x2*x67
-        x93 = np.exp((-x39) - 0.5*np.square(x78))
-        x94 = x14 + x80
-        x95 = x23 + x80
-        x96 = x14 + x82
-        x97 = x23 + x82
-        x98 = m_x + x84
-        x99 = x0 + 0.7978845608028654*x84
-        x100 = x18 + x85
-        x101 = x19 + x85
-        x102 = x21 + x85
-        x103 = x25 + x85
-        x104 = x18 + x87
-        x105 = x19 + x87
-        x106 = x21 + x87
-        x107 = x25 + x87
-        x108 = m_x + x89
-        x109 = x0 + 0.7978845608028654*x89
-        x110 = 0.5641895835477564*x90
-        x111 = 0.7071067811865476*x90
-        x112 = 0.5641895835477564*x91
-        x113 = 0.7071067811865476*x91
-        x114 = 0.5641895835477564*x92
-        x115 = 0.7071067811865476*x92
-        x116 = x2*x78
-        x117 = np.tanh(x15 + x81 + 0.035677408136300125*x94*np.square(x94))
-        x118 = np.tanh(x24 + x81 + 0.035677408136300125*x95*np.square(x95))
-        x119 = np.tanh(x15 + x83 + 0.035677408136300125*x96*np.square(x96))
-        x120 = np.tanh(x24 + x83 + 0.035677408136300125*x97*np.square(x97))
-        x121 = x14 + x98
-        x122 = x23 + x98
+        x26 = -x15
+        x29 = x4*x6
+        x30 = x4*x7*np.square(x15)
+        x31 = _tail_score(node_x, 1, 0, m_x, x27, 1)
+        x32 = _tail_weight(node_x, 1, 0, m_x, x27, 1)
+        x33 = _tail_score(node_x, -1, 0, m_x, x27, 1)
+        x34 = _tail_weight(node_x, -1, 0, m_x, x27, 1)
+        x35 = x28*x31
+        x36 = 0.5*np.square(x31)
+        x37 = x28*x33
+        x38 = 0.5*np.square(x33)
+        x39 = x1 + 0.5*x35
+        x40 = m_x + x35
+        x41 = x0 + 0.7978845608028654*x35
+        x42 = (-x1) - 0.5*x37
+        x43 = m_x + x37
+        x44 = x0 + 0.7978845608028654*x37
+        x45 = -x43
+        x46 = _inner_weight(node_y, 0, x13, m_x, x27, 1)
+        x47 = _inner_score(node_y, 0, x13, m_x, x27, 1)
+        x48 = _tail_score(node_y, 1, x13, m_x, x27, 1)
+        x49 = _tail_weight(node_y, 1, x13, m_x, x27, 1)
+        x50 = _inner_weight(node_y, 0, x15, m_x, x27, 1)
+        x51 = _inner_score(node_y, 0, x15, m_x, x27, 1)
+        x52 = _tail_score(node_y, 1, x15, m_x, x27, 1)
+        x53 = _tail_weight(node_y, 1, x15, m_x, x27, 1)
+        x54 = np.exp((-x10) - 0.5*np.square(x47))
+        x55 = np.exp((-x10) - 0.5*np.square(x48))
+        x56 = _tail_score(node_y, -1, x22, m_x, x27, 1)
+        x57 = _tail_weight(node_y, -1, x22, m_x, x27, 1)
+        x58 = np.exp((-x12) - 0.5*np.square(x51))
+        x59 = np.exp((-x12) - 0.5*np.square(x52))
+        x60 = _tail_score(node_y, -1, x26, m_x, x27, 1)
+        x61 = _tail_weight(node_y, -1, x26, m_x, x27, 1)
+        x62 = _inner_weight(node_y, x39, x39, 0, x3, 1)
+        x63 = _inner_score(node_y, x39, x39, 0, x3, 1)
+        x64 = _inner_weight(node_y, x42, x42, 0, x3, 1)
+        x65 = _inner_score(node_y, x42, x42, 0, x3, 1)
+        x66 = _tail_score(node_y, 1, x40, 0, x3, 1)
+        x67 = _tail_weight(node_y, 1, x40, 0, x3, 1)
+        x68 = x28*x47
+        x69 = x28*x48
+        x70 = x28*x51
+        x71 = x28*x52
+        x72 = np.exp((-x10) - 0.5*np.square(x56))
+        x73 = np.exp((-x12) - 0.5*np.square(x60))
+        x74 = np.exp((-x36) - 0.5*np.square(x63))
+        x75 = np.exp((-x38) - 0.5*np.square(x65))
+        x76 = np.exp((-x36) - 0.5*np.square(x66))
+        x77 = _tail_score(node_y, 1, x45, 0, x3, 1)
+        x78 = _tail_weight(node_y, 1, x45, 0, x3, 1)
+        x79 = m_x + x68
+        x80 = x0 + 0.7978845608028654*x68
+        x81 = m_x + x69
+        x82 = x0 + 0.7978845608028654*x69
+        x83 = x28*x56
+        x84 = m_x + x70
+        x85 = x0 + 0.7978845608028654*x70
+        x86 = m_x + x71
+        x87 = x0 + 0.7978845608028654*x71
+        x88 = x28*x60
+        x89 = x2*x63
+        x90 = x2*x65
+        x91 = x2*x66
+        x92 = np.exp((-x38) - 0.5*np.square(x77))
+        x93 = x13 + x79
+        x94 = x22 + x79
+        x95 = x13 + x81
+        x96 = x22 + x81
+        x97 = m_x + x83
+        x98 = x0 + 0.7978845608028654*x83
+        x99 = x17 + x84
+        x100 = x18 + x84
+        x101 = x20 + x84
+        x102 = x24 + x84
+        x103 = x17 + x86
+        x104 = x18 + x86
+        x105 = x20 + x86
+        x106 = x24 + x86
+        x107 = m_x + x88
+        x108 = x0 + 0.7978845608028654*x88
+        x109 = 0.5641895835477564*x89
+        x110 = 0.7071067811865476*x89
+        x111 = 0.5641895835477564*x90
+        x112 = 0.7071067811865476*x90
+        x113 = 0.5641895835477564*x91
+        x114 = 0.7071067811865476*x91
+        x115 = x2*x77
+        x116 = np.tanh(x14 + x80 + 0.035677408136300125*x93*np.square(x93))
+        x117 = np.tanh(x23 + x80 + 0.035677408136300125*x94*np.square(x94))
+        x118 = np.tanh(x14 + x82 + 0.035677408136300125*x95*np.square(x95))
+        x119 = np.tanh(x23 + x82 + 0.035677408136300125*x96*np.square(x96))
+        x120 = x13 + x97
+        x121 = x22 + x97
+        x122 = np.square(x99)
         x123 = np.square(x100)
         x124 = np.square(x101)
         x125 = np.square(x102)
@@ -1564,79 +1609,79 @@ def _gelu_tanh_gap_17712c(m_x, v_x, gap_xy):
         x127 = np.square(x104)
         x128 = np.square(x105)
         x129 = np.square(x106)
-        x130 = np.square(x107)
-        x131 = x108 + x18
-        x132 = x108 + x19
-        x133 = x108 + x21
-        x134 = x108 + x25
-        x135 = x111 + x41
-        x136 = x41 - x111
-        x137 = x113 + x44
-        x138 = x44 - x113
-        x139 = x115 + x41
-        x140 = x41 - x115
-        x141 = 0.5641895835477564*x116
-        x142 = 0.7071067811865476*x116
-        x143 = np.tanh(0.035677408136300125*x121*np.square(x121) + x15 + x99)
-        x144 = np.tanh(0.035677408136300125*x122*np.square(x122) + x24 + x99)
-        x145 = np.tanh(x110 + 0.035677408136300125*x135*np.square(x135) + x42)
-        x146 = np.tanh(0.035677408136300125*x136*np.square(x136) + x42 - x110)
-        x147 = np.tanh(x112 + 0.035677408136300125*x137*np.square(x137) + x45)
-        x148 = np.tanh(0.035677408136300125*x138*np.square(x138) + x45 - x112)
-        x149 = np.tanh(x114 + 0.035677408136300125*x139*np.square(x139) + x42)
-        x150 = np.tanh(0.035677408136300125*x140*np.square(x140) + x42 - x114)
-        x151 = 0.035677408136300125*x100*x123 + x17 + x86
-        x152 = 0.035677408136300125*x101*x124 + x20 + x86
-        x153 = 0.035677408136300125*x102*x125 + x22 + x86
-        x154 = 0.035677408136300125*x103*x126 + x26 + x86
-        x155 = 0.035677408136300125*x104*x127 + x17 + x88
-        x156 = 0.035677408136300125*x105*x128 + x20 + x88
-        x157 = 0.035677408136300125*x106*x129 + x22 + x88
-        x158 = 0.035677408136300125*x107*x130 + x26 + x88
+        x130 = x107 + x17
+        x131 = x107 + x18
+        x132 = x107 + x20
+        x133 = x107 + x24
+        x134 = x110 + x40
+        x135 = x40 - x110
+        x136 = x112 + x43
+        x137 = x43 - x112
+        x138 = x114 + x40
+        x139 = x40 - x114
+        x140 = 0.5641895835477564*x115
+        x141 = 0.7071067811865476*x115
+        x142 = np.tanh(0.035677408136300125*x120*np.square(x120) + x14 + x98)
+        x143 = np.tanh(0.035677408136300125*x121*np.square(x121) + x23 + x98)
+        x144 = np.tanh(x109 + 0.035677408136300125*x134*np.square(x134) + x41)
+        x145 = np.tanh(0.035677408136300125*x135*np.square(x135) + x41 - x109)
+        x146 = np.tanh(x111 + 0.035677408136300125*x136*np.square(x136) + x44)
+        x147 = np.tanh(0.035677408136300125*x137*np.square(x137) + x44 - x111)
+        x148 = np.tanh(x113 + 0.035677408136300125*x138*np.square(x138) + x41)
+        x149 = np.tanh(0.035677408136300125*x139*np.square(x139) + x41 - x113)
+        x150 = 0.035677408136300125*x122*x99 + x16 + x85
+        x151 = 0.035677408136300125*x100*x123 + x19 + x85
+        x152 = 0.035677408136300125*x101*x124 + x21 + x85
+        x153 = 0.035677408136300125*x102*x125 + x25 + x85
+        x154 = 0.035677408136300125*x103*x126 + x16 + x87
+        x155 = 0.035677408136300125*x104*x127 + x19 + x87
+        x156 = 0.035677408136300125*x105*x128 + x21 + x87
+        x157 = 0.035677408136300125*x106*x129 + x25 + x87
+        x158 = np.square(x130)
         x159 = np.square(x131)
         x160 = np.square(x132)
         x161 = np.square(x133)
-        x162 = np.square(x134)
-        x163 = x142 + x44
-        x164 = x44 - x142
+        x162 = x141 + x43
+        x163 = x43 - x141
+        x164 = np.tanh(x150)
         x165 = np.tanh(x151)
         x166 = np.tanh(x152)
         x167 = np.tanh(x153)
-        x168 = np.tanh(x154)
+        x168 = np.maximum(x152, -100)
         x169 = np.maximum(x153, -100)
-        x170 = np.maximum(x154, -100)
+        x170 = np.maximum(x150, -100)
         x171 = np.maximum(x151, -100)
-        x172 = np.maximum(x152, -100)
+        x172 = np.tanh(x154)
         x173 = np.tanh(x155)
         x174 = np.tanh(x156)
         x175 = np.tanh(x157)
-        x176 = np.tanh(x158)
+        x176 = np.maximum(x156, -100)
         x177 = np.maximum(x157, -100)
-        x178 = np.maximum(x158, -100)
+        x178 = np.maximum(x154, -100)
         x179 = np.maximum(x155, -100)
-        x180 = np.maximum(x156, -100)
-        x181 = np.tanh(x141 + 0.035677408136300125*x163*np.square(x163) + x45)
-        x182 = np.tanh(0.035677408136300125*x164*np.square(x164) + x45 - x141)
-        x183 = x109 + 0.035677408136300125*x131*x159 + x17
-        x184 = x109 + 0.035677408136300125*x132*x160 + x20
-        x185 = x109 + 0.035677408136300125*x133*x161 + x22
-        x186 = x109 + 0.035677408136300125*x134*x162 + x26
+        x180 = np.tanh(x140 + 0.035677408136300125*x162*np.square(x162) + x44)
+        x181 = np.tanh(0.035677408136300125*x163*np.square(x163) + x44 - x140)
+        x182 = x108 + 0.035677408136300125*x130*x158 + x16
+        x183 = x108 + 0.035677408136300125*x131*x159 + x19
+        x184 = x108 + 0.035677408136300125*x132*x160 + x21
+        x185 = x108 + 0.035677408136300125*x133*x161 + x25
+        x186 = np.minimum(x168, 100)
         x187 = np.minimum(x169, 100)
         x188 = np.minimum(x170, 100)
         x189 = np.minimum(x171, 100)
-        x190 = np.minimum(x172, 100)
+        x190 = np.minimum(x176, 100)
         x191 = np.minimum(x177, 100)
         x192 = np.minimum(x178, 100)
         x193 = np.minimum(x179, 100)
-        x194 = np.minimum(x180, 100)
+        x194 = np.tanh(x182)
         x195 = np.tanh(x183)
         x196 = np.tanh(x184)
         x197 = np.tanh(x185)
-        x198 = np.tanh(x186)
+        x198 = np.maximum(x184, -100)
         x199 = np.maximum(x185, -100)
-        x200 = np.maximum(x186, -100)
+        x200 = np.maximum(x182, -100)
         x201 = np.maximum(x183, -100)
-        x202 = np.maximum(x184, -100)
+        x202 = np.cosh(x186)
         x203 = np.cosh(x187)
         x204 = np.cosh(x188)
         x205 = np.cosh(x189)
@@ -1644,68 +1689,79 @@ def _gelu_tanh_gap_17712c(m_x, v_x, gap_xy):
         x207 = np.cosh(x191)
         x208 = np.cosh(x192)
         x209 = np.cosh(x193)
-        x210 = np.cosh(x194)
+        x210 = np.minimum(x198, 100)
         x211 = np.minimum(x199, 100)
         x212 = np.minimum(x200, 100)
         x213 = np.minimum(x201, 100)
-        x214 = np.minimum(x202, 100)
+        x214 = np.cosh(x210)
         x215 = np.cosh(x211)
         x216 = np.cosh(x212)
         x217 = np.cosh(x213)
-        x218 = np.cosh(x214)
-        x219 = x35*x5
-        x220 = x33*x5
-        total = total + (np.where((gap_xy) <= (v_x), x30*x48*x55*np.square(0.5*x94*(x117 + 1) - 0.5*x95*(x118 + 1)) + x30*x50*x56*np.square(0.5*x96*(x119 + 1) - 0.5*x97*(x120 + 1)) + x30*x58*x73*np.square(0.5*x121*(x143 + 1) - 0.5*x122*(x144 + 1)) + x31*x52*x59*np.square(0.06938700258391148*x100*(0.134145*x123 + 1)/np.square(x205) + 0.06938700258391148*x101*(0.134145*x124 + 1)/np.square(x206) + 0.13008413761680487*x102*(0.134145*x125 + 1)/np.square(x203) + 0.13008413761680487*x103*(0.134145*x126 + 1)/np.square(x204) + 0.08696371128436339*x165 + 0.08696371128436339*x166 + 0.1630362887156366*x167 + 0.1630362887156366*x168 + 0.5) + x31*x54*x60*np.square(0.06938700258391148*x104*(0.134145*x127 + 1)/np.square(x209) + 0.06938700258391148*x105*(0.134145*x128 + 1)/np.square(x210) + 0.13008413761680487*x106*(0.134145*x129 + 1)/np.square(x207) + 0.13008413761680487*x107*(0.134145*x130 + 1)/np.square(x208) + 0.08696371128436339*x173 + 0.08696371128436339*x174 + 0.1630362887156366*x175 + 0.1630362887156366*x176 + 0.5) + x31*x62*x74*np.square(0.06938700258391148*x131*(0.134145*x159 + 1)/np.square(x217) + 0.06938700258391148*x132*(0.134145*x160 + 1)/np.square(x218) + 0.13008413761680487*x133*(0.134145*x161 + 1)/np.square(x215) + 0.13008413761680487*x134*(0.134145*x162 + 1)/np.square(x216) + 0.08696371128436339*x195 + 0.08696371128436339*x196 + 0.1630362887156366*x197 + 0.1630362887156366*x198 + 0.5), x219*x66*x76*np.square(0.5*x137*(x147 + 1) - 0.5*x138*(x148 + 1)) + x219*x79*x93*np.square(0.5*x163*(x181 + 1) - 0.5*x164*(x182 + 1)) + x220*x64*x75*np.square(0.5*x135*(x145 + 1) - 0.5*x136*(x146 + 1)) + x220*x68*x77*np.square(0.5*x139*(x149 + 1) - 0.5*x140*(x150 + 1)))).sum(axis=-1)
+        x218 = x32*x4
+        x219 = x34*x4
+        x220 = _grown(x29*x46*np.square(0.5*x93*(x116 + 1) - 0.5*x94*(x117 + 1)), x54)
+        x221 = _grown(x29*x49*np.square(0.5*x95*(x118 + 1) - 0.5*x96*(x119 + 1)), x55)
+        x222 = _grown(x29*x57*np.square(0.5*x120*(x142 + 1) - 0.5*x121*(x143 + 1)), x72)
+        x223 = _grown(x218*x62*np.square(0.5*x134*(x144 + 1) - 0.5*x135*(x145 + 1)), x74)
+        x224 = _grown(x219*x64*np.square(0.5*x136*(x146 + 1) - 0.5*x137*(x147 + 1)), x75)
+        x225 = _grown(x218*x67*np.square(0.5*x138*(x148 + 1) - 0.5*x139*(x149 + 1)), x76)
+        x226 = _grown(x219*x78*np.square(0.5*x162*(x180 + 1) - 0.5*x163*(x181 + 1)), x92)
+        x227 = _grown(x30*x50*np.square(0.06938700258391148*x100*(0.134145*x123 + 1)/np.square(x205) + 0.13008413761680487*x101*(0.134145*x124 + 1)/np.square(x202) + 0.13008413761680487*x102*(0.134145*x125 + 1)/np.square(x203) + 0.08696371128436339*x164 + 0.08696371128436339*x165 + 0.1630362887156366*x166 + 0.1630362887156366*x167 + 0.06938700258391148*x99*(0.134145*x122 + 1)/np.square(x204) + 0.5), x58)
+        x228 = _grown(x30*x53*np.square(0.06938700258391148*x103*(0.134145*x126 + 1)/np.square(x208) + 0.06938700258391148*x104*(0.134145*x127 + 1)/np.square(x209) + 0.13008413761680487*x105*(0.134145*x128 + 1)/np.square(x206) + 0.13008413761680487*x106*(0.134145*x129 + 1)/np.square(x207) + 0.08696371128436339*x172 + 0.08696371128436339*x173 + 0.1630362887156366*x174 + 0.1630362887156366*x175 + 0.5), x59)
+        x229 = _grown(x30*x61*np.square(0.06938700258391148*x130*(0.134145*x158 + 1)/np.square(x216) + 0.06938700258391148*x131*(0.134145*x159 + 1)/np.square(x217) + 0.13008413761680487*x132*(0.134145*x160 + 1)/np.square(x214) + 0.13008413761680487*x133*(0.134145*x161 + 1)/np.square(x215) + 0.08696371128436339*x194 + 0.08696371128436339*x195 + 0.1630362887156366*x196 + 0.1630362887156366*x197 + 0.5), x73)
+        total = total + (np.where((gap_xy) <= (v_x), 0.15915494309189535*x220 + 0.15915494309189535*x221 + 0.15915494309189535*x222 + 0.6366197723675814*x227 + 0.6366197723675814*x228 + 0.6366197723675814*x229, 0.15915494309189535*x223 + 0.15915494309189535*x224 + 0.15915494309189535*x225 + 0.15915494309189535*x226)).sum(axis=-1)
     return total
 
 
 def _gelu_tanh_mean_8efd04(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     m_x, v_x = (item[..., None] for item in np.broadcast_arrays(m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = np.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = np.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(np.array(_PIECE_LINE), m_x.size):
-        x0 = 0.19947114020071635*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = np.exp(-0.5*np.square(x3))
-        x8 = np.exp(-0.5*np.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = np.exp(-0.5*np.square(x2))
+        x7 = np.exp(-0.5*np.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
-        x13 = np.tanh(x1 + 0.035677408136300125*x11*np.square(x11) + 0.7978845608028654*x9)
-        x14 = np.tanh(x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*np.square(x12))
-        total = total + (x0*x11*x4*x7*(x13 + 1) + x0*x12*x6*x8*(x14 + 1)).sum(axis=-1)
+        x12 = np.tanh(x0 + 0.035677408136300125*x10*np.square(x10) + 0.7978845608028654*x8)
+        x13 = np.tanh(x0 + 0.035677408136300125*x11*np.square(x11) + 0.7978845608028654*x9)
+        x14 = _grown(weight_x*x10*x3*(x12 + 1), x6)
+        x15 = _grown(weight_x*x11*x5*(x13 + 1), x7)
+        total = total + (0.19947114020071635*x14 + 0.19947114020071635*x15).sum(axis=-1)
     return total
 
 
 def _gelu_tanh_second_8dbcc9(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     m_x, v_x = (item[..., None] for item in np.broadcast_arrays(m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = np.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = np.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(np.array(_PIECE_LINE), m_x.size):
-        x0 = 0.09973557010035818*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = np.exp(-0.5*np.square(x3))
-        x8 = np.exp(-0.5*np.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = np.exp(-0.5*np.square(x2))
+        x7 = np.exp(-0.5*np.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
+        x12 = np.square(x10)
         x13 = np.square(x11)
-        x14 = np.square(x12)
-        x15 = np.tanh(x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9)
-        x16 = np.tanh(x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14)
-        total = total + (x0*x13*x4*x7*np.square(x15 + 1) + x0*x14*x6*x8*np.square(x16 + 1)).sum(axis=-1)
+        x14 = np.tanh(x0 + 0.035677408136300125*x10*x12 + 0.7978845608028654*x8)
+        x15 = np.tanh(x0 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9)
+        x16 = _grown(weight_x*x12*x3*np.square(x14 + 1), x6)
+        x17 = _grown(weight_x*x13*x5*np.square(x15 + 1), x7)
+        total = total + (0.09973557010035818*x16 + 0.09973557010035818*x17).sum(axis=-1)
     return total
 
 
@@ -1716,127 +1772,127 @@ def _gelu_tanh_slope_gap_627b72(m_x, v_x, gap_xy):
     x1 = 0.5*m_x
     x2 = np.sqrt(gap_xy)
     x3 = 0.5*gap_xy
-    x28 = v_x - x3
-    x29 = np.sqrt(x28)
+    x27 = v_x - x3
+    x28 = np.sqrt(x27)
     total = 0.0
     for node_x, weight_x, node_y, weight_y in _row_blocks(np.array(_PIECE_PLANE), m_x.size):
         x4 = weight_x*weight_y
-        x5 = 0.15915494309189535*x4
-        x6 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
-        x7 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x5 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
+        x6 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x7 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
         x8 = _inner_score(node_x, 0.01, 0.01, 0, x3, 1)
-        x9 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
-        x10 = x2*x6
-        x11 = 0.5*np.square(x6)
-        x12 = x2*x8
-        x13 = 0.5*np.square(x8)
-        x14 = 0.7071067811865476*x10
-        x15 = 0.5641895835477564*x10
-        x16 = 0.7071067811865476*x12
-        x17 = 0.4858441370160994*x12
-        x18 = 0.6089153254541263*x12
-        x19 = -0.6089153254541264*x12
-        x20 = -0.4858441370160995*x12
-        x21 = 0.24040290139373105*x12
-        x22 = 0.19181376339427167*x12
+        x9 = x2*x5
+        x10 = 0.5*np.square(x5)
+        x11 = x2*x8
+        x12 = 0.5*np.square(x8)
+        x13 = 0.7071067811865476*x9
+        x14 = 0.5641895835477564*x9
+        x15 = 0.7071067811865476*x11
+        x16 = 0.4858441370160994*x11
+        x17 = 0.6089153254541263*x11
+        x18 = -0.6089153254541264*x11
+        x19 = -0.4858441370160995*x11
+        x20 = 0.24040290139373105*x11
+        x21 = 0.19181376339427167*x11
+        x22 = -x13
         x23 = -x14
-        x24 = -x15
+        x24 = -x20
         x25 = -x21
-        x26 = -x22
-        x27 = -x16
-        x30 = x5*x7
-        x31 = 0.6366197723675814*x4*x9*np.square(x16)
-        x32 = _tail_score(node_x, 1, 0, m_x, x28, 1)
-        x33 = _tail_weight(node_x, 1, 0, m_x, x28, 1)
-        x34 = _tail_score(node_x, -1, 0, m_x, x28, 1)
-        x35 = _tail_weight(node_x, -1, 0, m_x, x28, 1)
-        x36 = x29*x32
-        x37 = 0.5*np.square(x32)
-        x38 = x29*x34
-        x39 = 0.5*np.square(x34)
-        x40 = x1 + 0.5*x36
-        x41 = m_x + x36
-        x42 = x0 + 0.7978845608028654*x36
-        x43 = (-x1) - 0.5*x38
-        x44 = m_x + x38
-        x45 = x0 + 0.7978845608028654*x38
-        x46 = -x44
-        x47 = _inner_score(node_y, 0, x14, m_x, x28, 1)
-        x48 = _inner_weight(node_y, 0, x14, m_x, x28, 1)
-        x49 = _tail_score(node_y, 1, x14, m_x, x28, 1)
-        x50 = _tail_weight(node_y, 1, x14, m_x, x28, 1)
-        x51 = _inner_score(node_y, 0, x16, m_x, x28, 1)
-        x52 = _inner_weight(node_y, 0, x16, m_x, x28, 1)
-        x53 = _tail_score(node_y, 1, x16, m_x, x28, 1)
-        x54 = _tail_weight(node_y, 1, x16, m_x, x28, 1)
-        x55 = np.exp((-x11) - 0.5*np.square(x47))
-        x56 = np.exp((-x11) - 0.5*np.square(x49))
-        x57 = _tail_score(node_y, -1, x23, m_x, x28, 1)
-        x58 = _tail_weight(node_y, -1, x23, m_x, x28, 1)
-        x59 = np.exp((-x13) - 0.5*np.square(x51))
-        x60 = np.exp((-x13) - 0.5*np.square(x53))
-        x61 = _tail_score(node_y, -1, x27, m_x, x28, 1)
-        x62 = _tail_weight(node_y, -1, x27, m_x, x28, 1)
-        x63 = _inner_score(node_y, x40, x40, 0, x3, 1)
-        x64 = _inner_weight(node_y, x40, x40, 0, x3, 1)
-        x65 = _inner_score(node_y, x43, x43, 0, x3, 1)
-        x66 = _inner_weight(node_y, x43, x43, 0, x3, 1)
-        x67 = _tail_score(node_y, 1, x41, 0, x3, 1)
-        x68 = _tail_weight(node_y, 1, x41, 0, x3, 1)
-        x69 = x29*x47
-        x70 = x29*x49
-        x71 = x29*x51
-        x72 = x29*x53
-        x73 = np.exp((-x11) - 0.5*np.square(x57))
-        x74 = np.exp((-x13) - 0.5*np.square(x61))
-        x75 = np.exp((-x37) - 0.5*np.square(x63))
-        x76 = np.exp((-x39) - 0.5*np.square(x65))
-        x77 = np.exp((-x37) - 0.5*np.square(x67))
-        x78 = _tail_score(node_y, 1, x46, 0, x3, 1)
-        x79 = _tail_weight(node_y, 1, x46, 0, x3, 1)
-        x80 = m_x + x69
-        x81 = x0 + 0.7978845608028654*x69
-        x82 = m_x + x70
-        x83 = x0 + 0.7978845608028654*x70
-        x84 = x29*x57
-        x85 = m_x + x71
-        x86 = x0 + 0.7978845608028654*x71
-        x87 = m_x + x72
-        x88 = x0 + 0.7978845608028654*x72
-        x89 = x29*x61
-        x90 = x2*x63
-        x91 = x2*x65
-        x92 = x2*x67
-        x93 = np.exp((-x39) - 0.5*np.square(x78))
-        x94 = x14 + x80
-        x95 = x23 + x80
-        x96 = x14 + x82
-        x97 = x23 + x82
-        x98 = m_x + x84
-        x99 = x0 + 0.7978845608028654*x84
-        x100 = x18 + x85
-        x101 = x19 + x85
-        x102 = x21 + x85
-        x103 = x25 + x85
-        x104 = x18 + x87
-        x105 = x19 + x87
-        x106 = x21 + x87
-        x107 = x25 + x87
-        x108 = m_x + x89
-        x109 = x0 + 0.7978845608028654*x89
-        x110 = 0.5641895835477564*x90
-        x111 = 0.7071067811865476*x90
-        x112 = 0.5641895835477564*x91
-        x113 = 0.7071067811865476*x91
-        x114 = 0.5641895835477564*x92
-        x115 = 0.7071067811865476*x92
-        x116 = x2*x78
+        x26 = -x15
+        x29 = x4*x6
+        x30 = x4*x7*np.square(x15)
+        x31 = _tail_score(node_x, 1, 0, m_x, x27, 1)
+        x32 = _tail_weight(node_x, 1, 0, m_x, x27, 1)
+        x33 = _tail_score(node_x, -1, 0, m_x, x27, 1)
+        x34 = _tail_weight(node_x, -1, 0, m_x, x27, 1)
+        x35 = x28*x31
+        x36 = 0.5*np.square(x31)
+        x37 = x28*x33
+        x38 = 0.5*np.square(x33)
+        x39 = x1 + 0.5*x35
+        x40 = m_x + x35
+        x41 = x0 + 0.7978845608028654*x35
+        x42 = (-x1) - 0.5*x37
+        x43 = m_x + x37
+        x44 = x0 + 0.7978845608028654*x37
+        x45 = -x43
+        x46 = _inner_weight(node_y, 0, x13, m_x, x27, 1)
+        x47 = _inner_score(node_y, 0, x13, m_x, x27, 1)
+        x48 = _tail_score(node_y, 1, x13, m_x, x27, 1)
+        x49 = _tail_weight(node_y, 1, x13, m_x, x27, 1)
+        x50 = _inner_weight(node_y, 0, x15, m_x, x27, 1)
+        x51 = _inner_score(node_y, 0, x15, m_x, x27, 1)
+        x52 = _tail_score(node_y, 1, x15, m_x, x27, 1)
+        x53 = _tail_weight(node_y, 1, x15, m_x, x27, 1)
+        x54 = np.exp((-x10) - 0.5*np.square(x47))
+        x55 = np.exp((-x10) - 0.5*np.square(x48))
+        x56 = _tail_score(node_y, -1, x22, m_x, x27, 1)
+        x57 = _tail_weight(node_y, -1, x22, m_x, x27, 1)
+        x58 = np.exp((-x12) - 0.5*np.square(x51))
+        x59 = np.exp((-x12) - 0.5*np.square(x52))
+        x60 = _tail_score(node_y, -1, x26, m_x, x27, 1)
+        x61 = _tail_weight(node_y, -1, x26, m_x, x27, 1)
+        x62 = _inner_weight(node_y, x39, x39, 0, x3, 1)
+        x63 = _inner_score(node_y, x39, x39, 0, x3, 1)
+        x64 = _inner_weight(node_y, x42, x42, 0, x3, 1)
+        x65 = _inner_score(node_y, x42, x42, 0, x3, 1)
+        x66 = _tail_score(node_y, 1, x40, 0, x3, 1)
+        x67 = _tail_weight(node_y, 1, x40, 0, x3, 1)
+        x68 = x28*x47
+        x69 = x28*x48
+        x70 = x28*x51
+        x71 = x28*x52
+        x72 = np.exp((-x10) - 0.5*np.square(x56))
+        x73 = np.exp((-x12) - 0.5*np.square(x60))
+        x74 = np.exp((-x36) - 0.5*np.square(x63))
+        x75 = np.exp((-x38) - 0.5*np.square(x65))
+        x76 = np.exp((-x36) - 0.5*np.square(x66))
+        x77 = _tail_score(node_y, 1, x45, 0, x3, 1)
+        x78 = _tail_weight(node_y, 1, x45, 0, x3, 1)
+        x79 = m_x + x68
+        x80 = x0 + 0.7978845608028654*x68
+        x81 = m_x + x69
+        x82 = x0 + 0.7978845608028654*x69
+        x83 = x28*x56
+        x84 = m_x + x70
+        x85 = x0 + 0.7978845608028654*x70
+        x86 = m_x + x71
+        x87 = x0 + 0.7978845608028654*x71
+        x88 = x28*x60
+        x89 = x2*x63
+        x90 = x2*x65
+        x91 = x2*x66
+        x92 = np.exp((-x38) - 0.5*np.square(x77))
+        x93 = x13 + x79
+        x94 = x22 + x79
+        x95 = x13 + x81
+        x96 = x22 + x81
+        x97 = m_x + x83
+        x98 = x0 + 0.7978845608028654*x83
+        x99 = x17 + x84
+        x100 = x18 + x84
+        x101 = x20 + x84
+        x102 = x24 + x84
+        x103 = x17 + x86
+        x104 = x18 + x86
+        x105 = x20 + x86
+        x106 = x24 + x86
+        x107 = m_x + x88
+        x108 = x0 + 0.7978845608028654*x88
+        x109 = 0.5641895835477564*x89
+        x110 = 0.7071067811865476*x89
+        x111 = 0.5641895835477564*x90
+        x112 = 0.7071067811865476*x90
+        x113 = 0.5641895835477564*x91
+        x114 = 0.7071067811865476*x91
+        x115 = x2*x77
+        x116 = np.square(x93)
         x117 = np.square(x94)
         x118 = np.square(x95)
         x119 = np.square(x96)
-        x120 = np.square(x97)
-        x121 = x14 + x98
-        x122 = x23 + x98
+        x120 = x13 + x97
+        x121 = x22 + x97
+        x122 = np.square(x99)
         x123 = np.square(x100)
         x124 = np.square(x101)
         x125 = np.square(x102)
@@ -1844,61 +1900,61 @@ def _gelu_tanh_slope_gap_627b72(m_x, v_x, gap_xy):
         x127 = np.square(x104)
         x128 = np.square(x105)
         x129 = np.square(x106)
-        x130 = np.square(x107)
-        x131 = x108 + x18
-        x132 = x108 + x19
-        x133 = x108 + x21
-        x134 = x108 + x25
-        x135 = x111 + x41
-        x136 = x41 - x111
-        x137 = x113 + x44
-        x138 = x44 - x113
-        x139 = x115 + x41
-        x140 = x41 - x115
-        x141 = 0.5641895835477564*x116
-        x142 = 0.7071067811865476*x116
-        x143 = np.maximum(0.035677408136300125*x100*x123 + x17 + x86, -100)
-        x144 = np.maximum(0.035677408136300125*x101*x124 + x20 + x86, -100)
-        x145 = np.maximum(0.035677408136300125*x102*x125 + x22 + x86, -100)
-        x146 = np.maximum(0.035677408136300125*x103*x126 + x26 + x86, -100)
-        x147 = np.maximum(0.035677408136300125*x104*x127 + x17 + x88, -100)
-        x148 = np.maximum(0.035677408136300125*x105*x128 + x20 + x88, -100)
-        x149 = np.maximum(0.035677408136300125*x106*x129 + x22 + x88, -100)
-        x150 = np.maximum(0.035677408136300125*x107*x130 + x26 + x88, -100)
-        x151 = 0.035677408136300125*x117*x94 + x15 + x81
-        x152 = 0.035677408136300125*x118*x95 + x24 + x81
-        x153 = 0.035677408136300125*x119*x96 + x15 + x83
-        x154 = 0.035677408136300125*x120*x97 + x24 + x83
+        x130 = x107 + x17
+        x131 = x107 + x18
+        x132 = x107 + x20
+        x133 = x107 + x24
+        x134 = x110 + x40
+        x135 = x40 - x110
+        x136 = x112 + x43
+        x137 = x43 - x112
+        x138 = x114 + x40
+        x139 = x40 - x114
+        x140 = 0.5641895835477564*x115
+        x141 = 0.7071067811865476*x115
+        x142 = np.maximum(0.035677408136300125*x122*x99 + x16 + x85, -100)
+        x143 = np.maximum(0.035677408136300125*x100*x123 + x19 + x85, -100)
+        x144 = np.maximum(0.035677408136300125*x101*x124 + x21 + x85, -100)
+        x145 = np.maximum(0.035677408136300125*x102*x125 + x25 + x85, -100)
+        x146 = np.maximum(0.035677408136300125*x103*x126 + x16 + x87, -100)
+        x147 = np.maximum(0.035677408136300125*x104*x127 + x19 + x87, -100)
+        x148 = np.maximum(0.035677408136300125*x105*x128 + x21 + x87, -100)
+        x149 = np.maximum(0.035677408136300125*x106*x129 + x25 + x87, -100)
+        x150 = 0.035677408136300125*x116*x93 + x14 + x80
+        x151 = 0.035677408136300125*x117*x94 + x23 + x80
+        x152 = 0.035677408136300125*x118*x95 + x14 + x82
+        x153 = 0.035677408136300125*x119*x96 + x23 + x82
+        x154 = np.square(x120)
         x155 = np.square(x121)
-        x156 = np.square(x122)
-        x157 = np.square(x131)
-        x158 = np.square(x132)
-        x159 = np.square(x133)
-        x160 = np.square(x134)
-        x161 = np.square(x135)
-        x162 = np.square(x136)
-        x163 = np.square(x137)
-        x164 = np.square(x138)
-        x165 = np.square(x139)
-        x166 = np.square(x140)
-        x167 = x142 + x44
-        x168 = x44 - x142
-        x169 = 0.134145*x124 + 1
-        x170 = 0.134145*x126 + 1
-        x171 = 0.134145*x125 + 1
-        x172 = 0.134145*x123 + 1
-        x173 = 0.134145*x128 + 1
-        x174 = 0.134145*x130 + 1
-        x175 = 0.134145*x129 + 1
-        x176 = 0.134145*x127 + 1
+        x156 = 0.134145*x123 + 1
+        x157 = 0.134145*x125 + 1
+        x158 = 0.134145*x124 + 1
+        x159 = 0.134145*x122 + 1
+        x160 = 0.134145*x127 + 1
+        x161 = 0.134145*x129 + 1
+        x162 = 0.134145*x128 + 1
+        x163 = 0.134145*x126 + 1
+        x164 = np.square(x130)
+        x165 = np.square(x131)
+        x166 = np.square(x132)
+        x167 = np.square(x133)
+        x168 = np.square(x134)
+        x169 = np.square(x135)
+        x170 = np.square(x136)
+        x171 = np.square(x137)
+        x172 = np.square(x138)
+        x173 = np.square(x139)
+        x174 = x141 + x43
+        x175 = x43 - x141
+        x176 = np.tanh(x150)
         x177 = np.tanh(x151)
-        x178 = np.tanh(x152)
+        x178 = np.maximum(x150, -100)
         x179 = np.maximum(x151, -100)
-        x180 = np.maximum(x152, -100)
+        x180 = np.tanh(x152)
         x181 = np.tanh(x153)
-        x182 = np.tanh(x154)
+        x182 = np.maximum(x152, -100)
         x183 = np.maximum(x153, -100)
-        x184 = np.maximum(x154, -100)
+        x184 = np.minimum(x142, 100)
         x185 = np.minimum(x143, 100)
         x186 = np.minimum(x144, 100)
         x187 = np.minimum(x145, 100)
@@ -1906,186 +1962,197 @@ def _gelu_tanh_slope_gap_627b72(m_x, v_x, gap_xy):
         x189 = np.minimum(x147, 100)
         x190 = np.minimum(x148, 100)
         x191 = np.minimum(x149, 100)
-        x192 = np.minimum(x150, 100)
-        x193 = np.maximum(x109 + 0.035677408136300125*x131*x157 + x17, -100)
-        x194 = np.maximum(x109 + 0.035677408136300125*x132*x158 + x20, -100)
-        x195 = np.maximum(x109 + 0.035677408136300125*x133*x159 + x22, -100)
-        x196 = np.maximum(x109 + 0.035677408136300125*x134*x160 + x26, -100)
-        x197 = 0.035677408136300125*x121*x155 + x15 + x99
-        x198 = 0.035677408136300125*x122*x156 + x24 + x99
-        x199 = x110 + 0.035677408136300125*x135*x161 + x42
-        x200 = 0.035677408136300125*x136*x162 + x42 - x110
-        x201 = x112 + 0.035677408136300125*x137*x163 + x45
-        x202 = 0.035677408136300125*x138*x164 + x45 - x112
-        x203 = x114 + 0.035677408136300125*x139*x165 + x42
-        x204 = 0.035677408136300125*x140*x166 + x42 - x114
-        x205 = np.square(x167)
-        x206 = np.square(x168)
-        x207 = 0.134145*x158 + 1
-        x208 = 0.134145*x160 + 1
-        x209 = 0.134145*x159 + 1
-        x210 = 0.134145*x157 + 1
+        x192 = np.maximum(x108 + 0.035677408136300125*x130*x164 + x16, -100)
+        x193 = np.maximum(x108 + 0.035677408136300125*x131*x165 + x19, -100)
+        x194 = np.maximum(x108 + 0.035677408136300125*x132*x166 + x21, -100)
+        x195 = np.maximum(x108 + 0.035677408136300125*x133*x167 + x25, -100)
+        x196 = 0.035677408136300125*x120*x154 + x14 + x98
+        x197 = 0.035677408136300125*x121*x155 + x23 + x98
+        x198 = 0.134145*x165 + 1
+        x199 = 0.134145*x167 + 1
+        x200 = 0.134145*x166 + 1
+        x201 = 0.134145*x164 + 1
+        x202 = x109 + 0.035677408136300125*x134*x168 + x41
+        x203 = 0.035677408136300125*x135*x169 + x41 - x109
+        x204 = x111 + 0.035677408136300125*x136*x170 + x44
+        x205 = 0.035677408136300125*x137*x171 + x44 - x111
+        x206 = x113 + 0.035677408136300125*x138*x172 + x41
+        x207 = 0.035677408136300125*x139*x173 + x41 - x113
+        x208 = np.square(x174)
+        x209 = np.square(x175)
+        x210 = np.minimum(x178, 100)
         x211 = np.minimum(x179, 100)
-        x212 = np.minimum(x180, 100)
+        x212 = np.minimum(x182, 100)
         x213 = np.minimum(x183, 100)
-        x214 = np.minimum(x184, 100)
+        x214 = np.tanh(x196)
         x215 = np.tanh(x197)
-        x216 = np.tanh(x198)
+        x216 = np.maximum(x196, -100)
         x217 = np.maximum(x197, -100)
-        x218 = np.maximum(x198, -100)
+        x218 = np.cosh(x184)
         x219 = np.cosh(x185)
         x220 = np.cosh(x186)
         x221 = np.cosh(x187)
-        x222 = np.cosh(x188)
+        x222 = np.sinh(x186)
         x223 = np.sinh(x187)
-        x224 = np.sinh(x188)
+        x224 = np.sinh(x184)
         x225 = np.sinh(x185)
-        x226 = np.sinh(x186)
+        x226 = np.cosh(x188)
         x227 = np.cosh(x189)
         x228 = np.cosh(x190)
         x229 = np.cosh(x191)
-        x230 = np.cosh(x192)
+        x230 = np.sinh(x190)
         x231 = np.sinh(x191)
-        x232 = np.sinh(x192)
+        x232 = np.sinh(x188)
         x233 = np.sinh(x189)
-        x234 = np.sinh(x190)
+        x234 = np.minimum(x192, 100)
         x235 = np.minimum(x193, 100)
         x236 = np.minimum(x194, 100)
         x237 = np.minimum(x195, 100)
-        x238 = np.minimum(x196, 100)
-        x239 = np.tanh(x199)
-        x240 = np.tanh(x200)
-        x241 = np.maximum(x199, -100)
-        x242 = np.maximum(x200, -100)
-        x243 = np.tanh(x201)
-        x244 = np.tanh(x202)
-        x245 = np.maximum(x201, -100)
-        x246 = np.maximum(x202, -100)
-        x247 = np.tanh(x203)
-        x248 = np.tanh(x204)
-        x249 = np.maximum(x203, -100)
-        x250 = np.maximum(x204, -100)
-        x251 = x141 + 0.035677408136300125*x167*x205 + x45
-        x252 = 0.035677408136300125*x168*x206 + x45 - x141
+        x238 = np.tanh(x202)
+        x239 = np.tanh(x203)
+        x240 = np.maximum(x202, -100)
+        x241 = np.maximum(x203, -100)
+        x242 = np.tanh(x204)
+        x243 = np.tanh(x205)
+        x244 = np.maximum(x204, -100)
+        x245 = np.maximum(x205, -100)
+        x246 = np.tanh(x206)
+        x247 = np.tanh(x207)
+        x248 = np.maximum(x206, -100)
+        x249 = np.maximum(x207, -100)
+        x250 = x140 + 0.035677408136300125*x174*x208 + x44
+        x251 = 0.035677408136300125*x175*x209 + x44 - x140
+        x252 = np.cosh(x210)
         x253 = np.cosh(x211)
         x254 = np.cosh(x212)
         x255 = np.cosh(x213)
-        x256 = np.cosh(x214)
+        x256 = np.minimum(x216, 100)
         x257 = np.minimum(x217, 100)
-        x258 = np.minimum(x218, 100)
+        x258 = np.cosh(x234)
         x259 = np.cosh(x235)
         x260 = np.cosh(x236)
         x261 = np.cosh(x237)
-        x262 = np.cosh(x238)
+        x262 = np.sinh(x236)
         x263 = np.sinh(x237)
-        x264 = np.sinh(x238)
+        x264 = np.sinh(x234)
         x265 = np.sinh(x235)
-        x266 = np.sinh(x236)
+        x266 = np.minimum(x240, 100)
         x267 = np.minimum(x241, 100)
-        x268 = np.minimum(x242, 100)
+        x268 = np.minimum(x244, 100)
         x269 = np.minimum(x245, 100)
-        x270 = np.minimum(x246, 100)
+        x270 = np.minimum(x248, 100)
         x271 = np.minimum(x249, 100)
-        x272 = np.minimum(x250, 100)
+        x272 = np.tanh(x250)
         x273 = np.tanh(x251)
-        x274 = np.tanh(x252)
+        x274 = np.maximum(x250, -100)
         x275 = np.maximum(x251, -100)
-        x276 = np.maximum(x252, -100)
+        x276 = 1/np.square(x218)
         x277 = 1/np.square(x219)
         x278 = 1/np.square(x220)
         x279 = 1/np.square(x221)
-        x280 = 1/np.square(x222)
+        x280 = 1/np.square(x226)
         x281 = 1/np.square(x227)
         x282 = 1/np.square(x228)
         x283 = 1/np.square(x229)
-        x284 = 1/np.square(x230)
+        x284 = np.cosh(x256)
         x285 = np.cosh(x257)
-        x286 = np.cosh(x258)
+        x286 = np.cosh(x266)
         x287 = np.cosh(x267)
         x288 = np.cosh(x268)
         x289 = np.cosh(x269)
         x290 = np.cosh(x270)
         x291 = np.cosh(x271)
-        x292 = np.cosh(x272)
+        x292 = np.minimum(x274, 100)
         x293 = np.minimum(x275, 100)
-        x294 = np.minimum(x276, 100)
+        x294 = 1/np.square(x258)
         x295 = 1/np.square(x259)
         x296 = 1/np.square(x260)
         x297 = 1/np.square(x261)
-        x298 = 1/np.square(x262)
+        x298 = np.cosh(x292)
         x299 = np.cosh(x293)
-        x300 = np.cosh(x294)
-        x301 = x33*x5
-        x302 = x35*x5
-        total = total + (np.where((gap_xy) <= (v_x), x30*x48*x55*np.square(0.5*x177 + 0.3989422804014327*x94*(0.134145*x117 + 1)/np.square(x253) - 0.5*x178 - 0.3989422804014327*x95*(0.134145*x118 + 1)/np.square(x254)) + x30*x50*x56*np.square(0.5*x181 + 0.3989422804014327*x96*(0.134145*x119 + 1)/np.square(x255) - 0.5*x182 - 0.3989422804014327*x97*(0.134145*x120 + 1)/np.square(x256)) + x30*x58*x73*np.square(0.3989422804014327*x121*(0.134145*x155 + 1)/np.square(x285) + 0.5*x215 - 0.3989422804014327*x122*(0.134145*x156 + 1)/np.square(x286) - 0.5*x216) + x31*x52*x59*np.square(0.018615838923237607*x123*x277 + 0.018615838923237607*x124*x278 + 0.03490027328121258*x125*x279 + 0.03490027328121258*x126*x280 + 0.13877400516782296*x169*x278 + 0.26016827523360975*x170*x280 + 0.26016827523360975*x171*x279 + 0.13877400516782296*x172*x277 - 0.11072563616418298*x100*x225*x277*np.square(x172)/x219 - 0.11072563616418298*x101*x226*x278*np.square(x169)/x220 - 0.2075842500196077*x102*x223*x279*np.square(x171)/x221 - 0.2075842500196077*x103*x224*x280*np.square(x170)/x222) + x31*x54*x60*np.square(0.018615838923237607*x127*x281 + 0.018615838923237607*x128*x282 + 0.03490027328121258*x129*x283 + 0.03490027328121258*x130*x284 + 0.13877400516782296*x173*x282 + 0.26016827523360975*x174*x284 + 0.26016827523360975*x175*x283 + 0.13877400516782296*x176*x281 - 0.11072563616418298*x104*x233*x281*np.square(x176)/x227 - 0.11072563616418298*x105*x234*x282*np.square(x173)/x228 - 0.2075842500196077*x106*x231*x283*np.square(x175)/x229 - 0.2075842500196077*x107*x232*x284*np.square(x174)/x230) + x31*x62*x74*np.square(0.018615838923237607*x157*x295 + 0.018615838923237607*x158*x296 + 0.03490027328121258*x159*x297 + 0.03490027328121258*x160*x298 + 0.13877400516782296*x207*x296 + 0.26016827523360975*x208*x298 + 0.26016827523360975*x209*x297 + 0.13877400516782296*x210*x295 - 0.11072563616418298*x131*x265*x295*np.square(x210)/x259 - 0.11072563616418298*x132*x266*x296*np.square(x207)/x260 - 0.2075842500196077*x133*x263*x297*np.square(x209)/x261 - 0.2075842500196077*x134*x264*x298*np.square(x208)/x262), x301*x64*x75*np.square(0.3989422804014327*x135*(0.134145*x161 + 1)/np.square(x287) + 0.5*x239 - 0.3989422804014327*x136*(0.134145*x162 + 1)/np.square(x288) - 0.5*x240) + x301*x68*x77*np.square(0.3989422804014327*x139*(0.134145*x165 + 1)/np.square(x291) + 0.5*x247 - 0.3989422804014327*x140*(0.134145*x166 + 1)/np.square(x292) - 0.5*x248) + x302*x66*x76*np.square(0.3989422804014327*x137*(0.134145*x163 + 1)/np.square(x289) + 0.5*x243 - 0.3989422804014327*x138*(0.134145*x164 + 1)/np.square(x290) - 0.5*x244) + x302*x79*x93*np.square(0.3989422804014327*x167*(0.134145*x205 + 1)/np.square(x299) + 0.5*x273 - 0.3989422804014327*x168*(0.134145*x206 + 1)/np.square(x300) - 0.5*x274))).sum(axis=-1)
+        x300 = x32*x4
+        x301 = x34*x4
+        x302 = _grown(x29*x46*np.square(0.5*x176 + 0.3989422804014327*x93*(0.134145*x116 + 1)/np.square(x252) - 0.5*x177 - 0.3989422804014327*x94*(0.134145*x117 + 1)/np.square(x253)), x54)
+        x303 = _grown(x29*x49*np.square(0.5*x180 + 0.3989422804014327*x95*(0.134145*x118 + 1)/np.square(x254) - 0.5*x181 - 0.3989422804014327*x96*(0.134145*x119 + 1)/np.square(x255)), x55)
+        x304 = _grown(x30*x50*np.square(0.018615838923237607*x122*x276 + 0.018615838923237607*x123*x277 + 0.03490027328121258*x124*x278 + 0.03490027328121258*x125*x279 + 0.13877400516782296*x156*x277 + 0.26016827523360975*x157*x279 + 0.26016827523360975*x158*x278 + 0.13877400516782296*x159*x276 - 0.11072563616418298*x100*x225*x277*np.square(x156)/x219 - 0.2075842500196077*x101*x222*x278*np.square(x158)/x220 - 0.2075842500196077*x102*x223*x279*np.square(x157)/x221 - 0.11072563616418298*x224*x276*x99*np.square(x159)/x218), x58)
+        x305 = _grown(x30*x53*np.square(0.018615838923237607*x126*x280 + 0.018615838923237607*x127*x281 + 0.03490027328121258*x128*x282 + 0.03490027328121258*x129*x283 + 0.13877400516782296*x160*x281 + 0.26016827523360975*x161*x283 + 0.26016827523360975*x162*x282 + 0.13877400516782296*x163*x280 - 0.11072563616418298*x103*x232*x280*np.square(x163)/x226 - 0.11072563616418298*x104*x233*x281*np.square(x160)/x227 - 0.2075842500196077*x105*x230*x282*np.square(x162)/x228 - 0.2075842500196077*x106*x231*x283*np.square(x161)/x229), x59)
+        x306 = _grown(x29*x57*np.square(0.3989422804014327*x120*(0.134145*x154 + 1)/np.square(x284) + 0.5*x214 - 0.3989422804014327*x121*(0.134145*x155 + 1)/np.square(x285) - 0.5*x215), x72)
+        x307 = _grown(x30*x61*np.square(0.018615838923237607*x164*x294 + 0.018615838923237607*x165*x295 + 0.03490027328121258*x166*x296 + 0.03490027328121258*x167*x297 + 0.13877400516782296*x198*x295 + 0.26016827523360975*x199*x297 + 0.26016827523360975*x200*x296 + 0.13877400516782296*x201*x294 - 0.11072563616418298*x130*x264*x294*np.square(x201)/x258 - 0.11072563616418298*x131*x265*x295*np.square(x198)/x259 - 0.2075842500196077*x132*x262*x296*np.square(x200)/x260 - 0.2075842500196077*x133*x263*x297*np.square(x199)/x261), x73)
+        x308 = _grown(x300*x62*np.square(0.3989422804014327*x134*(0.134145*x168 + 1)/np.square(x286) + 0.5*x238 - 0.3989422804014327*x135*(0.134145*x169 + 1)/np.square(x287) - 0.5*x239), x74)
+        x309 = _grown(x301*x64*np.square(0.3989422804014327*x136*(0.134145*x170 + 1)/np.square(x288) + 0.5*x242 - 0.3989422804014327*x137*(0.134145*x171 + 1)/np.square(x289) - 0.5*x243), x75)
+        x310 = _grown(x300*x67*np.square(0.3989422804014327*x138*(0.134145*x172 + 1)/np.square(x290) + 0.5*x246 - 0.3989422804014327*x139*(0.134145*x173 + 1)/np.square(x291) - 0.5*x247), x76)
+        x311 = _grown(x301*x78*np.square(0.3989422804014327*x174*(0.134145*x208 + 1)/np.square(x298) + 0.5*x272 - 0.3989422804014327*x175*(0.134145*x209 + 1)/np.square(x299) - 0.5*x273), x92)
+        total = total + (np.where((gap_xy) <= (v_x), 0.15915494309189535*x302 + 0.15915494309189535*x303 + 0.6366197723675814*x304 + 0.6366197723675814*x305 + 0.15915494309189535*x306 + 0.6366197723675814*x307, 0.15915494309189535*x308 + 0.15915494309189535*x309 + 0.15915494309189535*x310 + 0.15915494309189535*x311)).sum(axis=-1)
     return total
 
 
 def _gelu_tanh_slope_mean_23ce28(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     m_x, v_x = (item[..., None] for item in np.broadcast_arrays(m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = np.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = np.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(np.array(_PIECE_LINE), m_x.size):
-        x0 = 0.3989422804014327*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = np.exp(-0.5*np.square(x3))
-        x8 = np.exp(-0.5*np.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = np.exp(-0.5*np.square(x2))
+        x7 = np.exp(-0.5*np.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
+        x12 = np.square(x10)
         x13 = np.square(x11)
-        x14 = np.square(x12)
-        x15 = x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
-        x16 = x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14
-        x17 = np.tanh(x15)
-        x18 = np.maximum(x15, -100)
-        x19 = np.tanh(x16)
-        x20 = np.maximum(x16, -100)
-        x21 = np.minimum(x18, 100)
-        x22 = np.minimum(x20, 100)
+        x14 = x0 + 0.035677408136300125*x10*x12 + 0.7978845608028654*x8
+        x15 = x0 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
+        x16 = np.tanh(x14)
+        x17 = np.maximum(x14, -100)
+        x18 = np.tanh(x15)
+        x19 = np.maximum(x15, -100)
+        x20 = np.minimum(x17, 100)
+        x21 = np.minimum(x19, 100)
+        x22 = np.cosh(x20)
         x23 = np.cosh(x21)
-        x24 = np.cosh(x22)
-        total = total + (x0*x4*x7*(0.3989422804014327*x11*(0.134145*x13 + 1)/np.square(x23) + 0.5*x17 + 0.5) + x0*x6*x8*(0.3989422804014327*x12*(0.134145*x14 + 1)/np.square(x24) + 0.5*x19 + 0.5)).sum(axis=-1)
+        x24 = _grown(weight_x*x3*(0.3989422804014327*x10*(0.134145*x12 + 1)/np.square(x22) + 0.5*x16 + 0.5), x6)
+        x25 = _grown(weight_x*x5*(0.3989422804014327*x11*(0.134145*x13 + 1)/np.square(x23) + 0.5*x18 + 0.5), x7)
+        total = total + (0.3989422804014327*x24 + 0.3989422804014327*x25).sum(axis=-1)
     return total
 
 
 def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     m_x, v_x = (item[..., None] for item in np.broadcast_arrays(m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = np.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = np.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(np.array(_PIECE_LINE), m_x.size):
-        x0 = 0.3989422804014327*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = np.exp(-0.5*np.square(x3))
-        x8 = np.exp(-0.5*np.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = np.exp(-0.5*np.square(x2))
+        x7 = np.exp(-0.5*np.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
+        x12 = np.square(x10)
         x13 = np.square(x11)
-        x14 = np.square(x12)
-        x15 = x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
-        x16 = x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14
-        x17 = np.tanh(x15)
-        x18 = np.maximum(x15, -100)
-        x19 = np.tanh(x16)
-        x20 = np.maximum(x16, -100)
-        x21 = np.minimum(x18, 100)
-        x22 = np.minimum(x20, 100)
+        x14 = x0 + 0.035677408136300125*x10*x12 + 0.7978845608028654*x8
+        x15 = x0 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
+        x16 = np.tanh(x14)
+        x17 = np.maximum(x14, -100)
+        x18 = np.tanh(x15)
+        x19 = np.maximum(x15, -100)
+        x20 = np.minimum(x17, 100)
+        x21 = np.minimum(x19, 100)
+        x22 = np.cosh(x20)
         x23 = np.cosh(x21)
-        x24 = np.cosh(x22)
-        total = total + (x0*x4*x7*np.square(0.3989422804014327*x11*(0.134145*x13 + 1)/np.square(x23) + 0.5*x17 + 0.5) + x0*x6*x8*np.square(0.3989422804014327*x12*(0.134145*x14 + 1)/np.square(x24) + 0.5*x19 + 0.5)).sum(axis=-1)
+        x24 = _grown(weight_x*x3*np.square(0.3989422804014327*x10*(0.134145*x12 + 1)/np.square(x22) + 0.5*x16 + 0.5), x6)
+        x25 = _grown(weight_x*x5*np.square(0.3989422804014327*x11*(0.134145*x13 + 1)/np.square(x23) + 0.5*x18 + 0.5), x7)
+        total = total + (0.3989422804014327*x24 + 0.3989422804014327*x25).sum(axis=-1)
     return total
 
 
@@ -2105,17 +2172,20 @@ def _relu_asymmetry_4fa3ac(m_x, v_x):
         x9 = np.exp(x8)
         x10 = np.exp(-x8)
         x11 = 2*x8
-        x12 = np.exp(-x11)
-        x13 = np.expm1(x11)
-        x14 = np.square(x13)*np.square(x5)
-        x15 = 0.25*x12*x14
-        x16 = 2*v_x + 1e-290 - x15
-        x17 = np.sqrt(x16)
-        x18 = x15/x16
-        x19 = np.exp((-x1*(x18 + 1)) - x11)
-        x20 = x18 + 1e-290
-        x21 = np.expm1(-x1*(1/x20 - x20))
-        total = total + -0.039788735772973836*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
+        x12 = np.expm1(x11)
+        x13 = np.exp(-x11)
+        x14 = np.square(x12)*np.square(x5)
+        x15 = _grown(x14, x13)
+        x16 = 0.25*x15
+        x17 = 2*v_x + 1e-290 - x16
+        x18 = np.sqrt(x17)
+        x19 = x16/x17
+        x20 = np.exp((-x1*(x19 + 1)) - x11)
+        x21 = x19 + 1e-290
+        x22 = np.expm1(-x1*(1/x21 - x21))
+        x23 = _grown(x14*x5*x7*(x10 + x9), x22)
+        x24 = _grown(x23, x20)
+        total = total + -0.039788735772973836*weight*x24/x18
     return total
 
 
@@ -2139,15 +2209,17 @@ def _relu_opposite_far_0de65b(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
+        x16 = np.expm1(x14)
+        x17 = np.exp(-x14)
         x18 = np.exp(-x15)
         x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(np.square(x16)*np.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = np.sqrt(x22)
+        x24 = np.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(gap_xy*x12*x6*(x18 + x19), x24)
+        total = total + 0.15915494309189535*weight*x25/x23
     return total
 
 
@@ -2173,16 +2245,18 @@ def _relu_opposite_near_26ee05(m_x, v_x, gap_xy):
         x15 = node*x14
         x16 = 2*x12 + 2*x15
         x17 = x12 + x15
-        x18 = np.exp(-x16)
-        x19 = np.expm1(x16)
+        x18 = np.expm1(x16)
+        x19 = np.exp(-x16)
         x20 = np.exp(-x17)
         x21 = np.exp(x17)
-        x22 = np.square(x19)*np.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = np.sqrt(x24)
-        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.039788735772973836*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x22 = np.square(x18)*np.square(x7)
+        x23 = _grown(x22, x19)
+        x24 = 0.25*x23
+        x25 = x2 - x24
+        x26 = np.sqrt(x25)
+        x27 = np.exp((-x16) - x5*(1 + 1/(x24/x25 + 1e-290)))
+        x28 = _grown(x14*x22*x7*(x20 + x21), x27)
+        total = total + 0.039788735772973836*weight*x28/x26
     return total
 
 
@@ -2201,7 +2275,8 @@ def _relu_same_far_431b0a(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = np.sqrt(x8)
         x10 = np.exp(-x3*(x7/x8 + 1))
-        total = total + 0.15915494309189535*gap_xy*weight*x10*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x6 - 2*x2), x10)
+        total = total + 0.15915494309189535*weight*x11/x9
     return total
 
 
@@ -2218,7 +2293,8 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = np.sqrt(x6)
         x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 0.3183098861837907*weight*x0*x4*x8/x7
+        x9 = _grown(x0*x4, x8)
+        total = total + 0.3183098861837907*weight*x9/x7
     return total
 
 
@@ -2242,15 +2318,17 @@ def _relu_slope_opposite_49f7bb(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
+        x16 = np.expm1(x14)
+        x17 = np.exp(-x14)
         x18 = np.exp(-x15)
         x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(np.square(x16)*np.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = np.sqrt(x22)
+        x24 = np.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(x12*x6*(x18 + x19), x24)
+        total = total + 0.15915494309189535*weight*x25/x23
     return total
 
 
@@ -2266,7 +2344,8 @@ def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
         x5 = 2*v_x + 1e-290 - x4
         x6 = np.sqrt(x5)
         x7 = np.exp(-x0*(x4/x5 + 1))
-        total = total + 0.3183098861837907*weight*x3*x7/x6
+        x8 = _grown(x3, x7)
+        total = total + 0.3183098861837907*weight*x8/x6
     return total
 
 
@@ -2538,15 +2617,17 @@ def _squared_relu_opposite_9700af(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
+        x16 = np.expm1(x14)
+        x17 = np.exp(-x14)
         x18 = np.exp(-x15)
         x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x12*x23*x6*(x18 + x19)*np.square(x20 - gap_xy)/x22
+        x20 = _grown(np.square(x16)*np.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = np.sqrt(x22)
+        x24 = np.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(x12*x6*(x18 + x19)*np.square(x21 - gap_xy), x24)
+        total = total + 0.3183098861837907*weight*x25/x23
     return total
 
 
@@ -2565,7 +2646,8 @@ def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = np.sqrt(x8)
         x10 = np.exp(-x3*(x7/x8 + 1))
-        total = total + 0.3183098861837907*gap_xy*weight*x10*(2*x7 - gap_xy)*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x7 - gap_xy)*(2*x6 - 2*x2), x10)
+        total = total + 0.3183098861837907*weight*x11/x9
     return total
 
 
@@ -2582,7 +2664,8 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = np.sqrt(x6)
         x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 0.6366197723675814*weight*x4*x8*np.square(x0)/x7
+        x9 = _grown(x4*np.square(x0), x8)
+        total = total + 0.6366197723675814*weight*x9/x7
     return total
 
 
@@ -2602,17 +2685,20 @@ def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
         x9 = np.exp(x8)
         x10 = np.exp(-x8)
         x11 = 2*x8
-        x12 = np.exp(-x11)
-        x13 = np.expm1(x11)
-        x14 = np.square(x13)*np.square(x5)
-        x15 = 0.25*x12*x14
-        x16 = 2*v_x + 1e-290 - x15
-        x17 = np.sqrt(x16)
-        x18 = x15/x16
-        x19 = np.exp((-x1*(x18 + 1)) - x11)
-        x20 = x18 + 1e-290
-        x21 = np.expm1(-x1*(1/x20 - x20))
-        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
+        x12 = np.expm1(x11)
+        x13 = np.exp(-x11)
+        x14 = np.square(x12)*np.square(x5)
+        x15 = _grown(x14, x13)
+        x16 = 0.25*x15
+        x17 = 2*v_x + 1e-290 - x16
+        x18 = np.sqrt(x17)
+        x19 = x16/x17
+        x20 = np.exp((-x1*(x19 + 1)) - x11)
+        x21 = x19 + 1e-290
+        x22 = np.expm1(-x1*(1/x21 - x21))
+        x23 = _grown(x14*x5*x7*(x10 + x9), x22)
+        x24 = _grown(x23, x20)
+        total = total + -0.15915494309189535*weight*x24/x18
     return total
 
 
@@ -2636,15 +2722,17 @@ def _squared_relu_slope_opposite_far_0de65b(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
+        x16 = np.expm1(x14)
+        x17 = np.exp(-x14)
         x18 = np.exp(-x15)
         x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(np.square(x16)*np.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = np.sqrt(x22)
+        x24 = np.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(gap_xy*x12*x6*(x18 + x19), x24)
+        total = total + 0.6366197723675814*weight*x25/x23
     return total
 
 
@@ -2670,16 +2758,18 @@ def _squared_relu_slope_opposite_near_8e1e68(m_x, v_x, gap_xy):
         x15 = node*x14
         x16 = 2*x12 + 2*x15
         x17 = x12 + x15
-        x18 = np.exp(-x16)
-        x19 = np.expm1(x16)
+        x18 = np.expm1(x16)
+        x19 = np.exp(-x16)
         x20 = np.exp(-x17)
         x21 = np.exp(x17)
-        x22 = np.square(x19)*np.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = np.sqrt(x24)
-        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x22 = np.square(x18)*np.square(x7)
+        x23 = _grown(x22, x19)
+        x24 = 0.25*x23
+        x25 = x2 - x24
+        x26 = np.sqrt(x25)
+        x27 = np.exp((-x16) - x5*(1 + 1/(x24/x25 + 1e-290)))
+        x28 = _grown(x14*x22*x7*(x20 + x21), x27)
+        total = total + 0.15915494309189535*weight*x28/x26
     return total
 
 
@@ -2698,7 +2788,8 @@ def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = np.sqrt(x8)
         x10 = np.exp(-x3*(x7/x8 + 1))
-        total = total + 0.6366197723675814*gap_xy*weight*x10*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x6 - 2*x2), x10)
+        total = total + 0.6366197723675814*weight*x11/x9
     return total
 
 
@@ -2715,7 +2806,8 @@ def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = np.sqrt(x6)
         x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x9 = _grown(x0*x4, x8)
+        total = total + 1.2732395447351628*weight*x9/x7
     return total
 
 
@@ -3011,7 +3103,7 @@ def relu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3035,7 +3127,7 @@ def relu_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3043,7 +3135,7 @@ def relu_moments(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 9 operations a point
+    # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3053,10 +3145,13 @@ def relu_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = np.sqrt(sigma2)
             x1 = _arc_cosine_1(gap, sigma2)
-            x2 = _arc_cosine_0(gap, sigma2)
+            x2 = _arc_cosine_0(gap, 2*sigma2 - gap)
             _to_mean[_at] = 0.3989422804014327*x0
             _to_second[_at] = 0.5*sigma2
             _to_change[_at] = 0.5*gap - 0.15915494309189535*x1
@@ -3086,7 +3181,7 @@ def abs_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3110,7 +3205,7 @@ def abs_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3128,17 +3223,21 @@ def abs_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = np.sqrt(sigma2)
-            x1 = np.minimum(gap, 2*sigma2 - gap)
-            x2 = _arc_cosine_0(gap, sigma2)
-            x3 = _arc_cosine_1(x1, sigma2)
+            x1 = 2*sigma2 - gap
+            x2 = np.minimum(gap, x1)
+            x3 = _arc_cosine_0(gap, x1)
+            x4 = _arc_cosine_1(x2, sigma2)
             _to_mean[_at] = 0.7978845608028654*x0
             _to_second[_at] = sigma2
-            _to_change[_at] = x1 - 0.6366197723675814*x3
+            _to_change[_at] = x2 - 0.6366197723675814*x4
             _to_slope_mean[_at] = 0
             _to_slope_second[_at] = 1
-            _to_slope_change[_at] = 0.6366197723675814*x2
+            _to_slope_change[_at] = 0.6366197723675814*x3
 
     _in_parts(_work, workers)
     return AbsMomentsResult(
@@ -3162,7 +3261,7 @@ def squared_relu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3186,7 +3285,7 @@ def squared_relu_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3204,6 +3303,9 @@ def squared_relu_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = np.sqrt(sigma2)
                 x1 = 2*sigma2
@@ -3238,7 +3340,7 @@ def gelu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3262,7 +3364,7 @@ def gelu_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3280,6 +3382,9 @@ def gelu_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = sigma2 + 1
                 x1 = 2*sigma2 + 1
@@ -3335,7 +3440,7 @@ def erf_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3359,7 +3464,7 @@ def erf_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3377,6 +3482,9 @@ def erf_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = sigma2 + 0.5
                 x1 = sigma2 + 0.25
@@ -3416,7 +3524,7 @@ def sin_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3440,7 +3548,7 @@ def sin_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3448,7 +3556,7 @@ def sin_moments(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 21 operations a point
+    # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3458,6 +3566,9 @@ def sin_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = np.exp(-0.5*sigma2)
                 x1 = -2*sigma2
@@ -3465,16 +3576,16 @@ def sin_moments(
                 x3 = np.exp(x1)
             if _changed & 0b10:
                 x4 = np.expm1(-gap)
-                x5 = 0.5*x4
-            x6 = gap + x1
-            x7 = np.exp(x6)
-            x8 = np.expm1(x6)
+            x5 = gap + x1
+            x6 = np.exp(x5)
+            x7 = np.expm1(x5)
+            x8 = _grown(x6 + 1, x4)
             _to_mean[_at] = 0
             _to_second[_at] = -0.5*x2
-            _to_change[_at] = -x5*(x7 + 1)
+            _to_change[_at] = -0.5*x8
             _to_slope_mean[_at] = x0
             _to_slope_second[_at] = 0.5*x3 + 0.5
-            _to_slope_change[_at] = x5*x8
+            _to_slope_change[_at] = 0.5*x4*x7
 
     _in_parts(_work, workers)
     return SinMomentsResult(
@@ -3498,7 +3609,7 @@ def silu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3522,7 +3633,7 @@ def silu_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3540,6 +3651,9 @@ def silu_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = _silu_mean_3e016d(sigma2)
                 x1 = _silu_second_4a42c1(sigma2)
@@ -3575,7 +3689,7 @@ def tanh_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3599,7 +3713,7 @@ def tanh_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3617,6 +3731,9 @@ def tanh_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = _tanh_second_b371ff(sigma2)
                 x1 = _tanh_slope_mean_74f98e(sigma2)
@@ -3652,7 +3769,7 @@ def sigmoid_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3676,7 +3793,7 @@ def sigmoid_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3694,6 +3811,9 @@ def sigmoid_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = _sigmoid_second_c3b961(sigma2)
                 x1 = _sigmoid_slope_mean_2fed80(sigma2)
@@ -3729,7 +3849,7 @@ def gelu_tanh_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3753,7 +3873,7 @@ def gelu_tanh_moments(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3772,6 +3892,9 @@ def gelu_tanh_moments(
             (
                 sigma2, gap,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = _gelu_tanh_mean_8efd04(0, sigma2)
                 x1 = _gelu_tanh_second_8dbcc9(0, sigma2)
@@ -3809,7 +3932,7 @@ def relu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3834,7 +3957,7 @@ def relu_moments_at_mean(
     _domains = (
         None,
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3853,6 +3976,9 @@ def relu_moments_at_mean(
             (
                 mu, sigma2, gap,
             ) = _values
+            if check and _changed & 0b110:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b11:
                 x0 = _normal_moment(1, mu, sigma2)
                 x1 = _normal_moment(2, mu, sigma2)
@@ -3896,7 +4022,7 @@ def abs_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3921,7 +4047,7 @@ def abs_moments_at_mean(
     _domains = (
         None,
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -3940,6 +4066,9 @@ def abs_moments_at_mean(
             (
                 mu, sigma2, gap,
             ) = _values
+            if check and _changed & 0b110:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b10:
                 x0 = np.sqrt(sigma2)
             if _changed & 0b11:
@@ -3984,7 +4113,7 @@ def squared_relu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -4009,7 +4138,7 @@ def squared_relu_moments_at_mean(
     _domains = (
         None,
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -4028,6 +4157,9 @@ def squared_relu_moments_at_mean(
             (
                 mu, sigma2, gap,
             ) = _values
+            if check and _changed & 0b110:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b100:
                 x0 = 4*gap
             if _changed & 0b11:
@@ -4077,7 +4209,7 @@ def gelu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -4102,7 +4234,7 @@ def gelu_moments_at_mean(
     _domains = (
         None,
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -4120,6 +4252,9 @@ def gelu_moments_at_mean(
             (
                 mu, sigma2, gap,
             ) = _values
+            if check and _changed & 0b110:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b10:
                 x0 = sigma2 + 1
                 x1 = np.power(x0, -1.5)
@@ -4130,23 +4265,24 @@ def gelu_moments_at_mean(
                 x5 = _gelu_slope_second_fec1c0(mu, sigma2)
                 x6 = _normal_moment(0, mu, x0)
                 x7 = _normal_moment(1, mu, x0)
-                x8 = mu*x2*x6 + sigma2*x2*x7
-                x9 = 0.3989422804014327*mu*x1*x3 + x6
-                x10 = np.square(x9)
+                x8 = _grown(mu*x1, x3)
+                x9 = mu*x2*x6 + sigma2*x2*x7
+                x10 = x6 + 0.3989422804014327*x8
+                x11 = np.square(x10)
             if _changed & 0b110:
-                x11 = np.minimum(sigma2, 2*sigma2 - gap)
-                x12 = np.minimum(gap, sigma2)
-            x13 = _gelu_opposite_adc8c5(mu, sigma2, x11)
-            x14 = _gelu_same_far_00b025(mu, sigma2, x12)
-            x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
-            x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
-            x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
-            _to_mean[_at] = x8
-            _to_second[_at] = sigma2*x10 + x4 + np.square(x8)
-            _to_change[_at] = gap*x10 + x14 + x15 - x13
-            _to_slope_mean[_at] = x9
-            _to_slope_second[_at] = x10 + x5
-            _to_slope_change[_at] = x16 + x17
+                x12 = np.minimum(sigma2, 2*sigma2 - gap)
+                x13 = np.minimum(gap, sigma2)
+            x14 = _gelu_opposite_adc8c5(mu, sigma2, x12)
+            x15 = _gelu_same_far_00b025(mu, sigma2, x13)
+            x16 = _gelu_same_near_e93f6c(mu, sigma2, x13)
+            x17 = _gelu_slope_opposite_782ce3(mu, sigma2, x12)
+            x18 = _gelu_slope_same_near_04d70d(mu, sigma2, x13)
+            _to_mean[_at] = x9
+            _to_second[_at] = sigma2*x11 + x4 + np.square(x9)
+            _to_change[_at] = gap*x11 + x15 + x16 - x14
+            _to_slope_mean[_at] = x10
+            _to_slope_second[_at] = x11 + x5
+            _to_slope_change[_at] = x17 + x18
 
     _in_parts(_work, workers)
     return GeluMomentsAtMeanResult(
@@ -4171,7 +4307,7 @@ def erf_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -4196,7 +4332,7 @@ def erf_moments_at_mean(
     _domains = (
         None,
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -4204,7 +4340,7 @@ def erf_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 256651 operations a point
+    # 256652 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4214,6 +4350,9 @@ def erf_moments_at_mean(
             (
                 mu, sigma2, gap,
             ) = _values
+            if check and _changed & 0b110:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = np.square(mu)
             if _changed & 0b10:
@@ -4225,24 +4364,25 @@ def erf_moments_at_mean(
                 x6 = x2 + 0.5
                 x7 = np.sqrt(x5)
                 x8 = 1/x6
+                x9 = 0.6366197723675814/x4
             if _changed & 0b11:
-                x9 = _erf_second_25cb9d(mu, sigma2)
-                x10 = np.exp(-x0/x5)
-                x11 = _erf(mu/x7)
-                x12 = np.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
-                x13 = 0.6366197723675814*x12/x4
+                x10 = _erf_second_25cb9d(mu, sigma2)
+                x11 = np.exp(-x0/x5)
+                x12 = _erf(mu/x7)
+                x13 = np.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
             if _changed & 0b110:
                 x14 = 2*sigma2 - gap
                 x15 = np.log1p(gap*x14/x3)
             x16 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
             x17 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x14))
             x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-            _to_mean[_at] = x11
-            _to_second[_at] = x9 + np.square(x11)
+            x19 = _grown(x18, x13)
+            _to_mean[_at] = x12
+            _to_second[_at] = x10 + np.square(x12)
             _to_change[_at] = x16 + x17
-            _to_slope_mean[_at] = 0.7978845608028654*x10/x1
-            _to_slope_second[_at] = x13
-            _to_slope_change[_at] = -x13*x18
+            _to_slope_mean[_at] = 0.7978845608028654*x11/x1
+            _to_slope_second[_at] = x13*x9
+            _to_slope_change[_at] = -x19*x9
 
     _in_parts(_work, workers)
     return ErfMomentsAtMeanResult(
@@ -4267,7 +4407,7 @@ def sin_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -4292,7 +4432,7 @@ def sin_moments_at_mean(
     _domains = (
         None,
         ('sigma2', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, 2*sigma2]'),
     )
     _to_mean = np.empty(_shape)
     _to_second = np.empty(_shape)
@@ -4300,7 +4440,7 @@ def sin_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 35 operations a point
+    # 36 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4310,6 +4450,9 @@ def sin_moments_at_mean(
             (
                 mu, sigma2, gap,
             ) = _values
+            if check and _changed & 0b110:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
                 x0 = np.sin(mu)
                 x1 = np.cos(2*mu)
@@ -4322,17 +4465,25 @@ def sin_moments_at_mean(
                 x7 = np.exp(x5)
             if _changed & 0b100:
                 x8 = np.expm1(-gap)
-                x9 = 0.5*x8
+            if _changed & 0b11:
+                x9 = _grown(x0, x4)
+                x10 = _grown(x2, x4)
+                x11 = _grown(x3, x7)
+                x12 = _grown(x1, x7)
             if _changed & 0b110:
-                x10 = gap + x5
-                x11 = np.exp(x10)
-                x12 = np.expm1(x10)
-            _to_mean[_at] = x0*x4
-            _to_second[_at] = x3*x7 - 0.5*x6
-            _to_change[_at] = -x9*(x1*x11 + 1)
-            _to_slope_mean[_at] = x2*x4
-            _to_slope_second[_at] = 0.5*x1*x7 + 0.5
-            _to_slope_change[_at] = -x9*(2*x11*x3 - x12)
+                x13 = gap + x5
+                x14 = np.exp(x13)
+                x15 = np.expm1(x13)
+            x16 = _grown(x1, x14)
+            x17 = _grown(x3, x14)
+            x18 = _grown(x16 + 1, x8)
+            x19 = _grown(2*x17 - x15, x8)
+            _to_mean[_at] = x9
+            _to_second[_at] = x11 - 0.5*x6
+            _to_change[_at] = -0.5*x18
+            _to_slope_mean[_at] = x10
+            _to_slope_second[_at] = 0.5*x12 + 0.5
+            _to_slope_change[_at] = -0.5*x19
 
     _in_parts(_work, workers)
     return SinMomentsAtMeanResult(
@@ -4420,7 +4571,7 @@ def scaled_gradient(
 
     Args:
         L: depth: number of blocks, an integer >= 1.
-        beta: scale of a residual branch, a number >= 0.
+        beta: scale of a residual branch, a number in [0, 1].
         c_g: gradient gain of a block's branch, for an input of unit second moment, a number >= 0.
 
     Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
@@ -4448,7 +4599,7 @@ def scaled_gradient(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('L', 1.0, None, True, False, 'an integer >= 1'),
-        ('beta', 0.0, None, False, False, 'a number >= 0'),
+        ('beta', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('c_g', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_gradient = np.empty(_shape)

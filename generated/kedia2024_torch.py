@@ -24,12 +24,19 @@ def _tensors(*values):
     ]
 
 
-def _arc_cosine_0(gap, v):
-    """The angle of two tokens of variance v and covariance v - gap; zero at v = 0."""
-    zero = 0*(gap + v)
-    gap, v = gap + zero, v + zero
-    t = gap/torch.where(v > 0, v, torch.ones_like(v))
-    return 2*torch.arcsin(torch.sqrt(0.5*torch.clamp(t, max=2.0)))
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+
+
+def _arc_cosine_0(gap, opposite):
+    """The angle of two tokens of variance v and covariance v - gap, opposite being v + covariance; zero at v = 0."""
+    zero = 0*(gap + opposite)
+    gap, opposite = gap + zero, opposite + zero
+    whole = gap + opposite
+    t = torch.minimum(gap, opposite)/torch.where(whole > 0, whole, torch.ones_like(whole))
+    angle = 2*torch.arcsin(torch.sqrt(torch.clamp(t, min=0.0)))
+    return torch.where(gap > opposite, torch.pi - angle, angle)
 
 
 def _arc_cosine_1(gap, v):
@@ -272,7 +279,8 @@ def _tail_score(node, direction, end, mean, variance, scale):
     x3 = torch.clamp(x2, max=8.5)
     x4 = torch.log1p(x0*(8.5 - x3)/scale)
     x5 = torch.expm1(node*x4)
-    return direction*(scale*x1*x5 + x3)
+    x6 = _grown(scale, x5)
+    return direction*(x1*x6 + x3)
 
 
 def _tail_weight(node, direction, end, mean, variance, scale):
@@ -283,7 +291,8 @@ def _tail_weight(node, direction, end, mean, variance, scale):
     x3 = torch.clamp(x2, max=8.5)
     x4 = torch.log1p(x0*(8.5 - x3)/scale)
     x5 = torch.exp(node*x4)
-    return scale*x1*x4*x5
+    x6 = _grown(scale*x4, x5)
+    return x1*x6
 
 
 def _inner_score(node, centre, half, mean, variance, scale):
@@ -300,7 +309,8 @@ def _inner_score(node, centre, half, mean, variance, scale):
     x9 = torch.log1p(x1*x8/scale)
     x10 = torch.exp(x9*(x0 - 1))
     x11 = torch.expm1(x0*x9)
-    return scale*x11*x2/(x10 + 1) + x5
+    x12 = _grown(scale, x11)
+    return x12*x2/(x10 + 1) + x5
 
 
 def _inner_weight(node, centre, half, mean, variance, scale):
@@ -820,17 +830,20 @@ def _abs_asymmetry_1fa5f1(m_x, v_x):
         x9 = torch.exp(x8)
         x10 = torch.exp(-x8)
         x11 = 2*x8
-        x12 = torch.exp(-x11)
-        x13 = torch.expm1(x11)
-        x14 = torch.square(x13)*torch.square(x5)
-        x15 = 0.25*x12*x14
-        x16 = 2*v_x + 1e-290 - x15
-        x17 = torch.sqrt(x16)
-        x18 = x15/x16
-        x19 = torch.exp((-x1*(x18 + 1)) - x11)
-        x20 = x18 + 1e-290
-        x21 = torch.expm1(-x1*(1/x20 - x20))
-        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
+        x12 = torch.expm1(x11)
+        x13 = torch.exp(-x11)
+        x14 = torch.square(x12)*torch.square(x5)
+        x15 = _grown(x14, x13)
+        x16 = 0.25*x15
+        x17 = 2*v_x + 1e-290 - x16
+        x18 = torch.sqrt(x17)
+        x19 = x16/x17
+        x20 = torch.exp((-x1*(x19 + 1)) - x11)
+        x21 = x19 + 1e-290
+        x22 = torch.expm1(-x1*(1/x21 - x21))
+        x23 = _grown(x14*x5*x7*(x10 + x9), x22)
+        x24 = _grown(x23, x20)
+        total = total + -0.15915494309189535*weight*x24/x18
     return total
 
 
@@ -856,15 +869,17 @@ def _abs_opposite_far_0de65b(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
+        x16 = torch.expm1(x14)
+        x17 = torch.exp(-x14)
         x18 = torch.exp(-x15)
         x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(torch.square(x16)*torch.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = torch.sqrt(x22)
+        x24 = torch.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(gap_xy*x12*x6*(x18 + x19), x24)
+        total = total + 0.6366197723675814*weight*x25/x23
     return total
 
 
@@ -892,16 +907,18 @@ def _abs_opposite_near_8e1e68(m_x, v_x, gap_xy):
         x15 = node*x14
         x16 = 2*x12 + 2*x15
         x17 = x12 + x15
-        x18 = torch.exp(-x16)
-        x19 = torch.expm1(x16)
+        x18 = torch.expm1(x16)
+        x19 = torch.exp(-x16)
         x20 = torch.exp(-x17)
         x21 = torch.exp(x17)
-        x22 = torch.square(x19)*torch.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = torch.sqrt(x24)
-        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x22 = torch.square(x18)*torch.square(x7)
+        x23 = _grown(x22, x19)
+        x24 = 0.25*x23
+        x25 = x2 - x24
+        x26 = torch.sqrt(x25)
+        x27 = torch.exp((-x16) - x5*(1 + 1/(x24/x25 + 1e-290)))
+        x28 = _grown(x14*x22*x7*(x20 + x21), x27)
+        total = total + 0.15915494309189535*weight*x28/x26
     return total
 
 
@@ -922,7 +939,8 @@ def _abs_same_far_431b0a(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = torch.sqrt(x8)
         x10 = torch.exp(-x3*(x7/x8 + 1))
-        total = total + 0.6366197723675814*gap_xy*weight*x10*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x6 - 2*x2), x10)
+        total = total + 0.6366197723675814*weight*x11/x9
     return total
 
 
@@ -941,7 +959,8 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = torch.sqrt(x6)
         x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x9 = _grown(x0*x4, x8)
+        total = total + 1.2732395447351628*weight*x9/x7
     return total
 
 
@@ -967,15 +986,17 @@ def _abs_slope_opposite_49f7bb(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
+        x16 = torch.expm1(x14)
+        x17 = torch.exp(-x14)
         x18 = torch.exp(-x15)
         x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(torch.square(x16)*torch.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = torch.sqrt(x22)
+        x24 = torch.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(x12*x6*(x18 + x19), x24)
+        total = total + 0.6366197723675814*weight*x25/x23
     return total
 
 
@@ -993,7 +1014,8 @@ def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
         x5 = 2*v_x + 1e-290 - x4
         x6 = torch.sqrt(x5)
         x7 = torch.exp(-x0*(x4/x5 + 1))
-        total = total + 1.2732395447351628*weight*x3*x7/x6
+        x8 = _grown(x3, x7)
+        total = total + 1.2732395447351628*weight*x8/x6
     return total
 
 
@@ -1012,11 +1034,12 @@ def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
         x8 = torch.expm1(node*x7)
-        x9 = x6*x8
+        x9 = _grown(x6, x8)
         x10 = (x6 + x9)/(2*v_x + 0.5 - x5 - x9)
         x11 = torch.sqrt(x10)
         x12 = torch.exp(-x4*(1 + 1/(x10 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x11*x12*x7
+        x13 = _grown(x11*x7, x12)
+        total = total + 0.6366197723675814*weight*x13
     return total
 
 
@@ -1037,7 +1060,8 @@ def _erf_same_near_658cb3(m_x, v_x, gap_xy):
         x8 = (x7 + 0.5)/(x1 - x7)
         x9 = torch.sqrt(x8)
         x10 = torch.exp(-x2*(x8 + 1))
-        total = total + 0.6366197723675814*weight*x10*x5*x9
+        x11 = _grown(x5*x9, x10)
+        total = total + 0.6366197723675814*weight*x11
     return total
 
 
@@ -1058,7 +1082,8 @@ def _erf_second_25cb9d(m_x, v_x):
         x8 = (x7 + 0.5)/(x1 - x7)
         x9 = torch.sqrt(x8)
         x10 = torch.exp(-x2*(x8 + 1))
-        total = total + 0.6366197723675814*weight*x10*x5*x9
+        x11 = _grown(x5*x9, x10)
+        total = total + 0.6366197723675814*weight*x11
     return total
 
 
@@ -1078,7 +1103,7 @@ def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
         x9 = torch.expm1(node*x8)
-        x10 = x7*x9
+        x10 = _grown(x7, x9)
         x11 = x10 + x7
         x12 = x10 + x5
         x13 = x10 + x6
@@ -1096,7 +1121,8 @@ def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
         x25 = x24*(x11*x19 - x2)
         x26 = x13*x24
         x27 = x18 + x25
-        total = total + 0.15915494309189535*weight*x21*x22*x8*(x12 - gap_xy)*(x20*(2*m_x*x13*x15*x23 + x20*x27) + x25*x27 + x26*(2*x18 + 2*x26) + 4 - 4*x18 - 4*x25)
+        x28 = _grown(x21*x8*(x12 - gap_xy)*(x20*(2*m_x*x13*x15*x23 + x20*x27) + x25*x27 + x26*(2*x18 + 2*x26) + 4 - 4*x18 - 4*x25), x22)
+        total = total + 0.15915494309189535*weight*x28
     return total
 
 
@@ -1134,7 +1160,8 @@ def _gelu_same_far_00b025(m_x, v_x, gap_xy):
         x25 = x22*x24
         x26 = 2*x14*x24
         x27 = x19 + x25
-        total = total + 0.15915494309189535*gap_xy*weight*x17*x18*x7*(x13*x14*x23*(2*x19 + x26) + x13*x22*x23*x27 + 4 - 4*x19 - x21*((-x21*x26) - x21*x27) - 4*x25)
+        x28 = _grown(gap_xy*x17*x7*(x13*x14*x23*(2*x19 + x26) + x13*x22*x23*x27 + 4 - 4*x19 - x21*((-x21*x26) - x21*x27) - 4*x25), x18)
+        total = total + 0.15915494309189535*weight*x28
     return total
 
 
@@ -1169,7 +1196,9 @@ def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*x7*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x7)
+        x26 = _grown(x25, x15)
+        total = total + 0.15915494309189535*weight*x26
     return total
 
 
@@ -1204,7 +1233,9 @@ def _gelu_second_9bb7a9(m_x, v_x):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*x7*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x7)
+        x26 = _grown(x25, x15)
+        total = total + 0.15915494309189535*weight*x26
     return total
 
 
@@ -1224,7 +1255,7 @@ def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
         x9 = torch.expm1(node*x8)
-        x10 = x7*x9
+        x10 = _grown(x7, x9)
         x11 = x10 + x7
         x12 = x10 + x5 - 2*v_x
         x13 = x10 + x6
@@ -1241,7 +1272,8 @@ def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
         x24 = x23*(x11*x16 - x2)
         x25 = x13*x23
         x26 = x20 + x24
-        total = total + 0.15915494309189535*weight*x18*x19*x8*(x22*(2*m_x*x13*x15*x21 + x22*x26) + x24*x26 + x25*(2*x20 + 2*x25) + 4 - 4*x20 - 4*x24)
+        x27 = _grown(x18*x8*(x22*(2*m_x*x13*x15*x21 + x22*x26) + x24*x26 + x25*(2*x20 + 2*x25) + 4 - 4*x20 - 4*x24), x19)
+        total = total + 0.15915494309189535*weight*x27
     return total
 
 
@@ -1276,7 +1308,8 @@ def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x15)
+        total = total + 0.15915494309189535*weight*x25
     return total
 
 
@@ -1311,7 +1344,8 @@ def _gelu_slope_second_fec1c0(m_x, v_x):
         x22 = x17*x20
         x23 = 2*x10*x20
         x24 = x19 + x22
-        total = total + 0.15915494309189535*weight*x14*x15*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22)
+        x25 = _grown(x14*x6*(x10*x13*x18*(2*x19 + x23) + x13*x17*x18*x24 + 4 - 4*x19 - x21*((-x21*x23) - x21*x24) - 4*x22), x15)
+        total = total + 0.15915494309189535*weight*x25
     return total
 
 
@@ -1323,127 +1357,127 @@ def _gelu_tanh_gap_17712c(m_x, v_x, gap_xy):
     x1 = 0.5*m_x
     x2 = torch.sqrt(gap_xy)
     x3 = 0.5*gap_xy
-    x28 = v_x - x3
-    x29 = torch.sqrt(x28)
+    x27 = v_x - x3
+    x28 = torch.sqrt(x27)
     total = 0.0
     for node_x, weight_x, node_y, weight_y in _row_blocks(torch.tensor(_PIECE_PLANE, dtype=zero.dtype, device=zero.device), zero.numel()):
         x4 = weight_x*weight_y
-        x5 = 0.15915494309189535*x4
-        x6 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
-        x7 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x5 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
+        x6 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x7 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
         x8 = _inner_score(node_x, 0.01, 0.01, 0, x3, 1)
-        x9 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
-        x10 = x2*x6
-        x11 = 0.5*torch.square(x6)
-        x12 = x2*x8
-        x13 = 0.5*torch.square(x8)
-        x14 = 0.7071067811865476*x10
-        x15 = 0.5641895835477564*x10
-        x16 = 0.7071067811865476*x12
-        x17 = 0.4858441370160994*x12
-        x18 = 0.6089153254541263*x12
-        x19 = -0.6089153254541264*x12
-        x20 = -0.4858441370160995*x12
-        x21 = 0.24040290139373105*x12
-        x22 = 0.19181376339427167*x12
+        x9 = x2*x5
+        x10 = 0.5*torch.square(x5)
+        x11 = x2*x8
+        x12 = 0.5*torch.square(x8)
+        x13 = 0.7071067811865476*x9
+        x14 = 0.5641895835477564*x9
+        x15 = 0.7071067811865476*x11
+        x16 = 0.4858441370160994*x11
+        x17 = 0.6089153254541263*x11
+        x18 = -0.6089153254541264*x11
+        x19 = -0.4858441370160995*x11
+        x20 = 0.24040290139373105*x11
+        x21 = 0.19181376339427167*x11
+        x22 = -x13
         x23 = -x14
-        x24 = -x15
+        x24 = -x20
         x25 = -x21
-        x26 = -x22
-        x27 = -x16
-        x30 = x5*x7
-        x31 = 0.6366197723675814*x4*x9*torch.square(x16)
-        x32 = _tail_score(node_x, 1, 0, m_x, x28, 1)
-        x33 = _tail_weight(node_x, 1, 0, m_x, x28, 1)
-        x34 = _tail_score(node_x, -1, 0, m_x, x28, 1)
-        x35 = _tail_weight(node_x, -1, 0, m_x, x28, 1)
-        x36 = x29*x32
-        x37 = 0.5*torch.square(x32)
-        x38 = x29*x34
-        x39 = 0.5*torch.square(x34)
-        x40 = x1 + 0.5*x36
-        x41 = m_x + x36
-        x42 = x0 + 0.7978845608028654*x36
-        x43 = (-x1) - 0.5*x38
-        x44 = m_x + x38
-        x45 = x0 + 0.7978845608028654*x38
-        x46 = -x44
-        x47 = _inner_score(node_y, 0, x14, m_x, x28, 1)
-        x48 = _inner_weight(node_y, 0, x14, m_x, x28, 1)
-        x49 = _tail_score(node_y, 1, x14, m_x, x28, 1)
-        x50 = _tail_weight(node_y, 1, x14, m_x, x28, 1)
-        x51 = _inner_score(node_y, 0, x16, m_x, x28, 1)
-        x52 = _inner_weight(node_y, 0, x16, m_x, x28, 1)
-        x53 = _tail_score(node_y, 1, x16, m_x, x28, 1)
-        x54 = _tail_weight(node_y, 1, x16, m_x, x28, 1)
-        x55 = torch.exp((-x11) - 0.5*torch.square(x47))
-        x56 = torch.exp((-x11) - 0.5*torch.square(x49))
-        x57 = _tail_score(node_y, -1, x23, m_x, x28, 1)
-        x58 = _tail_weight(node_y, -1, x23, m_x, x28, 1)
-        x59 = torch.exp((-x13) - 0.5*torch.square(x51))
-        x60 = torch.exp((-x13) - 0.5*torch.square(x53))
-        x61 = _tail_score(node_y, -1, x27, m_x, x28, 1)
-        x62 = _tail_weight(node_y, -1, x27, m_x, x28, 1)
-        x63 = _inner_score(node_y, x40, x40, 0, x3, 1)
-        x64 = _inner_weight(node_y, x40, x40, 0, x3, 1)
-        x65 = _inner_score(node_y, x43, x43, 0, x3, 1)
-        x66 = _inner_weight(node_y, x43, x43, 0, x3, 1)
-        x67 = _tail_score(node_y, 1, x41, 0, x3, 1)
-        x68 = _tail_weight(node_y, 1, x41, 0, x3, 1)
-        x69 = x29*x47
-        x70 = x29*x49
-        x71 = x29*x51
-        x72 = x29*x53
-        x73 = torch.exp((-x11) - 0.5*torch.square(x57))
-        x74 = torch.exp((-x13) - 0.5*torch.square(x61))
-        x75 = torch.exp((-x37) - 0.5*torch.square(x63))
-        x76 = torch.exp((-x39) - 0.5*torch.square(x65))
-        x77 = torch.exp((-x37) - 0.5*torch.square(x67))
-        x78 = _tail_score(node_y, 1, x46, 0, x3, 1)
-        x79 = _tail_weight(node_y, 1, x46, 0, x3, 1)
-        x80 = m_x + x69
-        x81 = x0 + 0.7978845608028654*x69
-        x82 = m_x + x70
-        x83 = x0 + 0.7978845608028654*x70
-        x84 = x29*x57
-        x85 = m_x + x71
-        x86 = x0 + 0.7978845608028654*x71
-        x87 = m_x + x72
-        x88 = x0 + 0.7978845608028654*x72
-        x89 = x29*x61
-        x90 = x2*x63
-        x91 = x2*x65
-        x92 = x2*x67
-        x93 = torch.exp((-x39) - 0.5*torch.square(x78))
-        x94 = x14 + x80
-        x95 = x23 + x80
-        x96 = x14 + x82
-        x97 = x23 + x82
-        x98 = m_x + x84
-        x99 = x0 + 0.7978845608028654*x84
-        x100 = x18 + x85
-        x101 = x19 + x85
-        x102 = x21 + x85
-        x103 = x25 + x85
-        x104 = x18 + x87
-        x105 = x19 + x87
-        x106 = x21 + x87
-        x107 = x25 + x87
-        x108 = m_x + x89
-        x109 = x0 + 0.7978845608028654*x89
-        x110 = 0.5641895835477564*x90
-        x111 = 0.7071067811865476*x90
-        x112 = 0.5641895835477564*x91
-        x113 = 0.7071067811865476*x91
-        x114 = 0.5641895835477564*x92
-        x115 = 0.7071067811865476*x92
-        x116 = x2*x78
-        x117 = torch.tanh(x15 + x81 + 0.035677408136300125*x94*torch.square(x94))
-        x118 = torch.tanh(x24 + x81 + 0.035677408136300125*x95*torch.square(x95))
-        x119 = torch.tanh(x15 + x83 + 0.035677408136300125*x96*torch.square(x96))
-        x120 = torch.tanh(x24 + x83 + 0.035677408136300125*x97*torch.square(x97))
-        x121 = x14 + x98
-        x122 = x23 + x98
+        x26 = -x15
+        x29 = x4*x6
+        x30 = x4*x7*torch.square(x15)
+        x31 = _tail_score(node_x, 1, 0, m_x, x27, 1)
+        x32 = _tail_weight(node_x, 1, 0, m_x, x27, 1)
+        x33 = _tail_score(node_x, -1, 0, m_x, x27, 1)
+        x34 = _tail_weight(node_x, -1, 0, m_x, x27, 1)
+        x35 = x28*x31
+        x36 = 0.5*torch.square(x31)
+        x37 = x28*x33
+        x38 = 0.5*torch.square(x33)
+        x39 = x1 + 0.5*x35
+        x40 = m_x + x35
+        x41 = x0 + 0.7978845608028654*x35
+        x42 = (-x1) - 0.5*x37
+        x43 = m_x + x37
+        x44 = x0 + 0.7978845608028654*x37
+        x45 = -x43
+        x46 = _inner_weight(node_y, 0, x13, m_x, x27, 1)
+        x47 = _inner_score(node_y, 0, x13, m_x, x27, 1)
+        x48 = _tail_score(node_y, 1, x13, m_x, x27, 1)
+        x49 = _tail_weight(node_y, 1, x13, m_x, x27, 1)
+        x50 = _inner_weight(node_y, 0, x15, m_x, x27, 1)
+        x51 = _inner_score(node_y, 0, x15, m_x, x27, 1)
+        x52 = _tail_score(node_y, 1, x15, m_x, x27, 1)
+        x53 = _tail_weight(node_y, 1, x15, m_x, x27, 1)
+        x54 = torch.exp((-x10) - 0.5*torch.square(x47))
+        x55 = torch.exp((-x10) - 0.5*torch.square(x48))
+        x56 = _tail_score(node_y, -1, x22, m_x, x27, 1)
+        x57 = _tail_weight(node_y, -1, x22, m_x, x27, 1)
+        x58 = torch.exp((-x12) - 0.5*torch.square(x51))
+        x59 = torch.exp((-x12) - 0.5*torch.square(x52))
+        x60 = _tail_score(node_y, -1, x26, m_x, x27, 1)
+        x61 = _tail_weight(node_y, -1, x26, m_x, x27, 1)
+        x62 = _inner_weight(node_y, x39, x39, 0, x3, 1)
+        x63 = _inner_score(node_y, x39, x39, 0, x3, 1)
+        x64 = _inner_weight(node_y, x42, x42, 0, x3, 1)
+        x65 = _inner_score(node_y, x42, x42, 0, x3, 1)
+        x66 = _tail_score(node_y, 1, x40, 0, x3, 1)
+        x67 = _tail_weight(node_y, 1, x40, 0, x3, 1)
+        x68 = x28*x47
+        x69 = x28*x48
+        x70 = x28*x51
+        x71 = x28*x52
+        x72 = torch.exp((-x10) - 0.5*torch.square(x56))
+        x73 = torch.exp((-x12) - 0.5*torch.square(x60))
+        x74 = torch.exp((-x36) - 0.5*torch.square(x63))
+        x75 = torch.exp((-x38) - 0.5*torch.square(x65))
+        x76 = torch.exp((-x36) - 0.5*torch.square(x66))
+        x77 = _tail_score(node_y, 1, x45, 0, x3, 1)
+        x78 = _tail_weight(node_y, 1, x45, 0, x3, 1)
+        x79 = m_x + x68
+        x80 = x0 + 0.7978845608028654*x68
+        x81 = m_x + x69
+        x82 = x0 + 0.7978845608028654*x69
+        x83 = x28*x56
+        x84 = m_x + x70
+        x85 = x0 + 0.7978845608028654*x70
+        x86 = m_x + x71
+        x87 = x0 + 0.7978845608028654*x71
+        x88 = x28*x60
+        x89 = x2*x63
+        x90 = x2*x65
+        x91 = x2*x66
+        x92 = torch.exp((-x38) - 0.5*torch.square(x77))
+        x93 = x13 + x79
+        x94 = x22 + x79
+        x95 = x13 + x81
+        x96 = x22 + x81
+        x97 = m_x + x83
+        x98 = x0 + 0.7978845608028654*x83
+        x99 = x17 + x84
+        x100 = x18 + x84
+        x101 = x20 + x84
+        x102 = x24 + x84
+        x103 = x17 + x86
+        x104 = x18 + x86
+        x105 = x20 + x86
+        x106 = x24 + x86
+        x107 = m_x + x88
+        x108 = x0 + 0.7978845608028654*x88
+        x109 = 0.5641895835477564*x89
+        x110 = 0.7071067811865476*x89
+        x111 = 0.5641895835477564*x90
+        x112 = 0.7071067811865476*x90
+        x113 = 0.5641895835477564*x91
+        x114 = 0.7071067811865476*x91
+        x115 = x2*x77
+        x116 = torch.tanh(x14 + x80 + 0.035677408136300125*x93*torch.square(x93))
+        x117 = torch.tanh(x23 + x80 + 0.035677408136300125*x94*torch.square(x94))
+        x118 = torch.tanh(x14 + x82 + 0.035677408136300125*x95*torch.square(x95))
+        x119 = torch.tanh(x23 + x82 + 0.035677408136300125*x96*torch.square(x96))
+        x120 = x13 + x97
+        x121 = x22 + x97
+        x122 = torch.square(x99)
         x123 = torch.square(x100)
         x124 = torch.square(x101)
         x125 = torch.square(x102)
@@ -1451,79 +1485,79 @@ def _gelu_tanh_gap_17712c(m_x, v_x, gap_xy):
         x127 = torch.square(x104)
         x128 = torch.square(x105)
         x129 = torch.square(x106)
-        x130 = torch.square(x107)
-        x131 = x108 + x18
-        x132 = x108 + x19
-        x133 = x108 + x21
-        x134 = x108 + x25
-        x135 = x111 + x41
-        x136 = x41 - x111
-        x137 = x113 + x44
-        x138 = x44 - x113
-        x139 = x115 + x41
-        x140 = x41 - x115
-        x141 = 0.5641895835477564*x116
-        x142 = 0.7071067811865476*x116
-        x143 = torch.tanh(0.035677408136300125*x121*torch.square(x121) + x15 + x99)
-        x144 = torch.tanh(0.035677408136300125*x122*torch.square(x122) + x24 + x99)
-        x145 = torch.tanh(x110 + 0.035677408136300125*x135*torch.square(x135) + x42)
-        x146 = torch.tanh(0.035677408136300125*x136*torch.square(x136) + x42 - x110)
-        x147 = torch.tanh(x112 + 0.035677408136300125*x137*torch.square(x137) + x45)
-        x148 = torch.tanh(0.035677408136300125*x138*torch.square(x138) + x45 - x112)
-        x149 = torch.tanh(x114 + 0.035677408136300125*x139*torch.square(x139) + x42)
-        x150 = torch.tanh(0.035677408136300125*x140*torch.square(x140) + x42 - x114)
-        x151 = 0.035677408136300125*x100*x123 + x17 + x86
-        x152 = 0.035677408136300125*x101*x124 + x20 + x86
-        x153 = 0.035677408136300125*x102*x125 + x22 + x86
-        x154 = 0.035677408136300125*x103*x126 + x26 + x86
-        x155 = 0.035677408136300125*x104*x127 + x17 + x88
-        x156 = 0.035677408136300125*x105*x128 + x20 + x88
-        x157 = 0.035677408136300125*x106*x129 + x22 + x88
-        x158 = 0.035677408136300125*x107*x130 + x26 + x88
+        x130 = x107 + x17
+        x131 = x107 + x18
+        x132 = x107 + x20
+        x133 = x107 + x24
+        x134 = x110 + x40
+        x135 = x40 - x110
+        x136 = x112 + x43
+        x137 = x43 - x112
+        x138 = x114 + x40
+        x139 = x40 - x114
+        x140 = 0.5641895835477564*x115
+        x141 = 0.7071067811865476*x115
+        x142 = torch.tanh(0.035677408136300125*x120*torch.square(x120) + x14 + x98)
+        x143 = torch.tanh(0.035677408136300125*x121*torch.square(x121) + x23 + x98)
+        x144 = torch.tanh(x109 + 0.035677408136300125*x134*torch.square(x134) + x41)
+        x145 = torch.tanh(0.035677408136300125*x135*torch.square(x135) + x41 - x109)
+        x146 = torch.tanh(x111 + 0.035677408136300125*x136*torch.square(x136) + x44)
+        x147 = torch.tanh(0.035677408136300125*x137*torch.square(x137) + x44 - x111)
+        x148 = torch.tanh(x113 + 0.035677408136300125*x138*torch.square(x138) + x41)
+        x149 = torch.tanh(0.035677408136300125*x139*torch.square(x139) + x41 - x113)
+        x150 = 0.035677408136300125*x122*x99 + x16 + x85
+        x151 = 0.035677408136300125*x100*x123 + x19 + x85
+        x152 = 0.035677408136300125*x101*x124 + x21 + x85
+        x153 = 0.035677408136300125*x102*x125 + x25 + x85
+        x154 = 0.035677408136300125*x103*x126 + x16 + x87
+        x155 = 0.035677408136300125*x104*x127 + x19 + x87
+        x156 = 0.035677408136300125*x105*x128 + x21 + x87
+        x157 = 0.035677408136300125*x106*x129 + x25 + x87
+        x158 = torch.square(x130)
         x159 = torch.square(x131)
         x160 = torch.square(x132)
         x161 = torch.square(x133)
-        x162 = torch.square(x134)
-        x163 = x142 + x44
-        x164 = x44 - x142
+        x162 = x141 + x43
+        x163 = x43 - x141
+        x164 = torch.tanh(x150)
         x165 = torch.tanh(x151)
         x166 = torch.tanh(x152)
         x167 = torch.tanh(x153)
-        x168 = torch.tanh(x154)
+        x168 = torch.clamp(x152, min=-100)
         x169 = torch.clamp(x153, min=-100)
-        x170 = torch.clamp(x154, min=-100)
+        x170 = torch.clamp(x150, min=-100)
         x171 = torch.clamp(x151, min=-100)
-        x172 = torch.clamp(x152, min=-100)
+        x172 = torch.tanh(x154)
         x173 = torch.tanh(x155)
         x174 = torch.tanh(x156)
         x175 = torch.tanh(x157)
-        x176 = torch.tanh(x158)
+        x176 = torch.clamp(x156, min=-100)
         x177 = torch.clamp(x157, min=-100)
-        x178 = torch.clamp(x158, min=-100)
+        x178 = torch.clamp(x154, min=-100)
         x179 = torch.clamp(x155, min=-100)
-        x180 = torch.clamp(x156, min=-100)
-        x181 = torch.tanh(x141 + 0.035677408136300125*x163*torch.square(x163) + x45)
-        x182 = torch.tanh(0.035677408136300125*x164*torch.square(x164) + x45 - x141)
-        x183 = x109 + 0.035677408136300125*x131*x159 + x17
-        x184 = x109 + 0.035677408136300125*x132*x160 + x20
-        x185 = x109 + 0.035677408136300125*x133*x161 + x22
-        x186 = x109 + 0.035677408136300125*x134*x162 + x26
+        x180 = torch.tanh(x140 + 0.035677408136300125*x162*torch.square(x162) + x44)
+        x181 = torch.tanh(0.035677408136300125*x163*torch.square(x163) + x44 - x140)
+        x182 = x108 + 0.035677408136300125*x130*x158 + x16
+        x183 = x108 + 0.035677408136300125*x131*x159 + x19
+        x184 = x108 + 0.035677408136300125*x132*x160 + x21
+        x185 = x108 + 0.035677408136300125*x133*x161 + x25
+        x186 = torch.clamp(x168, max=100)
         x187 = torch.clamp(x169, max=100)
         x188 = torch.clamp(x170, max=100)
         x189 = torch.clamp(x171, max=100)
-        x190 = torch.clamp(x172, max=100)
+        x190 = torch.clamp(x176, max=100)
         x191 = torch.clamp(x177, max=100)
         x192 = torch.clamp(x178, max=100)
         x193 = torch.clamp(x179, max=100)
-        x194 = torch.clamp(x180, max=100)
+        x194 = torch.tanh(x182)
         x195 = torch.tanh(x183)
         x196 = torch.tanh(x184)
         x197 = torch.tanh(x185)
-        x198 = torch.tanh(x186)
+        x198 = torch.clamp(x184, min=-100)
         x199 = torch.clamp(x185, min=-100)
-        x200 = torch.clamp(x186, min=-100)
+        x200 = torch.clamp(x182, min=-100)
         x201 = torch.clamp(x183, min=-100)
-        x202 = torch.clamp(x184, min=-100)
+        x202 = torch.cosh(x186)
         x203 = torch.cosh(x187)
         x204 = torch.cosh(x188)
         x205 = torch.cosh(x189)
@@ -1531,18 +1565,27 @@ def _gelu_tanh_gap_17712c(m_x, v_x, gap_xy):
         x207 = torch.cosh(x191)
         x208 = torch.cosh(x192)
         x209 = torch.cosh(x193)
-        x210 = torch.cosh(x194)
+        x210 = torch.clamp(x198, max=100)
         x211 = torch.clamp(x199, max=100)
         x212 = torch.clamp(x200, max=100)
         x213 = torch.clamp(x201, max=100)
-        x214 = torch.clamp(x202, max=100)
+        x214 = torch.cosh(x210)
         x215 = torch.cosh(x211)
         x216 = torch.cosh(x212)
         x217 = torch.cosh(x213)
-        x218 = torch.cosh(x214)
-        x219 = x35*x5
-        x220 = x33*x5
-        total = total + (torch.where((gap_xy) <= (v_x), x30*x48*x55*torch.square(0.5*x94*(x117 + 1) - 0.5*x95*(x118 + 1)) + x30*x50*x56*torch.square(0.5*x96*(x119 + 1) - 0.5*x97*(x120 + 1)) + x30*x58*x73*torch.square(0.5*x121*(x143 + 1) - 0.5*x122*(x144 + 1)) + x31*x52*x59*torch.square(0.06938700258391148*x100*(0.134145*x123 + 1)/torch.square(x205) + 0.06938700258391148*x101*(0.134145*x124 + 1)/torch.square(x206) + 0.13008413761680487*x102*(0.134145*x125 + 1)/torch.square(x203) + 0.13008413761680487*x103*(0.134145*x126 + 1)/torch.square(x204) + 0.08696371128436339*x165 + 0.08696371128436339*x166 + 0.1630362887156366*x167 + 0.1630362887156366*x168 + 0.5) + x31*x54*x60*torch.square(0.06938700258391148*x104*(0.134145*x127 + 1)/torch.square(x209) + 0.06938700258391148*x105*(0.134145*x128 + 1)/torch.square(x210) + 0.13008413761680487*x106*(0.134145*x129 + 1)/torch.square(x207) + 0.13008413761680487*x107*(0.134145*x130 + 1)/torch.square(x208) + 0.08696371128436339*x173 + 0.08696371128436339*x174 + 0.1630362887156366*x175 + 0.1630362887156366*x176 + 0.5) + x31*x62*x74*torch.square(0.06938700258391148*x131*(0.134145*x159 + 1)/torch.square(x217) + 0.06938700258391148*x132*(0.134145*x160 + 1)/torch.square(x218) + 0.13008413761680487*x133*(0.134145*x161 + 1)/torch.square(x215) + 0.13008413761680487*x134*(0.134145*x162 + 1)/torch.square(x216) + 0.08696371128436339*x195 + 0.08696371128436339*x196 + 0.1630362887156366*x197 + 0.1630362887156366*x198 + 0.5), x219*x66*x76*torch.square(0.5*x137*(x147 + 1) - 0.5*x138*(x148 + 1)) + x219*x79*x93*torch.square(0.5*x163*(x181 + 1) - 0.5*x164*(x182 + 1)) + x220*x64*x75*torch.square(0.5*x135*(x145 + 1) - 0.5*x136*(x146 + 1)) + x220*x68*x77*torch.square(0.5*x139*(x149 + 1) - 0.5*x140*(x150 + 1)))).sum(-1)
+        x218 = x32*x4
+        x219 = x34*x4
+        x220 = _grown(x29*x46*torch.square(0.5*x93*(x116 + 1) - 0.5*x94*(x117 + 1)), x54)
+        x221 = _grown(x29*x49*torch.square(0.5*x95*(x118 + 1) - 0.5*x96*(x119 + 1)), x55)
+        x222 = _grown(x29*x57*torch.square(0.5*x120*(x142 + 1) - 0.5*x121*(x143 + 1)), x72)
+        x223 = _grown(x218*x62*torch.square(0.5*x134*(x144 + 1) - 0.5*x135*(x145 + 1)), x74)
+        x224 = _grown(x219*x64*torch.square(0.5*x136*(x146 + 1) - 0.5*x137*(x147 + 1)), x75)
+        x225 = _grown(x218*x67*torch.square(0.5*x138*(x148 + 1) - 0.5*x139*(x149 + 1)), x76)
+        x226 = _grown(x219*x78*torch.square(0.5*x162*(x180 + 1) - 0.5*x163*(x181 + 1)), x92)
+        x227 = _grown(x30*x50*torch.square(0.06938700258391148*x100*(0.134145*x123 + 1)/torch.square(x205) + 0.13008413761680487*x101*(0.134145*x124 + 1)/torch.square(x202) + 0.13008413761680487*x102*(0.134145*x125 + 1)/torch.square(x203) + 0.08696371128436339*x164 + 0.08696371128436339*x165 + 0.1630362887156366*x166 + 0.1630362887156366*x167 + 0.06938700258391148*x99*(0.134145*x122 + 1)/torch.square(x204) + 0.5), x58)
+        x228 = _grown(x30*x53*torch.square(0.06938700258391148*x103*(0.134145*x126 + 1)/torch.square(x208) + 0.06938700258391148*x104*(0.134145*x127 + 1)/torch.square(x209) + 0.13008413761680487*x105*(0.134145*x128 + 1)/torch.square(x206) + 0.13008413761680487*x106*(0.134145*x129 + 1)/torch.square(x207) + 0.08696371128436339*x172 + 0.08696371128436339*x173 + 0.1630362887156366*x174 + 0.1630362887156366*x175 + 0.5), x59)
+        x229 = _grown(x30*x61*torch.square(0.06938700258391148*x130*(0.134145*x158 + 1)/torch.square(x216) + 0.06938700258391148*x131*(0.134145*x159 + 1)/torch.square(x217) + 0.13008413761680487*x132*(0.134145*x160 + 1)/torch.square(x214) + 0.13008413761680487*x133*(0.134145*x161 + 1)/torch.square(x215) + 0.08696371128436339*x194 + 0.08696371128436339*x195 + 0.1630362887156366*x196 + 0.1630362887156366*x197 + 0.5), x73)
+        total = total + (torch.where((gap_xy) <= (v_x), 0.15915494309189535*x220 + 0.15915494309189535*x221 + 0.15915494309189535*x222 + 0.6366197723675814*x227 + 0.6366197723675814*x228 + 0.6366197723675814*x229, 0.15915494309189535*x223 + 0.15915494309189535*x224 + 0.15915494309189535*x225 + 0.15915494309189535*x226)).sum(-1)
     return total
 
 
@@ -1550,24 +1593,25 @@ def _gelu_tanh_mean_8efd04(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = torch.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = torch.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
-        x0 = 0.19947114020071635*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = torch.exp(-0.5*torch.square(x3))
-        x8 = torch.exp(-0.5*torch.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = torch.exp(-0.5*torch.square(x2))
+        x7 = torch.exp(-0.5*torch.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
-        x13 = torch.tanh(x1 + 0.035677408136300125*x11*torch.square(x11) + 0.7978845608028654*x9)
-        x14 = torch.tanh(x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*torch.square(x12))
-        total = total + (x0*x11*x4*x7*(x13 + 1) + x0*x12*x6*x8*(x14 + 1)).sum(-1)
+        x12 = torch.tanh(x0 + 0.035677408136300125*x10*torch.square(x10) + 0.7978845608028654*x8)
+        x13 = torch.tanh(x0 + 0.035677408136300125*x11*torch.square(x11) + 0.7978845608028654*x9)
+        x14 = _grown(weight_x*x10*x3*(x12 + 1), x6)
+        x15 = _grown(weight_x*x11*x5*(x13 + 1), x7)
+        total = total + (0.19947114020071635*x14 + 0.19947114020071635*x15).sum(-1)
     return total
 
 
@@ -1575,26 +1619,27 @@ def _gelu_tanh_second_8dbcc9(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = torch.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = torch.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
-        x0 = 0.09973557010035818*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = torch.exp(-0.5*torch.square(x3))
-        x8 = torch.exp(-0.5*torch.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = torch.exp(-0.5*torch.square(x2))
+        x7 = torch.exp(-0.5*torch.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
+        x12 = torch.square(x10)
         x13 = torch.square(x11)
-        x14 = torch.square(x12)
-        x15 = torch.tanh(x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9)
-        x16 = torch.tanh(x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14)
-        total = total + (x0*x13*x4*x7*torch.square(x15 + 1) + x0*x14*x6*x8*torch.square(x16 + 1)).sum(-1)
+        x14 = torch.tanh(x0 + 0.035677408136300125*x10*x12 + 0.7978845608028654*x8)
+        x15 = torch.tanh(x0 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9)
+        x16 = _grown(weight_x*x12*x3*torch.square(x14 + 1), x6)
+        x17 = _grown(weight_x*x13*x5*torch.square(x15 + 1), x7)
+        total = total + (0.09973557010035818*x16 + 0.09973557010035818*x17).sum(-1)
     return total
 
 
@@ -1606,127 +1651,127 @@ def _gelu_tanh_slope_gap_627b72(m_x, v_x, gap_xy):
     x1 = 0.5*m_x
     x2 = torch.sqrt(gap_xy)
     x3 = 0.5*gap_xy
-    x28 = v_x - x3
-    x29 = torch.sqrt(x28)
+    x27 = v_x - x3
+    x28 = torch.sqrt(x27)
     total = 0.0
     for node_x, weight_x, node_y, weight_y in _row_blocks(torch.tensor(_PIECE_PLANE, dtype=zero.dtype, device=zero.device), zero.numel()):
         x4 = weight_x*weight_y
-        x5 = 0.15915494309189535*x4
-        x6 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
-        x7 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x5 = _tail_score(node_x, 1, 0.02, 0, x3, 1)
+        x6 = _tail_weight(node_x, 1, 0.02, 0, x3, 1)
+        x7 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
         x8 = _inner_score(node_x, 0.01, 0.01, 0, x3, 1)
-        x9 = _inner_weight(node_x, 0.01, 0.01, 0, x3, 1)
-        x10 = x2*x6
-        x11 = 0.5*torch.square(x6)
-        x12 = x2*x8
-        x13 = 0.5*torch.square(x8)
-        x14 = 0.7071067811865476*x10
-        x15 = 0.5641895835477564*x10
-        x16 = 0.7071067811865476*x12
-        x17 = 0.4858441370160994*x12
-        x18 = 0.6089153254541263*x12
-        x19 = -0.6089153254541264*x12
-        x20 = -0.4858441370160995*x12
-        x21 = 0.24040290139373105*x12
-        x22 = 0.19181376339427167*x12
+        x9 = x2*x5
+        x10 = 0.5*torch.square(x5)
+        x11 = x2*x8
+        x12 = 0.5*torch.square(x8)
+        x13 = 0.7071067811865476*x9
+        x14 = 0.5641895835477564*x9
+        x15 = 0.7071067811865476*x11
+        x16 = 0.4858441370160994*x11
+        x17 = 0.6089153254541263*x11
+        x18 = -0.6089153254541264*x11
+        x19 = -0.4858441370160995*x11
+        x20 = 0.24040290139373105*x11
+        x21 = 0.19181376339427167*x11
+        x22 = -x13
         x23 = -x14
-        x24 = -x15
+        x24 = -x20
         x25 = -x21
-        x26 = -x22
-        x27 = -x16
-        x30 = x5*x7
-        x31 = 0.6366197723675814*x4*x9*torch.square(x16)
-        x32 = _tail_score(node_x, 1, 0, m_x, x28, 1)
-        x33 = _tail_weight(node_x, 1, 0, m_x, x28, 1)
-        x34 = _tail_score(node_x, -1, 0, m_x, x28, 1)
-        x35 = _tail_weight(node_x, -1, 0, m_x, x28, 1)
-        x36 = x29*x32
-        x37 = 0.5*torch.square(x32)
-        x38 = x29*x34
-        x39 = 0.5*torch.square(x34)
-        x40 = x1 + 0.5*x36
-        x41 = m_x + x36
-        x42 = x0 + 0.7978845608028654*x36
-        x43 = (-x1) - 0.5*x38
-        x44 = m_x + x38
-        x45 = x0 + 0.7978845608028654*x38
-        x46 = -x44
-        x47 = _inner_score(node_y, 0, x14, m_x, x28, 1)
-        x48 = _inner_weight(node_y, 0, x14, m_x, x28, 1)
-        x49 = _tail_score(node_y, 1, x14, m_x, x28, 1)
-        x50 = _tail_weight(node_y, 1, x14, m_x, x28, 1)
-        x51 = _inner_score(node_y, 0, x16, m_x, x28, 1)
-        x52 = _inner_weight(node_y, 0, x16, m_x, x28, 1)
-        x53 = _tail_score(node_y, 1, x16, m_x, x28, 1)
-        x54 = _tail_weight(node_y, 1, x16, m_x, x28, 1)
-        x55 = torch.exp((-x11) - 0.5*torch.square(x47))
-        x56 = torch.exp((-x11) - 0.5*torch.square(x49))
-        x57 = _tail_score(node_y, -1, x23, m_x, x28, 1)
-        x58 = _tail_weight(node_y, -1, x23, m_x, x28, 1)
-        x59 = torch.exp((-x13) - 0.5*torch.square(x51))
-        x60 = torch.exp((-x13) - 0.5*torch.square(x53))
-        x61 = _tail_score(node_y, -1, x27, m_x, x28, 1)
-        x62 = _tail_weight(node_y, -1, x27, m_x, x28, 1)
-        x63 = _inner_score(node_y, x40, x40, 0, x3, 1)
-        x64 = _inner_weight(node_y, x40, x40, 0, x3, 1)
-        x65 = _inner_score(node_y, x43, x43, 0, x3, 1)
-        x66 = _inner_weight(node_y, x43, x43, 0, x3, 1)
-        x67 = _tail_score(node_y, 1, x41, 0, x3, 1)
-        x68 = _tail_weight(node_y, 1, x41, 0, x3, 1)
-        x69 = x29*x47
-        x70 = x29*x49
-        x71 = x29*x51
-        x72 = x29*x53
-        x73 = torch.exp((-x11) - 0.5*torch.square(x57))
-        x74 = torch.exp((-x13) - 0.5*torch.square(x61))
-        x75 = torch.exp((-x37) - 0.5*torch.square(x63))
-        x76 = torch.exp((-x39) - 0.5*torch.square(x65))
-        x77 = torch.exp((-x37) - 0.5*torch.square(x67))
-        x78 = _tail_score(node_y, 1, x46, 0, x3, 1)
-        x79 = _tail_weight(node_y, 1, x46, 0, x3, 1)
-        x80 = m_x + x69
-        x81 = x0 + 0.7978845608028654*x69
-        x82 = m_x + x70
-        x83 = x0 + 0.7978845608028654*x70
-        x84 = x29*x57
-        x85 = m_x + x71
-        x86 = x0 + 0.7978845608028654*x71
-        x87 = m_x + x72
-        x88 = x0 + 0.7978845608028654*x72
-        x89 = x29*x61
-        x90 = x2*x63
-        x91 = x2*x65
-        x92 = x2*x67
-        x93 = torch.exp((-x39) - 0.5*torch.square(x78))
-        x94 = x14 + x80
-        x95 = x23 + x80
-        x96 = x14 + x82
-        x97 = x23 + x82
-        x98 = m_x + x84
-        x99 = x0 + 0.7978845608028654*x84
-        x100 = x18 + x85
-        x101 = x19 + x85
-        x102 = x21 + x85
-        x103 = x25 + x85
-        x104 = x18 + x87
-        x105 = x19 + x87
-        x106 = x21 + x87
-        x107 = x25 + x87
-        x108 = m_x + x89
-        x109 = x0 + 0.7978845608028654*x89
-        x110 = 0.5641895835477564*x90
-        x111 = 0.7071067811865476*x90
-        x112 = 0.5641895835477564*x91
-        x113 = 0.7071067811865476*x91
-        x114 = 0.5641895835477564*x92
-        x115 = 0.7071067811865476*x92
-        x116 = x2*x78
+        x26 = -x15
+        x29 = x4*x6
+        x30 = x4*x7*torch.square(x15)
+        x31 = _tail_score(node_x, 1, 0, m_x, x27, 1)
+        x32 = _tail_weight(node_x, 1, 0, m_x, x27, 1)
+        x33 = _tail_score(node_x, -1, 0, m_x, x27, 1)
+        x34 = _tail_weight(node_x, -1, 0, m_x, x27, 1)
+        x35 = x28*x31
+        x36 = 0.5*torch.square(x31)
+        x37 = x28*x33
+        x38 = 0.5*torch.square(x33)
+        x39 = x1 + 0.5*x35
+        x40 = m_x + x35
+        x41 = x0 + 0.7978845608028654*x35
+        x42 = (-x1) - 0.5*x37
+        x43 = m_x + x37
+        x44 = x0 + 0.7978845608028654*x37
+        x45 = -x43
+        x46 = _inner_weight(node_y, 0, x13, m_x, x27, 1)
+        x47 = _inner_score(node_y, 0, x13, m_x, x27, 1)
+        x48 = _tail_score(node_y, 1, x13, m_x, x27, 1)
+        x49 = _tail_weight(node_y, 1, x13, m_x, x27, 1)
+        x50 = _inner_weight(node_y, 0, x15, m_x, x27, 1)
+        x51 = _inner_score(node_y, 0, x15, m_x, x27, 1)
+        x52 = _tail_score(node_y, 1, x15, m_x, x27, 1)
+        x53 = _tail_weight(node_y, 1, x15, m_x, x27, 1)
+        x54 = torch.exp((-x10) - 0.5*torch.square(x47))
+        x55 = torch.exp((-x10) - 0.5*torch.square(x48))
+        x56 = _tail_score(node_y, -1, x22, m_x, x27, 1)
+        x57 = _tail_weight(node_y, -1, x22, m_x, x27, 1)
+        x58 = torch.exp((-x12) - 0.5*torch.square(x51))
+        x59 = torch.exp((-x12) - 0.5*torch.square(x52))
+        x60 = _tail_score(node_y, -1, x26, m_x, x27, 1)
+        x61 = _tail_weight(node_y, -1, x26, m_x, x27, 1)
+        x62 = _inner_weight(node_y, x39, x39, 0, x3, 1)
+        x63 = _inner_score(node_y, x39, x39, 0, x3, 1)
+        x64 = _inner_weight(node_y, x42, x42, 0, x3, 1)
+        x65 = _inner_score(node_y, x42, x42, 0, x3, 1)
+        x66 = _tail_score(node_y, 1, x40, 0, x3, 1)
+        x67 = _tail_weight(node_y, 1, x40, 0, x3, 1)
+        x68 = x28*x47
+        x69 = x28*x48
+        x70 = x28*x51
+        x71 = x28*x52
+        x72 = torch.exp((-x10) - 0.5*torch.square(x56))
+        x73 = torch.exp((-x12) - 0.5*torch.square(x60))
+        x74 = torch.exp((-x36) - 0.5*torch.square(x63))
+        x75 = torch.exp((-x38) - 0.5*torch.square(x65))
+        x76 = torch.exp((-x36) - 0.5*torch.square(x66))
+        x77 = _tail_score(node_y, 1, x45, 0, x3, 1)
+        x78 = _tail_weight(node_y, 1, x45, 0, x3, 1)
+        x79 = m_x + x68
+        x80 = x0 + 0.7978845608028654*x68
+        x81 = m_x + x69
+        x82 = x0 + 0.7978845608028654*x69
+        x83 = x28*x56
+        x84 = m_x + x70
+        x85 = x0 + 0.7978845608028654*x70
+        x86 = m_x + x71
+        x87 = x0 + 0.7978845608028654*x71
+        x88 = x28*x60
+        x89 = x2*x63
+        x90 = x2*x65
+        x91 = x2*x66
+        x92 = torch.exp((-x38) - 0.5*torch.square(x77))
+        x93 = x13 + x79
+        x94 = x22 + x79
+        x95 = x13 + x81
+        x96 = x22 + x81
+        x97 = m_x + x83
+        x98 = x0 + 0.7978845608028654*x83
+        x99 = x17 + x84
+        x100 = x18 + x84
+        x101 = x20 + x84
+        x102 = x24 + x84
+        x103 = x17 + x86
+        x104 = x18 + x86
+        x105 = x20 + x86
+        x106 = x24 + x86
+        x107 = m_x + x88
+        x108 = x0 + 0.7978845608028654*x88
+        x109 = 0.5641895835477564*x89
+        x110 = 0.7071067811865476*x89
+        x111 = 0.5641895835477564*x90
+        x112 = 0.7071067811865476*x90
+        x113 = 0.5641895835477564*x91
+        x114 = 0.7071067811865476*x91
+        x115 = x2*x77
+        x116 = torch.square(x93)
         x117 = torch.square(x94)
         x118 = torch.square(x95)
         x119 = torch.square(x96)
-        x120 = torch.square(x97)
-        x121 = x14 + x98
-        x122 = x23 + x98
+        x120 = x13 + x97
+        x121 = x22 + x97
+        x122 = torch.square(x99)
         x123 = torch.square(x100)
         x124 = torch.square(x101)
         x125 = torch.square(x102)
@@ -1734,61 +1779,61 @@ def _gelu_tanh_slope_gap_627b72(m_x, v_x, gap_xy):
         x127 = torch.square(x104)
         x128 = torch.square(x105)
         x129 = torch.square(x106)
-        x130 = torch.square(x107)
-        x131 = x108 + x18
-        x132 = x108 + x19
-        x133 = x108 + x21
-        x134 = x108 + x25
-        x135 = x111 + x41
-        x136 = x41 - x111
-        x137 = x113 + x44
-        x138 = x44 - x113
-        x139 = x115 + x41
-        x140 = x41 - x115
-        x141 = 0.5641895835477564*x116
-        x142 = 0.7071067811865476*x116
-        x143 = torch.clamp(0.035677408136300125*x100*x123 + x17 + x86, min=-100)
-        x144 = torch.clamp(0.035677408136300125*x101*x124 + x20 + x86, min=-100)
-        x145 = torch.clamp(0.035677408136300125*x102*x125 + x22 + x86, min=-100)
-        x146 = torch.clamp(0.035677408136300125*x103*x126 + x26 + x86, min=-100)
-        x147 = torch.clamp(0.035677408136300125*x104*x127 + x17 + x88, min=-100)
-        x148 = torch.clamp(0.035677408136300125*x105*x128 + x20 + x88, min=-100)
-        x149 = torch.clamp(0.035677408136300125*x106*x129 + x22 + x88, min=-100)
-        x150 = torch.clamp(0.035677408136300125*x107*x130 + x26 + x88, min=-100)
-        x151 = 0.035677408136300125*x117*x94 + x15 + x81
-        x152 = 0.035677408136300125*x118*x95 + x24 + x81
-        x153 = 0.035677408136300125*x119*x96 + x15 + x83
-        x154 = 0.035677408136300125*x120*x97 + x24 + x83
+        x130 = x107 + x17
+        x131 = x107 + x18
+        x132 = x107 + x20
+        x133 = x107 + x24
+        x134 = x110 + x40
+        x135 = x40 - x110
+        x136 = x112 + x43
+        x137 = x43 - x112
+        x138 = x114 + x40
+        x139 = x40 - x114
+        x140 = 0.5641895835477564*x115
+        x141 = 0.7071067811865476*x115
+        x142 = torch.clamp(0.035677408136300125*x122*x99 + x16 + x85, min=-100)
+        x143 = torch.clamp(0.035677408136300125*x100*x123 + x19 + x85, min=-100)
+        x144 = torch.clamp(0.035677408136300125*x101*x124 + x21 + x85, min=-100)
+        x145 = torch.clamp(0.035677408136300125*x102*x125 + x25 + x85, min=-100)
+        x146 = torch.clamp(0.035677408136300125*x103*x126 + x16 + x87, min=-100)
+        x147 = torch.clamp(0.035677408136300125*x104*x127 + x19 + x87, min=-100)
+        x148 = torch.clamp(0.035677408136300125*x105*x128 + x21 + x87, min=-100)
+        x149 = torch.clamp(0.035677408136300125*x106*x129 + x25 + x87, min=-100)
+        x150 = 0.035677408136300125*x116*x93 + x14 + x80
+        x151 = 0.035677408136300125*x117*x94 + x23 + x80
+        x152 = 0.035677408136300125*x118*x95 + x14 + x82
+        x153 = 0.035677408136300125*x119*x96 + x23 + x82
+        x154 = torch.square(x120)
         x155 = torch.square(x121)
-        x156 = torch.square(x122)
-        x157 = torch.square(x131)
-        x158 = torch.square(x132)
-        x159 = torch.square(x133)
-        x160 = torch.square(x134)
-        x161 = torch.square(x135)
-        x162 = torch.square(x136)
-        x163 = torch.square(x137)
-        x164 = torch.square(x138)
-        x165 = torch.square(x139)
-        x166 = torch.square(x140)
-        x167 = x142 + x44
-        x168 = x44 - x142
-        x169 = 0.134145*x124 + 1
-        x170 = 0.134145*x126 + 1
-        x171 = 0.134145*x125 + 1
-        x172 = 0.134145*x123 + 1
-        x173 = 0.134145*x128 + 1
-        x174 = 0.134145*x130 + 1
-        x175 = 0.134145*x129 + 1
-        x176 = 0.134145*x127 + 1
+        x156 = 0.134145*x123 + 1
+        x157 = 0.134145*x125 + 1
+        x158 = 0.134145*x124 + 1
+        x159 = 0.134145*x122 + 1
+        x160 = 0.134145*x127 + 1
+        x161 = 0.134145*x129 + 1
+        x162 = 0.134145*x128 + 1
+        x163 = 0.134145*x126 + 1
+        x164 = torch.square(x130)
+        x165 = torch.square(x131)
+        x166 = torch.square(x132)
+        x167 = torch.square(x133)
+        x168 = torch.square(x134)
+        x169 = torch.square(x135)
+        x170 = torch.square(x136)
+        x171 = torch.square(x137)
+        x172 = torch.square(x138)
+        x173 = torch.square(x139)
+        x174 = x141 + x43
+        x175 = x43 - x141
+        x176 = torch.tanh(x150)
         x177 = torch.tanh(x151)
-        x178 = torch.tanh(x152)
+        x178 = torch.clamp(x150, min=-100)
         x179 = torch.clamp(x151, min=-100)
-        x180 = torch.clamp(x152, min=-100)
+        x180 = torch.tanh(x152)
         x181 = torch.tanh(x153)
-        x182 = torch.tanh(x154)
+        x182 = torch.clamp(x152, min=-100)
         x183 = torch.clamp(x153, min=-100)
-        x184 = torch.clamp(x154, min=-100)
+        x184 = torch.clamp(x142, max=100)
         x185 = torch.clamp(x143, max=100)
         x186 = torch.clamp(x144, max=100)
         x187 = torch.clamp(x145, max=100)
@@ -1796,118 +1841,127 @@ def _gelu_tanh_slope_gap_627b72(m_x, v_x, gap_xy):
         x189 = torch.clamp(x147, max=100)
         x190 = torch.clamp(x148, max=100)
         x191 = torch.clamp(x149, max=100)
-        x192 = torch.clamp(x150, max=100)
-        x193 = torch.clamp(x109 + 0.035677408136300125*x131*x157 + x17, min=-100)
-        x194 = torch.clamp(x109 + 0.035677408136300125*x132*x158 + x20, min=-100)
-        x195 = torch.clamp(x109 + 0.035677408136300125*x133*x159 + x22, min=-100)
-        x196 = torch.clamp(x109 + 0.035677408136300125*x134*x160 + x26, min=-100)
-        x197 = 0.035677408136300125*x121*x155 + x15 + x99
-        x198 = 0.035677408136300125*x122*x156 + x24 + x99
-        x199 = x110 + 0.035677408136300125*x135*x161 + x42
-        x200 = 0.035677408136300125*x136*x162 + x42 - x110
-        x201 = x112 + 0.035677408136300125*x137*x163 + x45
-        x202 = 0.035677408136300125*x138*x164 + x45 - x112
-        x203 = x114 + 0.035677408136300125*x139*x165 + x42
-        x204 = 0.035677408136300125*x140*x166 + x42 - x114
-        x205 = torch.square(x167)
-        x206 = torch.square(x168)
-        x207 = 0.134145*x158 + 1
-        x208 = 0.134145*x160 + 1
-        x209 = 0.134145*x159 + 1
-        x210 = 0.134145*x157 + 1
+        x192 = torch.clamp(x108 + 0.035677408136300125*x130*x164 + x16, min=-100)
+        x193 = torch.clamp(x108 + 0.035677408136300125*x131*x165 + x19, min=-100)
+        x194 = torch.clamp(x108 + 0.035677408136300125*x132*x166 + x21, min=-100)
+        x195 = torch.clamp(x108 + 0.035677408136300125*x133*x167 + x25, min=-100)
+        x196 = 0.035677408136300125*x120*x154 + x14 + x98
+        x197 = 0.035677408136300125*x121*x155 + x23 + x98
+        x198 = 0.134145*x165 + 1
+        x199 = 0.134145*x167 + 1
+        x200 = 0.134145*x166 + 1
+        x201 = 0.134145*x164 + 1
+        x202 = x109 + 0.035677408136300125*x134*x168 + x41
+        x203 = 0.035677408136300125*x135*x169 + x41 - x109
+        x204 = x111 + 0.035677408136300125*x136*x170 + x44
+        x205 = 0.035677408136300125*x137*x171 + x44 - x111
+        x206 = x113 + 0.035677408136300125*x138*x172 + x41
+        x207 = 0.035677408136300125*x139*x173 + x41 - x113
+        x208 = torch.square(x174)
+        x209 = torch.square(x175)
+        x210 = torch.clamp(x178, max=100)
         x211 = torch.clamp(x179, max=100)
-        x212 = torch.clamp(x180, max=100)
+        x212 = torch.clamp(x182, max=100)
         x213 = torch.clamp(x183, max=100)
-        x214 = torch.clamp(x184, max=100)
+        x214 = torch.tanh(x196)
         x215 = torch.tanh(x197)
-        x216 = torch.tanh(x198)
+        x216 = torch.clamp(x196, min=-100)
         x217 = torch.clamp(x197, min=-100)
-        x218 = torch.clamp(x198, min=-100)
+        x218 = torch.cosh(x184)
         x219 = torch.cosh(x185)
         x220 = torch.cosh(x186)
         x221 = torch.cosh(x187)
-        x222 = torch.cosh(x188)
+        x222 = torch.sinh(x186)
         x223 = torch.sinh(x187)
-        x224 = torch.sinh(x188)
+        x224 = torch.sinh(x184)
         x225 = torch.sinh(x185)
-        x226 = torch.sinh(x186)
+        x226 = torch.cosh(x188)
         x227 = torch.cosh(x189)
         x228 = torch.cosh(x190)
         x229 = torch.cosh(x191)
-        x230 = torch.cosh(x192)
+        x230 = torch.sinh(x190)
         x231 = torch.sinh(x191)
-        x232 = torch.sinh(x192)
+        x232 = torch.sinh(x188)
         x233 = torch.sinh(x189)
-        x234 = torch.sinh(x190)
+        x234 = torch.clamp(x192, max=100)
         x235 = torch.clamp(x193, max=100)
         x236 = torch.clamp(x194, max=100)
         x237 = torch.clamp(x195, max=100)
-        x238 = torch.clamp(x196, max=100)
-        x239 = torch.tanh(x199)
-        x240 = torch.tanh(x200)
-        x241 = torch.clamp(x199, min=-100)
-        x242 = torch.clamp(x200, min=-100)
-        x243 = torch.tanh(x201)
-        x244 = torch.tanh(x202)
-        x245 = torch.clamp(x201, min=-100)
-        x246 = torch.clamp(x202, min=-100)
-        x247 = torch.tanh(x203)
-        x248 = torch.tanh(x204)
-        x249 = torch.clamp(x203, min=-100)
-        x250 = torch.clamp(x204, min=-100)
-        x251 = x141 + 0.035677408136300125*x167*x205 + x45
-        x252 = 0.035677408136300125*x168*x206 + x45 - x141
+        x238 = torch.tanh(x202)
+        x239 = torch.tanh(x203)
+        x240 = torch.clamp(x202, min=-100)
+        x241 = torch.clamp(x203, min=-100)
+        x242 = torch.tanh(x204)
+        x243 = torch.tanh(x205)
+        x244 = torch.clamp(x204, min=-100)
+        x245 = torch.clamp(x205, min=-100)
+        x246 = torch.tanh(x206)
+        x247 = torch.tanh(x207)
+        x248 = torch.clamp(x206, min=-100)
+        x249 = torch.clamp(x207, min=-100)
+        x250 = x140 + 0.035677408136300125*x174*x208 + x44
+        x251 = 0.035677408136300125*x175*x209 + x44 - x140
+        x252 = torch.cosh(x210)
         x253 = torch.cosh(x211)
         x254 = torch.cosh(x212)
         x255 = torch.cosh(x213)
-        x256 = torch.cosh(x214)
+        x256 = torch.clamp(x216, max=100)
         x257 = torch.clamp(x217, max=100)
-        x258 = torch.clamp(x218, max=100)
+        x258 = torch.cosh(x234)
         x259 = torch.cosh(x235)
         x260 = torch.cosh(x236)
         x261 = torch.cosh(x237)
-        x262 = torch.cosh(x238)
+        x262 = torch.sinh(x236)
         x263 = torch.sinh(x237)
-        x264 = torch.sinh(x238)
+        x264 = torch.sinh(x234)
         x265 = torch.sinh(x235)
-        x266 = torch.sinh(x236)
+        x266 = torch.clamp(x240, max=100)
         x267 = torch.clamp(x241, max=100)
-        x268 = torch.clamp(x242, max=100)
+        x268 = torch.clamp(x244, max=100)
         x269 = torch.clamp(x245, max=100)
-        x270 = torch.clamp(x246, max=100)
+        x270 = torch.clamp(x248, max=100)
         x271 = torch.clamp(x249, max=100)
-        x272 = torch.clamp(x250, max=100)
+        x272 = torch.tanh(x250)
         x273 = torch.tanh(x251)
-        x274 = torch.tanh(x252)
+        x274 = torch.clamp(x250, min=-100)
         x275 = torch.clamp(x251, min=-100)
-        x276 = torch.clamp(x252, min=-100)
+        x276 = 1/torch.square(x218)
         x277 = 1/torch.square(x219)
         x278 = 1/torch.square(x220)
         x279 = 1/torch.square(x221)
-        x280 = 1/torch.square(x222)
+        x280 = 1/torch.square(x226)
         x281 = 1/torch.square(x227)
         x282 = 1/torch.square(x228)
         x283 = 1/torch.square(x229)
-        x284 = 1/torch.square(x230)
+        x284 = torch.cosh(x256)
         x285 = torch.cosh(x257)
-        x286 = torch.cosh(x258)
+        x286 = torch.cosh(x266)
         x287 = torch.cosh(x267)
         x288 = torch.cosh(x268)
         x289 = torch.cosh(x269)
         x290 = torch.cosh(x270)
         x291 = torch.cosh(x271)
-        x292 = torch.cosh(x272)
+        x292 = torch.clamp(x274, max=100)
         x293 = torch.clamp(x275, max=100)
-        x294 = torch.clamp(x276, max=100)
+        x294 = 1/torch.square(x258)
         x295 = 1/torch.square(x259)
         x296 = 1/torch.square(x260)
         x297 = 1/torch.square(x261)
-        x298 = 1/torch.square(x262)
+        x298 = torch.cosh(x292)
         x299 = torch.cosh(x293)
-        x300 = torch.cosh(x294)
-        x301 = x33*x5
-        x302 = x35*x5
-        total = total + (torch.where((gap_xy) <= (v_x), x30*x48*x55*torch.square(0.5*x177 + 0.3989422804014327*x94*(0.134145*x117 + 1)/torch.square(x253) - 0.5*x178 - 0.3989422804014327*x95*(0.134145*x118 + 1)/torch.square(x254)) + x30*x50*x56*torch.square(0.5*x181 + 0.3989422804014327*x96*(0.134145*x119 + 1)/torch.square(x255) - 0.5*x182 - 0.3989422804014327*x97*(0.134145*x120 + 1)/torch.square(x256)) + x30*x58*x73*torch.square(0.3989422804014327*x121*(0.134145*x155 + 1)/torch.square(x285) + 0.5*x215 - 0.3989422804014327*x122*(0.134145*x156 + 1)/torch.square(x286) - 0.5*x216) + x31*x52*x59*torch.square(0.018615838923237607*x123*x277 + 0.018615838923237607*x124*x278 + 0.03490027328121258*x125*x279 + 0.03490027328121258*x126*x280 + 0.13877400516782296*x169*x278 + 0.26016827523360975*x170*x280 + 0.26016827523360975*x171*x279 + 0.13877400516782296*x172*x277 - 0.11072563616418298*x100*x225*x277*torch.square(x172)/x219 - 0.11072563616418298*x101*x226*x278*torch.square(x169)/x220 - 0.2075842500196077*x102*x223*x279*torch.square(x171)/x221 - 0.2075842500196077*x103*x224*x280*torch.square(x170)/x222) + x31*x54*x60*torch.square(0.018615838923237607*x127*x281 + 0.018615838923237607*x128*x282 + 0.03490027328121258*x129*x283 + 0.03490027328121258*x130*x284 + 0.13877400516782296*x173*x282 + 0.26016827523360975*x174*x284 + 0.26016827523360975*x175*x283 + 0.13877400516782296*x176*x281 - 0.11072563616418298*x104*x233*x281*torch.square(x176)/x227 - 0.11072563616418298*x105*x234*x282*torch.square(x173)/x228 - 0.2075842500196077*x106*x231*x283*torch.square(x175)/x229 - 0.2075842500196077*x107*x232*x284*torch.square(x174)/x230) + x31*x62*x74*torch.square(0.018615838923237607*x157*x295 + 0.018615838923237607*x158*x296 + 0.03490027328121258*x159*x297 + 0.03490027328121258*x160*x298 + 0.13877400516782296*x207*x296 + 0.26016827523360975*x208*x298 + 0.26016827523360975*x209*x297 + 0.13877400516782296*x210*x295 - 0.11072563616418298*x131*x265*x295*torch.square(x210)/x259 - 0.11072563616418298*x132*x266*x296*torch.square(x207)/x260 - 0.2075842500196077*x133*x263*x297*torch.square(x209)/x261 - 0.2075842500196077*x134*x264*x298*torch.square(x208)/x262), x301*x64*x75*torch.square(0.3989422804014327*x135*(0.134145*x161 + 1)/torch.square(x287) + 0.5*x239 - 0.3989422804014327*x136*(0.134145*x162 + 1)/torch.square(x288) - 0.5*x240) + x301*x68*x77*torch.square(0.3989422804014327*x139*(0.134145*x165 + 1)/torch.square(x291) + 0.5*x247 - 0.3989422804014327*x140*(0.134145*x166 + 1)/torch.square(x292) - 0.5*x248) + x302*x66*x76*torch.square(0.3989422804014327*x137*(0.134145*x163 + 1)/torch.square(x289) + 0.5*x243 - 0.3989422804014327*x138*(0.134145*x164 + 1)/torch.square(x290) - 0.5*x244) + x302*x79*x93*torch.square(0.3989422804014327*x167*(0.134145*x205 + 1)/torch.square(x299) + 0.5*x273 - 0.3989422804014327*x168*(0.134145*x206 + 1)/torch.square(x300) - 0.5*x274))).sum(-1)
+        x300 = x32*x4
+        x301 = x34*x4
+        x302 = _grown(x29*x46*torch.square(0.5*x176 + 0.3989422804014327*x93*(0.134145*x116 + 1)/torch.square(x252) - 0.5*x177 - 0.3989422804014327*x94*(0.134145*x117 + 1)/torch.square(x253)), x54)
+        x303 = _grown(x29*x49*torch.square(0.5*x180 + 0.3989422804014327*x95*(0.134145*x118 + 1)/torch.square(x254) - 0.5*x181 - 0.3989422804014327*x96*(0.134145*x119 + 1)/torch.square(x255)), x55)
+        x304 = _grown(x30*x50*torch.square(0.018615838923237607*x122*x276 + 0.018615838923237607*x123*x277 + 0.03490027328121258*x124*x278 + 0.03490027328121258*x125*x279 + 0.13877400516782296*x156*x277 + 0.26016827523360975*x157*x279 + 0.26016827523360975*x158*x278 + 0.13877400516782296*x159*x276 - 0.11072563616418298*x100*x225*x277*torch.square(x156)/x219 - 0.2075842500196077*x101*x222*x278*torch.square(x158)/x220 - 0.2075842500196077*x102*x223*x279*torch.square(x157)/x221 - 0.11072563616418298*x224*x276*x99*torch.square(x159)/x218), x58)
+        x305 = _grown(x30*x53*torch.square(0.018615838923237607*x126*x280 + 0.018615838923237607*x127*x281 + 0.03490027328121258*x128*x282 + 0.03490027328121258*x129*x283 + 0.13877400516782296*x160*x281 + 0.26016827523360975*x161*x283 + 0.26016827523360975*x162*x282 + 0.13877400516782296*x163*x280 - 0.11072563616418298*x103*x232*x280*torch.square(x163)/x226 - 0.11072563616418298*x104*x233*x281*torch.square(x160)/x227 - 0.2075842500196077*x105*x230*x282*torch.square(x162)/x228 - 0.2075842500196077*x106*x231*x283*torch.square(x161)/x229), x59)
+        x306 = _grown(x29*x57*torch.square(0.3989422804014327*x120*(0.134145*x154 + 1)/torch.square(x284) + 0.5*x214 - 0.3989422804014327*x121*(0.134145*x155 + 1)/torch.square(x285) - 0.5*x215), x72)
+        x307 = _grown(x30*x61*torch.square(0.018615838923237607*x164*x294 + 0.018615838923237607*x165*x295 + 0.03490027328121258*x166*x296 + 0.03490027328121258*x167*x297 + 0.13877400516782296*x198*x295 + 0.26016827523360975*x199*x297 + 0.26016827523360975*x200*x296 + 0.13877400516782296*x201*x294 - 0.11072563616418298*x130*x264*x294*torch.square(x201)/x258 - 0.11072563616418298*x131*x265*x295*torch.square(x198)/x259 - 0.2075842500196077*x132*x262*x296*torch.square(x200)/x260 - 0.2075842500196077*x133*x263*x297*torch.square(x199)/x261), x73)
+        x308 = _grown(x300*x62*torch.square(0.3989422804014327*x134*(0.134145*x168 + 1)/torch.square(x286) + 0.5*x238 - 0.3989422804014327*x135*(0.134145*x169 + 1)/torch.square(x287) - 0.5*x239), x74)
+        x309 = _grown(x301*x64*torch.square(0.3989422804014327*x136*(0.134145*x170 + 1)/torch.square(x288) + 0.5*x242 - 0.3989422804014327*x137*(0.134145*x171 + 1)/torch.square(x289) - 0.5*x243), x75)
+        x310 = _grown(x300*x67*torch.square(0.3989422804014327*x138*(0.134145*x172 + 1)/torch.square(x290) + 0.5*x246 - 0.3989422804014327*x139*(0.134145*x173 + 1)/torch.square(x291) - 0.5*x247), x76)
+        x311 = _grown(x301*x78*torch.square(0.3989422804014327*x174*(0.134145*x208 + 1)/torch.square(x298) + 0.5*x272 - 0.3989422804014327*x175*(0.134145*x209 + 1)/torch.square(x299) - 0.5*x273), x92)
+        total = total + (torch.where((gap_xy) <= (v_x), 0.15915494309189535*x302 + 0.15915494309189535*x303 + 0.6366197723675814*x304 + 0.6366197723675814*x305 + 0.15915494309189535*x306 + 0.6366197723675814*x307, 0.15915494309189535*x308 + 0.15915494309189535*x309 + 0.15915494309189535*x310 + 0.15915494309189535*x311)).sum(-1)
     return total
 
 
@@ -1915,34 +1969,35 @@ def _gelu_tanh_slope_mean_23ce28(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = torch.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = torch.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
-        x0 = 0.3989422804014327*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = torch.exp(-0.5*torch.square(x3))
-        x8 = torch.exp(-0.5*torch.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = torch.exp(-0.5*torch.square(x2))
+        x7 = torch.exp(-0.5*torch.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
+        x12 = torch.square(x10)
         x13 = torch.square(x11)
-        x14 = torch.square(x12)
-        x15 = x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
-        x16 = x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14
-        x17 = torch.tanh(x15)
-        x18 = torch.clamp(x15, min=-100)
-        x19 = torch.tanh(x16)
-        x20 = torch.clamp(x16, min=-100)
-        x21 = torch.clamp(x18, max=100)
-        x22 = torch.clamp(x20, max=100)
+        x14 = x0 + 0.035677408136300125*x10*x12 + 0.7978845608028654*x8
+        x15 = x0 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
+        x16 = torch.tanh(x14)
+        x17 = torch.clamp(x14, min=-100)
+        x18 = torch.tanh(x15)
+        x19 = torch.clamp(x15, min=-100)
+        x20 = torch.clamp(x17, max=100)
+        x21 = torch.clamp(x19, max=100)
+        x22 = torch.cosh(x20)
         x23 = torch.cosh(x21)
-        x24 = torch.cosh(x22)
-        total = total + (x0*x4*x7*(0.3989422804014327*x11*(0.134145*x13 + 1)/torch.square(x23) + 0.5*x17 + 0.5) + x0*x6*x8*(0.3989422804014327*x12*(0.134145*x14 + 1)/torch.square(x24) + 0.5*x19 + 0.5)).sum(-1)
+        x24 = _grown(weight_x*x3*(0.3989422804014327*x10*(0.134145*x12 + 1)/torch.square(x22) + 0.5*x16 + 0.5), x6)
+        x25 = _grown(weight_x*x5*(0.3989422804014327*x11*(0.134145*x13 + 1)/torch.square(x23) + 0.5*x18 + 0.5), x7)
+        total = total + (0.3989422804014327*x24 + 0.3989422804014327*x25).sum(-1)
     return total
 
 
@@ -1950,34 +2005,35 @@ def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
-    x1 = 0.7978845608028654*m_x
-    x2 = torch.sqrt(v_x)
+    x0 = 0.7978845608028654*m_x
+    x1 = torch.sqrt(v_x)
     total = 0.0
     for node_x, weight_x in _row_blocks(torch.tensor(_PIECE_LINE, dtype=zero.dtype, device=zero.device), zero.numel()):
-        x0 = 0.3989422804014327*weight_x
-        x3 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
-        x4 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
-        x5 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
-        x6 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
-        x7 = torch.exp(-0.5*torch.square(x3))
-        x8 = torch.exp(-0.5*torch.square(x5))
-        x9 = x2*x3
-        x10 = x2*x5
+        x2 = _tail_score(node_x, 1, 0, m_x, v_x, 1)
+        x3 = _tail_weight(node_x, 1, 0, m_x, v_x, 1)
+        x4 = _tail_score(node_x, -1, 0, m_x, v_x, 1)
+        x5 = _tail_weight(node_x, -1, 0, m_x, v_x, 1)
+        x6 = torch.exp(-0.5*torch.square(x2))
+        x7 = torch.exp(-0.5*torch.square(x4))
+        x8 = x1*x2
+        x9 = x1*x4
+        x10 = m_x + x8
         x11 = m_x + x9
-        x12 = m_x + x10
+        x12 = torch.square(x10)
         x13 = torch.square(x11)
-        x14 = torch.square(x12)
-        x15 = x1 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
-        x16 = x1 + 0.7978845608028654*x10 + 0.035677408136300125*x12*x14
-        x17 = torch.tanh(x15)
-        x18 = torch.clamp(x15, min=-100)
-        x19 = torch.tanh(x16)
-        x20 = torch.clamp(x16, min=-100)
-        x21 = torch.clamp(x18, max=100)
-        x22 = torch.clamp(x20, max=100)
+        x14 = x0 + 0.035677408136300125*x10*x12 + 0.7978845608028654*x8
+        x15 = x0 + 0.035677408136300125*x11*x13 + 0.7978845608028654*x9
+        x16 = torch.tanh(x14)
+        x17 = torch.clamp(x14, min=-100)
+        x18 = torch.tanh(x15)
+        x19 = torch.clamp(x15, min=-100)
+        x20 = torch.clamp(x17, max=100)
+        x21 = torch.clamp(x19, max=100)
+        x22 = torch.cosh(x20)
         x23 = torch.cosh(x21)
-        x24 = torch.cosh(x22)
-        total = total + (x0*x4*x7*torch.square(0.3989422804014327*x11*(0.134145*x13 + 1)/torch.square(x23) + 0.5*x17 + 0.5) + x0*x6*x8*torch.square(0.3989422804014327*x12*(0.134145*x14 + 1)/torch.square(x24) + 0.5*x19 + 0.5)).sum(-1)
+        x24 = _grown(weight_x*x3*torch.square(0.3989422804014327*x10*(0.134145*x12 + 1)/torch.square(x22) + 0.5*x16 + 0.5), x6)
+        x25 = _grown(weight_x*x5*torch.square(0.3989422804014327*x11*(0.134145*x13 + 1)/torch.square(x23) + 0.5*x18 + 0.5), x7)
+        total = total + (0.3989422804014327*x24 + 0.3989422804014327*x25).sum(-1)
     return total
 
 
@@ -1999,17 +2055,20 @@ def _relu_asymmetry_4fa3ac(m_x, v_x):
         x9 = torch.exp(x8)
         x10 = torch.exp(-x8)
         x11 = 2*x8
-        x12 = torch.exp(-x11)
-        x13 = torch.expm1(x11)
-        x14 = torch.square(x13)*torch.square(x5)
-        x15 = 0.25*x12*x14
-        x16 = 2*v_x + 1e-290 - x15
-        x17 = torch.sqrt(x16)
-        x18 = x15/x16
-        x19 = torch.exp((-x1*(x18 + 1)) - x11)
-        x20 = x18 + 1e-290
-        x21 = torch.expm1(-x1*(1/x20 - x20))
-        total = total + -0.039788735772973836*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
+        x12 = torch.expm1(x11)
+        x13 = torch.exp(-x11)
+        x14 = torch.square(x12)*torch.square(x5)
+        x15 = _grown(x14, x13)
+        x16 = 0.25*x15
+        x17 = 2*v_x + 1e-290 - x16
+        x18 = torch.sqrt(x17)
+        x19 = x16/x17
+        x20 = torch.exp((-x1*(x19 + 1)) - x11)
+        x21 = x19 + 1e-290
+        x22 = torch.expm1(-x1*(1/x21 - x21))
+        x23 = _grown(x14*x5*x7*(x10 + x9), x22)
+        x24 = _grown(x23, x20)
+        total = total + -0.039788735772973836*weight*x24/x18
     return total
 
 
@@ -2035,15 +2094,17 @@ def _relu_opposite_far_0de65b(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
+        x16 = torch.expm1(x14)
+        x17 = torch.exp(-x14)
         x18 = torch.exp(-x15)
         x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(torch.square(x16)*torch.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = torch.sqrt(x22)
+        x24 = torch.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(gap_xy*x12*x6*(x18 + x19), x24)
+        total = total + 0.15915494309189535*weight*x25/x23
     return total
 
 
@@ -2071,16 +2132,18 @@ def _relu_opposite_near_26ee05(m_x, v_x, gap_xy):
         x15 = node*x14
         x16 = 2*x12 + 2*x15
         x17 = x12 + x15
-        x18 = torch.exp(-x16)
-        x19 = torch.expm1(x16)
+        x18 = torch.expm1(x16)
+        x19 = torch.exp(-x16)
         x20 = torch.exp(-x17)
         x21 = torch.exp(x17)
-        x22 = torch.square(x19)*torch.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = torch.sqrt(x24)
-        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.039788735772973836*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x22 = torch.square(x18)*torch.square(x7)
+        x23 = _grown(x22, x19)
+        x24 = 0.25*x23
+        x25 = x2 - x24
+        x26 = torch.sqrt(x25)
+        x27 = torch.exp((-x16) - x5*(1 + 1/(x24/x25 + 1e-290)))
+        x28 = _grown(x14*x22*x7*(x20 + x21), x27)
+        total = total + 0.039788735772973836*weight*x28/x26
     return total
 
 
@@ -2101,7 +2164,8 @@ def _relu_same_far_431b0a(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = torch.sqrt(x8)
         x10 = torch.exp(-x3*(x7/x8 + 1))
-        total = total + 0.15915494309189535*gap_xy*weight*x10*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x6 - 2*x2), x10)
+        total = total + 0.15915494309189535*weight*x11/x9
     return total
 
 
@@ -2120,7 +2184,8 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = torch.sqrt(x6)
         x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 0.3183098861837907*weight*x0*x4*x8/x7
+        x9 = _grown(x0*x4, x8)
+        total = total + 0.3183098861837907*weight*x9/x7
     return total
 
 
@@ -2146,15 +2211,17 @@ def _relu_slope_opposite_49f7bb(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
+        x16 = torch.expm1(x14)
+        x17 = torch.exp(-x14)
         x18 = torch.exp(-x15)
         x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(torch.square(x16)*torch.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = torch.sqrt(x22)
+        x24 = torch.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(x12*x6*(x18 + x19), x24)
+        total = total + 0.15915494309189535*weight*x25/x23
     return total
 
 
@@ -2172,7 +2239,8 @@ def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
         x5 = 2*v_x + 1e-290 - x4
         x6 = torch.sqrt(x5)
         x7 = torch.exp(-x0*(x4/x5 + 1))
-        total = total + 0.3183098861837907*weight*x3*x7/x6
+        x8 = _grown(x3, x7)
+        total = total + 0.3183098861837907*weight*x8/x6
     return total
 
 
@@ -2466,15 +2534,17 @@ def _squared_relu_opposite_9700af(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
+        x16 = torch.expm1(x14)
+        x17 = torch.exp(-x14)
         x18 = torch.exp(-x15)
         x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x12*x23*x6*(x18 + x19)*torch.square(x20 - gap_xy)/x22
+        x20 = _grown(torch.square(x16)*torch.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = torch.sqrt(x22)
+        x24 = torch.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(x12*x6*(x18 + x19)*torch.square(x21 - gap_xy), x24)
+        total = total + 0.3183098861837907*weight*x25/x23
     return total
 
 
@@ -2495,7 +2565,8 @@ def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = torch.sqrt(x8)
         x10 = torch.exp(-x3*(x7/x8 + 1))
-        total = total + 0.3183098861837907*gap_xy*weight*x10*(2*x7 - gap_xy)*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x7 - gap_xy)*(2*x6 - 2*x2), x10)
+        total = total + 0.3183098861837907*weight*x11/x9
     return total
 
 
@@ -2514,7 +2585,8 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = torch.sqrt(x6)
         x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 0.6366197723675814*weight*x4*x8*torch.square(x0)/x7
+        x9 = _grown(x4*torch.square(x0), x8)
+        total = total + 0.6366197723675814*weight*x9/x7
     return total
 
 
@@ -2536,17 +2608,20 @@ def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
         x9 = torch.exp(x8)
         x10 = torch.exp(-x8)
         x11 = 2*x8
-        x12 = torch.exp(-x11)
-        x13 = torch.expm1(x11)
-        x14 = torch.square(x13)*torch.square(x5)
-        x15 = 0.25*x12*x14
-        x16 = 2*v_x + 1e-290 - x15
-        x17 = torch.sqrt(x16)
-        x18 = x15/x16
-        x19 = torch.exp((-x1*(x18 + 1)) - x11)
-        x20 = x18 + 1e-290
-        x21 = torch.expm1(-x1*(1/x20 - x20))
-        total = total + -0.15915494309189535*weight*x14*x19*x21*x5*x7*(x10 + x9)/x17
+        x12 = torch.expm1(x11)
+        x13 = torch.exp(-x11)
+        x14 = torch.square(x12)*torch.square(x5)
+        x15 = _grown(x14, x13)
+        x16 = 0.25*x15
+        x17 = 2*v_x + 1e-290 - x16
+        x18 = torch.sqrt(x17)
+        x19 = x16/x17
+        x20 = torch.exp((-x1*(x19 + 1)) - x11)
+        x21 = x19 + 1e-290
+        x22 = torch.expm1(-x1*(1/x21 - x21))
+        x23 = _grown(x14*x5*x7*(x10 + x9), x22)
+        x24 = _grown(x23, x20)
+        total = total + -0.15915494309189535*weight*x24/x18
     return total
 
 
@@ -2572,15 +2647,17 @@ def _squared_relu_slope_opposite_far_0de65b(m_x, v_x, gap_xy):
         x13 = node*x12
         x14 = 2*x11 + 2*x13
         x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
+        x16 = torch.expm1(x14)
+        x17 = torch.exp(-x14)
         x18 = torch.exp(-x15)
         x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x20 = _grown(torch.square(x16)*torch.square(x6), x17)
+        x21 = 0.25*x20
+        x22 = 2*v_x + 1e-290 - x21
+        x23 = torch.sqrt(x22)
+        x24 = torch.exp(-x3*(1 + 1/(x21/x22 + 1e-290)))
+        x25 = _grown(gap_xy*x12*x6*(x18 + x19), x24)
+        total = total + 0.6366197723675814*weight*x25/x23
     return total
 
 
@@ -2608,16 +2685,18 @@ def _squared_relu_slope_opposite_near_8e1e68(m_x, v_x, gap_xy):
         x15 = node*x14
         x16 = 2*x12 + 2*x15
         x17 = x12 + x15
-        x18 = torch.exp(-x16)
-        x19 = torch.expm1(x16)
+        x18 = torch.expm1(x16)
+        x19 = torch.exp(-x16)
         x20 = torch.exp(-x17)
         x21 = torch.exp(x17)
-        x22 = torch.square(x19)*torch.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = torch.sqrt(x24)
-        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x22 = torch.square(x18)*torch.square(x7)
+        x23 = _grown(x22, x19)
+        x24 = 0.25*x23
+        x25 = x2 - x24
+        x26 = torch.sqrt(x25)
+        x27 = torch.exp((-x16) - x5*(1 + 1/(x24/x25 + 1e-290)))
+        x28 = _grown(x14*x22*x7*(x20 + x21), x27)
+        total = total + 0.15915494309189535*weight*x28/x26
     return total
 
 
@@ -2638,7 +2717,8 @@ def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
         x8 = x1 - x7
         x9 = torch.sqrt(x8)
         x10 = torch.exp(-x3*(x7/x8 + 1))
-        total = total + 0.6366197723675814*gap_xy*weight*x10*(2*x6 - 2*x2)/x9
+        x11 = _grown(gap_xy*(2*x6 - 2*x2), x10)
+        total = total + 0.6366197723675814*weight*x11/x9
     return total
 
 
@@ -2657,7 +2737,8 @@ def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = torch.sqrt(x6)
         x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x9 = _grown(x0*x4, x8)
+        total = total + 1.2732395447351628*weight*x9/x7
     return total
 
 
@@ -2963,7 +3044,7 @@ def relu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -2988,10 +3069,10 @@ def relu_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 9 operations a point
+    # 11 operations a point
     x0 = torch.sqrt(sigma2)
     x1 = _arc_cosine_1(gap, sigma2)
-    x2 = _arc_cosine_0(gap, sigma2)
+    x2 = _arc_cosine_0(gap, 2*sigma2 - gap)
     _to_mean = 0.3989422804014327*x0
     _to_second = 0.5*sigma2
     _to_change = 0.5*gap - 0.15915494309189535*x1
@@ -3019,7 +3100,7 @@ def abs_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3046,15 +3127,16 @@ def abs_moments(
     _shape = torch.broadcast_shapes(*_shapes)
     # 10 operations a point
     x0 = torch.sqrt(sigma2)
-    x1 = torch.minimum(gap, 2*sigma2 - gap)
-    x2 = _arc_cosine_0(gap, sigma2)
-    x3 = _arc_cosine_1(x1, sigma2)
+    x1 = 2*sigma2 - gap
+    x2 = torch.minimum(gap, x1)
+    x3 = _arc_cosine_0(gap, x1)
+    x4 = _arc_cosine_1(x2, sigma2)
     _to_mean = 0.7978845608028654*x0
     _to_second = sigma2
-    _to_change = x1 - 0.6366197723675814*x3
+    _to_change = x2 - 0.6366197723675814*x4
     _to_slope_mean = sigma2.new_full((), 0)
     _to_slope_second = sigma2.new_full((), 1)
-    _to_slope_change = 0.6366197723675814*x2
+    _to_slope_change = 0.6366197723675814*x3
     return AbsMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3076,7 +3158,7 @@ def squared_relu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3133,7 +3215,7 @@ def gelu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3211,7 +3293,7 @@ def erf_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3273,7 +3355,7 @@ def sin_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3298,22 +3380,22 @@ def sin_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 21 operations a point
+    # 22 operations a point
     x0 = torch.exp(-0.5*sigma2)
     x1 = -2*sigma2
     x2 = torch.expm1(x1)
     x3 = torch.exp(x1)
     x4 = torch.expm1(-gap)
-    x5 = 0.5*x4
-    x6 = gap + x1
-    x7 = torch.exp(x6)
-    x8 = torch.expm1(x6)
+    x5 = gap + x1
+    x6 = torch.exp(x5)
+    x7 = torch.expm1(x5)
+    x8 = _grown(x6 + 1, x4)
     _to_mean = sigma2.new_full((), 0)
     _to_second = -0.5*x2
-    _to_change = -x5*(x7 + 1)
+    _to_change = -0.5*x8
     _to_slope_mean = x0
     _to_slope_second = 0.5*x3 + 0.5
-    _to_slope_change = x5*x8
+    _to_slope_change = 0.5*x4*x7
     return SinMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3335,7 +3417,7 @@ def silu_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3393,7 +3475,7 @@ def tanh_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3451,7 +3533,7 @@ def sigmoid_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3509,7 +3591,7 @@ def gelu_tanh_moments(
 
     Args:
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3569,7 +3651,7 @@ def relu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3634,7 +3716,7 @@ def abs_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3699,7 +3781,7 @@ def squared_relu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3769,7 +3851,7 @@ def gelu_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3803,22 +3885,23 @@ def gelu_moments_at_mean(
     x5 = _gelu_slope_second_fec1c0(mu, sigma2)
     x6 = _normal_moment(0, mu, x0)
     x7 = _normal_moment(1, mu, x0)
-    x8 = mu*x2*x6 + sigma2*x2*x7
-    x9 = 0.3989422804014327*mu*x1*x3 + x6
-    x10 = torch.square(x9)
-    x11 = torch.minimum(sigma2, 2*sigma2 - gap)
-    x12 = torch.minimum(gap, sigma2)
-    x13 = _gelu_opposite_adc8c5(mu, sigma2, x11)
-    x14 = _gelu_same_far_00b025(mu, sigma2, x12)
-    x15 = _gelu_same_near_e93f6c(mu, sigma2, x12)
-    x16 = _gelu_slope_opposite_782ce3(mu, sigma2, x11)
-    x17 = _gelu_slope_same_near_04d70d(mu, sigma2, x12)
-    _to_mean = x8
-    _to_second = sigma2*x10 + x4 + torch.square(x8)
-    _to_change = gap*x10 + x14 + x15 - x13
-    _to_slope_mean = x9
-    _to_slope_second = x10 + x5
-    _to_slope_change = x16 + x17
+    x8 = _grown(mu*x1, x3)
+    x9 = mu*x2*x6 + sigma2*x2*x7
+    x10 = x6 + 0.3989422804014327*x8
+    x11 = torch.square(x10)
+    x12 = torch.minimum(sigma2, 2*sigma2 - gap)
+    x13 = torch.minimum(gap, sigma2)
+    x14 = _gelu_opposite_adc8c5(mu, sigma2, x12)
+    x15 = _gelu_same_far_00b025(mu, sigma2, x13)
+    x16 = _gelu_same_near_e93f6c(mu, sigma2, x13)
+    x17 = _gelu_slope_opposite_782ce3(mu, sigma2, x12)
+    x18 = _gelu_slope_same_near_04d70d(mu, sigma2, x13)
+    _to_mean = x9
+    _to_second = sigma2*x11 + x4 + torch.square(x9)
+    _to_change = gap*x11 + x15 + x16 - x14
+    _to_slope_mean = x10
+    _to_slope_second = x11 + x5
+    _to_slope_change = x17 + x18
     return GeluMomentsAtMeanResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3841,7 +3924,7 @@ def erf_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3866,7 +3949,7 @@ def erf_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 256651 operations a point
+    # 256652 operations a point
     x0 = torch.square(mu)
     x1 = torch.sqrt(sigma2 + 0.5)
     x2 = 2*sigma2
@@ -3876,22 +3959,23 @@ def erf_moments_at_mean(
     x6 = x2 + 0.5
     x7 = torch.sqrt(x5)
     x8 = 1/x6
-    x9 = _erf_second_25cb9d(mu, sigma2)
-    x10 = torch.exp(-x0/x5)
-    x11 = torch.erf(mu/x7)
-    x12 = torch.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
-    x13 = 0.6366197723675814*x12/x4
+    x9 = 0.6366197723675814/x4
+    x10 = _erf_second_25cb9d(mu, sigma2)
+    x11 = torch.exp(-x0/x5)
+    x12 = torch.erf(mu/x7)
+    x13 = torch.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
     x14 = 2*sigma2 - gap
     x15 = torch.log1p(gap*x14/x3)
     x16 = _erf_same_near_658cb3(mu, sigma2, torch.minimum(gap, sigma2))
     x17 = _erf_opposite_bc2d76(mu, sigma2, torch.minimum(sigma2, x14))
     x18 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-    _to_mean = x11
-    _to_second = x9 + torch.square(x11)
+    x19 = _grown(x18, x13)
+    _to_mean = x12
+    _to_second = x10 + torch.square(x12)
     _to_change = x16 + x17
-    _to_slope_mean = 0.7978845608028654*x10/x1
-    _to_slope_second = x13
-    _to_slope_change = -x13*x18
+    _to_slope_mean = 0.7978845608028654*x11/x1
+    _to_slope_second = x13*x9
+    _to_slope_change = -x19*x9
     return ErfMomentsAtMeanResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3914,7 +3998,7 @@ def sin_moments_at_mean(
     Args:
         mu: mean of a coordinate, a number.
         sigma2: variance of a coordinate, a number >= 0.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, 2*sigma2].
 
     Returns the fields mean, second, change, slope_mean, slope_second, slope_change.
 
@@ -3939,7 +4023,7 @@ def sin_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 35 operations a point
+    # 36 operations a point
     x0 = torch.sin(mu)
     x1 = torch.cos(2*mu)
     x2 = torch.cos(mu)
@@ -3949,16 +4033,23 @@ def sin_moments_at_mean(
     x6 = torch.expm1(x5)
     x7 = torch.exp(x5)
     x8 = torch.expm1(-gap)
-    x9 = 0.5*x8
-    x10 = gap + x5
-    x11 = torch.exp(x10)
-    x12 = torch.expm1(x10)
-    _to_mean = x0*x4
-    _to_second = x3*x7 - 0.5*x6
-    _to_change = -x9*(x1*x11 + 1)
-    _to_slope_mean = x2*x4
-    _to_slope_second = 0.5*x1*x7 + 0.5
-    _to_slope_change = -x9*(2*x11*x3 - x12)
+    x9 = _grown(x0, x4)
+    x10 = _grown(x2, x4)
+    x11 = _grown(x3, x7)
+    x12 = _grown(x1, x7)
+    x13 = gap + x5
+    x14 = torch.exp(x13)
+    x15 = torch.expm1(x13)
+    x16 = _grown(x1, x14)
+    x17 = _grown(x3, x14)
+    x18 = _grown(x16 + 1, x8)
+    x19 = _grown(2*x17 - x15, x8)
+    _to_mean = x9
+    _to_second = x11 - 0.5*x6
+    _to_change = -0.5*x18
+    _to_slope_mean = x10
+    _to_slope_second = 0.5*x12 + 0.5
+    _to_slope_change = -0.5*x19
     return SinMomentsAtMeanResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -4028,7 +4119,7 @@ def scaled_gradient(
 
     Args:
         L: depth: number of blocks, an integer >= 1.
-        beta: scale of a residual branch, a number >= 0.
+        beta: scale of a residual branch, a number in [0, 1].
         c_g: gradient gain of a block's branch, for an input of unit second moment, a number >= 0.
 
     Every argument is a number or a tensor; they broadcast against each other and the result has the broadcast shape

@@ -2907,6 +2907,9 @@ static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x =
     "bounded_exponent": r"""
 static inline double bounded_exponent(double x) { return x > 709.78 ? 709.78 : x; }
 """,
+    "grown": r"""
+static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+""",
     "geometric_sum": r"""
 /* The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s. */
 static inline double geometric_sum(double a, double b, double L) {
@@ -2919,7 +2922,7 @@ static inline double geometric_sum(double a, double b, double L) {
 
 _KERNELS = {
     "inner_products": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -2946,14 +2949,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = d_*sigma_v2_*square(alpha_1_);
         const double x1_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*(x0_ + 1.0)*square(alpha_2_) + x0_);
         const double x2_ = f_exp(L_*x1_);
-        const double next_0 = C_*x2_;
+        const double x3_ = grown(C_, x2_);
+        const double next_0 = x3_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "inner_products_limit": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'grown'),
         r"""
 enum { INPUTS = 8, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -2976,14 +2980,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_exp(a_1_*d_*sigma_v2_ + a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
-        const double next_0 = C_*x0_;
+        const double x1_ = grown(C_, x0_);
+        const double next_0 = x1_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "norm": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'grown'),
         r"""
 enum { INPUTS = 11, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3013,16 +3018,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
-        const double x3_ = f_exp(L_*x2_);
-        const double next_0 = C_*x1_*x3_/n_ + N_*x3_;
+        const double x2_ = grown(C_, x1_);
+        const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
+        const double x4_ = f_exp(L_*x3_);
+        const double x5_ = grown(N_, x4_);
+        const double x6_ = grown(x2_, x4_);
+        const double next_0 = x5_ + x6_/n_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "norm_limit": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'grown'),
         r"""
 enum { INPUTS = 10, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3049,15 +3057,18 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_expm1(a_1_*d_*sigma_v2_);
-        const double x1_ = f_exp(a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
-        const double next_0 = C_*x0_*x1_/n_ + N_*x1_;
+        const double x1_ = grown(C_, x0_);
+        const double x2_ = f_exp(a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
+        const double x3_ = grown(N_, x2_);
+        const double x4_ = grown(x1_, x2_);
+        const double next_0 = x3_ + x4_/n_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "correlation": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent', 'grown'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3122,7 +3133,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gram_entry": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'grown'),
         r"""
 enum { INPUTS = 11, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3152,16 +3163,18 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
-        const double x3_ = f_exp(L_*x2_);
-        const double next_0 = x3_*(C_*x1_/square(n_) + K_ij_);
+        const double x2_ = grown(C_, x1_);
+        const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
+        const double x4_ = f_exp(L_*x3_);
+        const double x5_ = grown(K_ij_ + x2_/square(n_), x4_);
+        const double next_0 = x5_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "pair_correlation": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent', 'grown'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3872,7 +3885,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "norm_second_moment": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'step', 'geometric_sum'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'step', 'grown', 'geometric_sum'),
         r"""
 enum { INPUTS = 13, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3968,13 +3981,13 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x61_ = 0.5*x57_;
         const double x62_ = 0.5*x52_;
         const double x63_ = x1_*x40_ + x53_;
-        const double x64_ = f_log1p(x58_ + x63_ - x47_ - x52_ - x57_);
-        const double x65_ = f_log1p(x1_*x42_ + x44_ + 4.0*x58_ + x60_ + x63_);
+        const double x64_ = f_log1p(x1_*x42_ + x44_ + 4.0*x58_ + x60_ + x63_);
+        const double x65_ = f_log1p(x58_ + x63_ - x47_ - x52_ - x57_);
         const double x66_ = x40_ + 2.5*x58_ + x61_ + x62_ + x63_;
         const double x67_ = x20_*x33_;
         const double x68_ = x20_*x35_;
-        const double x69_ = geometric_sum(x64_, x65_, L_);
-        const double x70_ = f_exp(L_*x64_);
+        const double x69_ = geometric_sum(x65_, x64_, L_);
+        const double x70_ = f_exp(L_*x65_);
         const double x71_ = x19_*x42_;
         const double x72_ = x19_*x45_;
         const double x73_ = x28_*x41_;
@@ -3991,17 +4004,18 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x84_ = f_log1p(x66_ + x83_ - x82_);
         const double x85_ = x82_ + x83_;
         const double x86_ = f_log1p(x66_ + x85_);
-        const double x87_ = f_exp(L_*(x31_ + x65_));
+        const double x87_ = f_exp(L_*(x31_ + x64_));
         const double x88_ = f_exp(L_*x84_);
         const double x89_ = geometric_sum(x84_, x86_, L_);
-        const double next_0 = G_2_*x47_*x59_*x69_ + x87_*square(C_)/square(n_) + (x69_*(x47_ + x52_ + x57_ + x58_) + x70_)*square(T_X_) + (2.0*C_*T_X_*(x88_ + x89_*(x85_ - x40_ - 0.5*x58_ - x61_ - x62_)) + Q_X_*x44_*x59_*x89_)/n_;
+        const double x90_ = grown(square(C_), x87_);
+        const double next_0 = G_2_*x47_*x59_*x69_ + x90_/square(n_) + (x69_*(x47_ + x52_ + x57_ + x58_) + x70_)*square(T_X_) + (2.0*C_*T_X_*(x88_ + x89_*(x85_ - x40_ - 0.5*x58_ - x61_ - x62_)) + Q_X_*x44_*x59_*x89_)/n_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "sum_second_moment": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4038,14 +4052,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x10_ = x9_*square(d_F_);
         const double x11_ = f_log1p(x7_ + (x7_ + 1.0)*(d_*x2_*x9_ + 2.0*d_F_*x0_*x9_ + d_F_*x1_*x8_ + x0_*x10_ + x1_*x10_ + x2_*x8_));
         const double x12_ = f_exp(L_*x11_);
-        const double next_0 = x12_*square(C_);
+        const double x13_ = grown(square(C_), x12_);
+        const double next_0 = x13_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "tail_ratio": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
         r"""
 enum { INPUTS = 8, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

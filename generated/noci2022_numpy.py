@@ -105,6 +105,12 @@ def _bounded_exponent(x):
     return np.minimum(x, 709.78)
 
 
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    product = x*growth
+    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
+
+
 def _log1p(x):
     """log(1 + x) for x >= 0 to every digit; the rounding of 1 + x is put back, which is faster than np.log1p."""
     grown = 1 + x
@@ -216,7 +222,8 @@ def inner_products(
                 x1 = _log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*np.square(alpha_2) + x0)
             if _changed & 0b111110111:
                 x2 = np.exp(L*x1)
-            _to_inner_products[_at] = C*x2
+            x3 = _grown(C, x2)
+            _to_inner_products[_at] = x3
 
     _in_parts(_work, workers)
     return _to_inner_products[()]
@@ -299,7 +306,8 @@ def inner_products_limit(
             ) = _values
             if _changed & 0b11111011:
                 x0 = np.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
-            _to_inner_products_limit[_at] = C*x0
+            x1 = _grown(C, x0)
+            _to_inner_products_limit[_at] = x1
 
     _in_parts(_work, workers)
     return _to_inner_products_limit[()]
@@ -393,11 +401,17 @@ def norm(
                 x0 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b101000011:
                 x1 = np.expm1(L*x0)
+            if _changed & 0b101010011:
+                x2 = _grown(C, x1)
             if _changed & 0b11011000100:
-                x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+                x3 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
             if _changed & 0b11011000101:
-                x3 = np.exp(L*x2)
-            _to_norm[_at] = C*x1*x3/n + N*x3
+                x4 = np.exp(L*x3)
+            if _changed & 0b11011100101:
+                x5 = _grown(N, x4)
+            if _changed & 0b11111010111:
+                x6 = _grown(x2, x4)
+            _to_norm[_at] = x5 + x6/n
 
     _in_parts(_work, workers)
     return _to_norm[()]
@@ -487,9 +501,15 @@ def norm_limit(
                     _require(C <= N*n, C, "C", "a number in [0, N*n]")
             if _changed & 0b10100001:
                 x0 = np.expm1(a_1*d*sigma_v2)
+            if _changed & 0b10101001:
+                x1 = _grown(C, x0)
             if _changed & 0b1101100010:
-                x1 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
-            _to_norm_limit[_at] = C*x0*x1/n + N*x1
+                x2 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
+            if _changed & 0b1101110010:
+                x3 = _grown(N, x2)
+            if _changed & 0b1111101011:
+                x4 = _grown(x1, x2)
+            _to_norm_limit[_at] = x3 + x4/n
 
     _in_parts(_work, workers)
     return _to_norm_limit[()]
@@ -751,11 +771,14 @@ def gram_entry(
                 x0 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b101000011:
                 x1 = np.expm1(L*x0)
+            if _changed & 0b101010011:
+                x2 = _grown(C, x1)
             if _changed & 0b11011000100:
-                x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+                x3 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
             if _changed & 0b11011000101:
-                x3 = np.exp(L*x2)
-            _to_gram_entry[_at] = x3*(C*x1/np.square(n) + K_ij)
+                x4 = np.exp(L*x3)
+            x5 = _grown(K_ij + x2/np.square(n), x4)
+            _to_gram_entry[_at] = x5
 
     _in_parts(_work, workers)
     return _to_gram_entry[()]
@@ -2852,15 +2875,15 @@ def norm_second_moment(
                 x61 = 0.5*x57
                 x62 = 0.5*x52
                 x63 = x1*x40 + x53
-                x64 = np.log1p(x58 + x63 - x47 - x52 - x57)
-                x65 = _log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
+                x64 = _log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
+                x65 = np.log1p(x58 + x63 - x47 - x52 - x57)
                 x66 = x40 + 2.5*x58 + x61 + x62 + x63
             if _changed & 0b1111100000000:
                 x67 = x20*x33
                 x68 = x20*x35
             if _changed & 0b1101010000110:
-                x69 = _geometric_sum(x64, x65, L)
-                x70 = np.exp(L*x64)
+                x69 = _geometric_sum(x65, x64, L)
+                x70 = np.exp(L*x65)
             if _changed & 0b1111110000000:
                 x71 = x19*x42
                 x72 = x19*x45
@@ -2880,10 +2903,12 @@ def norm_second_moment(
                 x85 = x82 + x83
                 x86 = np.log1p(x66 + x85)
             if _changed & 0b1111110000110:
-                x87 = np.exp(L*(x31 + x65))
+                x87 = np.exp(L*(x31 + x64))
                 x88 = np.exp(L*x84)
                 x89 = _geometric_sum(x84, x86, L)
-            _to_second_moment[_at] = G_2*x47*x59*x69 + x87*np.square(C)/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+            if _changed & 0b1111110001110:
+                x90 = _grown(np.square(C), x87)
+            _to_second_moment[_at] = G_2*x47*x59*x69 + x90/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
 
     _in_parts(_work, workers)
     return _to_second_moment[()]
@@ -2993,7 +3018,8 @@ def sum_second_moment(
                 x11 = _log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
             if _changed & 0b111111011:
                 x12 = np.exp(L*x11)
-            _to_second_moment[_at] = x12*np.square(C)
+            x13 = _grown(np.square(C), x12)
+            _to_second_moment[_at] = x13
 
     _in_parts(_work, workers)
     return _to_second_moment[()]

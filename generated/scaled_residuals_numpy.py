@@ -98,6 +98,12 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    product = x*growth
+    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
+
+
 def _log1p(x):
     """log(1 + x) for x >= 0 to every digit; the rounding of 1 + x is put back, which is faster than np.log1p."""
     grown = 1 + x
@@ -315,7 +321,8 @@ def tfixup_update(
                 x1 = _log1p(np.square(x0))
             if _changed & 0b110:
                 x2 = np.exp(x1*(2*L - 1))
-            _to_update[_at] = 4*L*q_0*x0*x2
+                x3 = _grown(x0, x2)
+            _to_update[_at] = 4*L*q_0*x3
 
     _in_parts(_work, workers)
     return _to_update[()]

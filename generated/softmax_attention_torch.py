@@ -24,6 +24,11 @@ def _tensors(*values):
     ]
 
 
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+
+
 def _correlation_deficit(t, f):
     """One minus the expected sample correlation at correlation 1 - t and f degrees of freedom."""
     near = torch.minimum(t, 2 - t)
@@ -847,47 +852,51 @@ def _softmax_layer_exact_pair(a, n, D, d_k, x):
     """Moments of two rows of weights."""
     x0 = torch.sqrt(a)
     x1 = n - 1
-    x2 = 1/x1
-    x3 = 1/D
-    x4 = 1 - x
-    x5 = 2*x
-    x6 = 3*x
-    x7 = torch.square(x4)
-    x8 = _softmax_weight_gap(a, n)
+    x2 = 1/n
+    x3 = 1/x1
+    x4 = 1/D
+    x5 = 1 - x
+    x6 = 2*x
+    x7 = 3*x
+    x8 = torch.square(x5)
     x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], a, n, None, 0)
-    x10 = torch.log1p(x1*x8)
-    x11 = x9[0]
-    x12 = x9[1]
-    x13 = x9[2]
-    x14 = 1/x11
-    x15 = 2*x13
-    x16 = x10/a
-    x17 = 1 - x11
-    x18 = -4*x13
-    x19 = x11 + x12 - x15
-    x20 = torch.square(x17)
-    x21 = x14*x19
-    x22 = x2*x20
-    x23 = x12 + 1 - 2*x11 - x20
-    x24 = n*x22
-    x25 = 2*x0*x17*x2*(x0*((-x11) - 3*x12 - x18) + 0.5*x17/x0) - x22
-    x26 = x16*(6 - 6*x)
-    x27 = x20 + x23*x7
-    x28 = torch.expm1(-a*x*(x*(x16*(3 - x5) - x24*x4) + x21*x7))
-    x29 = torch.exp(a*x4*(x24*torch.square(x) + x4*(x16*(x5 + 1) - x*x21)))
-    x30 = x24*(x6 - 2)
-    x31 = x11*x28
-    x32 = x*(x14*x19*(4 - x6) - x26 - x30)
-    x33 = x29/n
-    x34 = x33*(x*x26 + x*x30 + x21*x4*(1 - x6))
+    x10 = _softmax_weight_gap(a, n)
+    x11 = torch.log1p(x1*x10)
+    x12 = x9[0]
+    x13 = x9[1]
+    x14 = x9[2]
+    x15 = 1/x12
+    x16 = 2*x14
+    x17 = x11/a
+    x18 = 1 - x12
+    x19 = -4*x14
+    x20 = x12 + x13 - x16
+    x21 = torch.square(x18)
+    x22 = x15*x20
+    x23 = x21*x3
+    x24 = x13 + 1 - 2*x12 - x21
+    x25 = n*x23
+    x26 = 2*x0*x18*x3*(x0*((-x12) - 3*x13 - x19) + 0.5*x18/x0) - x23
+    x27 = x17*(6 - 6*x)
+    x28 = x21 + x24*x8
+    x29 = torch.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
+    x30 = torch.exp(a*x5*(x25*torch.square(x) + x5*(x17*(x6 + 1) - x*x22)))
+    x31 = x25*(x7 - 2)
+    x32 = _grown(x12, x29)
+    x33 = x*(x15*x20*(4 - x7) - x27 - x31)
+    x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
+    x35 = _grown(x12*(x15*x20 - x33), x29)
+    x36 = _grown(x34, x30)
+    x37 = _grown(x34*x5, x30)
+    x38 = x2*x36
     return [
-        -x31,
-        a*x3*(x*x23*(2 - x) + x*(4*x12 + x18 + x27 + x34) + x11*x32 - x31*(x14*x19 - x32)) - x31,
-        x33,
-        x34,
-        x27,
-        x27*x3 + x34*(x3 + 1),
-        2*a*(x25*x4 + x34*x4 + x7*(2*x12 - x15 - x25)),
+        -x32,
+        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x38) + x12*x33 - x35) - x32,
+        x2*x30,
+        x38,
+        x28,
+        x28*x4 + x38*(x4 + 1),
+        2*a*(x2*x37 + x26*x5 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -1167,8 +1176,8 @@ def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
     x29 = x23[18]
     x30 = x23[19]
     x31 = x23[13]
-    x32 = x23[1]
-    x33 = x23[4] - 2*x23[6]
+    x32 = x23[4] - 2*x23[6]
+    x33 = x23[1]
     x34 = x23[10]
     x35 = torch.log(n*x24)
     x36 = torch.log1p(-0.5*x4*x6*torch.square(D*x25 - 1))
@@ -1177,7 +1186,7 @@ def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
     x39 = 2*x29
     x40 = 2*x30
     x41 = 4*x30
-    x42 = x2*x26*x5*(x25 - x32)/x0
+    x42 = x2*x26*x5*(x25 - x33)/x0
     x43 = x1*x35
     x44 = x1*x36
     x45 = x24 + x31 + x40 - x28 - x39
@@ -1190,21 +1199,22 @@ def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
     x52 = n*x49
     x53 = x51/x24
     x54 = x17*x37
-    x55 = x21*(D*(x10*x24*(D - 4) + x10 + x11*x23[9] + x12*x34 + x13*x27 + x13*x23[22] + x14*x31 + x14*x23[16] + x15*x41 + x28 + x33 + x39 + x23[2] + 4*x23[7] - x11*x23[17] - x12*x25 - x12*x28*x8 - x12*x9*x23[20] - x12*x23[11] - x12*x23[21] - x12*x23[23] - x15*x39 - x24 - x31 - x40 - 2*x23[3] - 2*x23[5]) - x50) + x50
+    x55 = x21*(D*(x10*x24*(D - 4) + x10 + x11*x23[9] + x12*x34 + x13*x27 + x13*x23[22] + x14*x31 + x14*x23[16] + x15*x41 + x28 + x32 + x39 + x23[2] + 4*x23[7] - x11*x23[17] - x12*x25 - x12*x28*x8 - x12*x9*x23[20] - x12*x23[11] - x12*x23[21] - x12*x23[23] - x15*x39 - x24 - x31 - x40 - 2*x23[3] - 2*x23[5]) - x50) + x50
     x56 = torch.expm1(-a*x*(x*(x20*x47 - x22*x4*x54) + x21*x53))
     x57 = torch.exp(a*(x17*(x17*(x43*(x16 + 1) - x*x53) + x18*x52) + x18*x20*x44))
-    x58 = x24*x56
-    x59 = x3*x57
-    x60 = x59*(x*x47*(6 - 6*x) + x*x52*(x19 - 2) + x17*x53*(1 - x19))
-    x61 = x60*(x21*(x6*x7*(x33 + x45)/x48 - 1) + 1)
+    x58 = x*x47*(6 - 6*x) + x*x52*(x19 - 2) + x17*x53*(1 - x19)
+    x59 = _grown(x24, x56)
+    x60 = _grown(x58*(x21*(x6*x7*(x32 + x45)/x48 - 1) + 1), x57)
+    x61 = _grown(x17*x58, x57)
+    x62 = x3*x60
     return [
-        -x58,
-        2*a*x*x3*x6*(x39 + 1 - 3*x24) + x*(x32 + x38)*(x18 + 3 - x19) - x*x54*(2 - x) - x58,
-        x59,
-        x61,
+        -x59,
+        2*a*x*x3*x6*(x39 + 1 - 3*x24) + x*(x33 + x38)*(x18 + 3 - x19) - x*x54*(2 - x) - x59,
+        x3*x57,
+        x62,
         x55,
-        x55*x6 + x61,
-        2*a*(x17*x60 + x17*(x42 - x49) + x21*(D*x10*(x24 + 3*x31 + x34 + x41 - 2*x27 - 3*x28 - 4*x29) + x49 - x42 - x51)),
+        x55*x6 + x62,
+        2*a*(x17*(x42 - x49) + x21*(D*x10*(x24 + 3*x31 + x34 + x41 - 2*x27 - 3*x28 - 4*x29) + x49 - x42 - x51) + x3*x61),
     ]
 
 
@@ -1303,47 +1313,51 @@ def _softmax_layer_exact_unit_normal_pair(a, n, D, d_k, x):
     """Moments of two rows of weights."""
     x0 = torch.sqrt(a)
     x1 = n - 1
-    x2 = 1/x1
-    x3 = 1/D
-    x4 = 1 - x
-    x5 = 2*x
-    x6 = 3*x
-    x7 = torch.square(x4)
-    x8 = _softmax_weight_gap(a, n)
+    x2 = 1/n
+    x3 = 1/x1
+    x4 = 1/D
+    x5 = 1 - x
+    x6 = 2*x
+    x7 = 3*x
+    x8 = torch.square(x5)
     x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], a, n, None, 0)
-    x10 = torch.log1p(x1*x8)
-    x11 = x9[0]
-    x12 = x9[1]
-    x13 = x9[2]
-    x14 = 1/x11
-    x15 = 2*x13
-    x16 = x10/a
-    x17 = 1 - x11
-    x18 = -4*x13
-    x19 = x11 + x12 - x15
-    x20 = torch.square(x17)
-    x21 = x14*x19
-    x22 = x2*x20
-    x23 = x12 + 1 - 2*x11 - x20
-    x24 = n*x22
-    x25 = 2*x0*x17*x2*(x0*((-x11) - 3*x12 - x18) + 0.5*x17/x0) - x22
-    x26 = x16*(6 - 6*x)
-    x27 = x20 + x23*x7
-    x28 = torch.expm1(-a*x*(x*(x16*(3 - x5) - x24*x4) + x21*x7))
-    x29 = torch.exp(a*x4*(x24*torch.square(x) + x4*(x16*(x5 + 1) - x*x21)))
-    x30 = x24*(x6 - 2)
-    x31 = x11*x28
-    x32 = x*(x14*x19*(4 - x6) - x26 - x30)
-    x33 = x29/n
-    x34 = x33*(x*x26 + x*x30 + x21*x4*(1 - x6))
+    x10 = _softmax_weight_gap(a, n)
+    x11 = torch.log1p(x1*x10)
+    x12 = x9[0]
+    x13 = x9[1]
+    x14 = x9[2]
+    x15 = 1/x12
+    x16 = 2*x14
+    x17 = x11/a
+    x18 = 1 - x12
+    x19 = -4*x14
+    x20 = x12 + x13 - x16
+    x21 = torch.square(x18)
+    x22 = x15*x20
+    x23 = x21*x3
+    x24 = x13 + 1 - 2*x12 - x21
+    x25 = n*x23
+    x26 = 2*x0*x18*x3*(x0*((-x12) - 3*x13 - x19) + 0.5*x18/x0) - x23
+    x27 = x17*(6 - 6*x)
+    x28 = x21 + x24*x8
+    x29 = torch.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
+    x30 = torch.exp(a*x5*(x25*torch.square(x) + x5*(x17*(x6 + 1) - x*x22)))
+    x31 = x25*(x7 - 2)
+    x32 = _grown(x12, x29)
+    x33 = x*(x15*x20*(4 - x7) - x27 - x31)
+    x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
+    x35 = _grown(x12*(x15*x20 - x33), x29)
+    x36 = _grown(x34, x30)
+    x37 = _grown(x34*x5, x30)
+    x38 = x2*x36
     return [
-        -x31,
-        a*x3*(x*x23*(2 - x) + x*(4*x12 + x18 + x27 + x34) + x11*x32 - x31*(x14*x19 - x32)) - x31,
-        x33,
-        x34,
-        x27,
-        x27*x3 + x34*(x3 + 1),
-        2*a*(x25*x4 + x34*x4 + x7*(2*x12 - x15 - x25)),
+        -x32,
+        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x38) + x12*x33 - x35) - x32,
+        x2*x30,
+        x38,
+        x28,
+        x28*x4 + x38*(x4 + 1),
+        2*a*(x2*x37 + x26*x5 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -1642,8 +1656,8 @@ def _softmax_layer_exact_normed_sphere_pair(a, n, D, d_k, x):
     x36 = x30[18]
     x37 = x30[19]
     x38 = x30[13]
-    x39 = x30[1]
-    x40 = x30[4] - 2*x30[6]
+    x39 = x30[4] - 2*x30[6]
+    x40 = x30[1]
     x41 = x30[10]
     x42 = torch.log(n*x31)
     x43 = torch.log1p(-0.5*x15*x4*x6*x8*torch.square(x19*x32 - 1))
@@ -1652,34 +1666,35 @@ def _softmax_layer_exact_normed_sphere_pair(a, n, D, d_k, x):
     x46 = 2*x36
     x47 = 2*x37
     x48 = 4*x37
-    x49 = x16*x2*x33*x5*x7*(x32 - x39)/x0
-    x50 = x1*x42
-    x51 = x1*x43
-    x52 = x31 + x38 + x47 - x35 - x46
-    x53 = x29*x44
-    x54 = x50 - x51
-    x55 = x45 + x52
-    x56 = x2*x53
-    x57 = x53*(x2 + 1 - 2*x3)
-    x58 = x24*x55
-    x59 = n*x56
-    x60 = x58/x31
+    x49 = x1*x42
+    x50 = x1*x43
+    x51 = x31 + x38 + x47 - x35 - x46
+    x52 = x29*x44
+    x53 = x49 - x50
+    x54 = x45 + x51
+    x55 = x2*x52
+    x56 = x52*(x2 + 1 - 2*x3)
+    x57 = x24*x54
+    x58 = n*x55
+    x59 = x16*x2*x33*x5*x7*(x32 - x40)/x0 - x55
+    x60 = x57/x31
     x61 = x10*x44
-    x62 = x14*(x19*(x23*x31*(x19 - 4) + x23 + x24*x30[9] + x25*x41 + x26*x34 + x26*x30[22] + x27*x38 + x27*x30[16] + x28*x48 + x35 + x40 + x46 + x30[2] + 4*x30[7] - x21*x25*x35 - x22*x25*x30[20] - x24*x30[17] - x25*x32 - x25*x30[11] - x25*x30[21] - x25*x30[23] - x28*x46 - x31 - x38 - x47 - 2*x30[3] - 2*x30[5]) - x57) + x57
-    x63 = torch.expm1(-a*x*(x*(x13*x54 - x29*x4*x61) + x14*x60))
-    x64 = torch.exp(a*(x10*(x10*(x50*(x9 + 1) - x*x60) + x11*x59) + x11*x13*x51))
-    x65 = x31*x63
-    x66 = x3*x64
-    x67 = x66*(x*x54*(6 - 6*x) + x*x59*(x12 - 2) + x10*x60*(1 - x12))
-    x68 = x67*(x14*(x15*x20*x6*x8*(x40 + x52)/x55 - 1) + 1)
+    x62 = x14*(x19*(x23*x31*(x19 - 4) + x23 + x24*x30[9] + x25*x41 + x26*x34 + x26*x30[22] + x27*x38 + x27*x30[16] + x28*x48 + x35 + x39 + x46 + x30[2] + 4*x30[7] - x21*x25*x35 - x22*x25*x30[20] - x24*x30[17] - x25*x32 - x25*x30[11] - x25*x30[21] - x25*x30[23] - x28*x46 - x31 - x38 - x47 - 2*x30[3] - 2*x30[5]) - x56) + x56
+    x63 = torch.expm1(-a*x*(x*(x13*x53 - x29*x4*x61) + x14*x60))
+    x64 = torch.exp(a*(x10*(x10*(x49*(x9 + 1) - x*x60) + x11*x58) + x11*x13*x50))
+    x65 = x*x53*(6 - 6*x) + x*x58*(x12 - 2) + x10*x60*(1 - x12)
+    x66 = _grown(x31, x63)
+    x67 = _grown(x65*(x14*(x15*x20*x6*x8*(x39 + x51)/x54 - 1) + 1), x64)
+    x68 = _grown(x10*x65, x64)
+    x69 = x3*x67
     return [
-        -x65,
-        2*a*x*x3*x6*(x46 + 1 - 3*x31) + d_k*x*x17*(x39 + x45)*(x11 + 3 - x12) - x*x18*x61*(2 - x) - x65,
-        x66,
-        x68,
+        -x66,
+        2*a*x*x3*x6*(x46 + 1 - 3*x31) + d_k*x*x17*(x40 + x45)*(x11 + 3 - x12) - x*x18*x61*(2 - x) - x66,
+        x3*x64,
+        x69,
         x62,
-        x6*x62 + x68,
-        2*a*(x10*x67 + x10*(x49 - x56) + x14*(D*d_k*x17*x23*(x31 + 3*x38 + x41 + x48 - 2*x34 - 3*x35 - 4*x36) + x56 - x49 - x58)),
+        x6*x62 + x69,
+        2*a*(x10*x59 + x14*(D*d_k*x17*x23*(x31 + 3*x38 + x41 + x48 - 2*x34 - 3*x35 - 4*x36) - x57 - x59) + x3*x68),
     ]
 
 
@@ -1780,47 +1795,51 @@ def _softmax_layer_exact_normed_normal_pair(a, n, D, d_k, x):
     """Moments of two rows of weights."""
     x0 = torch.sqrt(a)
     x1 = n - 1
-    x2 = 1/x1
-    x3 = 1/D
-    x4 = 1 - x
-    x5 = 2*x
-    x6 = 3*x
-    x7 = torch.square(x4)
-    x8 = _softmax_weight_gap(a, n)
+    x2 = 1/n
+    x3 = 1/x1
+    x4 = 1/D
+    x5 = 1 - x
+    x6 = 2*x
+    x7 = 3*x
+    x8 = torch.square(x5)
     x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], a, n, None, 0)
-    x10 = torch.log1p(x1*x8)
-    x11 = x9[0]
-    x12 = x9[1]
-    x13 = x9[2]
-    x14 = 1/x11
-    x15 = 2*x13
-    x16 = x10/a
-    x17 = 1 - x11
-    x18 = -4*x13
-    x19 = x11 + x12 - x15
-    x20 = torch.square(x17)
-    x21 = x14*x19
-    x22 = x2*x20
-    x23 = x12 + 1 - 2*x11 - x20
-    x24 = n*x22
-    x25 = 2*x0*x17*x2*(x0*((-x11) - 3*x12 - x18) + 0.5*x17/x0) - x22
-    x26 = x16*(6 - 6*x)
-    x27 = x20 + x23*x7
-    x28 = torch.expm1(-a*x*(x*(x16*(3 - x5) - x24*x4) + x21*x7))
-    x29 = torch.exp(a*x4*(x24*torch.square(x) + x4*(x16*(x5 + 1) - x*x21)))
-    x30 = x24*(x6 - 2)
-    x31 = x11*x28
-    x32 = x*(x14*x19*(4 - x6) - x26 - x30)
-    x33 = x29/n
-    x34 = x33*(x*x26 + x*x30 + x21*x4*(1 - x6))
+    x10 = _softmax_weight_gap(a, n)
+    x11 = torch.log1p(x1*x10)
+    x12 = x9[0]
+    x13 = x9[1]
+    x14 = x9[2]
+    x15 = 1/x12
+    x16 = 2*x14
+    x17 = x11/a
+    x18 = 1 - x12
+    x19 = -4*x14
+    x20 = x12 + x13 - x16
+    x21 = torch.square(x18)
+    x22 = x15*x20
+    x23 = x21*x3
+    x24 = x13 + 1 - 2*x12 - x21
+    x25 = n*x23
+    x26 = 2*x0*x18*x3*(x0*((-x12) - 3*x13 - x19) + 0.5*x18/x0) - x23
+    x27 = x17*(6 - 6*x)
+    x28 = x21 + x24*x8
+    x29 = torch.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
+    x30 = torch.exp(a*x5*(x25*torch.square(x) + x5*(x17*(x6 + 1) - x*x22)))
+    x31 = x25*(x7 - 2)
+    x32 = _grown(x12, x29)
+    x33 = x*(x15*x20*(4 - x7) - x27 - x31)
+    x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
+    x35 = _grown(x12*(x15*x20 - x33), x29)
+    x36 = _grown(x34, x30)
+    x37 = _grown(x34*x5, x30)
+    x38 = x2*x36
     return [
-        -x31,
-        a*x3*(x*x23*(2 - x) + x*(4*x12 + x18 + x27 + x34) + x11*x32 - x31*(x14*x19 - x32)) - x31,
-        x33,
-        x34,
-        x27,
-        x27*x3 + x34*(x3 + 1),
-        2*a*(x25*x4 + x34*x4 + x7*(2*x12 - x15 - x25)),
+        -x32,
+        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x38) + x12*x33 - x35) - x32,
+        x2*x30,
+        x38,
+        x28,
+        x28*x4 + x38*(x4 + 1),
+        2*a*(x2*x37 + x26*x5 + x8*(2*x13 - x16 - x26)),
     ]
 
 

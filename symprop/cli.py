@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("recipe", metavar="RECIPE", help="deepscalelm")
     sub.add_argument(
         "values", nargs="*", metavar="KEY=VALUE",
-        help="layers, width, vocab; optional dropout, tokens, expansion, activation, segments, gradient_correlation",
+        help="layers, width, vocab; optional dropout, tokens, heads, expansion, activation, segments, gradient_correlation",
     )  # fmt: skip
     sub.add_argument("--torch", action="store_true", help="the torch snippet alone")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
@@ -569,7 +569,8 @@ def _recipe_arguments(texts: Sequence[str]) -> dict[str, Any]:
     """``layers=192 vocab=50257`` as the arguments of the recipe; unknown and missing ones are named."""
     from symprop.core.parsing import parse_assignments
 
-    whole = {"layers": "layers", "width": "width", "vocab": "vocabulary", "tokens": "tokens", "expansion": "expansion"}
+    whole = {"layers": "layers", "width": "width", "vocab": "vocabulary", "tokens": "tokens", "heads": "heads",
+             "expansion": "expansion"}
     real = ("dropout", "gradient_correlation")
     words = dict(item.split("=", 1) for item in texts if item.startswith("activation="))
     numbers = parse_assignments([item for item in texts if not item.startswith("activation=")], {})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import mpmath
 import sympy as sp
 
-from symprop.components import Dropout, Elementwise, LayerNorm, Linear, UniformAttention
+from symprop.components import Attention, Dropout, Elementwise, LayerNorm, Linear
 from symprop.components.embedding import Embedding, RepeatProbability, Zipf
 from symprop.core import symbols
 from symprop.core.display import html_table
@@ -21,6 +21,8 @@ from symprop.functions.arc_cosine import absolute_gap, arc_cosine
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.normal_moment import normal_moment
 from symprop.functions.quadrature_activation import GeluTanh
+from symprop.functions.softmax_layer import LINEAR, LayerMoment
+from symprop.functions.softmax_values import evaluator
 from symprop.functions.table_sum import callable_sums
 from symprop.network import Block, residual, sequential, token_input, trace_of
 
@@ -29,6 +31,12 @@ ACTIVATIONS: Mapping[str, Activation] = {
     for item in (Relu(), Gelu(), GeluTanh(), Silu(), SquaredRelu(), Absolute(), Erf(), Sine(), Tanh(), Sigmoid(), Identity())
 }
 """Activations of the feed-forward block, by name."""
+HEAD_WIDTH = 64
+"""Width of a head that a model has unless told."""
+MANY_TOKENS = 10**12
+"""What stands for infinitely many tokens: what they leave out is of the order 1/n."""
+PLACES = 10
+"""Chebyshev points in the gap at which softmax moments are evaluated; between them they are right to 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ def solve_recipe(
     *,
     dropout: float = 0.1,
     tokens: int | None = None,
+    heads: int | None = None,
     expansion: int = 4,
     activation: str | Activation = "relu",
     segments: bool = False,
@@ -85,7 +94,9 @@ def solve_recipe(
 
     The residual scales are lambda^2 = 1 - 2/N and beta^2 = 2/N for N ``layers`` of one attention and one feed-forward
     block each. Words follow Zipf's law over the ``vocabulary``, ``tokens`` is the sequence length (None for the limit of
-    many tokens), attention is uniform (small logits), ``activation`` is a name or an activation of one's own.
+    many tokens), ``activation`` is a name or an activation of one's own. Attention is the true softmax at the score
+    variance of the recipe, 1 - r, forward and backward, by :class:`~symprop.components.Attention` at the level exact; the
+    width of a key is ``width``/``heads`` (64 unless told, or the ``width`` where 64 does not divide it).
     ``gradient_correlation`` is that of dLoss/dx at the top. Raises :class:`InputError` for a value out of range. Kedia et
     al. 2024, DeepScaleLM.
 
@@ -93,7 +104,9 @@ def solve_recipe(
     >>> round(recipe.layers[0].ffn_variance*768/math.sqrt(0.9/2), 12)
     1.0
     """
-    _check(layers, width, vocabulary, dropout, tokens, expansion, gradient_correlation)
+    if heads is None:
+        heads = 1 if width % HEAD_WIDTH else width // HEAD_WIDTH
+    _check(layers, width, vocabulary, dropout, tokens, heads, expansion, gradient_correlation)
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise UnknownNameError("activation", activation, ACTIVATIONS)
@@ -107,8 +120,8 @@ def solve_recipe(
     variance = sp.solve(sp.Eq(start.q, 1), table)[0]
     gap = float(sp.N(start.gap.subs(table, variance)))
     skip, branch = math.sqrt(1 - 2 / layers), math.sqrt(2 / layers)
-    count = sp.oo if tokens is None else sp.Integer(tokens)
-    attention, feed_forward = _blocks(width, hidden, p, activation, count, skip, branch)
+    count = MANY_TOKENS if tokens is None else tokens
+    attention, feed_forward = _blocks(width, hidden, heads, p, activation, count, skip, branch)
     found = []
     for _ in range(layers):
         correlation = 1 - gap
@@ -134,14 +147,16 @@ def _repeat(vocabulary: int) -> sp.Expr:
 
 
 def _check(
-    layers: int, width: int, vocabulary: int, dropout: float, tokens: int | None, expansion: int, correlation: float
+    layers: int, width: int, vocabulary: int, dropout: float, tokens: int | None, heads: int, expansion: int, correlation: float
 ) -> None:
     for name, value, least in (
         ("layers", layers, 3), ("width", width, 1), ("vocab", vocabulary, 2), ("expansion", expansion, 1),
-        ("tokens", 2 if tokens is None else tokens, 1),
+        ("tokens", 2 if tokens is None else tokens, 1), ("heads", heads, 1),
     ):  # fmt: skip
         if value != int(value) or value < least:
             raise InputError(name, value, f"an integer >= {least}")
+    if width % heads:
+        raise InputError("heads", heads, f"a divisor of the width {width}")
     if not 0 <= dropout < 1:
         raise InputError("dropout", dropout, "a number in [0, 1)")
     if not 0 <= correlation <= 1:
@@ -175,10 +190,13 @@ class _Branch:
 
 
 def _blocks(
-    width: int, hidden: int, dropout: sp.Expr, activation: Activation, tokens: sp.Expr, skip: float, branch: float
+    width: int, hidden: int, heads: int, dropout: sp.Expr, activation: Activation, tokens: int, skip: float, branch: float
 ) -> tuple[_Branch, _Branch]:
     s = sp.Symbol("s", positive=True)
-    attention = sequential(UniformAttention(width, s), Linear(width, s), Dropout(dropout))
+    scores = sp.Rational(1, width)
+    attention = sequential(
+        Attention(width, s, width // heads, scores, scores, heads=heads), Linear(width, s), Dropout(dropout)
+    )
     feed_forward = sequential(Linear(hidden, s), Elementwise(activation), Linear(width, s), Dropout(dropout))
     return (
         _branch(attention, width, tokens, s, skip, branch),
@@ -194,24 +212,46 @@ _NODES: dict[str, Callable[..., float]] = {
 }
 
 
-def _branch(block: Block, width: int, tokens: sp.Expr, s: sp.Symbol, skip: float, branch: float) -> _Branch:
+def _interpolated(nodes: Sequence[LayerMoment], gap: sp.Symbol) -> list[Callable[[float], float]]:
+    """Softmax moments as functions of the gap in (0, 1], by their Chebyshev interpolants."""
+    import numpy as np
+
+    if not nodes:
+        return []
+    factors = [gap if node.name in LINEAR else sp.S.One for node in nodes]
+    table = evaluator(tuple(node / factor for node, factor in zip(nodes, factors, strict=True)), (gap,))
+
+    def values(places: Any) -> Any:
+        return np.array(table.many([[(1 + place) / 2] for place in places]))
+
+    fitted = np.polynomial.chebyshev.chebinterpolate(values, PLACES - 1)
+
+    def curve(column: int, linear: bool) -> Callable[[float], float]:
+        polynomial = np.polynomial.Chebyshev(fitted[:, column], domain=(0, 1))
+        return lambda x: float(polynomial(x)) * (x if linear else 1.0)
+
+    return [curve(column, node.name in LINEAR) for column, node in enumerate(nodes)]
+
+
+def _branch(block: Block, width: int, tokens: int, s: sp.Symbol, skip: float, branch: float) -> _Branch:
     signal = token_input(symbols.n, sp.Integer(width), gaussian=True)
-    unit: dict[Any, Any] = {signal.q: 1}
-
-    def compiled(arguments: list[sp.Symbol], expression: sp.Expr) -> Callable[..., float]:
-        at = expression.subs(unit)
-        at = sp.limit(at, symbols.n, sp.oo) if tokens is sp.oo else at.subs(symbols.n, tokens)
-        plain, sums = callable_sums(at, double=True)
-        function: Callable[..., float] = sp.lambdify(arguments, plain, modules=[dict(sums), _NODES, "math"])
-        return function
-
-    alone = trace_of(block, signal).expand().q
-    whole = trace_of(residual(sequential(LayerNorm(), block), branch, skip), signal)
+    normed = sequential(LayerNorm(), block)
+    alone = trace_of(normed, signal).expand().q
+    whole = trace_of(residual(normed, branch, skip), signal)
     above = Gradient(sp.Symbol("g_q", positive=True), sp.Symbol("g_gap", nonnegative=True))
     below = whole.backpropagate(above)
-    back = [compiled([above.q, above.gap, signal.gap, s], whole.substitute_moments(item)) for item in (below.q, below.gap)]
+    wanted = (alone, whole.expand().gap, whole.substitute_moments(below.q), whole.substitute_moments(below.gap))
+    wanted = tuple(item.subs({signal.q: 1, symbols.n: tokens}) for item in wanted)
+    nodes = sorted(set().union(*(item.atoms(LayerMoment) for item in wanted)), key=sp.default_sort_key)
+    curves = {f"softmax_moment_{k}": curve for k, curve in enumerate(_interpolated(nodes, signal.gap))}
+    softmax = {node: sp.Function(name)(signal.gap) for node, name in zip(nodes, curves, strict=True)}
+
+    def compiled(expression: sp.Expr, *arguments: sp.Symbol) -> Callable[..., float]:
+        plain, sums = callable_sums(expression.xreplace(softmax), double=True)
+        function: Callable[..., float] = sp.lambdify(arguments, plain, modules=[dict(sums), curves, _NODES, "math"])
+        return function
+
+    second, gap = (compiled(item, signal.gap, s) for item in wanted[:2])
+    back = [compiled(item, above.q, above.gap, signal.gap, s) for item in wanted[2:]]
     quadratic = sp.cancel(alone.subs(s, 2) / alone.subs(s, 1)) == 4
-    return _Branch(
-        compiled([signal.gap, s], alone), compiled([signal.gap, s], whole.expand().gap),
-        lambda *values: (back[0](*values), back[1](*values)), quadratic,
-    )  # fmt: skip
+    return _Branch(second, gap, lambda *values: (back[0](*values), back[1](*values)), quadratic)

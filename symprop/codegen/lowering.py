@@ -83,6 +83,10 @@ class BoundedExponent(_Lowered):
     """min(x, log of the largest finite number)."""
 
 
+class Grown(_Lowered):
+    """x*y for a growth y that may overflow: zero where x is."""
+
+
 class Square(_Lowered):
     """x^2."""
 
@@ -96,7 +100,7 @@ class Power(_Lowered):
 
 
 class ArcCosine0(_Lowered):
-    """ArcCosine(0, gap, v)."""
+    """ArcCosine(0, gap, v), given the gap and 2v - gap: neither is found from the other's rounded value."""
 
 
 class ArcCosine1(_Lowered):
@@ -374,7 +378,9 @@ class _Lowering:
             return Step(self.lower(node.args[0]))
         if isinstance(node, ArcCosine):
             k, gap, v = node.args
-            return (ArcCosine0, ArcCosine1, ArcCosine2)[int(k)](self.lower(gap), self.lower(v))
+            if k == 0:
+                return ArcCosine0(self.lower(gap), self.lower(2 * v - gap))
+            return (ArcCosine1, ArcCosine2)[int(k) - 1](self.lower(gap), self.lower(v))
         if isinstance(node, AbsoluteGap):
             gap, v = node.args
             near = Smaller(self.lower(gap), self.lower(2 * v - gap))
@@ -402,8 +408,10 @@ class _Lowering:
             ))
             return Entry(values, sp.Integer(requests.index(request)))
         if isinstance(node, sp.log):
-            coefficient, rest = node.args[0].as_coeff_Add()
-            return self.log_of_one_plus(rest) if coefficient == 1 else Log(self.lower(node.args[0]))
+            terms = _log_terms(node.args[0])
+            kept = [term for term in terms if term[2]]
+            rest = sp.Mul(*(base**k for k, base, plus_one in terms if not plus_one))
+            return sp.Add(self.sum_of_logs(kept), *([] if rest == 1 else [Log(self.lower(rest))]))
         if isinstance(node, sp.Piecewise):
             return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
         return node.func(*(self.lower(argument) for argument in node.args))
@@ -429,6 +437,12 @@ class _Lowering:
         exponents += [self.lower(exponent) * self.sum_of_logs(terms) for exponent, terms in powers.items()]
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
+        for kind in (Expm1, Exp):
+            growth = [factor for factor in plain if isinstance(factor, kind) and not isinstance(factor.args[0], BoundedExponent)]
+            vanishing = [factor for factor in plain if factor not in growth and _can_vanish(factor)]
+            if growth and vanishing:
+                plain = [factor for factor in plain if factor not in growth and factor not in vanishing]
+                plain.append(Grown(sp.Mul(*vanishing), sp.Mul(*growth)))
         return sp.Mul(_number(sp.Mul(*constants)), *plain)
 
     def power(self, factor: sp.Expr) -> sp.Expr:
@@ -501,6 +515,10 @@ def _log_terms(base: sp.Expr) -> list[tuple[sp.Expr, sp.Expr, bool]]:
         plus_one = constant == 1 and rest != 0
         found.append((exponent, rest if plus_one else inner, plus_one))
     return found
+
+
+def _can_vanish(factor: sp.Expr) -> bool:
+    return not (factor.is_nonzero or isinstance(factor, Exp) or (factor.is_Pow and factor.exp.is_negative))
 
 
 def _has_logarithm(base: sp.Expr, plus_one: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -42,14 +42,21 @@ class Parameter:
         return str(self.symbol.name)
 
 
-def parameters(*wanted: sp.Symbol) -> tuple[Parameter, ...]:
+def parameters(*wanted: sp.Symbol, upper: Mapping[sp.Symbol, sp.Expr] = MappingProxyType({})) -> tuple[Parameter, ...]:
     """The parameters that belong to registered symbols; an unregistered one raises ``UnknownNameError``.
+
+    ``upper`` gives bounds that hold for this function only, in its other parameters.
 
     >>> parameters(symbols.L)[0].meaning
     'depth: number of blocks'
+    >>> print(parameters(symbols.gap, upper={symbols.gap: 2 * symbols.q})[0].domain)
+    a number in [0, 2*q]
     """
     known = (symbols.info(symbol) for symbol in wanted)
-    return tuple(Parameter(item.symbol, item.latex, item.meaning, item.domain) for item in known)
+    return tuple(
+        Parameter(item.symbol, item.latex, item.meaning, replace(item.domain, upper=upper.get(item.symbol, item.domain.upper)))
+        for item in known
+    )
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,16 @@ class FunctionSpec:
         defaults: Mapping[sp.Symbol, sp.Expr] | None = None,
         formula: str = "",
         recursion: Recursion | None = None,
+        upper: Mapping[sp.Symbol, sp.Expr] = MappingProxyType({}),
     ) -> FunctionSpec:
-        """A spec whose assumptions, neglected order and sources are those of the derived outputs."""
+        """A spec whose assumptions, neglected order and sources are those of the derived outputs.
+
+        ``upper`` as in :func:`parameters`.
+        """
         derived = tuple(outputs.values())
         return cls(
-            name, parameters(*arguments), tuple((key, value.expression) for key, value in outputs.items()), summary,
-            formula, merge_unique(*(value.assumptions for value in derived)),
+            name, parameters(*arguments, upper=upper), tuple((key, value.expression) for key, value in outputs.items()),
+            summary, formula, merge_unique(*(value.assumptions for value in derived)),
             neglected_order(*(value.neglected for value in derived)),
             merge_unique(*(value.sources for value in derived)), dict(defaults or {}), recursion,
         )
@@ -186,7 +197,9 @@ def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) ->
             raise InputError(name, "missing", f"{parameter.domain} ({parameter.meaning})")
     for symbol, default in spec.defaults.items():
         point.setdefault(symbol, default.xreplace(point))
-    symbols.check_values(point)
+    for name, parameter in known.items():
+        if not parameter.domain.contains(point[parameter.symbol], point):
+            raise InputError(name, point[parameter.symbol], str(parameter.domain))
     loop = spec.recursion
     rounded = loop is not None and any(update.has(*DOUBLE) for update in loop.updates.values())
     digits = min(digits, DOUBLE_DIGITS) if rounded else digits
@@ -230,7 +243,8 @@ def _value(
     plain, sums = callable_sums(expression)
     compute = sp.lambdify([*order, *states], plain, modules=[dict(sums), _MPMATH, "mpmath"])
     before: Any = None
-    for precision in (2 * digits + 20, 4 * digits + 80, 8 * digits + 320):
+    shrinking = 0
+    for precision in (steps := (2 * digits + 20, 4 * digits + 80, 8 * digits + 320)):
         with mpmath.workdps(precision):
             arguments = [mpmath.mpmathify(sp.N(point[symbol], precision)) for symbol in order]
             try:
@@ -240,9 +254,14 @@ def _value(
                 break
             if not mpmath.isfinite(now) or mpmath.im(now) != 0:
                 break
+            now = mpmath.re(now)
             if before is not None and abs(now - before) <= abs(now) * mpmath.mpf(10) ** (-digits - 2):
                 return sp.Float(mpmath.nstr(now, digits + 5, min_fixed=0, max_fixed=0), digits)
+            # Terms that cancel leave their rounding, which falls with the precision.
+            shrinking += before is not None and abs(now) <= abs(before) * mpmath.mpf(10) ** -digits
             before = now
+    if shrinking == len(steps) - 1:
+        return sp.Float(0, digits)
     raise InputError(name, sp.Symbol("undefined"), "a point where the formula is a finite number")
 
 

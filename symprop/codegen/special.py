@@ -40,27 +40,72 @@ _TITLES = {
 }
 
 
+_ANGLES = {
+    "numpy": '''\
+def _arc_cosine_0(gap, opposite):
+    """{title}, opposite being v + covariance; zero at v = 0."""
+    whole = gap + opposite
+    t = np.minimum(gap, opposite)
+    t /= np.where(whole > 0, whole, 1.0)
+    angle = 2*np.arcsin(np.sqrt(np.maximum(t, 0.0)))
+    beyond = gap > opposite
+    return np.where(beyond, np.pi - angle, angle) if np.any(beyond) else angle''',
+    "torch": '''\
+def _arc_cosine_0(gap, opposite):
+    """{title}, opposite being v + covariance; zero at v = 0."""
+    zero = 0*(gap + opposite)
+    gap, opposite = gap + zero, opposite + zero
+    whole = gap + opposite
+    t = torch.minimum(gap, opposite)/torch.where(whole > 0, whole, torch.ones_like(whole))
+    angle = 2*torch.arcsin(torch.sqrt(torch.clamp(t, min=0.0)))
+    return torch.where(gap > opposite, torch.pi - angle, angle)''',
+}
+
+
 def _numpy_text(k: int) -> str:
-    head = f'def _arc_cosine_{k}(gap, v):\n    """{_TITLES[k]}; zero at v = 0."""\n    t = gap/np.where(v > 0, v, 1.0)\n'
     if k == 0:
-        return head + "    return 2*np.arcsin(np.sqrt(0.5*np.minimum(t, 2.0)))"
-    tail = {
-        1: "    p *= y\n    p *= np.sqrt(y)\n    return v*(np.where(t > 1, np.pi*(t - 1) + p, p) if beyond else p)",
-        2: "    p *= y*y\n    p *= np.sqrt(y)\n"
-           "    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)",
-    }[k]
+        return _ANGLES["numpy"].format(title=_TITLES[k])
+    if k == 1:
+        return _numpy_first()
+    head = f'def _arc_cosine_{k}(gap, v):\n    """{_TITLES[k]}; zero at v = 0."""\n    t = gap/np.where(v > 0, v, 1.0)\n'
+    tail = (
+        "    p *= y*y\n    p *= np.sqrt(y)\n"
+        "    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)"
+    )
     beyond = "    beyond = np.max(t, initial=0.0) > 1\n    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)"
     return f"{head}{beyond}\n{_horner(k, in_place=True)}\n{tail}"
 
 
+def _numpy_first() -> str:
+    """By the polynomial near the end where the definition cancels, by the definition from there on."""
+    return f'''\
+def _arc_cosine_1(gap, v):
+    """{_TITLES[1]}; zero at v = 0."""
+    t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
+    near = t < 0.25
+    if np.all(near):
+        return v*_arc_cosine_1_near(t)
+    cosine = 1 - t
+    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
+    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+
+
+def _arc_cosine_1_near(y):
+    """The same at v = 1 by a polynomial."""
+{_horner(1, in_place=True)}
+    p *= y
+    p *= np.sqrt(y)
+    return p'''
+
+
 def _torch_text(k: int) -> str:
+    if k == 0:
+        return _ANGLES["torch"].format(title=_TITLES[k])
     head = (
         f'def _arc_cosine_{k}(gap, v):\n    """{_TITLES[k]}; zero at v = 0."""\n'
         "    zero = 0*(gap + v)\n    gap, v = gap + zero, v + zero\n"
         "    t = gap/torch.where(v > 0, v, torch.ones_like(v))\n"
     )
-    if k == 0:
-        return head + "    return 2*torch.arcsin(torch.sqrt(0.5*torch.clamp(t, max=2.0)))"
     tail = {
         1: "    a = y**1.5*p\n    return v*torch.where(t > 1, torch.pi*(t - 1) + a, a)",
         2: "    a = y**2.5*p\n    return v*v*torch.where(t > 1, torch.pi*(0.25 + 0.5*(t - 1)**2) - a, a)",

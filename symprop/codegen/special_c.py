@@ -150,6 +150,7 @@ _PLAIN = {
     "maximum": "static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }",
     "minimum": "static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }",
     "bounded_exponent": "static inline double bounded_exponent(double x) { return x > 709.78 ? 709.78 : x; }",
+    "grown": "static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }",
     "log_positive": "static inline double log_positive(double x) { return f_log(x < 0x1p-1022 ? 0x1p-1022 : x); }",
     "geometric_sum": '''\
 /* The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s. */
@@ -169,8 +170,15 @@ _TITLES = {
 
 def _arc_cosine(k: int) -> str:
     polynomial = _horner("y", arc_cosine_coefficients(k))
+    if k == 0:
+        return f'''\
+/* {_TITLES[k]}, opposite being v + covariance; zero at v = 0. */
+static inline double arc_cosine_0(double gap, double opposite) {{
+    const double v = 0.5*(gap + opposite), near = gap > opposite ? opposite : gap;
+    const double y = near > 0.0 ? near/v : 0.0, p = sqrt(y)*{polynomial};
+    return gap > opposite ? M_PI - p : p;
+}}'''
     power, far, scale = {
-        0: ("sqrt(y)", "M_PI - p", ""),
         1: ("y*sqrt(y)", "M_PI*(t - 1.0) + p", "v*"),
         2: ("y*y*sqrt(y)", "M_PI*(0.25 + 0.5*(t - 1.0)*(t - 1.0)) - p", "v*v*"),
     }[k]

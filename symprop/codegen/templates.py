@@ -377,6 +377,11 @@ HELPERS = {
 def _bounded_exponent(x):
     """The exponent, bounded so that its exponential is finite."""
     return np.minimum(x, 709.78)''',
+        "_grown": '''\
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    product = x*growth
+    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product''',
         "_log1p": '''\
 def _log1p(x):
     """log(1 + x) for x >= 0 to every digit; the rounding of 1 + x is put back, which is faster than np.log1p."""
@@ -403,6 +408,10 @@ def _geometric_sum(a, b, L):
 def _bounded_exponent(x):
     """The exponent, bounded so that its exponential is finite and its gradient there zero."""
     return torch.clamp(x, max=709.78 if x.dtype == torch.float64 else 88.72)''',
+        "_grown": '''\
+def _grown(x, growth):
+    """x*growth, zero where x is, also where the growth overflows."""
+    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)''',
         "_log_positive": '''\
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal number."""

@@ -14,7 +14,7 @@ from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.activation import Absolute, Activation, Erf, Gelu, LeakyRelu, Relu, Sine, SkipSum, SquaredRelu
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
-from symprop.functions.quadrature_activation import GeluTanh
+from symprop.functions.quadrature_activation import VARIABLE, GeluTanh, QuadratureActivation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,12 @@ class Elementwise(Component):
         half = sp.Rational(1, 2)
         kinked = (Relu(), LeakyRelu(half), Absolute(), SquaredRelu())
         smooth = (Gelu(), GeluTanh(), Silu(), Tanh(), Sigmoid(), Erf(), Sine(), SkipSum(Gelu(), half, 2))
-        return tuple(cls(choice) for choice in (*kinked, *smooth))
+        given = (
+            QuadratureActivation(VARIABLE, sp.Max(-1, sp.Min(VARIABLE, 1)), "hard_tanh"),
+            QuadratureActivation(VARIABLE, VARIABLE / (1 + sp.Abs(VARIABLE)), "softsign"),
+            QuadratureActivation(VARIABLE, sp.Piecewise((VARIABLE, VARIABLE > 0), (sp.exp(VARIABLE) - 1, True)), "elu"),
+        )
+        return tuple(cls(choice) for choice in (*kinked, *smooth, *given))
 
     def forward(self, *signals: Signal) -> Signal:
         self.accept(*signals)

@@ -68,6 +68,45 @@ def factored(expression: sp.Expr) -> sp.Expr:
     return _upright(_joined_growth(sp.factor(sp.cancel(sp.together(flat))).xreplace(inverse)))
 
 
+def near_one(factor: sp.Expr) -> sp.Expr:
+    """A growth factor as 1 + x, or as a product of such: where x is small, its logarithm keeps the digits of x.
+
+    >>> a, m, c = sp.symbols("a m c", positive=True)
+    >>> near_one((c + a*m)/(m*(1 + a)))
+    1 + (c - m)/(m*(a + 1))
+    >>> near_one((1 - a)*(m + c)/m)
+    (1 - a)*(c/m + 1)
+    """
+    sign: sp.Expr = sp.S.One
+    ones: list[sp.Expr] = []
+    rest: list[sp.Expr] = []
+    for item in sp.Mul.make_args(factored(factor)):
+        base, exponent = item.as_base_exp()
+        constant = base.as_coeff_Add()[0] if base.is_Add and exponent.is_Integer else sp.S.Zero
+        if constant == -1:
+            item, sign = (-base) ** exponent, sign * constant**exponent
+        (ones if abs(constant) == 1 and exponent > 0 else rest).append(item)
+    left = sp.Mul(sign, *rest)
+    return sp.Mul(*ones, sp.Add(1, factored(left - 1), evaluate=False) if left.has(sp.Add) else left)
+
+
+def collected(expression: sp.Expr) -> sp.Expr:
+    """A quotient factored, or as a polynomial in one of its symbols with factored coefficients: the shortest of these.
+
+    >>> a, b, m = sp.symbols("a b m", positive=True)
+    >>> collected((a*b*m - a - b*m)/(b*(a - 1)))
+    a/(b*(1 - a)) + m
+    """
+    short = factored(expression)
+    numerator, denominator = sp.fraction(short)
+    forms = [short]
+    for symbol in sorted(numerator.free_symbols - denominator.free_symbols, key=str):
+        if numerator.is_polynomial(symbol):
+            powers = sp.Poly(numerator, symbol).as_dict()
+            forms.append(sp.Add(*(factored(value / denominator) * symbol**k for (k,), value in sorted(powers.items()))))
+    return min(forms, key=sp.count_ops)
+
+
 def _upright(expression: sp.Expr) -> sp.Expr:
     """Write -x/(p - 1) as x/(1 - p): the sign of a product goes into its first difference with a negative constant."""
     coefficient, factors = expression.as_coeff_mul()

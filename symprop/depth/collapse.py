@@ -9,7 +9,7 @@ from functools import cached_property
 import sympy as sp
 
 from symprop.core.errors import RefusedError
-from symprop.core.expression import Comparison, compare, factored
+from symprop.core.expression import Comparison, compare, factored, near_one
 from symprop.core.provenance import Derived
 from symprop.core.signal import Gradient, from_common
 from symprop.depth.solution import INDEPENDENT_LAYERS
@@ -52,17 +52,17 @@ class Exponents:
     @property
     def lyapunov_angle(self) -> sp.Expr:
         """Exponent of the angle between tokens: negative in the ordered phase."""
-        return sp.log(self.angle_factor)
+        return sp.log(near_one(self.angle_factor))
 
     @property
     def lyapunov_deviation(self) -> sp.Expr:
         """Exponent of gradients of zero sum over tokens."""
-        return sp.log(self.deviation_factor)
+        return sp.log(near_one(self.deviation_factor))
 
     @property
     def lyapunov_common(self) -> sp.Expr:
         """Exponent of gradients that all tokens share."""
-        return sp.log(self.common_factor)
+        return sp.log(near_one(self.common_factor))
 
     def gradient_growth(self, tokens: sp.Expr, depth: sp.Expr) -> sp.Expr:
         """Second moment of the gradient after ``depth`` blocks for one that starts independent for every token."""
@@ -70,7 +70,7 @@ class Exponents:
 
     def crossover_depth(self, tokens: sp.Expr) -> sp.Expr:
         """Depth at which the common mode, 1/n of an independent gradient, has caught up with the deviation mode."""
-        return sp.log(tokens) / sp.log(factored(self.common_factor / self.deviation_factor))
+        return sp.log(tokens) / sp.log(near_one(self.common_factor / self.deviation_factor))
 
     def at(self, values: Mapping[sp.Symbol, sp.Expr]) -> Exponents:
         """The same with values put in."""

@@ -12,7 +12,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from symprop.core.errors import InputError, RefusedError
-from symprop.core.expression import compare, factored
+from symprop.core.expression import collected, compare, factored
 from symprop.depth.balance import balance
 from symprop.depth.iterate import LayerMap, iterate, numpy_compile
 from symprop.network.trace import Trace
@@ -29,7 +29,7 @@ def solve_boundary(factor: sp.Expr, unknown: sp.Symbol) -> sp.Expr:
     >>> solve_boundary((1 - a)*(1 - a + a*chi), chi)
     (a - 2)/(a - 1)
     """
-    return balance([sp.Eq(factor, 1)], [unknown])[unknown]
+    return collected(balance([sp.Eq(factor, 1)], [unknown])[unknown])
 
 
 def find_boundary(

@@ -114,12 +114,12 @@ class OgiveActivation(Activation):
     def cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
         if m1 != 0 or m2 != 0:
             return self._at_mean.cross(m1, m2, v1, v2, c)
-        return _kernel(self.terms, 0).subs({ge.V1: v1, ge.V2: v2, ge.COV: c}, simultaneous=True)
+        return _cross(self.terms, 0, v1, v2, c)
 
     def slope_cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
         if m1 != 0 or m2 != 0:
             return self._at_mean.slope.cross(m1, m2, v1, v2, c)
-        return _kernel(self.terms, 1).subs({ge.V1: v1, ge.V2: v2, ge.COV: c}, simultaneous=True)
+        return _cross(self.terms, 1, v1, v2, c)
 
     def second(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
         return self._at_mean.second(m, v) if m != 0 else _normal(self.terms, 0).full().subs(ge.V1, v)
@@ -154,6 +154,18 @@ def _kernel(terms: tuple[ge.Term, ...], order: int) -> sp.Expr:
 def _normal(terms: tuple[ge.Term, ...], order: int) -> Kernel:
     """The same kernel at equal variances."""
     return Kernel.of(_kernel(terms, order).subs(ge.V2, ge.V1), ge.COV, ge.V1, _noise(terms))
+
+
+@cache
+def _opposite(terms: tuple[ge.Term, ...], order: int) -> sp.Expr:
+    return _normal(terms, order).from_opposite()
+
+
+def _cross(terms: tuple[ge.Term, ...], order: int, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
+    """E phi phi at zero means, or its derivative in the covariance."""
+    if v1 != v2:
+        return _kernel(terms, order).subs({ge.V1: v1, ge.V2: v2, ge.COV: c}, simultaneous=True)
+    return _opposite(terms, order).subs({ge.V1: v1, ge.COV: c}, simultaneous=True)
 
 
 def _noise(terms: tuple[ge.Term, ...]) -> sp.Expr:
@@ -342,7 +354,9 @@ class Sine(Activation):
         return -ExpMinusOne(-gap) * (1 + sp.cos(2 * m) * sp.exp(gap - 2 * v)) / 2
 
     def cross(self, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
-        return (self._wave(m1 - m2, v1, v2, -c) - self._wave(m1 + m2, v1, v2, c)) / 2
+        # The difference of the two waves, with sinh(c) = tanh(c) cosh(c) so that neither small nor large c loses digits.
+        means = sp.sin(m1) * sp.sin(m2) * sp.exp(c - (v1 + v2) / 2)
+        return means + sp.tanh(c) * (self._wave(m1 + m2, v1, v2, -c) + self._wave(m1 + m2, v1, v2, c)) / 2
 
     def slope_mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
         return sp.cos(m) * sp.exp(-v / 2)

@@ -28,6 +28,8 @@ from symprop.functions.table_sum import REACH, Larger, Row, Smaller, register_ta
 
 NODES = 200
 """Nodes of the rule in double precision; beyond it the rule grows with the precision."""
+GAUSS_BITS = 100
+"""The bits up to which that rule serves."""
 _NODE, _WEIGHT = sp.symbols("node weight", positive=True)
 _TINY = sp.Float("1e-290")
 
@@ -70,10 +72,10 @@ def _double_exponential() -> list[Row]:
 
 
 def _rows() -> list[Row]:
-    return gauss_legendre(NODES) if mpmath.mp.prec <= 100 else _double_exponential()
+    return gauss_legendre(NODES) if mpmath.mp.prec <= GAUSS_BITS else _double_exponential()
 
 
-GAUSS = register_table("gauss_legendre", _rows)
+GAUSS = register_table("gauss_legendre", _rows, nested_above=GAUSS_BITS)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ where s^2 = (v + noise2)(v + other2): both are 0 for a kinked activation, positi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
@@ -67,6 +67,59 @@ class Kernel:
         s = _scale(self.v, self.noise2, self.other2)
         square = self._excess + self.v**2 - self.covariance**2
         return self.constant + self.angle * sp.asin(self.covariance / s) + self.root * sp.sqrt(square)
+
+    def from_opposite(self) -> sp.Expr:
+        r"""The kernel by what it has beyond its value at opposite tokens, covariance -v, where it keeps its digits.
+
+        With :math:`\theta = A_0(s + c)`, asin(c/s) is :math:`\theta - \pi/2`, and v + c and v - c occur as such: near
+        either end a difference of the arguments is exact, where 1 - c^2/v^2 loses every digit.
+
+        >>> v, c = sp.symbols("v c", positive=True)
+        >>> Kernel(c / 4, c / (2 * sp.pi), 1 / (2 * sp.pi), c, v, sp.S.Zero, sp.S.Zero).from_opposite()
+        ArcCosine(1, c + v, v)/(2*pi)
+        """
+        if self.constant == 0 or self.angle == 0:
+            return self._by_root()
+        return self._kinked_from_opposite() if self.noise2 == 0 else self._smooth_from_opposite()
+
+    def _distances(self) -> sp.Expr:
+        """s^2 - c^2 as a sum of positive terms, of which no one is a difference of squares."""
+        return self._excess + (self.v - self.covariance) * (self.v + self.covariance)
+
+    def _by_root(self) -> sp.Expr:
+        s, root = _scale(self.v, self.noise2, self.other2), sp.sqrt(self._distances())
+        return self.constant + 2 * self.angle * sp.atan(self.covariance / (s + root)) + self._coefficient(self.root) * root
+
+    def _coefficient(self, rational: sp.Expr) -> sp.Expr:
+        """A rational function of c with v^2 - (v - c)(v + c) for c^2."""
+        c, product = self.covariance, sp.Dummy("product")
+
+        def written(polynomial: sp.Expr) -> sp.Expr:
+            return sp.Add(*(
+                factor * c ** (power % 2) * (self.v**2 - product) ** (power // 2)
+                for (power,), factor in sp.Poly(polynomial, c).terms()
+            ))
+
+        above, below = (sp.factor(sp.expand(written(part))) for part in sp.fraction(sp.cancel(sp.together(rational))))
+        return (above / below).subs(product, (self.v - c) * (self.v + c))
+
+    def _kinked_from_opposite(self) -> sp.Expr:
+        c, gap = self.covariance, sp.Dummy("gap", positive=True)
+        constant, angle, root = (sp.expand(part.subs(c, -c)) for part in (self.constant, -self.angle, self.root))
+        mirrored = replace(self, constant=constant, angle=angle, root=root)
+        total = mirrored.full() - mirrored.difference(gap)
+        return sp.expand(total.subs(gap, self.v + c), deep=False)
+
+    def _smooth_from_opposite(self) -> sp.Expr:
+        v, c, s = self.v, self.covariance, _scale(self.v, self.noise2, self.other2)
+        root = sp.sqrt(self._distances())
+        zeroth, first = (ArcCosine(k, s + c, s) for k in range(2))
+        slope, start = sp.Poly(self.angle, c).all_coeffs() if self.angle.has(c) else (sp.S.Zero, self.angle)
+        # c A_0 is A_1 - sqrt(s^2 - c^2), which cancels least at large variances, and c A_0 itself at small ones.
+        share = v**2 / (1 + v**2)
+        turning = slope * (c * zeroth + v**2 * first) / (1 + v**2)
+        rest = self._coefficient(self.root - slope * share) * root
+        return sp.expand(self.constant - self.angle * sp.pi / 2) + start * zeroth + turning + rest
 
     @property
     def is_even(self) -> bool:

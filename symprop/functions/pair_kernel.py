@@ -17,7 +17,7 @@ import sympy as sp
 
 from symprop.core.errors import RefusedError
 from symprop.functions.activation import Activation
-from symprop.functions.difference import Kernel
+from symprop.functions.arc_cosine import arc_cosine_array
 from symprop.functions.table_sum import TableSum
 
 Array = npt.NDArray[np.float64]
@@ -159,8 +159,10 @@ def _closed(activation: Activation, order: int) -> Callable[..., Array] | None:
         return compiled
     # The unit-variance form has no quotients that are 0/0 where two tokens coincide.
     equal = kernel(sp.S.Zero, sp.S.Zero, _FIRST, _FIRST, _COVARIANCE)
-    unit = Kernel.of(equal, _COVARIANCE, _FIRST, sp.S.Zero).expression().subs(_FIRST, 1)
-    shape: Callable[..., Array] = sp.lambdify(_COVARIANCE, unit, modules="numpy", cse=True)
+    unit = equal.subs(_FIRST, 1)
+    shape: Callable[..., Array] = sp.lambdify(
+        _COVARIANCE, unit, modules=[{"ArcCosine": arc_cosine_array}, "numpy"], cse=True
+    )
 
     def scaled(first: Array, second: Array, covariance: Array) -> Array:
         size = np.sqrt(first * second)

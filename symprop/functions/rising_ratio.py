@@ -50,7 +50,7 @@ class RisingRatio(sp.Function):
     def power_law(self) -> sp.Expr:
         """The leading term as N grows, up to a relative O(1/N)."""
         u, v, count = self.args
-        return sp.gamma(v) / sp.gamma(u) * count ** (u - v)
+        return sp.gamma(v) / sp.gamma(u) * count ** sp.cancel(u - v)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         u, v, count = self.args

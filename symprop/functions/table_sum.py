@@ -61,21 +61,25 @@ class Table:
     """Rows of mpmath numbers at the working precision; ``code`` is a Python expression for them where they are many.
 
     ``doubles`` says that the sum is a fixed rule that has no more digits than doubles have: then it is evaluated in these.
+    ``nested_above`` is a number of bits above which the rows are those of a rule of equal steps whose error is squared where
+    the step is halved: then sums take as many of the rows, symmetric about the middle one, as they need.
     """
 
     rows: Callable[[], Sequence[Row]]
     code: str | None = None
     doubles: bool = False
+    nested_above: int | None = None
 
 
 _TABLES: dict[str, Table] = {}
 
 
 def register_table(
-    name: str, rows: Callable[[], Sequence[Row]], code: str | None = None, *, doubles: bool = False
+    name: str, rows: Callable[[], Sequence[Row]], code: str | None = None, *, doubles: bool = False,
+    nested_above: int | None = None,
 ) -> str:
     """Give a table its name."""
-    _TABLES[name] = Table(rows, code, doubles)
+    _TABLES[name] = Table(rows, code, doubles, nested_above)
     return name
 
 
@@ -171,7 +175,11 @@ class TableSum(sp.Function):
         if in_doubles(self.table):
             return mpmath.mpf(_double(self)(*map(float, arguments)))
         compiled = _compiled(self.summand, mpmath.mp.prec)
-        return mpmath.fsum(compiled(*row, *arguments) for row in table_rows(self.table, mpmath.mp.prec))
+        rows = table_rows(self.table, mpmath.mp.prec)
+        nested = _TABLES[self.table].nested_above
+        if nested is None or mpmath.mp.prec <= nested:
+            return mpmath.fsum(compiled(*row, *arguments) for row in rows)
+        return _nested_sum(lambda row: compiled(*row, *arguments), rows)
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         digits = int(prec / 3.3) + 20
@@ -194,6 +202,23 @@ class TableSum(sp.Function):
 
     def _latex_name(self) -> str:
         return r"\mathrm{" + self.label.replace(" ", r"\,").replace("_", r"\_") + "}"
+
+
+LARGEST_STRIDE, AGREEING = 8, 0.6
+"""The first step of a nested rule in steps of its table, and the share of the digits in which two rules agree at its end."""
+
+
+def _nested_sum(term: Callable[[Row], Any], rows: Sequence[Row]) -> Any:
+    middle, total, before = len(rows) // 2, mpmath.mpf(0), None
+    stride = LARGEST_STRIDE
+    while True:
+        places = range(middle % stride, len(rows), stride)
+        total += mpmath.fsum(term(rows[i]) for i in places if before is None or (i - middle) % (2 * stride) != 0)
+        found = stride * total
+        agree = before is not None and abs(found - before) <= mpmath.ldexp(abs(found), -int(AGREEING * mpmath.mp.prec))
+        if agree or stride == 1:
+            return found
+        before, stride = found, stride // 2
 
 
 class SmoothSum(TableSum):

@@ -236,6 +236,8 @@ def _as_attention(component: Attention | UniformAttention) -> Attention:
 
 
 def _mapped(component: Component, x: GramSignal) -> tuple[GramSignal, Array]:
+    if isinstance(component, GatedUnit) and (component.gate_bias, component.up_bias) != (0, 0):
+        raise RefusedError(component.describe(), "gates are known without biases here", "leave out its biases")
     rule = _pair_rule(component, x.width)
     if not x.centred and not isinstance(component, Linear | GatedUnit):
         raise RefusedError(

@@ -44,7 +44,7 @@ class SampledAttentionGram(AttentionGram):
     >>> from symprop.network.gram_attention import pattern
     >>> head = Attention(64, 1.0, 64, 0.1, 0.1)
     >>> layer = SampledAttentionGram(head, np.eye(8), pattern(8), 64.0, 1.0, fixed_norm=True)
-    >>> 1/8 < layer.participation().mean() < 1 and layer.error < 0.05
+    >>> bool(1/8 < layer.participation().mean() < 1 and layer.error < 0.05)
     True
     """
 

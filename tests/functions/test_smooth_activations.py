@@ -7,11 +7,14 @@ import pytest
 import sympy as sp
 
 from symprop.components import Elementwise, GatedUnit
-from symprop.core.errors import InputError
+from symprop.core.errors import InputError, RefusedError
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import d, n
+from symprop.functions.activation import Gelu
+from symprop.functions.generic_activation import GenericActivation
 from symprop.functions.logistic import Sigmoid, Silu, Tanh, mixture
 from symprop.functions.quadrature_activation import GeluTanh, QuadratureActivation
+from symprop.functions.table_sum import sums_in_double
 
 X, M = sp.symbols("x m", real=True)
 v, g = sp.symbols("v g", positive=True)
@@ -178,6 +181,28 @@ def test_gated_units_of_a_user_given_activation_have_gradients():
     for one, other in ((ruled.q, mixed.q), (ruled.gap, mixed.gap)):
         values = (float(sp.N(item.subs(d, 8), 15)) for item in (one, other))
         assert next(values) == pytest.approx(next(values), rel=10 * CLAIMED)
+
+
+@pytest.mark.slow
+def test_a_biased_gate_of_gelu_is_its_sampler():
+    unit = GatedUnit(16, sp.Rational(1, 2), sp.Rational(1, 4), Gelu(), sp.Rational(1, 3), -1)
+    x = Signal(q=sp.Integer(1), gap=sp.Rational(1, 2), tokens=sp.Integer(2), width=sp.Integer(4))
+    y, gradient = unit.forward(x), unit.backward(Gradient(sp.Integer(1), sp.Integer(1)), x)[0]
+    rng = np.random.default_rng(8)
+    # Two tokens of unit mean square whose inner product is half of it.
+    tokens = np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 0.0, 0.0]])
+    output, vjp = unit.sample(np.repeat(tokens[None], 40_000, axis=0), rng=rng, values={})
+    below = vjp(rng.standard_normal(output.shape))[0]
+    samples = {y.mean: output[:, 0], y.q: output[:, 0] ** 2, y.p: output[:, 0] * output[:, 1], gradient.q: below[:, 0] ** 2}
+    for expected, drawn in samples.items():
+        drawn = drawn.mean(axis=-1)
+        assert abs(drawn.mean() - float(sp.N(sums_in_double(expected), 12))) < 4 * drawn.std() / len(drawn) ** 0.5
+
+
+def test_a_gate_without_moments_at_a_mean_takes_no_bias():
+    assert GatedUnit(d, 1 / d, 1 / d, GenericActivation(), up_bias=1).takes_mean
+    with pytest.raises(RefusedError, match=r"gate_bias=1.*zero mean"):
+        GatedUnit(d, 1 / d, 1 / d, GenericActivation(), gate_bias=1)
 
 
 def test_bad_formulas_are_refused():

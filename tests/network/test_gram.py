@@ -175,6 +175,8 @@ def test_refusals():
         propagate(trace(sequential(Elementwise(Relu()), LayerNorm())), GramSignal(np.eye(6), WIDTH), pattern(6))
     with pytest.raises(RefusedError, match="without dropout"):
         propagate(trace(Attention(8, 0.1, dropout=0.1)), GramSignal(np.eye(6), WIDTH), pattern(6))
+    with pytest.raises(RefusedError, match="without biases"):
+        propagate(trace(GatedUnit(8, 0.1, 0.1, Relu(), up_bias=1)), GramSignal(np.eye(6), WIDTH), pattern(6))
     with pytest.raises(InputError, match="padding"):
         pattern(4, padding=4)
     with pytest.raises(InputError, match="rotated"):

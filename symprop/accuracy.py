@@ -1,0 +1,174 @@
+"""Worst errors of generated evaluators over points at the edges of their ranges: ``python -m symprop.accuracy [NAME ...]``.
+
+Every point lies inside the stated ranges and is drawn to meet their ends, the neighbours of these, and sizes from 1e-12 to
+1e12. Generated code is compared with :func:`symprop.codegen.spec.evaluate`. An error counts where it is above a relative
+TOLERANCE *and* above what a rounding of the arguments would change: near a zero of the function no double precision
+code can do better than that. Overflow to infinity of the right sign is right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from symprop import bundled
+from symprop.codegen.render import load
+from symprop.codegen.spec import FunctionSpec, Parameter, evaluate
+from symprop.core.errors import InputError
+
+TOLERANCE = 1e-11
+ROUNDINGS = 8
+"""Roundings of all arguments that an error may amount to."""
+DIGITS = 20
+_SIZES = (0.0, 1e-12, 1e-6, 1.0, 1e6, 1e12)
+_COUNTS = (1, 2, 3, 4, 7, 64, 129, 1000, 10**6, 10**9)
+_LAYERS = (1, 2, 3, 10, 40)
+_LARGEST, _SMALLEST = sp.Float("1.7e308"), sp.Float("1e-290")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What one evaluator reached: ``worst`` is the largest counted relative error, at ``point``; 0 where none counts.
+
+    ``points`` were compared; at ``undefined`` more the formula has no finite value and the generated code gave none either.
+    """
+
+    evaluator: str
+    backend: str
+    points: int
+    undefined: int
+    worst: float
+    output: str
+    point: Mapping[str, float]
+
+
+def edge_points(spec: FunctionSpec, seed: int = 0) -> Iterator[dict[str, float | int]]:
+    """Endless points inside the ranges of a function, most of them at an edge in some argument.
+
+    >>> from symprop.codegen.spec import parameters
+    >>> from symprop.core.symbols import rho, n
+    >>> spec = FunctionSpec("share", parameters(rho, n), (("share", 1 - rho),), "1 - rho.")
+    >>> all(-1 <= (point["n"] - 1) * point["rho"] for _, point in zip(range(50), edge_points(spec)) if point["n"] < 100)
+    True
+    """
+    rng = np.random.default_rng(seed)
+    own = {parameter.symbol for parameter in spec.parameters}
+    ordered: list[Parameter] = []
+    while len(ordered) < len(own):
+        placed = {parameter.symbol for parameter in ordered}
+        ordered += [p for p in spec.parameters if p not in ordered and _needs(p) & own <= placed]
+    while True:
+        point: dict[sp.Symbol, sp.Expr] = {}
+        for parameter in ordered:
+            value = _drawn(parameter, point, rng, _LAYERS if spec.recursion is not None else _COUNTS)
+            point[parameter.symbol] = sp.Integer(value) if parameter.domain.integer else sp.Float(value)
+        if all(parameter.domain.contains(point[parameter.symbol], point) for parameter in ordered):
+            yield {p.name: int(point[p.symbol]) if p.domain.integer else float(point[p.symbol]) for p in ordered}
+
+
+def _needs(parameter: Parameter) -> set[sp.Basic]:
+    bounds = (parameter.domain.lower, parameter.domain.upper)
+    return set().union(*(bound.free_symbols for bound in bounds if bound is not None))
+
+
+def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, sp.Expr], rng: np.random.Generator, counts: tuple[int, ...]) -> Any:
+    domain = parameter.domain
+    ends = [None if end is None else end.subs(dict(point)) for end in (domain.lower, domain.upper)]
+    low, high = (None if end is None or end.free_symbols or not end.is_finite else float(end) for end in ends)
+    if domain.integer:
+        inside = [k for k in counts if (low is None or k >= low) and (high is None or k <= high)]
+        return int(rng.choice(inside or [int(low or 0)]))
+    if low is not None and high is not None:
+        far = high - low
+        near = [0.0, far * 1e-12, far * 1e-6, far * rng.random(), far / 2]
+        return min(max(float(rng.choice([low + x for x in near] + [high - x for x in near] + [
+            math.nextafter(low, high), math.nextafter(high, low)])), low), high)
+    size = float(rng.choice([*_SIZES, *np.exp(rng.normal(size=3)), *np.exp(8 * rng.normal(size=2))]))
+    size = size or (1e-6 if domain.open_lower else 0.0)
+    return low + size if low is not None else high - size if high is not None else size * float(rng.choice([-1.0, 1.0]))
+
+
+def measure(
+    spec: FunctionSpec, name: str, backend: str = "numpy", points: int = 100, seconds: float = math.inf, seed: int = 0
+) -> Accuracy:
+    """Compare a generated function with the exact values at edge points, until one of the limits is reached."""
+    function, start = load(spec, backend), time.monotonic()
+    worst, output, where, compared, undefined = 0.0, "", {}, 0, 0
+    for point in edge_points(spec, seed):
+        if compared + undefined >= points or time.monotonic() - start > seconds:
+            break
+        with np.errstate(all="ignore"):
+            values = function(**point)
+        found = [float(value) for value in (values if len(spec.outputs) > 1 else (values,))]
+        try:
+            exact = evaluate(spec, point, DIGITS)
+        except InputError:
+            undefined += 1
+            if all(map(math.isfinite, found)) and worst < math.inf:
+                worst, output, where = math.inf, "a value where there is none", point
+            continue
+        compared += 1
+        for value, (key, want) in zip(found, exact.items(), strict=True):
+            error = _relative(value, want)
+            if error > max(worst, TOLERANCE):
+                allowed = ROUNDINGS * _conditioned(spec, point, key, want)
+                if not abs(value - float(want)) <= allowed:
+                    worst, output, where = error, key, point
+    return Accuracy(f"{name}:{spec.name}", backend, compared, undefined, worst, output, where)
+
+
+def _relative(value: float, want: sp.Float) -> float:
+    if abs(want) > _LARGEST:
+        return 0.0 if math.isinf(value) and (value > 0) == (want > 0) else math.inf
+    if abs(want) < _SMALLEST:
+        return 0.0 if abs(value) < 1e-280 else math.inf
+    return abs(float((sp.Float(value, 30) - want) / want)) if math.isfinite(value) else math.inf
+
+
+def _conditioned(spec: FunctionSpec, point: Mapping[str, float | int], key: str, want: sp.Float) -> float:
+    """How far the output moves when every argument moves to a neighbouring double."""
+    total = 0.0
+    for parameter in spec.signature:
+        given = point[parameter.name]
+        if isinstance(given, int):
+            continue
+        moves = []
+        for end in (-math.inf, math.inf):
+            moved = {**point, parameter.name: math.nextafter(given, end)}
+            try:
+                moves.append(abs(float(evaluate(spec, moved, DIGITS)[key] - want)))
+            except InputError:
+                continue
+        total += max(moves, default=0.0)
+    return total
+
+
+def main(arguments: list[str] | None = None, show: Callable[[str], None] = print) -> int:
+    """Print a line for each evaluator; 1 where an error counts."""
+    parser = argparse.ArgumentParser(prog="python -m symprop.accuracy", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="derivations (default: all)")
+    parser.add_argument("--backend", choices=bundled.BACKENDS, default="numpy")
+    parser.add_argument("--points", type=int, default=100, help="points for each evaluator (default 100)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="longest time for one evaluator (default 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    counted = 0
+    for name in options.names or bundled.names():
+        for spec in bundled.derivation(name).evaluators:
+            found = measure(spec, name, options.backend, options.points, options.seconds, options.seed)
+            counted += found.worst > 0
+            show(f"{found.evaluator:44}{found.points:6} points {found.worst:9.1e}  {found.output}")
+            if found.worst > 0:
+                show("    " + " ".join(f"{key}={value!r}" for key, value in found.point.items()))
+    return int(counted > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
