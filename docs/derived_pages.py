@@ -76,7 +76,8 @@ def pages() -> dict[str, str]:
 
 def component_page(kind: type[Component]) -> str:
     """A component's docstring, the formulas of its examples in both directions, and what they stand on."""
-    lines = [*_heading(kind.__name__), f".. autoclass:: {kind.__module__}.{kind.__name__}", "   :no-index:", "   :no-members:", ""]
+    lines = [*_heading(kind.__name__), f".. autoclass:: {kind.__module__}.{kind.__name__}", "   :no-index:"]
+    lines += ["   :no-members:", ""]
     examples = kind.examples()
     lines += _heading("Moments of its examples", "-")
     lines += ["Tokens are Gaussian; :math:`q` is the second moment of a coordinate, :math:`\\Delta` the gap of two tokens,"
