@@ -438,7 +438,8 @@ class _Lowering:
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
         for kind in (Expm1, Exp):
-            growth = [factor for factor in plain if isinstance(factor, kind) and not isinstance(factor.args[0], BoundedExponent)]
+            grown = [factor for factor in plain if isinstance(factor, kind)]
+            growth = [factor for factor in grown if not isinstance(factor.args[0], BoundedExponent)]
             vanishing = [factor for factor in plain if factor not in growth and _can_vanish(factor)]
             if growth and vanishing:
                 plain = [factor for factor in plain if factor not in growth and factor not in vanishing]
