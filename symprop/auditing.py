@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from symprop.core.display import COLUMNS, aligned
 from symprop.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -99,10 +101,15 @@ def text(found: Audit) -> str:
                 f"{row.gradient_cosine:.4f}", *(_number(row.weights.get(name)) for name in names),
             )
         )
-    lines += _aligned(table)
+    lines += aligned(table)
     lines += ["", *found.verdict]
     lines += [f"Repair of {item.problem}: {item.sentence}" for item in found.repairs]
-    return "\n".join(lines) + "\n"
+    return _filled(lines)
+
+
+def _filled(lines: Iterable[str]) -> str:
+    """Lines as text, sentences that are too long for a terminal broken between words."""
+    return "\n".join(textwrap.fill(line, COLUMNS) if len(line) > COLUMNS else line for line in lines) + "\n"
 
 
 def _chosen(found: Audit) -> Iterable[Any]:
@@ -167,7 +174,7 @@ def contrast_text(found: Contrast) -> str:
         own = [item for item in found.matrices if item.name == name]
         columns = ("ratio", "mean_share", "kurtosis", "edge", "bias")
         table.append((name, *(_range([getattr(item, column) for item in own]) for column in columns)))
-    lines += _aligned(table)
+    lines += aligned(table)
     gains = [gain for pair in found.norms for gain in pair]
     lines += ["", f"norms: E gain^2 {_range([gain.gain2 for gain in gains])}, E bias^2 {_range([gain.bias for gain in gains])}"]
     lines += ["", "streams: initialisation, measured moments" + (", real forward pass" if found.real is not None else "")]
@@ -179,16 +186,11 @@ def contrast_text(found: Contrast) -> str:
              _number(cosine), _number(first.logit_deviation), _number(then.logit_deviation), _number(first.gradient),
              _number(then.gradient))
         )  # fmt: skip
-    return "\n".join([*lines, *_aligned(table), "", *found.verdict]) + "\n"
+    return _filled([*lines, *aligned(table), "", *found.verdict])
 
 
 def _range(values: Sequence[float]) -> str:
     return f"{min(values):.3g} .. {max(values):.3g}"
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
 
 
 def contrast_data(found: Contrast) -> dict[str, Any]:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symprop import __version__, bundled
+from symprop import __version__, bundled, completion
 from symprop.core.errors import InputError, SympropError, UnknownNameError
 
 if TYPE_CHECKING:
     from symprop.claims import PaperDerivation, Progress, Verdict
+    from symprop.codegen.spec import FunctionSpec
     from symprop.simulate.measurement import Measurement
 
 Z_LIMIT = 4.0
 """A row of the verification table that is further off than this many standard errors counts as a disagreement."""
 
 MANIFEST = "manifest.json"
+COLUMNS = 80
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
+        sub.add_argument("-q", "--quiet", action="store_true", help="no progress bar on standard error")
         return sub
 
     def derivation_argument(sub: argparse.ArgumentParser) -> None:
@@ -145,7 +150,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--jacobian", action="store_true", help="chosen evaluators with their derivatives in all real parameters")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if any byte differs or a file is stale")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the package's generated folder")
+
+    sub = command("completion", _completion, "a script that completes commands, options and names in a shell")
+    sub.add_argument("shell", choices=completion.SHELLS, help="the shell that reads the script")
     return parser
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from symprop.architectures.presets import PRESETS
+
+    evaluators = [f"{name}:{item['name']}" for name, entry in bundled.index()["derivations"].items()
+                  for item in entry["evaluators"]]  # fmt: skip
+    names = {"derivation": bundled.names(), "target": evaluators, "evaluators": evaluators, "recipe": ("deepscalelm",)}
+    print(completion.script(_parser(), options.shell, names, {"audit": tuple(PRESETS)}), end="")
+    return 0
 
 
 def _seed(text: str) -> int:
@@ -167,16 +185,30 @@ def _list(options: argparse.Namespace) -> int:
         return 0
     print("components")
     for item in content["components"]:
-        print(f"  {item['name']:<18} {item['summary']}")
+        _entry(f"  {item['name']:<23} ", _without_roles(item["summary"]))
     for name, entry in content["derivations"].items():
-        print(f"\n{name}: {entry['title']}")
+        print()
+        _entry(f"{name}: ", entry["title"])
         print("  claims")
         for claim in entry["claims"]:
-            print(f"    {claim['id']:<26} {claim['expected']:<9} {claim['where']}: {claim['title']}")
+            _entry(f"    {claim['id']:<24} {claim['expected']:<9} ", f"{claim['where']}: {claim['title']}")
         print("  evaluators")
         for item in entry["evaluators"]:
-            print(f"    {name}:{item['name']:<28} {item['summary'].split('. ')[0].rstrip('.')}")
+            _entry(f"    {name}:{item['name']}  ", item["summary"].split(". ")[0].rstrip("."))
     return 0
+
+
+def _entry(head: str, text: str) -> None:
+    """Print a head and a text that hangs beside it, or below it where the head takes more than half a line."""
+    indent = " " * min(len(head), COLUMNS // 2)
+    print(textwrap.fill(text, COLUMNS, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False))
+
+
+def _without_roles(text: str) -> str:
+    """The summary of a docstring, its formulas in Unicode."""
+    from symprop.report.unicode import unicode_of
+
+    return re.sub(":math:`([^`]*)`", lambda found: unicode_of(found[1]), text)
 
 
 def _derive(options: argparse.Namespace) -> int:
@@ -185,12 +217,22 @@ def _derive(options: argparse.Namespace) -> int:
 
     derivation = bundled.derivation(options.derivation)
     chosen = view(options.notation) if options.notation else derivation.view
-    print(listing(derivation, options.claim, chosen, options.format))
+    with _progress(options) as progress:
+        progress("deriving", 0, 1)
+        text = listing(derivation, options.claim, chosen, options.format)
+    print(text)
     return 0
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from symprop.codegen import evaluate, neglected_by_evaluate
+    with _progress(options) as progress:
+        progress("evaluating", 0, 1)
+        spec, values, numbers = _evaluated(options)
+    return _print_evaluation(options, spec, values, numbers)
+
+
+def _evaluated(options: argparse.Namespace) -> tuple[FunctionSpec, dict[str, Any], dict[str, Any]]:
+    from symprop.codegen import evaluate
     from symprop.core.parsing import parse_assignments
     from symprop.core.symbols import check_values, symbol
 
@@ -204,7 +246,14 @@ def _eval(options: argparse.Namespace) -> int:
             raise UnknownNameError("parameter", key, sorted(parameters))
     values = _closed(assigned)
     check_values({symbol(key): value for key, value in values.items()})
-    numbers = evaluate(spec, values, 15)
+    return spec, values, evaluate(spec, values, 15)
+
+
+def _print_evaluation(
+    options: argparse.Namespace, spec: FunctionSpec, values: dict[str, Any], numbers: dict[str, Any]
+) -> int:
+    from symprop.codegen import neglected_by_evaluate
+
     if options.json:
         content = {
             "target": options.target,
@@ -219,12 +268,13 @@ def _eval(options: argparse.Namespace) -> int:
     for key, value in numbers.items():
         print(value if len(numbers) == 1 else f"{key} = {value}")
     if options.assumptions:
-        print(f"\n{spec.summary}")
+        print()
+        _entry("", spec.summary)
         for item in spec.assumptions:
-            print(f"  assumes {item}")
+            _entry("  assumes ", str(item))
         neglected = neglected_by_evaluate(spec)
-        print(f"  neglects {'nothing' if neglected == 'exact' else neglected}")
-        print(f"  from {'; '.join(map(str, spec.sources))}")
+        _entry("  neglects ", "nothing" if neglected == "exact" else neglected)
+        _entry("  from ", "; ".join(map(str, spec.sources)))
     return 0
 
 
@@ -252,8 +302,8 @@ def _verify(options: argparse.Namespace) -> int:
     if options.derivation == "architectures":
         return _verify_architectures(options)
     derivation = bundled.derivation(options.derivation)
-    verdicts, rows = _checked(derivation, options.seed, options.full)
-    with _progress() as progress:
+    verdicts, rows = _checked(derivation, options)
+    with _progress(options) as progress:
         measured = derivation.accuracy(options.seed, progress) if options.full and derivation.accuracy is not None else ()
     failed = _failures(verdicts, rows)
     failed += [f"error of {row.quantity}: beyond its limit at percentile {at}" for row in measured for at in row.missed]
@@ -289,8 +339,10 @@ def _audit(options: argparse.Namespace) -> int:
         print(auditing.formulas(model), end="")
         return 0
     words = auditing.words_of(options.words, options.seq_len, model.vocabulary, options.seed)
-    found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
-                  growth=options.growth, cosine=options.cosine)  # fmt: skip
+    with _progress(options) as progress:
+        progress("auditing", 0, 1)
+        found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
+                      growth=options.growth, cosine=options.cosine)  # fmt: skip
     if options.plot is not None:
         _write(options.plot, auditing.plot(found))
     _printed(auditing.data(found) if options.json else auditing.text(found))
@@ -306,7 +358,9 @@ def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]
     words = auditing.words_of(kind, options.seq_len, load(str(folder / "config.json")).vocabulary, options.seed)
     if words is None:
         raise InputError("tokens", options.seq_len, "an integer that an audit takes")
-    found = contrast(folder, files, words, forward=options.forward)
+    with _progress(options) as progress:
+        progress("comparing", 0, 1)
+        found = contrast(folder, files, words, forward=options.forward)
     _printed(auditing.contrast_data(found) if options.json else auditing.contrast_text(found))
     return 0
 
@@ -326,7 +380,7 @@ def _printed(content: dict[str, Any] | str) -> None:
 def _verify_architectures(options: argparse.Namespace) -> int:
     from symprop.architectures import verification
 
-    with _progress() as progress:
+    with _progress(options) as progress:
         if options.ablation:
             worth = verification.ablate(first_seed=options.seed, progress=progress)
             if options.json:
@@ -344,16 +398,16 @@ def _verify_architectures(options: argparse.Namespace) -> int:
 
 
 def _checked(
-    derivation: PaperDerivation, seed: int, full: bool
+    derivation: PaperDerivation, options: argparse.Namespace
 ) -> tuple[tuple[Verdict, ...], tuple[Measurement, ...]]:
     from symprop.claims import check
 
-    with _progress() as progress:
+    with _progress(options) as progress:
         verdicts = []
         for done, claim in enumerate(derivation.claims):
             verdicts.append(check(claim))
             progress("claims", done + 1, len(derivation.claims))
-        return tuple(verdicts), derivation.study(seed, full, progress)
+        return tuple(verdicts), derivation.study(options.seed, options.full, progress)
 
 
 def _failures(verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...]) -> list[str]:
@@ -381,8 +435,8 @@ def _appendix(options: argparse.Namespace) -> int:
     derivation = bundled.derivation(options.derivation)
     chosen = view(options.notation) if options.notation else derivation.view
     old = _output_folder(options.output)
-    verdicts, rows = _checked(derivation, options.seed, options.full)
-    with _progress() as progress:
+    verdicts, rows = _checked(derivation, options)
+    with _progress(options) as progress:
         figures = derivation.figures(options.seed, options.full, progress)
     files: dict[str, str | bytes] = dict(appendix(derivation, chosen, verdicts, rows, figures))
     for name, text in bundled.evaluator_files(derivation, derivation.evaluators).items():
@@ -464,7 +518,7 @@ def _diagram(options: argparse.Namespace) -> int:
         values[names[key]] = float(value)
     values |= {symbol: float(value) for symbol, value in ((L, options.layers), (n, options.tokens)) if value is not None}
     level = options.closure or next(iter(diagram.evaluators))
-    with _progress() as progress:
+    with _progress(options) as progress:
         picture = compute(derivation, replace(diagram, x=axes["x"], y=axes["y"]), level, values, simulate=options.simulate,
                           seed=options.seed, progress=progress)
         files = {target.name: draw(picture, kind), f"{target.stem}.npz": data_file(picture)}
@@ -496,7 +550,10 @@ def _init(options: argparse.Namespace) -> int:
 
     if options.recipe != "deepscalelm":
         raise UnknownNameError("recipe", options.recipe, ("deepscalelm",))
-    recipe = solve_recipe(**_recipe_arguments(options.values))
+    arguments = _recipe_arguments(options.values)
+    with _progress(options) as progress:
+        progress("solving", 0, 1)
+        recipe = solve_recipe(**arguments)
     if options.json:
         print(json.dumps(asdict(recipe), indent=1))
         return 0
@@ -552,7 +609,7 @@ def _generate(options: argparse.Namespace) -> int:
     if not options.evaluators and (options.backend or options.jacobian):
         raise InputError("evaluators", "missing", "some to choose, such as noci2022:norm, with --backend or --jacobian")
     folder = options.output or Path(str(resources.files("symprop.generated")))
-    with _progress() as progress:
+    with _progress(options) as progress:
         progress("deriving", 0, 1)
         files = (bundled.chosen_files(options.evaluators, options.backend or bundled.BACKENDS, options.jacobian)
                  if options.evaluators else bundled.generated_files())
@@ -567,14 +624,17 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress bar on standard error where that is a terminal."""
+def _progress(options: argparse.Namespace) -> Iterator[Progress]:
+    """A progress bar on standard error where that is a terminal and ``--quiet`` was not asked for."""
+    if options.quiet or not sys.stderr.isatty():
+        yield lambda name, done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def report(name: str, done: int, total: int) -> None:

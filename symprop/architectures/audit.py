@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import sympy as sp
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
 from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, run
+from symprop.core.display import html_table
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.network.gram import GramGradient
 from symprop.network.gram_attention import pattern
@@ -86,6 +88,12 @@ class Audit:
     rows: tuple[LayerRow, ...]
     verdict: tuple[str, ...]
     repairs: tuple[Repair, ...]
+
+    def _repr_html_(self) -> str:
+        headings = ("layer", "E x^2", "cosine", "logit deviation", "E g^2", "g cosine")
+        rows = [(row.layer, row.q, row.cosine, row.logit_deviation, row.gradient, row.gradient_cosine) for row in self.rows]
+        said = [*self.verdict, *(repair.sentence for repair in self.repairs)]
+        return html_table(self.architecture.name, headings, rows) + "".join(f"<p>{html.escape(line)}</p>" for line in said)
 
 
 def audit(

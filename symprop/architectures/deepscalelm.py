@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import mpmath
@@ -13,6 +13,7 @@ import sympy as sp
 from symprop.components import Attention, Dropout, Elementwise, LayerNorm, Linear
 from symprop.components.embedding import Embedding, RepeatProbability, Zipf
 from symprop.core import symbols
+from symprop.core.display import html_table
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.signal import Gradient
 from symprop.functions.activation import Absolute, Activation, Erf, Gelu, Identity, Relu, Sine, SquaredRelu
@@ -69,6 +70,11 @@ class Recipe:
     branch_scale: float
     layers: tuple[LayerScales, ...]
     final_correlation: float
+
+    def _repr_html_(self) -> str:
+        headings = tuple(item.name.replace("_", " ") for item in fields(LayerScales))
+        title = f"width {self.width}, skip {self.skip_scale:.6g}, branch {self.branch_scale:.6g}"
+        return html_table(title, headings, [astuple(layer) for layer in self.layers])
 
 
 def solve_recipe(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
+
 from symprop.architectures.deepscalelm import Recipe
 
 
@@ -10,17 +13,22 @@ def torch_snippet(recipe: Recipe) -> str:
 
     The text imports torch and nothing else; standard deviations are per weight. The same recipe gives the same text.
     """
-    values = ", ".join(f"{layer.value_variance**0.5:.9g}" for layer in recipe.layers)
-    ffn = ", ".join(f"{layer.ffn_variance**0.5:.9g}" for layer in recipe.layers)
+    values = _lines(layer.value_variance**0.5 for layer in recipe.layers)
+    ffn = _lines(layer.ffn_variance**0.5 for layer in recipe.layers)
     return f'''\
 import torch
 
-# x = SKIP*x + BRANCH*dropout(branch(norm(x))) for every attention and feed-forward branch; no bias, unit gains.
+# x = SKIP*x + BRANCH*dropout(branch(norm(x))) for every attention and
+# feed-forward branch; no bias, unit gains.
 SKIP, BRANCH = {recipe.skip_scale:.12g}, {recipe.branch_scale:.12g}
 EMBEDDING_STD = {recipe.embedding_variance**0.5:.9g}  # every embedding table
 QUERY_KEY_STD = {recipe.query_variance**0.5:.9g}
-VALUE_OUTPUT_STD = [{values}]
-FEED_FORWARD_STD = [{ffn}]
+VALUE_OUTPUT_STD = [
+{values}
+]
+FEED_FORWARD_STD = [
+{ffn}
+]
 
 
 @torch.no_grad()
@@ -43,3 +51,7 @@ def initialise_embeddings(*tables):
     for table in tables:
         torch.nn.init.normal_(table.weight, std=EMBEDDING_STD)
 '''
+
+
+def _lines(numbers: Iterable[float]) -> str:
+    return textwrap.fill(", ".join(f"{number:.9g}" for number in numbers), 80, initial_indent="    ", subsequent_indent="    ")

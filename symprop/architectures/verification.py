@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from symprop.architectures.readers import from_config
 from symprop.architectures.signal import run
+from symprop.core.display import aligned
 from symprop.core.errors import MissingExtraError
 from symprop.network.gram import EVERYTHING, Closure
 
@@ -151,7 +152,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """|error| <= tolerance + MARGIN standard errors."""
+        """Whether the error is at most the tolerance plus MARGIN standard errors."""
         spread = self.stderr if self.absolute else self.stderr / self.measured
         return abs(self.error) <= self.tolerance + MARGIN * spread
 
@@ -442,14 +443,16 @@ def verification_text(rows: Sequence[Comparison]) -> str:
     lines: list[str] = []
     for heading in dict.fromkeys((row.case, row.setting) for row in rows):
         chosen = [row for row in rows if (row.case, row.setting) == heading]
-        lines += ["", ", ".join(heading), _line("layer", {name: name for name in GROUPS})]
+        lines += ["", ", ".join(heading)]
+        table = [("layer", *GROUPS)]
         for layer in sorted({row.layer for row in chosen}):
             cells: dict[str, str] = {}
             for name, names in GROUPS.items():
                 found = [row for row in chosen if row.layer == layer and row.quantity in names]
                 if found:
                     cells[name] = _cell(found)
-            lines.append(_line(str(layer), cells))
+            table.append((str(layer), *(cells.get(name, "") for name in GROUPS)))
+        lines += aligned(table)
         for quantity in dict.fromkeys(row.quantity for row in chosen if " at " in row.quantity):
             place = [row for row in chosen if row.quantity == quantity]
             worst = max(place, key=lambda row: abs(row.error))
@@ -464,10 +467,6 @@ def verification_text(rows: Sequence[Comparison]) -> str:
     return "\n".join(lines).lstrip() + "\n"
 
 
-def _line(layer: str, cells: Mapping[str, str]) -> str:
-    return f"{layer:>5} " + " ".join(cells.get(name, "").rjust(15 if names == (name,) else 8) for name, names in GROUPS.items())
-
-
 def _cell(rows: Sequence[Comparison]) -> str:
     worst = max(rows, key=lambda row: abs(row.error))
     value = "" if worst.quantity in (*GROUPS["V,O,FFN"], *GROUPS["Q,K"]) else f"{worst.predicted:.3g} "
@@ -476,8 +475,8 @@ def _cell(rows: Sequence[Comparison]) -> str:
 
 def ablation_text(rows: Sequence[Ablation]) -> str:
     """What each ingredient is worth: largest errors over layers in percent, and failed comparisons."""
-    lines = [f"{'removed':<28} {'model':<6}" + "".join(f"{group:>13}" for group in GROUPS) + f"{'failed':>12}"]
+    table: list[Sequence[str]] = [("removed, from", *GROUPS, "failed")]
     for row in rows:
-        errors = "".join(f"{100 * row.errors[group]:>13.1f}" for group in row.errors)
-        lines.append(f"{row.removed:<28} {row.case:<6}{errors}{f'{row.failed} of {row.compared}':>12}")
-    return "\n".join(lines) + "\n"
+        errors = (f"{100 * row.errors[group]:.1f}" for group in row.errors)
+        table.append((f"{row.removed}, {row.case}", *errors, f"{row.failed} of {row.compared}"))
+    return "\n".join(aligned(table)) + "\n"

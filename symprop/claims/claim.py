@@ -9,6 +9,7 @@ from enum import Enum
 import sympy as sp
 
 from symprop.claims.chain import LatexName
+from symprop.core.display import equations, html_table
 from symprop.core.expression import Comparison, compare, factored
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import EXACT, Assumption, Source
@@ -41,6 +42,10 @@ class Result:
     sources: tuple[Source, ...] = ()
     names: Mapping[sp.Symbol, LatexName] = field(default_factory=dict)
 
+    def _repr_latex_(self) -> str:
+        named = self.expression.xreplace({item: sp.Symbol(f"{{{name.latex}}}") for item, name in self.names.items()})
+        return equations([(self.quantity, named)])
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -68,6 +73,14 @@ class Claim:
     note: str = ""
     corrected_by: str = ""
 
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.id}: {self.title}", *self._facts())
+
+    def _facts(self, *more: tuple[str, str]) -> tuple[tuple[str, str], list[tuple[str, str]]]:
+        facts = [("where", self.where), ("expected", self.expected.value), ("note", self.note),
+                 ("corrected by", self.corrected_by), *more]  # fmt: skip
+        return ("claim", self.id), [fact for fact in facts if fact[1]]
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -76,6 +89,10 @@ class Verdict:
     claim: Claim
     status: Status
     comparison: Comparison
+
+    def _repr_html_(self) -> str:
+        found = self.status.value + ("" if self.as_expected else " (unexpected)")
+        return html_table(f"{self.claim.id}: {self.claim.title}", *self.claim._facts(("verdict", found), ("by", self.detail)))
 
     @property
     def as_expected(self) -> bool:

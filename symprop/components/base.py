@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import sympy as sp
 
+from symprop.core.display import html_table
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.provenance import EXACT, Assumption, Source
 from symprop.core.signal import Gradient, Signal
@@ -149,6 +150,10 @@ class Component(ABC):
     def describe(self) -> str:
         """Name and parameters, as a reader writes them: ``Linear(d_F, sigma_up2)``."""
         return f"{type(self).__name__}({', '.join(str(getattr(self, item.name)) for item in fields(self))})"
+
+    def _repr_html_(self) -> str:
+        facts = [("reason", self.reason), ("neglected", self.neglected), *((a.name, a.statement) for a in self.assumptions)]
+        return html_table(self.describe(), ("rule", self.rule), [*facts, *(("source", source) for source in self.sources)])
 
     def _sympify(self, *names: str) -> None:
         for name in names:

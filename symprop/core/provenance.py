@@ -7,6 +7,8 @@ from typing import Any
 
 import sympy as sp
 
+from symprop.core.display import latex
+
 EXACT = "exact"
 """The value of ``Derived.neglected`` for a result without approximation."""
 
@@ -56,7 +58,7 @@ class Derived:
         return Derived(expression, self.assumptions, lost, self.sources, (*self.tags, *tags))
 
     def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {sp.latex(self.expression)}$"
+        return f"$\\displaystyle {latex(self.expression)}$"
 
     def __str__(self) -> str:
         return str(self.expression)

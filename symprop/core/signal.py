@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy as sp
 
+from symprop.core.display import equations
 from symprop.core.errors import InputError
 
 
@@ -64,6 +65,10 @@ class Signal:
         """Second moment of a coordinate of the token mean, q - (1 - 1/n) gap."""
         return self.q - (1 - 1 / self.tokens) * self.gap
 
+    def _repr_latex_(self) -> str:
+        moments = [("q", self.q), (r"\Delta", self.gap)]
+        return equations([*moments, (r"\mu", self.mean)] if self.mean != 0 else moments)
+
     def replace(self, **changes: Any) -> Signal:
         """A copy with some fields changed."""
         return replace(self, **changes)
@@ -94,6 +99,10 @@ class Gradient:
     def p(self) -> sp.Expr:
         """E g_t g_s of two tokens."""
         return self.q - self.gap
+
+    def _repr_latex_(self) -> str:
+        radial = [(r"r_g", self.radial), (r"\Delta r_g", self.radial_gap)]
+        return equations([("q_g", self.q), (r"\Delta_g", self.gap), *(row for row in radial if row[1] != 0)])
 
     def plus(self, other: Gradient) -> Gradient:
         """The sum of two uncorrelated gradients of one token."""

@@ -25,7 +25,7 @@ class FixedPoint:
 
     @property
     def attracting(self) -> bool | None:
-        """Whether nearby points converge to it geometrically; None at |slope| = 1 or where that is undecided."""
+        """Whether nearby points converge to it geometrically; None at a slope of 1 or -1 or where that is undecided."""
         size = sp.Abs(self.slope)
         verdict = (size < 1, size > 1)
         return True if verdict[0] == True else False if verdict[1] == True else None  # noqa: E712

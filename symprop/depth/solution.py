@@ -9,6 +9,7 @@ import sympy as sp
 
 from symprop.components.base import PairState
 from symprop.core import symbols
+from symprop.core.display import equations
 from symprop.core.expression import collect_linear, factored
 from symprop.core.provenance import Assumption, Derived, neglected_order
 from symprop.core.signal import Signal, from_common
@@ -52,6 +53,9 @@ class DepthLimit:
     relative_error: Mapping[str, sp.Expr]
     provenance: Derived
 
+    def _repr_latex_(self) -> str:
+        return self.signal._repr_latex_()
+
 
 @dataclass(frozen=True)
 class DepthSolution:
@@ -81,6 +85,10 @@ class DepthSolution:
         """How much more the common mode grows than the gap over all blocks, minus one: q_L ~ q + excess * common."""
         common, gap = self.mode("common").factor, self.mode("gap").factor
         return GrowthMinusOne(factored(common / gap - 1), self.stack.depth)
+
+    def _repr_latex_(self) -> str:
+        factors = [(rf"\lambda_{{\text{{{mode.name}}}}}", mode.factor) for mode in self.modes]
+        return equations([("q_L", self.signal.q), (r"\Delta_L", self.signal.gap), *factors])
 
     def scaling_limit(self, substitution: Mapping[sp.Expr, sp.Expr]) -> DepthLimit:
         """The limit L -> infinity when residual weights shrink with depth.

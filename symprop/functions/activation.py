@@ -225,7 +225,7 @@ class Relu(LeakyRelu):
 
 @dataclass(frozen=True)
 class Absolute(LeakyRelu):
-    """|x|."""
+    """The absolute value ``|x|``."""
 
     negative_slope: Any = sp.S.NegativeOne
     name = "abs"

@@ -120,12 +120,12 @@ class Geometry:
 
     @property
     def key_spread(self) -> sp.Expr:
-        """Half the relative variance of |u|^2 that the weights cause; a normalised query has no part in it."""
+        """Half the relative variance of ``|u|^2`` that the weights cause; a normalised query has no part in it."""
         return 1 / self.dimension if self.unit == 2 else 1 / self.key_width + 1 / self.dimension
 
     @property
     def token_spread(self) -> sp.Expr:
-        """Half the relative variance of |x|^2, in units of the squared query."""
+        """Half the relative variance of ``|x|^2``, in units of the squared query."""
         return sp.S.Zero if self.unit else 1 / (self.dimension * (1 + self.bias) ** 2)
 
     @property

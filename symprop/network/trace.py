@@ -9,6 +9,7 @@ import sympy as sp
 
 from symprop.components.base import Component, PairState
 from symprop.core import symbols
+from symprop.core.display import html_table
 from symprop.core.errors import RefusedError
 from symprop.core.provenance import Assumption, Source, merge_unique, neglected_order
 from symprop.core.signal import Gradient, Signal, opaque
@@ -87,6 +88,14 @@ class Trace:
                 known = gradients.get(source)
                 gradients[source] = part if known is None else known.plus(part)
             yield step, incoming, gradients
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (self.signal(position + 1).label, step.component.describe(), ", ".join(self.signal(k).label for k in step.inputs),
+             step.component.rule, step.component.reason)
+            for position, step in enumerate(self.steps)
+        ]  # fmt: skip
+        return html_table(f"{len(rows)} steps from {self.input.label}", ("output", "component", "of", "rule", "because"), rows)
 
     def pair(self, state: PairState) -> PairState:
         """The same block on one entry of the expected token Gram matrix, for tokens that are not exchangeable."""

@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from symprop.claims import Claim, PaperDerivation, Status, Verdict, check
+from symprop.core.display import COLUMNS
 from symprop.core.errors import UnknownNameError
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import EXACT, merge_unique
@@ -25,7 +26,6 @@ from symprop.report.unicode import unicode_of
 from symprop.simulate.measurement import Accuracy, Measurement, rms_z
 
 FORMATS = ("unicode", "latex", "sympy", "json")
-COLUMNS = 80
 
 
 def listing(

@@ -342,7 +342,8 @@ def at_tokens(derivation: Derivation, tokens: sp.MatrixExpr, layer: AttentionLay
 def logit_moment(order: int, layer: AttentionLayer | None = None) -> Derivation:
     """E M_ij^order over the weights, given X: Eq 43 at order 2, Gaussian weights needed at order 4.
 
-    The tokens x_i and x_j are columns of length d; the result is in |x_i|^2 = ``Trace(x_i.T*x_i)`` and |x_j|^2.
+    The tokens x_i and x_j are columns of length d; the result is in ``Trace(x_i.T*x_i)``, the squared norm of
+    x_i, and that of x_j.
 
     >>> logit_moment(2).expression
     sigma_k2*sigma_q2*tau**2*Trace(x_i.T*x_i)*Trace(x_j.T*x_j)

@@ -25,7 +25,7 @@ ALLOWED = {
 }
 OPTIONAL = {"torch", "matplotlib", "scipy", "transformers", "safetensors", "numba"}
 ENTRIES = {"pyproject.toml", "README.md", "symprop", "derivations", "tests", "generated",
-           "LICENSE", "CHANGELOG.md", "CITATION.cff"}
+           "LICENSE", "CHANGELOG.md", "CITATION.cff", "docs"}
 
 
 def modules():
