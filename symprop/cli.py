@@ -148,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
     sub.add_argument("--backend", action="append", choices=bundled.BACKENDS, help="for chosen evaluators; may be repeated")
     sub.add_argument("--jacobian", action="store_true", help="chosen evaluators with their derivatives in all real parameters")
-    sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if any byte differs or a file is stale")
+    sub.add_argument(
+        "--check", action="store_true", help="derive anew, write nothing; exit 1 if any byte differs or a file is stale"
+    )
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the package's generated folder")
 
     sub = command("completion", _completion, "a script that completes commands, options and names in a shell")
@@ -212,15 +214,20 @@ def _without_roles(text: str) -> str:
 
 
 def _derive(options: argparse.Namespace) -> int:
-    from symprop.notation import view
-    from symprop.report.listing import listing
+    from symprop.cache import remembered
 
-    derivation = bundled.derivation(options.derivation)
-    chosen = view(options.notation) if options.notation else derivation.view
+    def derive() -> dict[str, str]:
+        from symprop.notation import view
+        from symprop.report.listing import listing
+
+        derivation = bundled.derivation(options.derivation)
+        chosen = view(options.notation) if options.notation else derivation.view
+        return {"listing": listing(derivation, options.claim, chosen, options.format)}
+
+    asked = (options.derivation, options.claim, options.notation, options.format)
     with _progress(options) as progress:
         progress("deriving", 0, 1)
-        text = listing(derivation, options.claim, chosen, options.format)
-    print(text)
+        print(remembered("derive", derive, *asked)["listing"])
     return 0
 
 
@@ -602,6 +609,7 @@ def _recipe_arguments(texts: Sequence[str]) -> dict[str, Any]:
 def _generate(options: argparse.Namespace) -> int:
     from importlib import resources
 
+    from symprop.cache import remembered
     from symprop.codegen.files import stale_or_different, write_files
 
     if options.evaluators and options.output is None:
@@ -612,7 +620,8 @@ def _generate(options: argparse.Namespace) -> int:
     with _progress(options) as progress:
         progress("deriving", 0, 1)
         files = (bundled.chosen_files(options.evaluators, options.backend or bundled.BACKENDS, options.jacobian)
-                 if options.evaluators else bundled.generated_files())
+                 if options.evaluators
+                 else bundled.generated_files() if options.check else remembered("generate", bundled.generated_files))
         progress("deriving", 1, 1)
     if options.check:
         wrong = stale_or_different(files, folder)
