@@ -742,8 +742,8 @@ static inline double f_asin(double x) {
     "square": r"""
 static inline double square(double x) { return x*x; }
 """,
-    "grown": r"""
-static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+    "times_growth": r"""
+static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
     "each_pow": r"""
 static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
@@ -912,7 +912,7 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
 
 _KERNELS = {
     "exponents": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'grown'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -946,7 +946,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_relu": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -977,7 +977,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_gelu": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1018,7 +1018,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_erf": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1056,7 +1056,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_tanh": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown', 'CELLS', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'CELLS', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1128,7 +1128,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "crossover_depth": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'grown'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1152,7 +1152,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gradient_growth": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'grown', 'each_pow'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'times_growth', 'each_pow'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1197,7 +1197,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x8_ = a_x8[i];
         const double x9_ = a_x9[i];
         const double x10_ = f_exp(L_*(x0_ + x8_));
-        const double x11_ = grown(1.0 - x1_, x10_);
+        const double x11_ = times_growth(1.0 - x1_, x10_);
         const double next_0 = x1_*x9_ + x11_;
         result_0[i] = next_0;
     }

@@ -100,7 +100,7 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
@@ -948,7 +948,7 @@ def gradient_growth(
             if _changed & 0b101111:
                 x9 = np.power(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
                 x10 = np.exp(L*(x0 + x8))
-            x11 = _grown(1 - x1, x10)
+            x11 = _times_growth(1 - x1, x10)
             _to_growth[_at] = x1*x9 + x11
 
     _in_parts(_work, workers)

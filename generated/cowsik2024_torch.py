@@ -24,7 +24,7 @@ def _tensors(*values):
     ]
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
 
@@ -725,6 +725,6 @@ def gradient_growth(
     x8 = torch.log1p(x5/(A + x7*(1 - A)) - M)
     x9 = torch.pow(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
     x10 = torch.exp(L*(x0 + x8))
-    x11 = _grown(1 - x1, x10)
+    x11 = _times_growth(1 - x1, x10)
     _to_growth = x1*x9 + x11
     return _to_growth.expand(_shape)

@@ -354,8 +354,8 @@ static inline double f_log(double x) {
     "square": r"""
 static inline double square(double x) { return x*x; }
 """,
-    "grown": r"""
-static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+    "times_growth": r"""
+static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
 }
 
@@ -386,7 +386,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "log_gap": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'square', 'times_growth'),
         r"""
 enum { INPUTS = 7, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -408,9 +408,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_q2_ = a_sigma_q2[i];
         const double x0_ = f_log(gap_);
         const double x1_ = f_exp(1.0986122886681098*L_);
-        const double x2_ = grown(x0_, x1_);
+        const double x2_ = times_growth(x0_, x1_);
         const double x3_ = f_log(d_*gain_v_*sigma_k2_*sigma_q2_*(d_ + n_)*(n_ - 1.0)/square(n_));
-        const double x4_ = grown(x3_, x1_);
+        const double x4_ = times_growth(x3_, x1_);
         const double next_0 = x2_ + 0.5*x4_ - 0.5*x3_;
         result_0[i] = next_0;
     }

@@ -98,7 +98,7 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
@@ -231,11 +231,11 @@ def log_gap(
             if _changed & 0b1000000:
                 x1 = np.exp(1.0986122886681098*L)
             if _changed & 0b1100000:
-                x2 = _grown(x0, x1)
+                x2 = _times_growth(x0, x1)
             if _changed & 0b11111:
                 x3 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
             if _changed & 0b1011111:
-                x4 = _grown(x3, x1)
+                x4 = _times_growth(x3, x1)
             _to_log_gap[_at] = x2 + 0.5*x4 - 0.5*x3
 
     _in_parts(_work, workers)

@@ -22,7 +22,7 @@ def _tensors(*values):
     ]
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
 
@@ -118,8 +118,8 @@ def log_gap(
     # 19 operations a point
     x0 = torch.log(gap)
     x1 = torch.exp(1.0986122886681098*L)
-    x2 = _grown(x0, x1)
+    x2 = _times_growth(x0, x1)
     x3 = torch.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/torch.square(n))
-    x4 = _grown(x3, x1)
+    x4 = _times_growth(x3, x1)
     _to_log_gap = x2 + 0.5*x4 - 0.5*x3
     return _to_log_gap.expand(_shape)

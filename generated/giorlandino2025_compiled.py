@@ -879,8 +879,8 @@ static inline double maximum(double x, double y) { return x > y || x != x ? x : 
     "minimum": r"""
 static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
 """,
-    "grown": r"""
-static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+    "times_growth": r"""
+static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
     "arc_cosine_1": r"""
 /* sin - angle*cos of that angle, times v; zero at v = 0. */
@@ -1188,7 +1188,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "overlap_annealed": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'square', 'grown', 'arc_cosine_1'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'square', 'times_growth', 'arc_cosine_1'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1273,9 +1273,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double x19_ = gap_X_*x11_;
             const double x20_ = f_exp(x19_);
             const double x21_ = f_exp(x12_*x9_ + x19_);
-            const double x22_ = grown(gap_X_, x20_);
-            const double x23_ = grown(gain_v_*gap_X_, x18_);
-            const double x24_ = grown(x23_, x21_);
+            const double x22_ = times_growth(gap_X_, x20_);
+            const double x23_ = times_growth(gain_v_*gap_X_, x18_);
+            const double x24_ = times_growth(x23_, x21_);
             const double x25_ = gap_X_*x7_ + x2_*x24_;
             const double x26_ = 1.0/((gain_v_*(x2_*x22_ + 1.0 - gap_X_) + x15_));
             const double x27_ = x25_*x26_;

@@ -24,7 +24,7 @@ def _tensors(*values):
     ]
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
 
@@ -1273,9 +1273,9 @@ def overlap_annealed(
         x19 = gap_X*x11
         x20 = torch.exp(x19)
         x21 = torch.exp(x12*x9 + x19)
-        x22 = _grown(gap_X, x20)
-        x23 = _grown(gain_v*gap_X, x18)
-        x24 = _grown(x23, x21)
+        x22 = _times_growth(gap_X, x20)
+        x23 = _times_growth(gain_v*gap_X, x18)
+        x24 = _times_growth(x23, x21)
         x25 = gap_X*x7 + x2*x24
         x26 = 1/(gain_v*(x2*x22 + 1 - gap_X) + x15)
         x27 = x25*x26

@@ -1286,8 +1286,8 @@ static inline double maximum(double x, double y) { return x > y || x != x ? x : 
     "minimum": r"""
 static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
 """,
-    "grown": r"""
-static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+    "times_growth": r"""
+static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
     "arc_cosine_0": r"""
 /* The angle of two tokens of variance v and covariance v - gap, opposite being v + covariance; zero at v = 0. */
@@ -5001,7 +5001,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sin_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'times_growth'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5024,7 +5024,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x5_ = gap_ + x1_;
         const double x6_ = f_exp(x5_);
         const double x7_ = f_expm1(x5_);
-        const double x8_ = grown(x6_ + 1.0, x4_);
+        const double x8_ = times_growth(x6_ + 1.0, x4_);
         const double next_0 = 0.0;
         const double next_1 = -0.5*x2_;
         const double next_2 = -0.5*x8_;
@@ -5042,7 +5042,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "silu_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'grown', 'each_atan', 'each_pow', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'each_atan', 'each_pow', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5087,7 +5087,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tanh_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'grown', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff', 'each_tanh_slope_gap_74f32a', 'each_tanh_slope_mean_74f98e', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff', 'each_tanh_slope_gap_74f32a', 'each_tanh_slope_mean_74f98e', 'each_tanh_slope_second_c849a3'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5132,7 +5132,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sigmoid_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'grown', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_49995f', 'each_sigmoid_second_c3b961', 'each_sigmoid_slope_gap_a02b41', 'each_sigmoid_slope_mean_2fed80', 'each_sigmoid_slope_second_ed226e'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_49995f', 'each_sigmoid_second_c3b961', 'each_sigmoid_slope_gap_a02b41', 'each_sigmoid_slope_mean_2fed80', 'each_sigmoid_slope_second_ed226e'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5490,7 +5490,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'grown', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'times_growth', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5562,7 +5562,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x3_ = a_x3[i];
         const double x6_ = a_x6[i];
         const double x7_ = a_x7[i];
-        const double x8_ = grown(mu_*x1_, x3_);
+        const double x8_ = times_growth(mu_*x1_, x3_);
         const double x9_ = mu_*x2_*x6_ + sigma2_*x2_*x7_;
         a_x9[i] = x9_;
         const double x10_ = x6_ + 0.3989422804014327*x8_;
@@ -5609,7 +5609,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "erf_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'grown', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_bc2d76', 'each_erf_same_near_658cb3', 'each_erf_second_25cb9d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'times_growth', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_bc2d76', 'each_erf_same_near_658cb3', 'each_erf_second_25cb9d'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5713,7 +5713,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x8_ = a_x8[i];
         const double x9_ = a_x9[i];
         const double x18_ = f_expm1((-gap_*x0_*x8_/(x6_ - gap_)) - 0.5*x15_);
-        const double x19_ = grown(x18_, x13_);
+        const double x19_ = times_growth(x18_, x13_);
         const double next_0 = x12_;
         const double next_1 = x10_ + square(x12_);
         const double next_2 = x16_ + x17_;
@@ -5731,7 +5731,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sin_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'grown', 'each_sin', 'each_cos'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'times_growth', 'each_sin', 'each_cos'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5768,17 +5768,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x6_ = f_expm1(x5_);
         const double x7_ = f_exp(x5_);
         const double x8_ = f_expm1(-gap_);
-        const double x9_ = grown(x0_, x4_);
-        const double x10_ = grown(x2_, x4_);
-        const double x11_ = grown(x3_, x7_);
-        const double x12_ = grown(x1_, x7_);
+        const double x9_ = times_growth(x0_, x4_);
+        const double x10_ = times_growth(x2_, x4_);
+        const double x11_ = times_growth(x3_, x7_);
+        const double x12_ = times_growth(x1_, x7_);
         const double x13_ = gap_ + x5_;
         const double x14_ = f_exp(x13_);
         const double x15_ = f_expm1(x13_);
-        const double x16_ = grown(x1_, x14_);
-        const double x17_ = grown(x3_, x14_);
-        const double x18_ = grown(x16_ + 1.0, x8_);
-        const double x19_ = grown(2.0*x17_ - x15_, x8_);
+        const double x16_ = times_growth(x1_, x14_);
+        const double x17_ = times_growth(x3_, x14_);
+        const double x18_ = times_growth(x16_ + 1.0, x8_);
+        const double x19_ = times_growth(2.0*x17_ - x15_, x8_);
         const double next_0 = x9_;
         const double next_1 = x11_ - 0.5*x6_;
         const double next_2 = -0.5*x18_;
@@ -5796,7 +5796,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "preln_gradient": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'grown', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5828,7 +5828,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "scaled_gradient": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

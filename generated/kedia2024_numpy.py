@@ -100,7 +100,7 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
@@ -3505,7 +3505,7 @@ def sin_moments(
             x5 = gap + x1
             x6 = np.exp(x5)
             x7 = np.expm1(x5)
-            x8 = _grown(x6 + 1, x4)
+            x8 = _times_growth(x6 + 1, x4)
             _to_mean[_at] = 0
             _to_second[_at] = -0.5*x2
             _to_change[_at] = -0.5*x8
@@ -4191,7 +4191,7 @@ def gelu_moments_at_mean(
                 x5 = _gelu_slope_second_fec1c0(mu, sigma2)
                 x6 = _normal_moment(0, mu, x0)
                 x7 = _normal_moment(1, mu, x0)
-                x8 = _grown(mu*x1, x3)
+                x8 = _times_growth(mu*x1, x3)
                 x9 = mu*x2*x6 + sigma2*x2*x7
                 x10 = x6 + 0.3989422804014327*x8
                 x11 = np.square(x10)
@@ -4302,7 +4302,7 @@ def erf_moments_at_mean(
             x16 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
             x17 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x14))
             x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-            x19 = _grown(x18, x13)
+            x19 = _times_growth(x18, x13)
             _to_mean[_at] = x12
             _to_second[_at] = x10 + np.square(x12)
             _to_change[_at] = x16 + x17
@@ -4392,18 +4392,18 @@ def sin_moments_at_mean(
             if _changed & 0b100:
                 x8 = np.expm1(-gap)
             if _changed & 0b11:
-                x9 = _grown(x0, x4)
-                x10 = _grown(x2, x4)
-                x11 = _grown(x3, x7)
-                x12 = _grown(x1, x7)
+                x9 = _times_growth(x0, x4)
+                x10 = _times_growth(x2, x4)
+                x11 = _times_growth(x3, x7)
+                x12 = _times_growth(x1, x7)
             if _changed & 0b110:
                 x13 = gap + x5
                 x14 = np.exp(x13)
                 x15 = np.expm1(x13)
-            x16 = _grown(x1, x14)
-            x17 = _grown(x3, x14)
-            x18 = _grown(x16 + 1, x8)
-            x19 = _grown(2*x17 - x15, x8)
+            x16 = _times_growth(x1, x14)
+            x17 = _times_growth(x3, x14)
+            x18 = _times_growth(x16 + 1, x8)
+            x19 = _times_growth(2*x17 - x15, x8)
             _to_mean[_at] = x9
             _to_second[_at] = x11 - 0.5*x6
             _to_change[_at] = -0.5*x18

@@ -2907,8 +2907,8 @@ static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x =
     "bounded_exponent": r"""
 static inline double bounded_exponent(double x) { return x > 709.78 ? 709.78 : x; }
 """,
-    "grown": r"""
-static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+    "times_growth": r"""
+static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
     "geometric_sum": r"""
 /* The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s. */
@@ -2922,7 +2922,7 @@ static inline double geometric_sum(double a, double b, double L) {
 
 _KERNELS = {
     "inner_products": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'times_growth'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -2949,7 +2949,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = d_*sigma_v2_*square(alpha_1_);
         const double x1_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*(x0_ + 1.0)*square(alpha_2_) + x0_);
         const double x2_ = f_exp(L_*x1_);
-        const double x3_ = grown(C_, x2_);
+        const double x3_ = times_growth(C_, x2_);
         const double next_0 = x3_;
         result_0[i] = next_0;
     }
@@ -2957,7 +2957,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "inner_products_limit": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'times_growth'),
         r"""
 enum { INPUTS = 8, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -2980,7 +2980,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_exp(a_1_*d_*sigma_v2_ + a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
-        const double x1_ = grown(C_, x0_);
+        const double x1_ = times_growth(C_, x0_);
         const double next_0 = x1_;
         result_0[i] = next_0;
     }
@@ -2988,7 +2988,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "norm": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'times_growth'),
         r"""
 enum { INPUTS = 11, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3018,11 +3018,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = grown(C_, x1_);
+        const double x2_ = times_growth(C_, x1_);
         const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
         const double x4_ = f_exp(L_*x3_);
-        const double x5_ = grown(N_, x4_);
-        const double x6_ = grown(x2_, x4_);
+        const double x5_ = times_growth(N_, x4_);
+        const double x6_ = times_growth(x2_, x4_);
         const double next_0 = x5_ + x6_/n_;
         result_0[i] = next_0;
     }
@@ -3030,7 +3030,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "norm_limit": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'times_growth'),
         r"""
 enum { INPUTS = 10, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3057,10 +3057,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_expm1(a_1_*d_*sigma_v2_);
-        const double x1_ = grown(C_, x0_);
+        const double x1_ = times_growth(C_, x0_);
         const double x2_ = f_exp(a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
-        const double x3_ = grown(N_, x2_);
-        const double x4_ = grown(x1_, x2_);
+        const double x3_ = times_growth(N_, x2_);
+        const double x4_ = times_growth(x1_, x2_);
         const double next_0 = x3_ + x4_/n_;
         result_0[i] = next_0;
     }
@@ -3068,7 +3068,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "correlation": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3133,7 +3133,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gram_entry": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'times_growth'),
         r"""
 enum { INPUTS = 11, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3163,10 +3163,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = grown(C_, x1_);
+        const double x2_ = times_growth(C_, x1_);
         const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
         const double x4_ = f_exp(L_*x3_);
-        const double x5_ = grown(K_ij_ + x2_/square(n_), x4_);
+        const double x5_ = times_growth(K_ij_ + x2_/square(n_), x4_);
         const double next_0 = x5_;
         result_0[i] = next_0;
     }
@@ -3174,7 +3174,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "pair_correlation": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3885,7 +3885,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "norm_second_moment": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'step', 'grown', 'geometric_sum'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'step', 'times_growth', 'geometric_sum'),
         r"""
 enum { INPUTS = 13, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4007,7 +4007,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x87_ = f_exp(L_*(x31_ + x64_));
         const double x88_ = f_exp(L_*x84_);
         const double x89_ = geometric_sum(x84_, x86_, L_);
-        const double x90_ = grown(square(C_), x87_);
+        const double x90_ = times_growth(square(C_), x87_);
         const double next_0 = G_2_*x47_*x59_*x69_ + x90_/square(n_) + (x69_*(x47_ + x52_ + x57_ + x58_) + x70_)*square(T_X_) + (2.0*C_*T_X_*(x88_ + x89_*(x85_ - x40_ - 0.5*x58_ - x61_ - x62_)) + Q_X_*x44_*x59_*x89_)/n_;
         result_0[i] = next_0;
     }
@@ -4015,7 +4015,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sum_second_moment": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'times_growth'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4052,7 +4052,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x10_ = x9_*square(d_F_);
         const double x11_ = f_log1p(x7_ + (x7_ + 1.0)*(d_*x2_*x9_ + 2.0*d_F_*x0_*x9_ + d_F_*x1_*x8_ + x0_*x10_ + x1_*x10_ + x2_*x8_));
         const double x12_ = f_exp(L_*x11_);
-        const double x13_ = grown(square(C_), x12_);
+        const double x13_ = times_growth(square(C_), x12_);
         const double next_0 = x13_;
         result_0[i] = next_0;
     }
@@ -4060,7 +4060,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tail_ratio": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square'),
         r"""
 enum { INPUTS = 8, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

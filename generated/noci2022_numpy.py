@@ -105,7 +105,7 @@ def _bounded_exponent(x):
     return np.minimum(x, 709.78)
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
@@ -222,7 +222,7 @@ def inner_products(
                 x1 = _log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*np.square(alpha_2) + x0)
             if _changed & 0b111110111:
                 x2 = np.exp(L*x1)
-            x3 = _grown(C, x2)
+            x3 = _times_growth(C, x2)
             _to_inner_products[_at] = x3
 
     _in_parts(_work, workers)
@@ -306,7 +306,7 @@ def inner_products_limit(
             ) = _values
             if _changed & 0b11111011:
                 x0 = np.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
-            x1 = _grown(C, x0)
+            x1 = _times_growth(C, x0)
             _to_inner_products_limit[_at] = x1
 
     _in_parts(_work, workers)
@@ -402,15 +402,15 @@ def norm(
             if _changed & 0b101000011:
                 x1 = np.expm1(L*x0)
             if _changed & 0b101010011:
-                x2 = _grown(C, x1)
+                x2 = _times_growth(C, x1)
             if _changed & 0b11011000100:
                 x3 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
             if _changed & 0b11011000101:
                 x4 = np.exp(L*x3)
             if _changed & 0b11011100101:
-                x5 = _grown(N, x4)
+                x5 = _times_growth(N, x4)
             if _changed & 0b11111010111:
-                x6 = _grown(x2, x4)
+                x6 = _times_growth(x2, x4)
             _to_norm[_at] = x5 + x6/n
 
     _in_parts(_work, workers)
@@ -502,13 +502,13 @@ def norm_limit(
             if _changed & 0b10100001:
                 x0 = np.expm1(a_1*d*sigma_v2)
             if _changed & 0b10101001:
-                x1 = _grown(C, x0)
+                x1 = _times_growth(C, x0)
             if _changed & 0b1101100010:
                 x2 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
             if _changed & 0b1101110010:
-                x3 = _grown(N, x2)
+                x3 = _times_growth(N, x2)
             if _changed & 0b1111101011:
-                x4 = _grown(x1, x2)
+                x4 = _times_growth(x1, x2)
             _to_norm_limit[_at] = x3 + x4/n
 
     _in_parts(_work, workers)
@@ -772,12 +772,12 @@ def gram_entry(
             if _changed & 0b101000011:
                 x1 = np.expm1(L*x0)
             if _changed & 0b101010011:
-                x2 = _grown(C, x1)
+                x2 = _times_growth(C, x1)
             if _changed & 0b11011000100:
                 x3 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
             if _changed & 0b11011000101:
                 x4 = np.exp(L*x3)
-            x5 = _grown(K_ij + x2/np.square(n), x4)
+            x5 = _times_growth(K_ij + x2/np.square(n), x4)
             _to_gram_entry[_at] = x5
 
     _in_parts(_work, workers)
@@ -2907,7 +2907,7 @@ def norm_second_moment(
                 x88 = np.exp(L*x84)
                 x89 = _geometric_sum(x84, x86, L)
             if _changed & 0b1111110001110:
-                x90 = _grown(np.square(C), x87)
+                x90 = _times_growth(np.square(C), x87)
             _to_second_moment[_at] = G_2*x47*x59*x69 + x90/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
 
     _in_parts(_work, workers)
@@ -3018,7 +3018,7 @@ def sum_second_moment(
                 x11 = _log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
             if _changed & 0b111111011:
                 x12 = np.exp(L*x11)
-            x13 = _grown(np.square(C), x12)
+            x13 = _times_growth(np.square(C), x12)
             _to_second_moment[_at] = x13
 
     _in_parts(_work, workers)

@@ -29,7 +29,7 @@ def _bounded_exponent(x):
     return torch.clamp(x, max=709.78 if x.dtype == torch.float64 else 88.72)
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
 
@@ -122,7 +122,7 @@ def inner_products(
     x0 = d*sigma_v2*torch.square(alpha_1)
     x1 = torch.log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*torch.square(alpha_2) + x0)
     x2 = torch.exp(L*x1)
-    x3 = _grown(C, x2)
+    x3 = _times_growth(C, x2)
     _to_inner_products = x3
     return _to_inner_products.expand(_shape)
 
@@ -181,7 +181,7 @@ def inner_products_limit(
     _shape = torch.broadcast_shapes(*_shapes)
     # 9 operations a point
     x0 = torch.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
-    x1 = _grown(C, x0)
+    x1 = _times_growth(C, x0)
     _to_inner_products_limit = x1
     return _to_inner_products_limit.expand(_shape)
 
@@ -244,11 +244,11 @@ def norm(
     # 19 operations a point
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
     x1 = torch.expm1(L*x0)
-    x2 = _grown(C, x1)
+    x2 = _times_growth(C, x1)
     x3 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
     x4 = torch.exp(L*x3)
-    x5 = _grown(N, x4)
-    x6 = _grown(x2, x4)
+    x5 = _times_growth(N, x4)
+    x6 = _times_growth(x2, x4)
     _to_norm = x5 + x6/n
     return _to_norm.expand(_shape)
 
@@ -309,10 +309,10 @@ def norm_limit(
     _shape = torch.broadcast_shapes(*_shapes)
     # 13 operations a point
     x0 = torch.expm1(a_1*d*sigma_v2)
-    x1 = _grown(C, x0)
+    x1 = _times_growth(C, x0)
     x2 = torch.exp(a_2*d*d_F*sigma_down2*sigma_up2)
-    x3 = _grown(N, x2)
-    x4 = _grown(x1, x2)
+    x3 = _times_growth(N, x2)
+    x4 = _times_growth(x1, x2)
     _to_norm_limit = x3 + x4/n
     return _to_norm_limit.expand(_shape)
 
@@ -496,10 +496,10 @@ def gram_entry(
     # 19 operations a point
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
     x1 = torch.expm1(L*x0)
-    x2 = _grown(C, x1)
+    x2 = _times_growth(C, x1)
     x3 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
     x4 = torch.exp(L*x3)
-    x5 = _grown(K_ij + x2/torch.square(n), x4)
+    x5 = _times_growth(K_ij + x2/torch.square(n), x4)
     _to_gram_entry = x5
     return _to_gram_entry.expand(_shape)
 
@@ -1956,7 +1956,7 @@ def norm_second_moment(
     x87 = torch.exp(L*(x31 + x64))
     x88 = torch.exp(L*x84)
     x89 = _geometric_sum(x84, x86, L)
-    x90 = _grown(torch.square(C), x87)
+    x90 = _times_growth(torch.square(C), x87)
     _to_second_moment = G_2*x47*x59*x69 + x90/torch.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*torch.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
     return _to_second_moment.expand(_shape)
 
@@ -2030,7 +2030,7 @@ def sum_second_moment(
     x10 = x9*torch.square(d_F)
     x11 = torch.log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
     x12 = torch.exp(L*x11)
-    x13 = _grown(torch.square(C), x12)
+    x13 = _times_growth(torch.square(C), x12)
     _to_second_moment = x13
     return _to_second_moment.expand(_shape)
 

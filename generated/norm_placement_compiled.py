@@ -627,9 +627,6 @@ static inline double f_log1p(double x) {
     "step": r"""
 static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x == 0.0 ? 0.5 : x; }
 """,
-    "grown": r"""
-static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
-""",
     "GAUSS": r"""
 static const double GAUSS[][2] = {{0x1.ab83f3aa1a500p-7, 0x1.1115f8b62dc1fp-5}, {0x1.1459a858d3434p-4, 0x1.32138c878efe5p-4}, {0x1.4848dbae43cd0p-3, 0x1.c0b059d00bc31p-4}, {0x1.2219ffb7f4a92p-2, 0x1.13baa7a559bfep-3}, {0x1.b3c6be1db8762p-2, 0x1.2e9de7014d6efp-3}, {0x1.261ca0f123c4fp-1, 0x1.2e9de7014d6efp-3}, {0x1.6ef3002405ab7p-1, 0x1.13baa7a559bfep-3}, {0x1.adedc9146f0ccp-1, 0x1.c0b059d00bc31p-4}, {0x1.dd74caf4e597ap-1, 0x1.32138c878efe5p-4}, {0x1.f951f0315796cp-1, 0x1.1115f8b62dc1fp-5}};
 """,
@@ -672,7 +669,7 @@ static void each_rising_ratio(long count, const double *restrict x, const double
 
 _KERNELS = {
     "pre_stream": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'grown', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -743,7 +740,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "peri_stream": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'grown', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -807,7 +804,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "parallel_stream": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'grown', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

@@ -485,8 +485,8 @@ static inline double square(double x) { return x*x; }
     "step": r"""
 static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x == 0.0 ? 0.5 : x; }
 """,
-    "grown": r"""
-static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
+    "times_growth": r"""
+static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
     "GAUSS": r"""
 static const double GAUSS[][2] = {{0x1.ab83f3aa1a500p-7, 0x1.1115f8b62dc1fp-5}, {0x1.1459a858d3434p-4, 0x1.32138c878efe5p-4}, {0x1.4848dbae43cd0p-3, 0x1.c0b059d00bc31p-4}, {0x1.2219ffb7f4a92p-2, 0x1.13baa7a559bfep-3}, {0x1.b3c6be1db8762p-2, 0x1.2e9de7014d6efp-3}, {0x1.261ca0f123c4fp-1, 0x1.2e9de7014d6efp-3}, {0x1.6ef3002405ab7p-1, 0x1.13baa7a559bfep-3}, {0x1.adedc9146f0ccp-1, 0x1.c0b059d00bc31p-4}, {0x1.dd74caf4e597ap-1, 0x1.32138c878efe5p-4}, {0x1.f951f0315796cp-1, 0x1.1115f8b62dc1fp-5}};
@@ -568,7 +568,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tfixup_update": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'times_growth'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -583,7 +583,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = square(beta_);
         const double x1_ = f_log1p(square(x0_));
         const double x2_ = f_exp(x1_*(2.0*L_ - 1.0));
-        const double x3_ = grown(x0_, x2_);
+        const double x3_ = times_growth(x0_, x2_);
         const double next_0 = 4.0*L_*q_0_*x3_;
         result_0[i] = next_0;
     }
@@ -591,7 +591,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "ds_init_gap": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'grown', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -618,7 +618,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "rezero_growth": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'grown'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

@@ -98,7 +98,7 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
@@ -321,7 +321,7 @@ def tfixup_update(
                 x1 = _log1p(np.square(x0))
             if _changed & 0b110:
                 x2 = np.exp(x1*(2*L - 1))
-                x3 = _grown(x0, x2)
+                x3 = _times_growth(x0, x2)
             _to_update[_at] = 4*L*q_0*x3
 
     _in_parts(_work, workers)

@@ -22,7 +22,7 @@ def _tensors(*values):
     ]
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
 
@@ -203,7 +203,7 @@ def tfixup_update(
     x0 = torch.square(beta)
     x1 = torch.log1p(torch.square(x0))
     x2 = torch.exp(x1*(2*L - 1))
-    x3 = _grown(x0, x2)
+    x3 = _times_growth(x0, x2)
     _to_update = 4*L*q_0*x3
     return _to_update.expand(_shape)
 

@@ -100,7 +100,7 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _grown(x, growth):
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
@@ -754,12 +754,12 @@ def _softmax_layer_exact_pair(a, n, D, d_k, x):
     x29 = np.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
     x30 = np.exp(a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22)))
     x31 = x25*(x7 - 2)
-    x32 = _grown(x12, x29)
+    x32 = _times_growth(x12, x29)
     x33 = x*(x15*x20*(4 - x7) - x27 - x31)
     x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
-    x35 = _grown(x12*(x15*x20 - x33), x29)
-    x36 = _grown(x34, x30)
-    x37 = _grown(x34*x5, x30)
+    x35 = _times_growth(x12*(x15*x20 - x33), x29)
+    x36 = _times_growth(x34, x30)
+    x37 = _times_growth(x34*x5, x30)
     x38 = x2*x36
     return [
         -x32,
@@ -1079,9 +1079,9 @@ def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
     x56 = np.expm1(-a*x*(x*(x20*x47 - x22*x4*x54) + x21*x53))
     x57 = np.exp(a*(x17*(x17*(x43*(x16 + 1) - x*x53) + x18*x52) + x18*x20*x44))
     x58 = x*x47*(6 - 6*x) + x*x52*(x19 - 2) + x17*x53*(1 - x19)
-    x59 = _grown(x24, x56)
-    x60 = _grown(x58*(x21*(x6*x7*(x32 + x45)/x48 - 1) + 1), x57)
-    x61 = _grown(x17*x58, x57)
+    x59 = _times_growth(x24, x56)
+    x60 = _times_growth(x58*(x21*(x6*x7*(x32 + x45)/x48 - 1) + 1), x57)
+    x61 = _times_growth(x17*x58, x57)
     x62 = x3*x60
     return [
         -x59,
@@ -1222,12 +1222,12 @@ def _softmax_layer_exact_unit_normal_pair(a, n, D, d_k, x):
     x29 = np.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
     x30 = np.exp(a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22)))
     x31 = x25*(x7 - 2)
-    x32 = _grown(x12, x29)
+    x32 = _times_growth(x12, x29)
     x33 = x*(x15*x20*(4 - x7) - x27 - x31)
     x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
-    x35 = _grown(x12*(x15*x20 - x33), x29)
-    x36 = _grown(x34, x30)
-    x37 = _grown(x34*x5, x30)
+    x35 = _times_growth(x12*(x15*x20 - x33), x29)
+    x36 = _times_growth(x34, x30)
+    x37 = _times_growth(x34*x5, x30)
     x38 = x2*x36
     return [
         -x32,
@@ -1566,9 +1566,9 @@ def _softmax_layer_exact_normed_sphere_pair(a, n, D, d_k, x):
     x63 = np.expm1(-a*x*(x*(x13*x53 - x29*x4*x61) + x14*x60))
     x64 = np.exp(a*(x10*(x10*(x49*(x9 + 1) - x*x60) + x11*x58) + x11*x13*x50))
     x65 = x*x53*(6 - 6*x) + x*x58*(x12 - 2) + x10*x60*(1 - x12)
-    x66 = _grown(x31, x63)
-    x67 = _grown(x65*(x14*(x15*x20*x6*x8*(x39 + x51)/x54 - 1) + 1), x64)
-    x68 = _grown(x10*x65, x64)
+    x66 = _times_growth(x31, x63)
+    x67 = _times_growth(x65*(x14*(x15*x20*x6*x8*(x39 + x51)/x54 - 1) + 1), x64)
+    x68 = _times_growth(x10*x65, x64)
     x69 = x3*x67
     return [
         -x66,
@@ -1711,12 +1711,12 @@ def _softmax_layer_exact_normed_normal_pair(a, n, D, d_k, x):
     x29 = np.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
     x30 = np.exp(a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22)))
     x31 = x25*(x7 - 2)
-    x32 = _grown(x12, x29)
+    x32 = _times_growth(x12, x29)
     x33 = x*(x15*x20*(4 - x7) - x27 - x31)
     x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
-    x35 = _grown(x12*(x15*x20 - x33), x29)
-    x36 = _grown(x34, x30)
-    x37 = _grown(x34*x5, x30)
+    x35 = _times_growth(x12*(x15*x20 - x33), x29)
+    x36 = _times_growth(x34, x30)
+    x37 = _times_growth(x34*x5, x30)
     x38 = x2*x36
     return [
         -x32,

@@ -83,7 +83,7 @@ class BoundedExponent(_Lowered):
     """min(x, log of the largest finite number)."""
 
 
-class Grown(_Lowered):
+class TimesGrowth(_Lowered):
     """x*y for a growth y that may overflow: zero where x is."""
 
 
@@ -442,7 +442,7 @@ class _Lowering:
             vanishing = [factor for factor in plain if factor not in growth and _can_vanish(factor)]
             if growth and vanishing:
                 plain = [factor for factor in plain if factor not in growth and factor not in vanishing]
-                plain.append(Grown(sp.Mul(*vanishing), sp.Mul(*growth)))
+                plain.append(TimesGrowth(sp.Mul(*vanishing), sp.Mul(*growth)))
         return sp.Mul(_number(sp.Mul(*constants)), *plain)
 
     def power(self, factor: sp.Expr) -> sp.Expr:

@@ -150,7 +150,7 @@ _PLAIN = {
     "maximum": "static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }",
     "minimum": "static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }",
     "bounded_exponent": "static inline double bounded_exponent(double x) { return x > 709.78 ? 709.78 : x; }",
-    "grown": "static inline double grown(double x, double y) { return x == 0.0 ? 0.0 : x*y; }",
+    "times_growth": "static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }",
     "log_positive": "static inline double log_positive(double x) { return f_log(x < 0x1p-1022 ? 0x1p-1022 : x); }",
     "geometric_sum": '''\
 /* The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s. */

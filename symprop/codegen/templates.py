@@ -377,8 +377,8 @@ HELPERS = {
 def _bounded_exponent(x):
     """The exponent, bounded so that its exponential is finite."""
     return np.minimum(x, 709.78)''',
-        "_grown": '''\
-def _grown(x, growth):
+        "_times_growth": '''\
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product''',
@@ -408,8 +408,8 @@ def _geometric_sum(a, b, L):
 def _bounded_exponent(x):
     """The exponent, bounded so that its exponential is finite and its gradient there zero."""
     return torch.clamp(x, max=709.78 if x.dtype == torch.float64 else 88.72)''',
-        "_grown": '''\
-def _grown(x, growth):
+        "_times_growth": '''\
+def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)''',
         "_log_positive": '''\
