@@ -34,7 +34,7 @@ _LARGEST, _SMALLEST = sp.Float("1.7e308"), sp.Float("1e-290")
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class WorstError:
     """What one evaluator reached: ``worst`` is the largest counted relative error, at ``point``; 0 where none counts.
 
     ``points`` were compared; at ``undefined`` more the formula has no finite value and the generated code gave none either.
@@ -97,7 +97,7 @@ def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, sp.Expr], rng: np.ran
 
 def measure(
     spec: FunctionSpec, name: str, backend: str = "numpy", points: int = 100, seconds: float = math.inf, seed: int = 0
-) -> Accuracy:
+) -> WorstError:
     """Compare a generated function with the exact values at edge points, until one of the limits is reached."""
     function, start = load(spec, backend), time.monotonic()
     worst, output, where, compared, undefined = 0.0, "", {}, 0, 0
@@ -121,7 +121,7 @@ def measure(
                 allowed = ROUNDINGS * _conditioned(spec, point, key, want)
                 if not abs(value - float(want)) <= allowed:
                     worst, output, where = error, key, point
-    return Accuracy(f"{name}:{spec.name}", backend, compared, undefined, worst, output, where)
+    return WorstError(f"{name}:{spec.name}", backend, compared, undefined, worst, output, where)
 
 
 def _relative(value: float, want: sp.Float) -> float:

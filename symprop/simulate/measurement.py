@@ -96,7 +96,7 @@ NOISE = 0.02
 
 
 def accuracy(quantity: str, rows: Sequence[Measurement], limits: Mapping[int, float]) -> Accuracy:
-    """Percentiles of |predicted/measured - 1| of one quantity at many settings.
+    """Percentiles of ``abs(predicted/measured - 1)`` of one quantity at many settings.
 
     What is within one standard error is not counted as an error.
 
