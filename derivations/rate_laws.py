@@ -6,7 +6,7 @@ Laws of growing streams are in ``norm_placement`` (ratios of gamma functions and
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import sympy as sp
 from symprop.derivations import named_blocks as blocks
@@ -23,6 +23,7 @@ from symprop.depth.phase import solve_boundary
 from symprop.depth.rate import SHARE, RateLaw, drift_law, rate_law
 from symprop.functions.activation import Activation, Erf, Relu
 from symprop.functions.generic_activation import GenericActivation, SlopeMoment
+from symprop.functions.logistic import Tanh
 from symprop.network import Block, post_norm, pre_norm, residual, sequential, trace_of
 from symprop.notation import SYMPROP
 from symprop.simulate.measurement import Measurement
@@ -50,9 +51,9 @@ def marginal_block() -> Block:
     return pre_norm(feed_forward(Relu()))
 
 
-def saturating_block() -> Block:
-    """x + W erf(g x): a saturating function where a norm was."""
-    return residual(sequential(DynamicTanh(Erf(), SLOPE), Linear(d, gain_w / d)))
+def saturating_block(activation: Activation) -> Block:
+    """x + W phi(g x): a saturating function where a norm was."""
+    return residual(sequential(DynamicTanh(activation, SLOPE), Linear(d, gain_w / d)))
 
 
 @lru_cache(maxsize=1)
@@ -63,14 +64,15 @@ def critical_bias() -> sp.Expr:
     return solve_boundary(factor.subs({M_0: first, M_1: second}), sigma_b2).subs({first: M_0, second: M_1})
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=5)
 def law(kind: str) -> RateLaw:
     """The law of one of the blocks."""
     if kind == "relu":
         return rate_law(trace_of(relu_block(), X))
     if kind == "smooth":
         return rate_law(trace_of(smooth_block(GenericActivation(odd=True)), X), {sigma_b2: critical_bias()})
-    return drift_law(trace_of(marginal_block() if kind == "marginal" else saturating_block(), X)).angle
+    blocks = {"marginal": marginal_block, "erf": partial(saturating_block, Erf()), "tanh": partial(saturating_block, Tanh())}
+    return drift_law(trace_of(blocks[kind](), X)).angle
 
 
 def _share(kind: str) -> Result:
@@ -104,7 +106,9 @@ def _claims() -> tuple[Claim, ...]:
         Claim("marginal-relu", stream, "Pre-LN ReLU without attention: a power of the logarithm", lambda: _share("marginal"),
               4 / (a * sp.log(layer) + 2 / sp.sqrt(SHARE)) ** 2),
         Claim("saturating", stream, "a saturating function for a norm: tokens move apart, a stretched exponential",
-              lambda: _rate("saturating"), 4 * SLOPE * sp.sqrt(gain_w) / sp.pi),
+              lambda: _rate("erf"), 4 * SLOPE * sp.sqrt(gain_w) / sp.pi),
+        Claim("saturating-tanh", stream, "the same with tanh, as in DyT", lambda: _rate("tanh"),
+              8 * SLOPE * sp.sqrt(gain_w) / (3 * sp.sqrt(2 * sp.pi))),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import sympy as sp
@@ -16,6 +16,7 @@ from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.fixed_point import leading_power
 from symprop.depth.local_expansion import expand_at_collapse
 from symprop.depth.product import product_over_depth
+from symprop.functions.table_sum import TableSum
 from symprop.network.trace import Trace
 
 SHARE = sp.Symbol("delta_0", positive=True)
@@ -113,7 +114,8 @@ def drift_law(trace: Trace) -> DriftLaw:
     >>> law.angle.rate, law.common, law.deviation
     (-1/2, 1, 1/2)
     """
-    linear, q = collapse(trace), trace.input.q
+    exactly, q = collapse(trace), trace.input.q
+    linear = _at_large_variance(exactly)
     added = sp.limit(linear.added, q, sp.oo)
     if added.has(sp.oo, -sp.oo, sp.zoo, sp.nan) or added == 0 or added.has(q):
         raise RefusedError("law of the block", f"what it adds to {q}, {linear.added}, does not tend to a constant",
@@ -123,9 +125,35 @@ def drift_law(trace: Trace) -> DriftLaw:
     if not linear.added.has(q) and linear.slope.is_rational_function(q):
         product = _product(linear, q)
     return DriftLaw(
-        linear.added, product, _drifting(linear, added, amount, power),
+        exactly.added, product, _drifting(linear, added, amount, power),
         *(_exponent(*_tail(factor - 1, q), added) for factor in (linear.deviation, linear.common)),
     )
+
+
+def _at_large_variance(linear: Collapse) -> Collapse:
+    """Moments that are sums over a table by their leading terms at large variance, where they grow with the stream."""
+    q = linear.trace.input.q
+    parts = (linear.added, linear.slope, linear.deviation, linear.common)
+    nodes = [node for node in set().union(*(part.atoms(TableSum) for part in parts)) if node.has(q)]
+    activations = {item.component.activation for item in linear.trace.steps if hasattr(item.component, "activation")}
+    known: dict[tuple[sp.Basic, ...], sp.Expr] = {}
+    gap = sp.Dummy("gap", nonnegative=True)
+    for activation in activations if nodes else ():
+        full, slope = activation.saturated()
+        for v in {node.arguments[0] for node in nodes}:
+            second, steep = (moment(sp.S.Zero, v) for moment in (activation.second, activation.slope_second))
+            near = sp.diff(activation.gap(sp.S.Zero, v, gap), gap).subs(gap, 0)
+            known |= {_named(second): full} | dict.fromkeys(map(_named, (steep, near)), slope / sp.sqrt(v))
+    for node in nodes:
+        if _named(node) not in known:
+            raise RefusedError(f"{node} at large {q}", "its leading term is not known", "iterate the map")
+    added, slope, deviation, common = (part.xreplace({node: known[_named(node)] for node in nodes}) for part in parts)
+    return replace(linear, q=q + added, slope=slope, deviation=deviation, common=common) if nodes else linear
+
+
+def _named(node: sp.Expr) -> tuple[sp.Basic, ...]:
+    """A sum by its name and arguments: its summand may have been written in another way."""
+    return (node.args[0], *node.arguments) if isinstance(node, TableSum) else (node,)
 
 
 def _product(linear: Collapse, q: sp.Symbol) -> sp.Expr:

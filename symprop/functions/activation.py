@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
+from symprop.core.errors import RefusedError
 from symprop.core.provenance import EXACT, Source
 from symprop.functions import gaussian_expectation as ge
 from symprop.functions.depth_nodes import ExpMinusOne
@@ -77,6 +78,20 @@ class Activation(ABC):
     @abstractmethod
     def slope(self, x: Array) -> Array:
         """phi' of every entry."""
+
+    def saturated(self) -> tuple[sp.Expr, sp.Expr]:
+        r"""Leading terms at large variance v and mean zero: E phi^2, and :math:`\sqrt{v}\, E \phi'^2`.
+
+        .. math:: \tfrac{1}{2}(\phi(\infty)^2 + \phi(-\infty)^2), \quad \int \phi'(x)^2\, dx / \sqrt{2\pi}
+
+        Raises :class:`RefusedError` for a function that does not saturate.
+        """
+        x = sp.Symbol("x", real=True)
+        phi = self.expression(x)
+        ends = [sp.limit(phi, x, end) for end in (sp.oo, -sp.oo)]
+        if not all(end.is_finite for end in ends):
+            raise RefusedError(f"{self.name} at large variance", f"it tends to {ends[1]} and {ends[0]}", "iterate the map")
+        return (ends[0] ** 2 + ends[1] ** 2) / 2, sp.integrate(sp.diff(phi, x) ** 2, (x, -sp.oo, sp.oo)) / sp.sqrt(2 * sp.pi)
 
     @property
     def takes_mean(self) -> bool:

@@ -14,6 +14,7 @@ from symprop.depth.local_expansion import expand_at_collapse
 from symprop.depth.rate import SHARE, drift_law, rate_law
 from symprop.functions.activation import Erf, Gelu, Relu
 from symprop.functions.generic_activation import GenericActivation, SlopeMoment
+from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.network import parallel, peri_norm, post_norm, pre_norm, residual, sequential, token_input, trace_of
 
 X = token_input(gaussian=True)
@@ -105,6 +106,29 @@ def test_growing_streams(block, rate):
     exact = law.product.subs({L: 64, X.q: 1}) / q
     assert abs(float(path[64] / path[0] / sp.N(exact, 50) - 1)) < 1e-12
     assert float(mpmath.log(path[64] / path[32], 2)) == pytest.approx(float(rate), abs=0.03)
+
+
+@pytest.mark.parametrize("activation", [Tanh(), Sigmoid(), Erf()], ids=lambda item: item.name)
+def test_saturating_functions_move_tokens_apart(activation):
+    """Exponent between 40000 and 160000 layers, by quadrature of the function itself; terms of relative 1/sqrt(l) are left out."""
+    z = np.linspace(-9, 9, 20001)
+    density = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
+    stream = np.geomspace(1, 1e6, 400)
+    scaled = np.sqrt(stream)[:, None] * z
+    added, slope = activation.apply(scaled) ** 2 @ density, activation.slope(scaled) ** 2 @ density
+    q, exponents = 1.0, []
+    for _ in range(160_000):
+        exponents.append(np.log1p(np.interp(np.log(q), np.log(stream), slope)))
+        q += np.interp(np.log(q), np.log(stream), added)
+    measured = np.sum(exponents[40_000:])
+    law = drift_law(trace_of(residual(sequential(DynamicTanh(activation, 1), Linear(d, 1 / d))), X))
+    assert law.angle.kind == "stretched"
+    assert measured == pytest.approx(float(law.angle.rate) * (400 - 200), rel=3 / 200)
+
+
+def test_functions_that_do_not_saturate_are_refused_by_name():
+    with pytest.raises(RefusedError, match="silu at large variance"):
+        drift_law(trace_of(residual(sequential(Elementwise(Silu()), Linear(d, 1 / d))), X))
 
 
 def test_gelu_pre_norm_moves_tokens_apart():
