@@ -397,7 +397,7 @@ def _illinois(function: Callable[[float], float], kept: tuple[float, float], new
         found = x, function(x)
         kept = newest if found[1] * newest[1] < 0 else (kept[0], kept[1] / 2)
         newest = found
-        if abs(newest[1]) < REACHED / 100:
+        if abs(newest[1]) < REACHED / 10:
             break
     return newest[0]
 
