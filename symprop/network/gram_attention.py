@@ -124,7 +124,9 @@ class AttentionPattern(Mixing):
         if self.kind == "uniform":
             return self._averaged(x, axis)
         split, own, seen = self._split(x, axis)
-        return np.flip(np.cumsum(np.flip(split * seen, own), axis=own), own).reshape(x.shape)
+        shares = split * seen
+        np.cumsum(np.flip(shares, own), axis=own, out=np.flip(shares, own))
+        return shares.reshape(x.shape)
 
     @cached_property
     def pairs(self) -> npt.NDArray[np.bool_]:
