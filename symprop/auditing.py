@@ -177,8 +177,10 @@ def contrast_text(found: Contrast) -> str:
     lines += aligned(table)
     gains = [gain for pair in found.norms for gain in pair]
     lines += ["", f"norms: E gain^2 {_range([gain.gain2 for gain in gains])}, E bias^2 {_range([gain.bias for gain in gains])}"]
-    lines += ["", "streams: initialisation, measured moments" + (", real forward pass" if found.real is not None else "")]
-    table = [("layer", "E x^2", "", "", "cosine", "", "", "logit sd", "", "E g^2", "")]
+    lines += ["", "streams: at initialisation; by theory with the measured moments of the weights"
+              + ("; in a real forward pass" if found.real is not None else "")]  # fmt: skip
+    table = [("layer", "E x^2: init", "measured", "real", "cosine: init", "measured", "real", "logit sd: init", "measured",
+              "E g^2: init", "measured")]  # fmt: skip
     for position, (first, then) in enumerate(zip(found.initial, found.trained, strict=True)):
         q, cosine = found.real[position] if found.real is not None else (None, None)
         table.append(

@@ -30,6 +30,8 @@ COMPARED_TOKENS = 32
 """Tokens on which the two states are compared where (q, gap) was asked for and does not suffice."""
 RANGE = 1e4
 """A repair is sought between 1/RANGE and RANGE times the present scale."""
+UNRESOLVED = 1e-12
+"""1 - cosine below which the Gram matrix holds rounding errors alone."""
 REACHED, ATTEMPTS, STEPS = 0.01, 6, 60
 """A repair is solved until a new audit is this close to what it promises, in the logarithm, or given up after so many of
 them; STEPS bounds the search between two."""
@@ -128,7 +130,7 @@ def audit(
     rows, chosen, reason = _chosen(subject, state)
     cotangent = "unit cotangents at the output" if architecture.head is None else "cross-entropy"
     return Audit(
-        architecture, len(words), padding, chosen, reason, cotangent, rows, tuple(_verdict(rows, subject.count, growth)),
+        architecture, len(words), padding, chosen, reason, cotangent, rows, tuple(_verdict(subject, rows, chosen, growth)),
         tuple(_repairs(subject, rows, chosen, growth, cosine)),
     )
 
@@ -266,8 +268,8 @@ def gradient_growth(rows: tuple[LayerRow, ...]) -> float:
     return rows[0].gradient / rows[-1].gradient if rows[-1].gradient > 0 else math.nan
 
 
-def _verdict(rows: tuple[LayerRow, ...], tokens: int, growth: float) -> list[str]:
-    depth = len(rows) - 1
+def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: float) -> list[str]:
+    depth, tokens = len(rows) - 1, subject.count
     first, last = rows[0], rows[-1]
     sentences = [
         f"The second moment of a coordinate goes from {first.q:.3g} to {last.q:.3g} over {depth} layers"
@@ -275,22 +277,24 @@ def _verdict(rows: tuple[LayerRow, ...], tokens: int, growth: float) -> list[str
     ]
     collapsed = next((row.layer for row in rows if row.cosine >= COLLAPSED), None)
     if tokens > 1:
+        resolved = state == "exchangeable" or last.gap > UNRESOLVED * last.q
+        left = f"{last.gap / last.q:.3g}" if resolved else f"below {UNRESOLVED:g}"
         sentences.append(
-            f"Tokens collapse: their cosine passes {COLLAPSED} by layer {collapsed}, and is {last.cosine:.6g} at the output."
+            f"Tokens collapse: their cosine passes {COLLAPSED} by layer {collapsed}, and 1 - cosine is {left} at the output."
             if collapsed is not None
             else f"Tokens stay apart: their cosine goes from {first.cosine:.3g} to {last.cosine:.3g}."
         )
-    ratio = gradient_growth(rows)
-    direction = "grow" if ratio >= 1 else "shrink"
-    size = ratio if ratio >= 1 else 1 / ratio
-    healthy = "within" if size <= growth else "beyond"
-    sentences.append(
-        f"Gradients {direction} by {size:.3g} in second moment from the output to the input, {healthy} the allowed {growth:g}."
-    )
+    sentences += _gradient_verdict(rows, growth)
     logits = [(row.logit_deviation, row.layer, row.participation) for row in rows if row.logit_deviation is not None]
     deviation, layer, participation = max(logits, key=lambda item: item[0] or 0.0)
     assert deviation is not None and participation is not None
-    if deviation > VALID_LOGITS:
+    if deviation > VALID_LOGITS and state == "gram" and subject.architecture.positions != "rotary":
+        sentences.append(
+            f"Attention concentrates: logits deviate by {deviation:.3g} in layer {layer}, where a query attends to"
+            f" {participation:.3g} of {tokens} keys. Layers above {VALID_LOGITS} are averaged over drawn heads, with the"
+            " softmax as it is."
+        )
+    elif deviation > VALID_LOGITS:
         sentences.append(
             f"Attention leaves the uniform pattern: logits deviate by {deviation:.3g} in layer {layer}, more than the"
             f" {VALID_LOGITS} up to which its first order holds. "
@@ -300,10 +304,32 @@ def _verdict(rows: tuple[LayerRow, ...], tokens: int, growth: float) -> list[str
                 else "The numbers above and the repairs are then those of a theory outside its range."
             )
         )
+    elif tokens > 1 and deviation == 0:
+        sentences.append("Attention is uniform: all logits of a row are the same.")
     elif tokens > 1:
         sentences.append(
             f"Attention stays close to uniform: logits deviate by at most {deviation:.3g} (layer {layer}), where a query"
             f" attends to {participation:.3g} keys."
+        )
+    return sentences
+
+
+def _gradient_verdict(rows: tuple[LayerRow, ...], growth: float) -> list[str]:
+    ratio = gradient_growth(rows)
+    if math.isnan(ratio):
+        return ["No gradient reaches the layers."]
+    size = max(ratio, 1 / ratio) if ratio > 0 else math.inf
+    allowed = f"{'within' if size <= growth else 'beyond'} the allowed {growth:g}"
+    if size < 1 + REACHED:
+        sentences = ["Gradients have the same second moment at the input as at the output."]
+    else:
+        direction = "grow" if ratio > 1 else "shrink"
+        sentences = [f"Gradients {direction} by {size:.3g} in second moment from the output to the input, {allowed}."]
+    least, most = min(rows, key=lambda row: row.gradient), max(rows, key=lambda row: row.gradient)
+    if least.gradient > 0 and most.gradient / least.gradient > growth >= size:
+        sentences.append(
+            f"In between they range over a factor {most.gradient / least.gradient:.3g}: least before layer {least.layer}, most"
+            f" {f'before layer {most.layer}' if most.layer < len(rows) - 1 else 'at the output'}."
         )
     return sentences
 
@@ -338,9 +364,12 @@ def _repairs(
 ) -> list[Repair]:
     found = []
     ratio = gradient_growth(rows)
-    if not 1 / growth <= ratio <= growth:
-        wanted = growth if ratio > 1 else 1 / growth
-        problem = _Problem("gradient growth", "the gradient's growth", wanted, gradient_growth)
+    if not (math.isnan(ratio) or 1 / growth <= ratio <= growth):
+        # Just inside the allowed range, so that a new audit finds it there.
+        wanted = growth * math.exp(-REACHED)
+        problem = _Problem(
+            "gradient growth", "the gradient's growth", wanted if ratio > 1 else 1 / wanted, gradient_growth
+        )
         found.append(_branch_repair(subject, problem, rows, state))
     if subject.count > 1 and rows[-1].cosine >= COLLAPSED:
         problem = _Problem(
@@ -405,7 +434,7 @@ def _illinois(function: Callable[[float], float], kept: tuple[float, float], new
         found = x, function(x)
         kept = newest if found[1] * newest[1] < 0 else (kept[0], kept[1] / 2)
         newest = found
-        if abs(newest[1]) < REACHED / 100:
+        if abs(newest[1]) < REACHED / 10:
             break
     return newest[0]
 

@@ -422,11 +422,15 @@ def _verdict(
 def _against(architecture: Architecture, trained: tuple[LayerRow, ...], real: tuple[tuple[float, float], ...]) -> str:
     # The library returns the last stream after the final norm.
     rows = trained[:-1] if architecture.final_norm else trained
-    for row, (q, cosine) in zip(rows, real, strict=False):
+    pairs = list(zip(rows, real, strict=False))
+    for row, (q, cosine) in pairs:
         if abs(row.q / q - 1) > Q_HOLDS or abs(row.cosine - cosine) > COSINE_HOLDS:
+            by_size, (size, _) = max(pairs, key=lambda pair: abs(math.log(pair[0].q / pair[1][0])))
+            by_angle, (_, angle) = max(pairs, key=lambda pair: abs(pair[0].cosine - pair[1][1]))
             return (
                 f"A real forward pass leaves the theory with measured variances at layer {row.layer}: E x^2 is {q:.3g} where it"
                 f" says {row.q:.3g}, the cosine {cosine:.3g} where it says {row.cosine:.3g} (allowed: {Q_HOLDS:.0%} and"
-                f" {COSINE_HOLDS:g})."
+                f" {COSINE_HOLDS:g}). The furthest are E x^2 = {size:.3g} for {by_size.q:.3g} at layer {by_size.layer} and the"
+                f" cosine {angle:.3g} for {by_angle.cosine:.3g} at layer {by_angle.layer}."
             )
     return f"A real forward pass agrees with the theory with measured variances in all {len(rows)} streams."

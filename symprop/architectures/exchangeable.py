@@ -78,12 +78,16 @@ class CarriedMoments:
     r"""What :class:`SecondCall` and :class:`GapCall` stand for, at most one series for each variance and order."""
 
     activation: Activation
+    _seconds: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
     _slopes: dict[float, tuple[float, Array]] = field(default_factory=dict, repr=False, compare=False)
 
     def second(self, order: int, v: float) -> float:
         """E phi(x)^2, of the slope for order 1."""
         if order == 0:
-            return float(PairKernel(self.activation).of(*[np.asarray(v)] * 3))
+            if v not in self._seconds:
+                _make_room(self._seconds)
+                self._seconds[v] = float(PairKernel(self.activation).of(*[np.asarray(v)] * 3))
+            return self._seconds[v]
         return float((self._slopes[v][1] if v in self._slopes else self._series(v, 0.0))[-1])
 
     def gap(self, order: int, v: float, gap: float) -> float:
@@ -101,11 +105,15 @@ class CarriedMoments:
     def _series(self, v: float, gap: float) -> Array:
         """E phi'(x) phi'(y) over the range of covariances, at its lower and at its upper end."""
         if v not in self._slopes or self._slopes[v][0] != gap:
-            if len(self._slopes) >= KEPT:
-                self._slopes.clear()
+            _make_room(self._slopes)
             own, below = np.asarray(v), np.append(_ROOTS**2, (1.0, 0.0)) * gap
             self._slopes[v] = gap, PairKernel(self.activation, 1).of(own, own, v - below)
         return self._slopes[v][1]
+
+
+def _make_room(remembered: dict[float, Any]) -> None:
+    if len(remembered) >= KEPT:
+        remembered.clear()
 
 
 @dataclass(frozen=True)

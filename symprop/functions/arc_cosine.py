@@ -2,6 +2,7 @@ r"""Iterated integrals of the angle between two tokens, which every kernel of a 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import mpmath
@@ -203,12 +204,17 @@ def arc_cosine_array(k: int, gap: npt.ArrayLike, v: npt.ArrayLike) -> npt.NDArra
     t = np.minimum(np.asarray(gap, dtype=float) / np.where(scale > 0, scale, 1.0), 2.0)
     near = np.minimum(t, SERIES_BELOW)
     series = np.zeros_like(near)
-    for j in reversed(range(SERIES_TERMS)):
-        series = series * near + float(_coefficient(int(k), j))
+    for coefficient in reversed(_coefficients(int(k))):
+        series = series * near + coefficient
     angle, cosine = 2 * np.arcsin(np.sqrt(t / 2)), 1 - t
     sine = np.sqrt(t * (2 - t))
     far = (angle, sine - angle * cosine, (angle * (1 + 2 * cosine**2) - 3 * sine * cosine) / 4)[int(k)]
     return np.asarray(scale**k * np.where(t < SERIES_BELOW, near**k * np.sqrt(near) * series, far))
+
+
+@lru_cache
+def _coefficients(k: int) -> tuple[float, ...]:
+    return tuple(float(_coefficient(k, j)) for j in range(SERIES_TERMS))
 
 
 def _coefficient(k: int, j: int) -> sp.Rational:

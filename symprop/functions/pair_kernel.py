@@ -87,7 +87,7 @@ class PairKernel:
         for k in range(TERMS):
             rows.append(values @ polynomial)
             rest = rest - rows[-1] ** 2
-            if np.all(rest <= TAIL * whole):
+            if (rest <= TAIL * whole).all():
                 break
             before, polynomial = polynomial, (z * polynomial - np.sqrt(k) * before) / np.sqrt(k + 1)
         return np.array(rows), np.maximum(rest, 0.0)

@@ -19,20 +19,46 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import jv
 
 from symprop.components.attention import Attention
 from symprop.core.errors import InputError, RefusedError
 
 Array = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
-Mix = Callable[[Any], Any]
-"""A product with attention weights, or with their transpose."""
+Rotary = tuple[tuple[float, float], ...]
+"""Angles per position, each with its share of the coordinates."""
 
-NO_ROTATION: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+NO_ROTATION: Rotary = ((0.0, 1.0),)
+ANGLE_ERROR = 1e-10
+"""Error of the average cosine where few angles stand for many."""
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionPattern:
+class Mixing:
+    """Products of matrices x with attention weights A, which may be stacked in front: A x, x A', A' x and x A."""
+
+    weights: Array
+
+    def mix(self, x: Any) -> Any:
+        """A x."""
+        return self.weights @ x
+
+    def mix_right(self, x: Any) -> Any:
+        """x A'."""
+        return x @ self.weights.swapaxes(-1, -2)
+
+    def back(self, x: Any) -> Any:
+        """A' x."""
+        return self.weights.swapaxes(-1, -2) @ x
+
+    def back_right(self, x: Any) -> Any:
+        """x A."""
+        return x @ self.weights
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPattern(Mixing):
     """Who sees whom, before any logit.
 
     ``weights`` of shape (tokens, tokens) has rows that are uniform over the visible keys; ``positions`` of shape (tokens,)
@@ -41,9 +67,8 @@ class AttentionPattern:
     so that products with the weights are means and running sums.
     """
 
-    weights: Array
     positions: Array
-    rotary: tuple[tuple[float, float], ...] = NO_ROTATION
+    rotary: Rotary = NO_ROTATION
     rows: int = 1
     kind: str = "any"
     visible: Array = field(init=False, repr=False)
@@ -69,23 +94,39 @@ class AttentionPattern:
         return np.asarray(1 / (self.weights**2).sum(axis=1))
 
     def mix(self, x: Any) -> Any:
-        """T x, for real or complex x of shape (tokens, any)."""
-        if self.kind == "any":
-            return self.weights @ x
-        split = x.reshape(self.rows, self.tokens // self.rows, -1)
-        if self.kind == "uniform":
-            return np.broadcast_to(split.mean(axis=1, keepdims=True), split.shape).reshape(x.shape)
-        return (np.cumsum(split, axis=1) / np.arange(1, split.shape[1] + 1)[:, None]).reshape(x.shape)
+        return super().mix(x) if self.kind == "any" else self._averaged(x, 0)
 
-    def mix_back(self, x: Any) -> Any:
-        """T' x."""
-        if self.kind == "any":
-            return self.weights.T @ x
+    def mix_right(self, x: Any) -> Any:
+        return super().mix_right(x) if self.kind == "any" else self._averaged(x, 1)
+
+    def back(self, x: Any) -> Any:
+        return super().back(x) if self.kind == "any" else self._shared(x, 0)
+
+    def back_right(self, x: Any) -> Any:
+        return super().back_right(x) if self.kind == "any" else self._shared(x, 1)
+
+    def _split(self, x: Any, axis: int) -> tuple[Any, int, Array]:
+        """x with the sequences on an axis of their own before that of their tokens, which comes second; 1 / keys seen."""
+        length = self.tokens // self.rows
+        split = x.reshape((self.rows, length, -1) if axis == 0 else (-1, self.rows, length))
+        seen = 1 / np.arange(1, length + 1)
+        return split, axis + 1, seen[:, None] if axis == 0 else seen
+
+    def _averaged(self, x: Any, axis: int) -> Any:
+        """Every token's mean over the keys that it sees."""
+        split, own, seen = self._split(x, axis)
         if self.kind == "uniform":
-            return self.mix(x)
-        split = x.reshape(self.rows, self.tokens // self.rows, -1)
-        shares = split / np.arange(1, split.shape[1] + 1)[:, None]
-        return np.cumsum(shares[:, ::-1], axis=1)[:, ::-1].reshape(x.shape)
+            return np.broadcast_to(split.mean(axis=own, keepdims=True), split.shape).reshape(x.shape)
+        return (np.cumsum(split, axis=own) * seen).reshape(x.shape)
+
+    def _shared(self, x: Any, axis: int) -> Any:
+        """The transpose of that: every key's sum over the tokens that see it."""
+        if self.kind == "uniform":
+            return self._averaged(x, axis)
+        split, own, seen = self._split(x, axis)
+        shares = split * seen
+        np.cumsum(np.flip(shares, own), axis=own, out=np.flip(shares, own))
+        return shares.reshape(x.shape)
 
     @cached_property
     def pairs(self) -> npt.NDArray[np.bool_]:
@@ -103,10 +144,16 @@ class AttentionPattern:
         return float(np.diag(gram).mean()) - self.pair_mean(gram)
 
     def phases(self) -> Iterator[tuple[float, Complex | Array]]:
-        """For every angle its share and exp(i theta (position_j - position_l)), which is real where nothing turns."""
-        distance = self.positions[:, None] - self.positions[None, :]
-        for angle, share in self.rotary:
-            yield share, np.exp(1j * angle * distance) if angle != 0 else np.ones(())
+        """Angles with the same average cosine as ``rotary``: the share of each and exp(i theta (position_j - position_l)),
+        which is real where nothing turns."""
+        for angle, share in self._angles:
+            turned = np.exp(1j * angle * self.positions)
+            yield share, np.outer(turned, turned.conj()) if angle != 0 else np.ones(())
+
+    @cached_property
+    def _angles(self) -> Rotary:
+        # A logit's covariance takes the difference of two distances.
+        return merged_angles(self.rotary, 2 * float(np.ptp(self.positions)))
 
 
 def pattern(
@@ -115,7 +162,7 @@ def pattern(
     sequences: int = 1,
     causal: bool = False,
     padding: int = 0,
-    rotary: tuple[tuple[float, float], ...] = NO_ROTATION,
+    rotary: Rotary = NO_ROTATION,
 ) -> AttentionPattern:
     """The pattern of ``sequences`` sequences of ``tokens`` tokens; the last ``padding`` ones of each are never seen.
 
@@ -132,7 +179,7 @@ def pattern(
     return AttentionPattern(np.kron(np.eye(sequences), block), positions, rotary, sequences, kind)
 
 
-def rotary_angles(key_width: int, rotated: int, base: float) -> tuple[tuple[float, float], ...]:
+def rotary_angles(key_width: int, rotated: int, base: float) -> Rotary:
     """Angles of rotary embeddings on the first ``rotated`` of ``key_width`` coordinates: base^(-2f/rotated), Su et al. 2021.
 
     >>> rotary_angles(4, 2, 10000.0)
@@ -142,6 +189,43 @@ def rotary_angles(key_width: int, rotated: int, base: float) -> tuple[tuple[floa
         raise InputError("rotated", rotated, f"an even integer in [0, {key_width}]")
     angles = [(base ** (-2 * f / rotated), 2 / key_width) for f in range(rotated // 2)]
     return (*angles, (0.0, 1 - rotated / key_width)) if rotated < key_width else tuple(angles)
+
+
+def merged_angles(rotary: Rotary, distance: float) -> Rotary:
+    r"""Fewer angles with the same average of :math:`\cos \theta \Delta` up to a ``distance`` Delta, to ANGLE_ERROR.
+
+    A cosine of small angles is a polynomial in their squares, for which the Gauss quadrature of the slow angles needs few
+    nodes (Golub and Welsch 1969); fast angles are kept.
+
+    >>> len(merged_angles(rotary_angles(128, 128, 10000.0), 254.0))
+    29
+    """
+    ordered = sorted(rotary, reverse=True)
+    nodes = [min(_gauss_order(angle * distance), len(ordered) - kept) for kept, (angle, _) in enumerate(ordered)]
+    kept = min(range(len(ordered)), key=lambda place: place + nodes[place])
+    if nodes[kept] == len(ordered) - kept:
+        return rotary
+    fast, slow = ordered[:kept], np.array(ordered[kept:])
+    squares, shares = slow[:, 0] ** 2, slow[:, 1]
+    # The recurrence of the polynomials that are orthogonal under the shares, by Lanczos.
+    basis = [np.sqrt(shares / shares.sum())]
+    for _ in range(nodes[kept] - 1):
+        following = squares * basis[-1]
+        for _ in range(2):
+            following = following - np.array(basis).T @ (np.array(basis) @ following)
+        basis.append(following / np.linalg.norm(following))
+    values, vectors = np.linalg.eigh(np.array(basis) * squares @ np.array(basis).T)
+    merged = zip(np.sqrt(np.maximum(values, 0.0)), shares.sum() * vectors[0] ** 2, strict=True)
+    return (*fast, *((float(angle), float(share)) for angle, share in merged))
+
+
+def _gauss_order(argument: float) -> int:
+    """Nodes at which the quadrature of cos(argument t) over t in [0, 1], even in t, is right to ANGLE_ERROR."""
+    order = 1 + int(argument / 4)
+    # The series of Chebyshev polynomials beyond degree 4 order - 2, which Gauss' rule integrates.
+    while 4 * abs(jv(4 * order, argument)) > ANGLE_ERROR:
+        order += 1
+    return order
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,13 +291,11 @@ class AttentionGram:
     @cached_property
     def _covariance(self) -> Array:
         """sum_jl T_ij T_kl C_jl times the centred key covariance, averaged over angles."""
-        gram, mix = self.gram, self.pattern.mix
-        left, both = self._mixed
-        total = np.zeros_like(gram)
+        total = np.zeros_like(self.gram)
         for share, phase in self.pattern.phases():
-            inner = over_keys(mix, gram, gram * phase, left, both)
+            inner = over_keys(self.pattern, self.gram, self.gram * phase, *self._mixed)
             total += share * (phase.conj() * inner).real
-        return total
+        return symmetric(total)
 
     @cached_property
     def _fluctuation(self) -> Array:
@@ -268,13 +350,12 @@ class AttentionGram:
         That of the values, centred and then turned, gives the gradient of the keys; that of the logits, turned and then
         centred, the fluctuating weights of the values.
         """
-        gram, mix, back = self.gram, self.pattern.mix, self.pattern.mix_back
-        key, value = np.zeros_like(gram), np.zeros_like(gram)
+        key, value = np.zeros_like(self.gram), np.zeros_like(self.gram)
         for share, phase in self.pattern.phases():
-            centred = over_queries(mix, back, weighed * phase.conj())
-            key += share * (centred(gram) * phase).real
-            value += share * centred(gram * phase).real
-        return key, value
+            centred = over_queries(self.pattern, weighed * phase.conj())
+            key += share * (centred(self.gram) * phase).real
+            value += share * centred(self.gram * phase).real
+        return symmetric(key), symmetric(value)
 
     def _next_order(self) -> Array:
         """Factor of the squared gradients of query and key weights at the next order in the logit variance."""
@@ -284,35 +365,36 @@ class AttentionGram:
         return np.asarray(np.exp(np.minimum(self.logit_scale * gram * private * (1 - 4 / longest), 1.0)))
 
 
-def _adjoint(x: Any) -> Any:
-    return x.conj().swapaxes(-1, -2)
+def over_keys(weights: Mixing, first: Any, second: Any, left: Any, both: Any) -> Any:
+    """tr(J_i C J_k C') for all i and k, with J_i = diag(a_i) - a_i a_i^T for the rows a_i of ``weights``.
 
-
-def over_keys(mix: Mix, first: Any, second: Any, left: Any, both: Any) -> Any:
-    """tr(J_i C J_k C') for all i and k, with J_i = diag(a_i) - a_i a_i^T for the rows a_i of weights that ``mix`` applies.
-
-    C (``first``) is symmetric, with ``left`` = A C and ``both`` = A C A^T; C' (``second``) is Hermitian.
+    C (``first``) is symmetric, with ``left`` = A C and ``both`` = A C A^T; C' (``second``) is Hermitian. The answer is the
+    Hermitian part of what is returned, which saves the time of transposing.
     """
-    # The product of a Hermitian matrix with A' is the adjoint of A applied to it.
-    turned_left = mix(second)
-    crossed = left * turned_left
-    inner = _adjoint(mix(_adjoint(mix(first * second) - crossed))) - mix(_adjoint(crossed))
-    return inner + both * _adjoint(mix(_adjoint(turned_left)))
+    turned_left = weights.mix(second)
+    inner = weights.mix_right(weights.mix(first * second) - 2 * left * turned_left)
+    return inner + both * weights.mix_right(turned_left)
 
 
-def over_queries(mix: Mix, back: Mix, weighed: Any) -> Mix:
-    """The map from a covariance C of keys to sum_ik B_ik J_i C J_k, with a Hermitian B (``weighed``)."""
-    half = back(weighed)
-    whole = _adjoint(back(_adjoint(half)))
+def over_queries(weights: Mixing, weighed: Any) -> Callable[[Any], Any]:
+    """The map from a Hermitian covariance C of keys to sum_ik B_ik J_i C J_k, with a Hermitian B (``weighed``).
+
+    As of :func:`over_keys`, the Hermitian part counts.
+    """
+    half = weights.back(weighed)
+    whole = weights.back_right(half)
 
     def centred(covariance: Any) -> Any:
-        left = mix(covariance)
-        crossed = half * _adjoint(left)
-        both = _adjoint(mix(_adjoint(left)))
-        inner = covariance * whole - back(_adjoint(crossed))
-        return inner + _adjoint(back(_adjoint(back(weighed * both) - crossed)))
+        right = weights.mix_right(covariance)
+        inner = weights.back(weighed * weights.mix(right)) - 2 * half * right
+        return covariance * whole + weights.back_right(inner)
 
     return centred
+
+
+def symmetric(matrix: Array) -> Array:
+    """The symmetric part."""
+    return np.asarray((matrix + matrix.T) / 2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from symprop.network.gram_attention import AttentionGradient, AttentionGram, over_keys, over_queries
+from symprop.network.gram_attention import AttentionGradient, AttentionGram, Mixing, over_keys, over_queries, symmetric
 
 Array = npt.NDArray[np.float64]
 
@@ -115,18 +115,17 @@ class SampledAttentionGram(AttentionGram):
         value, query, key = (np.zeros_like(self.gram) for _ in range(3))
         squares = {"query": 0.0, "key": 0.0, "value": 0.0}
         for weights, gram, queries, keys in self._heads():
-            turned = weights.swapaxes(1, 2)
-            left = weights @ gram
-            values_path = turned @ gradient @ weights
-            mix, back = partial(np.matmul, weights), partial(np.matmul, turned)
-            query_path = gradient * over_keys(mix, gram, keys, left, left @ turned)
-            key_path = over_queries(mix, back, gradient * queries)(gram)
+            mixing = Mixing(weights)
+            left = mixing.mix(gram)
+            values_path = mixing.back_right(mixing.back(gradient))
+            query_path = gradient * over_keys(mixing, gram, keys, left, mixing.mix_right(left))
+            key_path = over_queries(mixing, gradient * queries)(gram)
             value += values_path.sum(axis=0) / self.draws
             query += query_path.sum(axis=0) / self.draws
             key += key_path.sum(axis=0) / self.draws
             for name, path in (("query", query_path), ("key", key_path), ("value", values_path)):
                 squares[name] += float((gram * path).sum()) / self.draws
-        return self._gradient(value, query, key, squares)
+        return self._gradient(value, symmetric(query), symmetric(key), squares)
 
 
 def _wishart_factor(rng: np.random.Generator, count: int, tokens: int, dimensions: float) -> Array:

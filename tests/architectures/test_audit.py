@@ -127,6 +127,24 @@ def test_branches_of_scale_zero_leave_the_stream_alone():
     assert gradient_growth(rows) == 1
 
 
+def test_gradients_that_neither_grow_nor_arrive_are_said_so():
+    said = " ".join(audit(small("rezero"), tokens=5).verdict)
+    assert "same second moment at the input as at the output" in said
+    found = audit(small("gpt2", head=0), tokens=5)
+    assert "No gradient reaches the layers." in found.verdict and not found.repairs
+
+
+def test_a_dip_of_the_gradient_between_equal_ends_is_said():
+    deep = small("bert", layers=12, **MIXING)
+    found = audit(deep, tokens=16, growth=10)
+    gradients = [row.gradient for row in found.rows]
+    assert 1 / 10 < gradient_growth(found.rows) < 10 < max(gradients) / min(gradients)
+    least = gradients.index(min(gradients))
+    assert 0 < least < 12
+    assert any(f"least before layer {least}, most at the output" in sentence for sentence in found.verdict)
+    assert "Attention is uniform: all logits of a row are the same." in found.verdict
+
+
 def test_a_repair_reaches_what_it_promises_on_all_tokens():
     wild = small("gpt2", layers=6, output=0.05, down=0.05)
     found = audit(wild, tokens=40, growth=4)
@@ -162,10 +180,18 @@ def test_a_problem_that_no_branch_scale_solves_is_said():
     assert repair.factor is None and repair.after is None and "No scale" in repair.sentence
 
 
-def test_large_logits_are_said_to_be_outside_the_theory_and_repaired():
+@pytest.mark.parametrize(
+    ("name", "state", "said"),
+    [("t5", "gram", "drawn heads"), ("t5", "exchangeable", "leaves the uniform pattern"), ("llama", "gram", "leaves the")],
+)  # fmt: skip
+def test_large_logits_are_said_with_what_they_do_to_the_theory(name, state, said):
+    found = audit(small(name, query=0.05, key=0.05), tokens=8, state=state)
+    assert any(said in sentence for sentence in found.verdict)
+
+
+def test_large_logits_are_repaired():
     wild = small("t5", query=0.5, key=0.5)
     found = audit(wild, tokens=8)
-    assert any("leaves the uniform pattern" in sentence for sentence in found.verdict)
     (repair,) = [item for item in found.repairs if item.problem == "large logits"]
     changed = wild.replace(query=0.5 * repair.factor**2, key=0.5 * repair.factor**2)
     largest = max(row.logit_deviation or 0 for row in audit(changed, tokens=8).rows)

@@ -23,7 +23,7 @@ from symprop.functions.activation import Gelu, Relu
 from symprop.functions.logistic import Silu
 from symprop.network import Sequential, parallel, residual, sequential, token_input, trace_of
 from symprop.network.gram import Closure, GramGradient, GramSignal, propagate
-from symprop.network.gram_attention import NO_ROTATION, AttentionGram, pattern, rotary_angles
+from symprop.network.gram_attention import ANGLE_ERROR, NO_ROTATION, AttentionGram, merged_angles, pattern, rotary_angles
 from symprop.simulate.network import pullback
 
 WIDTH = 48
@@ -72,8 +72,25 @@ def test_running_sums_are_products_with_the_weights(causal):
     seen = pattern(5, sequences=3, causal=causal)
     plain = replace(seen, kind="any")
     x = np.random.default_rng(1).standard_normal((15, 4)) * (1 + 1j)
-    assert seen.mix(x) == pytest.approx(plain.mix(x), rel=1e-13)
-    assert seen.mix_back(x) == pytest.approx(plain.mix_back(x), rel=1e-13)
+    for product in ("mix", "back"):
+        assert getattr(seen, product)(x) == pytest.approx(getattr(plain, product)(x), rel=1e-13)
+        right = f"{product}_right"
+        assert getattr(seen, right)(x.T) == pytest.approx(getattr(plain, right)(x.T), rel=1e-13)
+
+
+@pytest.mark.parametrize(("key_width", "rotated", "base"), [(128, 128, 1e4), (128, 32, 5e5), (64, 64, 1e2), (8, 6, 10.0)])
+@pytest.mark.parametrize("distance", [0.0, 30.0, 254.0, 4094.0])
+def test_few_angles_stand_for_many(key_width, rotated, base, distance):
+    angles = rotary_angles(key_width, rotated, base)
+    merged = merged_angles(angles, distance)
+
+    def mean_cosine(rotary, at):
+        theta, share = np.array(rotary).T
+        return np.cos(np.outer(at, theta)) @ share
+
+    at = np.linspace(0, distance, 999)
+    assert len(merged) <= len(angles)
+    assert mean_cosine(merged, at) == pytest.approx(mean_cosine(angles, at), abs=ANGLE_ERROR)
 
 
 def test_padded_tokens_do_not_matter():
