@@ -110,7 +110,7 @@ def test_growing_streams(block, rate):
 
 @pytest.mark.parametrize("activation", [Tanh(), Sigmoid(), Erf()], ids=lambda item: item.name)
 def test_saturating_functions_move_tokens_apart(activation):
-    """Exponent between 40000 and 160000 layers, by quadrature of the function itself; terms of relative 1/sqrt(l) are left out."""
+    """Exponent from 40000 to 160000 layers, by quadrature of the function itself; relative 1/sqrt(l) is left out."""
     z = np.linspace(-9, 9, 20001)
     density = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
     stream = np.geomspace(1, 1e6, 400)
