@@ -438,6 +438,7 @@ def _appendix(options: argparse.Namespace) -> int:
     from symprop.report.content import verdict_rows
     from symprop.report.listing import measurement_rows
     from symprop.report.pdf import compile_pdf
+    from symprop.report.tex import latex_files
 
     derivation = bundled.derivation(options.derivation)
     chosen = view(options.notation) if options.notation else derivation.view
@@ -445,7 +446,7 @@ def _appendix(options: argparse.Namespace) -> int:
     verdicts, rows = _checked(derivation, options)
     with _progress(options) as progress:
         figures = derivation.figures(options.seed, options.full, progress)
-    files: dict[str, str | bytes] = dict(appendix(derivation, chosen, verdicts, rows, figures))
+    files = latex_files(appendix(derivation, chosen, verdicts, rows, figures))
     for name, text in bundled.evaluator_files(derivation, derivation.evaluators).items():
         files[f"evaluators/{name}"] = text
     content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "seed": options.seed}

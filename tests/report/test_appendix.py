@@ -15,8 +15,9 @@ import pytest
 from symprop.claims import PaperDerivation, check
 from symprop.core.errors import SympropError
 from symprop.report import pdf
-from symprop.report.appendix import appendix, bibliography
+from symprop.report.appendix import appendix
 from symprop.report.pdf import compile_document, engine, log_warnings
+from symprop.report.tex import bibliography, latex_files
 
 SAMPLE = Path(__file__).with_name("sample.py")
 DIGEST = """
@@ -25,8 +26,9 @@ spec = importlib.util.spec_from_file_location("report_sample", sys.argv[1])
 sample = importlib.util.module_from_spec(spec); sys.modules["report_sample"] = sample; spec.loader.exec_module(sample)
 from symprop.claims import check
 from symprop.report.appendix import appendix
+from symprop.report.tex import latex_files
 d = sample.make()
-files = appendix(d, d.view, [check(c) for c in d.claims], sample.measurements(), sample.figures())
+files = latex_files(appendix(d, d.view, [check(c) for c in d.claims], sample.measurements(), sample.figures()))
 for name, body in sorted(files.items()):
     print(name, hashlib.sha256(body if isinstance(body, bytes) else body.encode()).hexdigest())
 """
@@ -35,7 +37,7 @@ for name, body in sorted(files.items()):
 @pytest.fixture(scope="module")
 def files(derivation: PaperDerivation, sample: ModuleType) -> dict[str, str | bytes]:
     verdicts = [check(claim) for claim in derivation.claims]
-    return appendix(derivation, derivation.view, verdicts, sample.measurements(), sample.figures())
+    return latex_files(appendix(derivation, derivation.view, verdicts, sample.measurements(), sample.figures()))
 
 
 def test_same_bytes_under_two_hash_seeds(files: dict[str, str | bytes]) -> None:
