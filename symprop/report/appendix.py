@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from symprop.claims import Figure, PaperDerivation, Result, Status, Verdict
@@ -33,6 +34,7 @@ from symprop.report.document import (
     Reasons,
     Section,
     Statement,
+    Sweep,
     Table,
     label_of,
 )
@@ -202,6 +204,12 @@ def _figure_section(figures: Sequence[Figure]) -> Section:
     pictures = tuple(Picture(figure, prose(figure.caption), label_of("fig", figure.name)) for figure in figures)
     lines = (Paragraph("Lines are theory, points are simulation with one standard error."),) if pictures else ()
     return Section("Figures", "sec:figures", (*lines, *pictures))
+
+
+def with_sweeps(document: Document, found: Sequence[Sweep]) -> Document:
+    """The same report with plots that a reader moves through, for a page that has sliders."""
+    section = Section("Explore", "sec:explore", (Paragraph("The slider changes a parameter of the theory."), *found))
+    return replace(document, sections=(*document.sections, section)) if found else document
 
 
 def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
