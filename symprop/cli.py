@@ -21,6 +21,7 @@ from symprop.core.errors import InputError, SympropError, UnknownNameError
 if TYPE_CHECKING:
     from symprop.claims import PaperDerivation, Progress, Verdict
     from symprop.codegen.spec import FunctionSpec
+    from symprop.report.document import Document
     from symprop.simulate.measurement import Measurement
 
 Z_LIMIT = 4.0
@@ -90,9 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
-    sub = command("appendix", _appendix, "derive, verify and write a LaTeX appendix, figures and evaluators")
+    sub = command("appendix", _appendix, "derive, verify and write a LaTeX appendix, figures and evaluators, or a web page")
     derivation_argument(sub)
-    sub.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
+    sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new or empty folder")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="the same as one web page that needs no network")
     sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
@@ -351,7 +353,7 @@ def _audit(options: argparse.Namespace) -> int:
         found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
                       growth=options.growth, cosine=options.cosine)  # fmt: skip
     if options.plot is not None:
-        _write(options.plot, auditing.plot(found))
+        _write(options.plot, auditing.plot(found), "plot")
     _printed(auditing.data(found) if options.json else auditing.text(found))
     return 0
 
@@ -372,11 +374,11 @@ def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]
     return 0
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, option: str) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise InputError("plot", path, f"a file that can be written ({error.strerror})") from None
+        raise InputError(option, path, f"a file that can be written ({error.strerror})") from None
 
 
 def _printed(content: dict[str, Any] | str) -> None:
@@ -432,21 +434,44 @@ def _failures(verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...]) -> l
 
 
 def _appendix(options: argparse.Namespace) -> int:
-    from symprop.codegen.files import write_files
     from symprop.notation import view
-    from symprop.report.appendix import appendix
+    from symprop.report.appendix import appendix, with_sweeps
+    from symprop.report.page import html_page
+    from symprop.report.sweep import sweeps
+
+    derivation = bundled.derivation(options.derivation)
+    chosen = view(options.notation) if options.notation else derivation.view
+    if options.output is None and options.html is None:
+        raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
+    old = set() if options.output is None else _output_folder(options.output)
+    verdicts, rows = _checked(derivation, options)
+    with _progress(options) as progress:
+        figures = derivation.figures(options.seed, options.full, progress)
+    document = appendix(derivation, chosen, verdicts, rows, figures)
+    if options.html is not None:
+        page = html_page(with_sweeps(document, sweeps(derivation, chosen)))
+        _write(options.html, page.encode(), "html")
+        print(options.html)
+    if options.output is not None:
+        _write_appendix(options, old, document, derivation, verdicts, rows)
+    failed = _failures(verdicts, rows)
+    for item in failed:
+        print(f"FAILED {item}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _write_appendix(
+    options: argparse.Namespace, old: set[str], document: Document, derivation: PaperDerivation,
+    verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...],
+) -> None:  # fmt: skip
+    """The folder of an appendix: LaTeX, PDF, evaluators and what was verified; files of an earlier run give way."""
+    from symprop.codegen.files import write_files
     from symprop.report.content import verdict_rows
     from symprop.report.listing import measurement_rows
     from symprop.report.pdf import compile_pdf
     from symprop.report.tex import latex_files
 
-    derivation = bundled.derivation(options.derivation)
-    chosen = view(options.notation) if options.notation else derivation.view
-    old = _output_folder(options.output)
-    verdicts, rows = _checked(derivation, options)
-    with _progress(options) as progress:
-        figures = derivation.figures(options.seed, options.full, progress)
-    files = latex_files(appendix(derivation, chosen, verdicts, rows, figures))
+    files = latex_files(document)
     for name, text in bundled.evaluator_files(derivation, derivation.evaluators).items():
         files[f"evaluators/{name}"] = text
     content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "seed": options.seed}
@@ -467,10 +492,6 @@ def _appendix(options: argparse.Namespace) -> int:
         print(options.output / name)
     if missing_engine:
         print(f"symprop: no PDF: {missing_engine}", file=sys.stderr)
-    failed = _failures(verdicts, rows)
-    for item in failed:
-        print(f"FAILED {item}", file=sys.stderr)
-    return 1 if failed else 0
 
 
 def _output_folder(folder: Path) -> set[str]:

@@ -93,7 +93,9 @@ class _Page:
             return f'[<a href="#{_paper_anchor(found["key"])}">{self.cited[found["key"]]}</a>{where}]'
         if found["emph"] is not None:
             return f"<em>{self.text(found['emph'])}</em>"
-        return mathml(found["formula"] if found["formula"] is not None else found["ensured"])
+        formula = found["formula"] if found["formula"] is not None else found["ensured"]
+        # A browser breaks no line inside a formula.
+        return ", ".join(map(mathml, formula.split(r",\ ")))
 
     def _references(self, labels: Sequence[str], *, capital: bool) -> str:
         groups: dict[str, list[str]] = {}
@@ -104,7 +106,7 @@ class _Page:
 
     def section(self, section: Section) -> str:
         number = self.targets[section.label].number
-        head = f"<h2>{number}&ensp;{self.text(section.title)}</h2>"
+        head = f"<h2>{number} {self.text(section.title)}</h2>"
         return f'<section id="{escape(section.label)}">{head}\n{self.blocks(section.blocks)}</section>'
 
     def blocks(self, blocks: Iterable[Block]) -> str:
@@ -125,7 +127,7 @@ class _Page:
             case Statement():
                 return self._statement(block)
             case Proof(inner):
-                return f'<details class="proof" open><summary>Proof</summary>\n{self.blocks(inner)}</details>'
+                return f'<details class="proof" open=""><summary>Proof</summary>\n{self.blocks(inner)}</details>'
             case Table():
                 return self._table(block)
             case Picture(figure, caption, label):
@@ -141,11 +143,11 @@ class _Page:
         return f'<div class="statement {statement.kind}" id="{escape(statement.label)}">{body}</div>'
 
     def _table(self, table: Table) -> str:
-        kinds = ["number" if column == "r" else "words" if isinstance(column, float) else "" for column in table.columns]
+        kinds = ["number" if column == "r" else "words" if isinstance(column, float) else "name" for column in table.columns]
 
         def row(cells: Iterable[str], tag: str) -> str:
             return "".join(
-                f'<{tag}{f" class={kind}" if kind else ""}>{self.text(cell)}</{tag}>'
+                f'<{tag} class="{kind}">{self.text(cell)}</{tag}>'
                 for cell, kind in zip(cells, kinds, strict=True)
             )
 
@@ -153,9 +155,9 @@ class _Page:
         body = "".join(f"<tr>{row(cells, 'td')}</tr>\n" for cells in table.rows)
         return f'<div class="scroll"><table>{head}\n<tbody>{body}</tbody></table></div>'
 
-    def _captioned(self, body: str, target: Target, caption: str, label: str, kind: str = "") -> str:
+    def _captioned(self, body: str, target: Target, caption: str, label: str, kind: str = "plot") -> str:
         words = f"<figcaption><strong>{target.word} {target.number}.</strong> {self.text(caption)}</figcaption>"
-        return f'<figure{f" class={kind}" if kind else ""} id="{escape(label)}">{body}{words}</figure>'
+        return f'<figure class="{kind}" id="{escape(label)}">{body}{words}</figure>'
 
     def _sweep(self, sweep: Sweep) -> str:
         across, up = scales((curve for curves in sweep.curves for curve in curves), logy=sweep.logy)
@@ -164,10 +166,11 @@ class _Page:
         drawn = [f'<path class="line c{index}" d="{item}"/>' for index, item in enumerate(paths[shown])]
         names = [f"{value:g}" for value in sweep.values]
         plot = svg(sweep.xlabel, sweep.ylabel, across, up, drawn, inline_text(sweep.caption.replace("$", "")))
-        legend = legend_html((index, curve.label, True) for index, curve in enumerate(sweep.curves[shown]))
+        entries = [(index, curve.label, True) for index, curve in enumerate(sweep.curves[shown])]
+        legend = legend_html(entries) if len(entries) > 1 else ""
         slider = (
             f'<label class="slider">{mathml(sweep.parameter)} = <output>{names[shown]}</output>'
-            f'<input type="range" min="0" max="{len(names) - 1}" value="{shown}" aria-valuetext="{names[shown]}"></label>'
+            f'<input type="range" min="0" max="{len(names) - 1}" value="{shown}" aria-valuetext="{names[shown]}"/></label>'
         )
         content = json.dumps({"names": names, "paths": paths}, separators=(",", ":"))
         data = f'<script type="application/json">{content}</script>'

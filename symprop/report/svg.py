@@ -129,9 +129,10 @@ def svg(xlabel: str, ylabel: str, across: Scale, up: Scale, drawn: Sequence[str]
         *(f'<path class="grid" d="M{across.at(tick):.1f} {_TOP:g}V{bottom:g}"/>' for tick in across.ticks()),
         *(f'<path class="grid" d="M{left:g} {up.at(tick):.1f}H{WIDTH - _RIGHT:g}"/>' for tick in up.ticks()),
         f'<path class="axis" d="M{left:g} {_TOP:g}V{bottom:g}H{WIDTH - _RIGHT:g}"/>',
-        *(f'<text x="{across.at(tick):.1f}" y="{bottom + 18:g}" text-anchor="middle">{_number(tick)}</text>'
+        *(f'<text x="{across.at(tick):.1f}" y="{bottom + 18:g}" text-anchor="middle">{_number(tick, across.log)}</text>'
           for tick in across.ticks()),
-        *(f'<text x="{left - 8:g}" y="{up.at(tick) + 4:.1f}" text-anchor="end">{_number(tick)}</text>' for tick in up.ticks()),
+        *(f'<text x="{left - 8:g}" y="{up.at(tick) + 4:.1f}" text-anchor="end">{_number(tick, up.log)}</text>'
+          for tick in up.ticks()),
         f'<text x="{(left + WIDTH - _RIGHT) / 2:g}" y="{HEIGHT - 8:g}" text-anchor="middle">{escape(pretty(xlabel))}</text>',
         f'<text transform="{middle}" text-anchor="middle">{escape(pretty(ylabel))}</text>',
     ]  # fmt: skip
@@ -139,7 +140,7 @@ def svg(xlabel: str, ylabel: str, across: Scale, up: Scale, drawn: Sequence[str]
 
 
 def legend_html(entries: Iterable[tuple[int, str, bool]]) -> str:
-    """A list of colour, label, and whether it is a line; empty for a single entry without words."""
+    """A list of colour, label, and whether it is a line."""
     rows = "".join(
         f'<li><span class="{"swatch" if line else "dot"} c{colour}"></span>{escape(pretty(label))}</li>'
         for colour, label, line in entries
@@ -147,8 +148,8 @@ def legend_html(entries: Iterable[tuple[int, str, bool]]) -> str:
     return f'<ul class="legend">{rows}</ul>'
 
 
-def _number(value: float) -> str:
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+def _number(value: float, log: bool) -> str:
+    if value == 0 or (1e-3 <= abs(value) < 1e5 and not log):
         return f"{value:g}".replace("-", "−")
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     mantissa = mantissa.rstrip("0").rstrip(".")

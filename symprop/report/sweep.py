@@ -60,7 +60,7 @@ def _over_depth(derivation: PaperDerivation, solution: DepthSolution, view: View
         return []
     evaluate = numpy_compile((depth, *weights), (deficit,))
     layers = np.arange(DEPTH + 1.0)
-    values = np.linspace(0.0, 2.0, STEPS)
+    values = np.linspace(0.0, 1.0, STEPS)
     curves = []
     for value in values:
         row = np.broadcast_to(evaluate(layers, value, *(1.0 for _ in weights[1:]))[0], layers.shape)

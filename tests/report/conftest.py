@@ -9,7 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from symprop.claims import PaperDerivation
+from symprop.claims import PaperDerivation, check
+from symprop.report.appendix import appendix
+from symprop.report.document import Document
 
 SAMPLE = Path(__file__).with_name("sample.py")
 
@@ -34,3 +36,10 @@ def derivation(sample: ModuleType) -> PaperDerivation:
     """The derivation of the sample, built once."""
     made: PaperDerivation = sample.make()
     return made
+
+
+@pytest.fixture(scope="session")
+def document(derivation: PaperDerivation, sample: ModuleType) -> Document:
+    """The report of the sample."""
+    verdicts = [check(claim) for claim in derivation.claims]
+    return appendix(derivation, derivation.view, verdicts, sample.measurements(), sample.figures())

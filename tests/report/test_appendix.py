@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from symprop.claims import PaperDerivation, check
+from symprop.claims import PaperDerivation
 from symprop.core.errors import SympropError
 from symprop.report import pdf
-from symprop.report.appendix import appendix
+from symprop.report.document import Document
+from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
 from symprop.report.tex import bibliography, latex_files
 
@@ -26,21 +26,23 @@ spec = importlib.util.spec_from_file_location("report_sample", sys.argv[1])
 sample = importlib.util.module_from_spec(spec); sys.modules["report_sample"] = sample; spec.loader.exec_module(sample)
 from symprop.claims import check
 from symprop.report.appendix import appendix
+from symprop.report.page import html_page
 from symprop.report.tex import latex_files
 d = sample.make()
-files = latex_files(appendix(d, d.view, [check(c) for c in d.claims], sample.measurements(), sample.figures()))
+document = appendix(d, d.view, [check(c) for c in d.claims], sample.measurements(), sample.figures())
+files = latex_files(document) | {"page.html": html_page(document)}
 for name, body in sorted(files.items()):
     print(name, hashlib.sha256(body if isinstance(body, bytes) else body.encode()).hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
-def files(derivation: PaperDerivation, sample: ModuleType) -> dict[str, str | bytes]:
-    verdicts = [check(claim) for claim in derivation.claims]
-    return latex_files(appendix(derivation, derivation.view, verdicts, sample.measurements(), sample.figures()))
+def files(document: Document) -> dict[str, str | bytes]:
+    return latex_files(document)
 
 
-def test_same_bytes_under_two_hash_seeds(files: dict[str, str | bytes]) -> None:
+def test_same_bytes_under_two_hash_seeds(document: Document, files: dict[str, str | bytes]) -> None:
+    files = files | {"page.html": html_page(document)}
     wanted = "".join(
         f"{name} {hashlib.sha256(body if isinstance(body, bytes) else body.encode()).hexdigest()}\n"
         for name, body in sorted(files.items())
