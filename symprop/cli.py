@@ -19,6 +19,7 @@ from symprop import __version__, bundled, completion
 from symprop.core.errors import InputError, SympropError, UnknownNameError
 
 if TYPE_CHECKING:
+    from symprop.architectures.audit import Audit
     from symprop.claims import PaperDerivation, Progress, Verdict
     from symprop.codegen.spec import FunctionSpec
     from symprop.report.document import Document
@@ -145,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="machine-readable output")
     sub.add_argument("--latex", action="store_true", help="the formulas of one layer of this model, in LaTeX")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="also write a report as one web page that needs no network")
+    sub.add_argument("--appendix", type=Path, metavar="FOLDER", help="also write it as LaTeX, into a new or empty folder")
 
     sub = command("generate", _generate, "write the files that the bundled derivations emit, or chosen evaluators")
     sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
@@ -354,8 +357,24 @@ def _audit(options: argparse.Namespace) -> int:
                       growth=options.growth, cosine=options.cosine)  # fmt: skip
     if options.plot is not None:
         _write(options.plot, auditing.plot(found), "plot")
+    if options.html is not None or options.appendix is not None:
+        _audit_report(options, found)
     _printed(auditing.data(found) if options.json else auditing.text(found))
     return 0
+
+
+def _audit_report(options: argparse.Namespace, found: Audit) -> None:
+    """The report of an audit as a web page and as a folder of LaTeX, as asked for."""
+    from symprop.audit_report import explored, report
+    from symprop.report.page import html_page
+    from symprop.report.tex import latex_files
+
+    if options.appendix is not None:
+        _write_folder(options.appendix, _output_folder(options.appendix), latex_files(report(found)), pdf=True)
+    if options.html is not None:
+        with _progress(options) as progress:
+            document = explored(found, progress)
+        _write(options.html, html_page(document).encode(), "html")
 
 
 def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]) -> int:
@@ -465,10 +484,8 @@ def _write_appendix(
     verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...],
 ) -> None:  # fmt: skip
     """The folder of an appendix: LaTeX, PDF, evaluators and what was verified; files of an earlier run give way."""
-    from symprop.codegen.files import write_files
     from symprop.report.content import verdict_rows
     from symprop.report.listing import measurement_rows
-    from symprop.report.pdf import compile_pdf
     from symprop.report.tex import latex_files
 
     files = latex_files(document)
@@ -476,22 +493,30 @@ def _write_appendix(
         files[f"evaluators/{name}"] = text
     content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "seed": options.seed}
     files["verification.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    for path in _write_folder(options.output, old, files, pdf=not options.no_pdf):
+        print(path)
+
+
+def _write_folder(folder: Path, old: set[str], files: dict[str, str | bytes], *, pdf: bool) -> list[Path]:
+    """Write the files of a report, with their PDF and a manifest; those of an earlier run, ``old``, give way."""
+    from symprop.codegen.files import write_files
+    from symprop.report.pdf import compile_pdf
+
     missing_engine = ""
-    if not options.no_pdf:
+    if pdf:
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                write_files(files, Path(folder))
-                files["appendix.pdf"] = compile_pdf(Path(folder))
+            with tempfile.TemporaryDirectory() as temporary:
+                write_files(files, Path(temporary))
+                files["appendix.pdf"] = compile_pdf(Path(temporary))
         except SympropError as error:
             missing_engine = str(error)
     files[MANIFEST] = json.dumps({"symprop": __version__, "files": sorted(files)}, indent=1) + "\n"
-    write_files(files, options.output)
+    write_files(files, folder)
     for name in old - set(files):
-        (options.output / name).unlink(missing_ok=True)
-    for name in sorted(files):
-        print(options.output / name)
+        (folder / name).unlink(missing_ok=True)
     if missing_engine:
         print(f"symprop: no PDF: {missing_engine}", file=sys.stderr)
+    return [folder / name for name in sorted(files)]
 
 
 def _output_folder(folder: Path) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +63,7 @@ def appendix(
         occurring += [] if verdict.claim.stated is None else [verdict.claim.stated]
     sections = (
         _notation_section(view, occurring),
-        _assumptions_section(context),
+        Section("Assumptions", "sec:assumptions", assumption_statements(context.assumptions)),
         block_section,
         _limit_section(block),
         claims,
@@ -92,13 +92,9 @@ class _Context:
 
     def assume(self, items: Iterable[Assumption]) -> str:
         """References to assumptions, which are thereby listed."""
-        labels = []
-        for item in items:
-            label = self.assumptions.get(item, label_of("asm", item.name))
-            while item not in self.assumptions and label in self.assumptions.values():
-                label += "-x"
-            self.assumptions[item] = label
-            labels.append(label)
+        items = tuple(items)
+        label_assumptions(items, self.assumptions)
+        labels = [self.assumptions[item] for item in items]
         return rf"\cref{{{','.join(labels)}}}" if labels else ""
 
     def cite(self, source: Source) -> str:
@@ -106,19 +102,33 @@ class _Context:
         return rf"\cite{where}{{{source.key}}}" if source.key in self.known else prose(str(source))
 
 
+def label_assumptions(items: Iterable[Assumption], known: dict[Assumption, str]) -> dict[Assumption, str]:
+    """Labels of assumptions, added to those that are known; two of one name get two labels."""
+    for item in items:
+        label = known.get(item, label_of("asm", item.name))
+        while item not in known and label in known.values():
+            label += "-x"
+        known[item] = label
+    return known
+
+
 def _notation_section(view: View, occurring: Iterable[Any]) -> Section:
     title = view.title[:1].upper() + view.title[1:] if view.title[1:2] != "(" else view.title
-    rows = tuple(_notation(item, view) for item in occurring_symbols(occurring))
-    table = Table(("l", 0.58, "l"), ("symbol", "meaning", "range"), rows)
+    table = notation_table(occurring_symbols(occurring), view)
     return Section("Notation", "sec:notation", (Paragraph(f"{prose(title)}."), table))
 
 
-def _assumptions_section(context: _Context) -> Section:
-    listed = (
+def notation_table(items: Iterable[SymbolInfo], view: View) -> Table:
+    """What symbols mean and which values they take."""
+    return Table(("l", 0.58, "l"), ("symbol", "meaning", "range"), tuple(_notation(item, view) for item in items))
+
+
+def assumption_statements(items: Mapping[Assumption, str]) -> tuple[Statement, ...]:
+    """Assumptions in full, under their labels."""
+    return tuple(
         Statement("assumption", prose(item.name), label, (Paragraph(f"{prose(_capital(item.statement))}."),))
-        for item, label in context.assumptions.items()
+        for item, label in items.items()
     )
-    return Section("Assumptions", "sec:assumptions", tuple(listed))
 
 
 def _block_section(context: _Context, block: BlockReport) -> Section:
@@ -127,7 +137,7 @@ def _block_section(context: _Context, block: BlockReport) -> Section:
     throughout = f" Throughout this section, {under} hold." if under else ""
     blocks: list[Block] = [
         Paragraph(rf"The signal $X^{{\ell}}$ enters the block of layer $\ell$ and $X^{{\ell+1}}$ leaves it.{throughout}"),
-        Items(tuple(map(_step, block.steps))),
+        Items(tuple(map(step_blocks, block.steps))),
     ]
     if block.chains:
         blocks.append(Paragraph("From the output back to the input, one rule at a time:", "One block."))
@@ -145,7 +155,8 @@ def _block_section(context: _Context, block: BlockReport) -> Section:
     return Section("The block", "sec:block", tuple(blocks))
 
 
-def _step(step: BlockStep) -> tuple[Block, ...]:
+def step_blocks(step: BlockStep) -> tuple[Block, ...]:
+    """One step of a block: what is applied to what, why, and the equations of its result."""
     inputs = ", ".join(step.inputs)
     ending = ":" if step.equations else "."
     applied = rf"${step.signal} = {step.component}$ of ${inputs}$ (\emph{{{prose(step.rule)}}}): {prose(step.reason)}{ending}"

@@ -101,11 +101,28 @@ def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
     """Steps, proof chains, closed form over depth and depth limit of a derivation's block."""
     trace = derivation.trace
     names = block_names(trace, view)
+    steps = block_steps(trace, view)
+    chains = []
+    for coordinate in view.coordinates:
+        links = trace_chain(trace, view, coordinate)
+        if links and links[-1].expression != 0 and max(sp.count_ops(link.expression) for link in links) <= READABLE:
+            chains.append(Chain(_name(coordinate.symbol(trace.result.label), names), links, names))
+    if derivation.solution is None:
+        return BlockReport(steps, tuple(chains), (), "", (), "", None)
+    return _solved(derivation.solution, view, steps, tuple(chains))
+
+
+def block_steps(trace: Trace, view: View, *, tidy: bool = True) -> tuple[BlockStep, ...]:
+    """The steps of a block in a view's coordinates; ``tidy=False`` leaves the equations as the components state them."""
+    names = block_names(trace, view)
     labels = {0: r"X^{\ell}"} | {position: _label(step.atoms.label) for position, step in enumerate(trace.steps, 1)}
     labels[trace.output] = r"X^{\ell+1}"
     steps = []
     for position, step in enumerate(trace.steps, 1):
-        equations = step_equations(step, tuple(trace.signal(item) for item in step.inputs), view)
+        if tidy:
+            equations = step_equations(step, tuple(trace.signal(item) for item in step.inputs), view)
+        else:
+            equations = dict(zip(view.symbols(step.atoms), view.values(step.value), strict=True))
         formulas = tuple(
             Formula(_name(symbol, names), value, names, view) for symbol, value in equations.items() if value != 0
         )
@@ -113,14 +130,7 @@ def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
         inputs = tuple(labels[item] for item in step.inputs)
         steps.append(BlockStep(labels[position], inputs, _described(step.component, view), component.rule,
                                component.reason, formulas))  # fmt: skip
-    chains = []
-    for coordinate in view.coordinates:
-        links = trace_chain(trace, view, coordinate)
-        if links and links[-1].expression != 0 and max(sp.count_ops(link.expression) for link in links) <= READABLE:
-            chains.append(Chain(_name(coordinate.symbol(trace.result.label), names), links, names))
-    if derivation.solution is None:
-        return BlockReport(tuple(steps), tuple(chains), (), "", (), "", None)
-    return _solved(derivation.solution, view, tuple(steps), tuple(chains))
+    return tuple(steps)
 
 
 def _solved(

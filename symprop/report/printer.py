@@ -245,6 +245,11 @@ class ProofPrinter(LatexPrinter):
         arguments = [str(self._print(argument)) for argument in expr.arguments]
         return self._called(rf"\text{{{expr.label}}}", arguments, exp)
 
+    def _print_LayerMoment(self, expr: sp.Expr, exp: Any = None) -> str:
+        name, _, strength, tokens, _, _, deficit, *_ = expr.args
+        arguments = [str(self._print(argument)) for argument in (strength, deficit, tokens)]
+        return self._called(rf"\mathcal{{M}}_{{\text{{{str(name).replace('_', ' ')}}}}}", arguments, exp)
+
     def _print_RisingRatio(self, expr: sp.Expr, exp: Any = None) -> str:
         first, second, count = expr.args
         index = sp.Symbol("j")
