@@ -13,7 +13,7 @@ from symprop.claims import Curve, Progress
 from symprop.core import symbols
 from symprop.network import token_input, trace_of
 from symprop.notation import view
-from symprop.report.appendix import assumption_statements, label_assumptions, notation_table, step_blocks, with_sweeps
+from symprop.report.appendix import assumption_statements, label_assumptions, moments_note, notation_table, step_blocks, with_sweeps
 from symprop.report.content import BlockStep, block_steps, occurring_symbols
 from symprop.report.document import Block, Document, Items, Paragraph, Picture, Section, Sweep, Table, label_of
 from symprop.report.printer import latex
@@ -116,10 +116,10 @@ def _formula_section(model: Architecture, steps: tuple[BlockStep, ...]) -> Secti
     return Section("One layer", "sec:layer", (
         Paragraph(r"The moments of one layer for exchangeable tokens, step by step; $\phi$ is "
                   rf"{escape(str(model.activation))}. "
-                  r"$\mathcal{M}$ are averaged moments of softmax weights at finite length. Tokens that a mask or a class "
-                  "token tells apart have no closed map: for them these are the formulas of the average token, and the "
-                  "numbers above come from the whole Gram matrix."),
+                  "Tokens that a mask or a class token tells apart have no closed map: for them these are the formulas of the "
+                  "average token, and the numbers above come from the whole Gram matrix."),
         Items(tuple(map(step_blocks, steps))),
+        *moments_note(steps),
     ))  # fmt: skip
 
 

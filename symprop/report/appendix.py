@@ -11,6 +11,7 @@ from typing import Any
 from symprop.claims import Figure, PaperDerivation, Result, Status, Verdict
 from symprop.core.provenance import EXACT, Assumption, Source
 from symprop.core.symbols import SymbolInfo
+from symprop.functions.softmax_layer import LayerMoment
 from symprop.notation import View
 from symprop.report.content import (
     BlockReport,
@@ -138,6 +139,7 @@ def _block_section(context: _Context, block: BlockReport) -> Section:
     blocks: list[Block] = [
         Paragraph(rf"The signal $X^{{\ell}}$ enters the block of layer $\ell$ and $X^{{\ell+1}}$ leaves it.{throughout}"),
         Items(tuple(map(step_blocks, block.steps))),
+        *moments_note(block.steps),
     ]
     if block.chains:
         blocks.append(Paragraph("From the output back to the input, one rule at a time:", "One block."))
@@ -153,6 +155,16 @@ def _block_section(context: _Context, block: BlockReport) -> Section:
             Paragraph(f"Expectations are over the weights, given the tokens{neglected}{rules}"),
         ]  # fmt: skip
     return Section("The block", "sec:block", tuple(blocks))
+
+
+def moments_note(steps: Sequence[BlockStep]) -> tuple[Paragraph, ...]:
+    """What the moments of softmax weights are, where a step has any."""
+    if not any(equation.expression.has(LayerMoment) for step in steps for equation in step.equations):
+        return ()
+    return (Paragraph(
+        r"Here $\mathcal{M}(a, \delta, n)$ are averages over the softmax weights of $n$ tokens whose scores have variance $a$ "
+        r"about what a row shares; $\delta$ is one minus the correlation of two tokens."
+    ),)  # fmt: skip
 
 
 def step_blocks(step: BlockStep) -> tuple[Block, ...]:
@@ -207,7 +219,7 @@ def _measurement_sections(measurements: Sequence[Measurement]) -> Iterator[Secti
 
 def _measurement_table(rows: Sequence[Measurement], *, scored: bool) -> Table:
     heads = ("quantity", "setting", "predicted", "measured", "s.e.", *(("$z$",) if scored else ()))
-    columns = (0.23, 0.27, *"rrr", *("r" if scored else ""))
+    columns = (0.2, 0.21, *"rrr", *("r" if scored else ""))
     return Table(columns, heads, tuple(_measurement(row)[: len(heads)] for row in rows), "footnotesize")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +14,7 @@ from symprop.core import symbols
 from symprop.core.expression import factored
 from symprop.core.proof import ProofStep
 from symprop.depth import DepthSolution
+from symprop.functions.softmax_layer import LayerMoment
 from symprop.network.trace import Trace
 from symprop.notation import View
 from symprop.report.printer import latex, text
@@ -123,14 +124,27 @@ def block_steps(trace: Trace, view: View, *, tidy: bool = True) -> tuple[BlockSt
             equations = step_equations(step, tuple(trace.signal(item) for item in step.inputs), view)
         else:
             equations = dict(zip(view.symbols(step.atoms), view.values(step.value), strict=True))
+        calls = sorted(set().union(*(value.atoms(LayerMoment) for value in equations.values())), key=str)
+        named, own = _named_moments(calls), dict(names)
+        own |= {symbol: LatexName(symbol.name, _moment_name(call)) for call, symbol in named.items()}
         formulas = tuple(
-            Formula(_name(symbol, names), value, names, view) for symbol, value in equations.items() if value != 0
-        )
+            Formula(_name(symbol, names), value.xreplace(named), own, view) for symbol, value in equations.items() if value != 0
+        ) + tuple(Formula(_moment_name(call), call, names, view) for call in named)
         component = step.component
         inputs = tuple(labels[item] for item in step.inputs)
         steps.append(BlockStep(labels[position], inputs, _described(step.component, view), component.rule,
                                component.reason, formulas))  # fmt: skip
     return tuple(steps)
+
+
+def _named_moments(calls: Sequence[LayerMoment]) -> dict[LayerMoment, sp.Symbol]:
+    """Symbols for moments of softmax weights, which would fill a line each; none where one moment has two arguments."""
+    named = {call: sp.Symbol(f"M_{call.args[0]}", positive=True) for call in calls}
+    return named if len(set(named.values())) == len(named) else {}
+
+
+def _moment_name(call: LayerMoment) -> str:
+    return latex(call).partition("(")[0].removesuffix(r"\bigl").removesuffix(r"\Bigl")
 
 
 def _solved(
