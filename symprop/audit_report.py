@@ -10,10 +10,15 @@ from symprop import auditing
 from symprop.architectures.audit import Audit, LayerRow, audit
 from symprop.architectures.description import Architecture
 from symprop.claims import Curve, Progress
-from symprop.core import symbols
-from symprop.network import token_input, trace_of
 from symprop.notation import view
-from symprop.report.appendix import assumption_statements, label_assumptions, moments_note, notation_table, step_blocks, with_sweeps
+from symprop.report.appendix import (
+    assumption_statements,
+    label_assumptions,
+    moments_note,
+    notation_table,
+    step_blocks,
+    with_sweeps,
+)
 from symprop.report.content import BlockStep, block_steps, occurring_symbols
 from symprop.report.document import Block, Document, Items, Paragraph, Picture, Section, Sweep, Table, label_of
 from symprop.report.printer import latex
@@ -43,9 +48,8 @@ def report(found: Audit) -> Document:
     ['sec:verdict', 'sec:model', 'sec:layers', 'sec:figures', 'sec:layer', 'sec:assumptions', 'sec:notation']
     """
     model = found.architecture
-    view_ = view("symprop")
-    trace = trace_of(model.block(symbolic=True, called=True), token_input(symbols.n, symbols.d, gaussian=True))
-    steps = block_steps(trace, view_, tidy=False)
+    trace, own = auditing.layer_trace(model), view("symprop")
+    steps = block_steps(trace, own, tidy=False)
     figure = auditing.figure(found)
     origin = f"{escape(model.name)} ({prose(str(model.source))})"
     introduction = f"What the initialisation of {origin} does to tokens and gradients, layer by layer."
@@ -57,7 +61,7 @@ def report(found: Audit) -> Document:
         Section("Figures", "sec:figures", (Picture(figure, prose(figure.caption), label_of("fig", figure.name)),)),
         _formula_section(model, steps),
         Section("Assumptions", "sec:assumptions", assumption_statements(label_assumptions(trace.assumptions, {}))),
-        Section("Notation", "sec:notation", (notation_table(occurring_symbols(occurring), view_),)),
+        Section("Notation", "sec:notation", (notation_table(occurring_symbols(occurring), own),)),
     )
     return Document(f"Audit of {escape(model.name)}", (Paragraph(introduction),), sections)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from symprop.architectures.description import Architecture
     from symprop.architectures.signal import Words
     from symprop.claims import Curve, Figure
+    from symprop.network.trace import Trace
 
 SCHEMA, CONTRAST_SCHEMA = "symprop-audit-1", "symprop-checkpoint-1"
 """Names of the forms of :func:`data` and :func:`contrast_data`; one changes when an entry is renamed or dropped."""
@@ -217,21 +218,25 @@ def formulas(model: Architecture) -> str:
     Tokens that a causal mask or a class token tells apart have no closed map; for them these are the formulas of the average
     token, and the numbers of the audit come from the whole Gram matrix.
     """
-    from symprop.core import symbols
-    from symprop.network import token_input, trace_of
-    from symprop.report.printer import latex
+    from symprop.notation import view
+    from symprop.report.content import block_steps
 
-    # The moments of the activation stay expectations: their closed forms fill a page.
-    trace = trace_of(model.block(symbolic=True, called=True), token_input(symbols.n, symbols.d, gaussian=True))
     lines = [rf"% {model.name}: {model.source}; phi is {model.activation}"]
     for name, value in initialisation(model).items():
         lines.append(rf"% {name} = {value}")
     lines.append(r"\begin{align*}")
-    for step in trace.steps:
-        for atom, value in ((step.atoms.q, step.value.q), (step.atoms.gap, step.value.gap)):
-            if atom.is_Symbol:
-                lines.append(rf"{latex(atom)} &= {latex(value)} && \text{{{step.component.rule}}} \\")
+    for step in block_steps(layer_trace(model), view("symprop"), tidy=False):
+        lines += [rf"{item.quantity} &= {item.latex} && \text{{{step.rule}}} \\" for item in step.equations]
     return "\n".join([*lines, r"\end{align*}"]) + "\n"
+
+
+def layer_trace(model: Architecture) -> Trace:
+    """One layer on exchangeable tokens, its sizes and its activation as symbols."""
+    from symprop.core import symbols
+    from symprop.network import token_input, trace_of
+
+    # The moments of the activation stay expectations: their closed forms fill a page.
+    return trace_of(model.block(symbolic=True, called=True), token_input(symbols.n, symbols.d, gaussian=True))
 
 
 def figure(found: Audit) -> Figure:

@@ -93,9 +93,11 @@ class _Page:
             return f'[<a href="#{_paper_anchor(found["key"])}">{self.cited[found["key"]]}</a>{where}]'
         if found["emph"] is not None:
             return f"<em>{self.text(found['emph'])}</em>"
-        formula = found["formula"] if found["formula"] is not None else found["ensured"]
+        if found["ensured"] is not None:
+            sign = inline_text(found[0])
+            return mathml(found["ensured"]) if set(sign) & set("\\^_") else escape(sign)
         # A browser breaks no line inside a formula.
-        return ", ".join(map(mathml, formula.split(r",\ ")))
+        return ", ".join(map(mathml, found["formula"].split(r",\ ")))
 
     def _references(self, labels: Sequence[str], *, capital: bool) -> str:
         groups: dict[str, list[str]] = {}
