@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
     from symprop.claims import PaperDerivation, Progress, Verdict
     from symprop.codegen.spec import FunctionSpec
+    from symprop.report.appendix import Part
     from symprop.report.document import Document
     from symprop.simulate.measurement import Measurement
 
@@ -93,8 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
     sub = command("appendix", _appendix, "derive, verify and write a LaTeX appendix, figures and evaluators, or a web page")
-    derivation_argument(sub)
+    sub.add_argument("derivations", nargs="+", metavar="NAME", help="bundled derivations; several share notation and numbers")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new or empty folder")
+    sub.add_argument("--style", metavar="STYLE", default="article", help="article (default) or input-only, for your document")
     sub.add_argument("--html", type=Path, metavar="FILE", help="the same as one web page that needs no network")
     sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
@@ -438,7 +440,7 @@ def _checked(
         return tuple(verdicts), derivation.study(options.seed, options.full, progress)
 
 
-def _failures(verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...]) -> list[str]:
+def _failures(verdicts: Sequence[Verdict], rows: Sequence[Measurement]) -> list[str]:
     wrong = [
         f"claim {item.claim.id}: {item.status.value}, expected {item.claim.expected.value} ({item.detail})"
         for item in verdicts
@@ -454,46 +456,51 @@ def _failures(verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...]) -> l
 
 def _appendix(options: argparse.Namespace) -> int:
     from symprop.notation import view
-    from symprop.report.appendix import appendix, with_sweeps
+    from symprop.report.appendix import Part, appendix, with_sweeps
     from symprop.report.page import html_page
     from symprop.report.sweep import sweeps
+    from symprop.report.tex import STYLES
 
-    derivation = bundled.derivation(options.derivation)
-    chosen = view(options.notation) if options.notation else derivation.view
+    derivations = [bundled.derivation(name) for name in dict.fromkeys(options.derivations)]
+    chosen = view(options.notation) if options.notation else derivations[0].view
     if options.output is None and options.html is None:
         raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
+    if options.style not in STYLES:
+        raise UnknownNameError("style", options.style, STYLES)
     old = set() if options.output is None else _output_folder(options.output)
-    verdicts, rows = _checked(derivation, options)
-    with _progress(options) as progress:
-        figures = derivation.figures(options.seed, options.full, progress)
-    document = appendix(derivation, chosen, verdicts, rows, figures)
+    parts = []
+    for derivation in derivations:
+        verdicts, rows = _checked(derivation, options)
+        with _progress(options) as progress:
+            parts.append(Part(derivation, verdicts, rows, derivation.figures(options.seed, options.full, progress)))
+    document = appendix(parts, chosen)
     if options.html is not None:
-        page = html_page(with_sweeps(document, sweeps(derivation, chosen)))
-        _write(options.html, page.encode(), "html")
+        found = [sweep for derivation in derivations for sweep in sweeps(derivation, chosen)]
+        _write(options.html, html_page(with_sweeps(document, found)).encode(), "html")
         print(options.html)
     if options.output is not None:
-        _write_appendix(options, old, document, derivation, verdicts, rows)
-    failed = _failures(verdicts, rows)
+        _write_appendix(options, old, document, parts)
+    failed = [item for part in parts for item in _failures(part.verdicts, part.measurements)]
     for item in failed:
         print(f"FAILED {item}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _write_appendix(
-    options: argparse.Namespace, old: set[str], document: Document, derivation: PaperDerivation,
-    verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...],
-) -> None:  # fmt: skip
+def _write_appendix(options: argparse.Namespace, old: set[str], document: Document, parts: Sequence[Part]) -> None:
     """The folder of an appendix: LaTeX, PDF, evaluators and what was verified; files of an earlier run give way."""
     from symprop.report.content import verdict_rows
     from symprop.report.listing import measurement_rows
     from symprop.report.tex import latex_files
 
-    files = latex_files(document)
-    for name, text in bundled.evaluator_files(derivation, derivation.evaluators).items():
-        files[f"evaluators/{name}"] = text
-    content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "seed": options.seed}
-    files["verification.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    for path in _write_folder(options.output, old, files, pdf=not options.no_pdf):
+    files = latex_files(document, options.style)
+    for part in parts:
+        for name, text in bundled.evaluator_files(part.derivation, part.derivation.evaluators).items():
+            files[f"evaluators/{name}"] = text
+        content = {"claims": verdict_rows(part.verdicts), "simulation": measurement_rows(part.measurements),
+                   "seed": options.seed}  # fmt: skip
+        name = "verification.json" if len(parts) == 1 else f"verification-{part.derivation.key}.json"
+        files[name] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    for path in _write_folder(options.output, old, files, pdf=options.style == "article" and not options.no_pdf):
         print(path)
 
 

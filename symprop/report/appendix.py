@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from symprop.claims import Figure, PaperDerivation, Result, Status, Verdict
+from symprop.claims import Figure, Paper, PaperDerivation, Result, Status, Verdict
 from symprop.core.provenance import EXACT, Assumption, Source
 from symprop.core.symbols import SymbolInfo
 from symprop.functions.softmax_layer import LayerMoment
@@ -37,59 +37,98 @@ from symprop.report.document import (
     Statement,
     Sweep,
     Table,
+    joined,
     label_of,
 )
 from symprop.report.printer import latex
-from symprop.report.prose import prose, rule_name
+from symprop.report.prose import escape, prose, rule_name
 from symprop.simulate.measurement import Measurement, rms_z
 
 
-def appendix(
-    derivation: PaperDerivation,
-    view: View,
-    verdicts: Sequence[Verdict],
-    measurements: Sequence[Measurement] = (),
-    figures: Sequence[Figure] = (),
-) -> Document:
-    """What a derivation says: notation, assumptions, block, depth limit, claims with proofs, verification, errata."""
-    context = _Context(derivation, view)
-    block = block_report(derivation, view)
-    results = [verdict.claim.derived() for verdict in verdicts]
-    block_section = _block_section(context, block)
-    claims = _claims_section(context, verdicts, results)
-    occurring = [formula.expression for formula in (*block.closed, *block.limit)]
-    occurring += [item.expression for step in block.steps for item in step.equations]
-    for verdict, result in zip(verdicts, results, strict=True):
-        occurring += [result.expression, *(step.expression for step in (*result.setup, *result.steps))]
-        occurring += [] if verdict.claim.stated is None else [verdict.claim.stated]
+@dataclass(frozen=True)
+class Part:
+    """A derivation with what was found about it: verdicts of its claims, rows of its study, figures."""
+
+    derivation: PaperDerivation
+    verdicts: Sequence[Verdict]
+    measurements: Sequence[Measurement] = ()
+    figures: Sequence[Figure] = ()
+
+
+def appendix(parts: Sequence[Part], view: View) -> Document:
+    """What derivations say: notation, assumptions, block, depth limit, claims with proofs, verification, errata.
+
+    Several share notation, assumptions, bibliography and numbering; the labels of each then carry its key.
+    """
+    assumptions: dict[Assumption, str] = {}
+    papers = {paper.key: paper for part in parts for paper in (part.derivation.paper, *part.derivation.references)}
+    contexts = [
+        _Context(part.derivation, view, papers, assumptions, part.derivation.key if len(parts) > 1 else "") for part in parts
+    ]
+    occurring: list[Any] = []
+    own = [_part_sections(context, part, occurring) for context, part in zip(contexts, parts, strict=True)]
     sections = (
         _notation_section(view, occurring),
-        Section("Assumptions", "sec:assumptions", assumption_statements(context.assumptions)),
-        block_section,
-        _limit_section(block),
-        claims,
-        *_measurement_sections(measurements),
-        _figure_section(figures),
-        _errata_section(context, verdicts),
+        Section("Assumptions", "sec:assumptions", assumption_statements(assumptions)),
+        *(section for sections in own for section in sections),
     )
+    keys = ",".join(part.derivation.key for part in parts)
     introduction = Paragraph(
-        rf"This appendix derives the results of \cite{{{derivation.paper.key}}} on the propagation of signals through a "
+        rf"This appendix derives the results of \cite{{{keys}}} on the propagation of signals through a "
         "residual block at initialisation, checks each against the published formula, and compares the theory with simulation."
     )
+    titles = joined([part.derivation.paper.title for part in parts])
     return Document(
-        prose(f"Derivations for: {derivation.paper.title}"), (introduction,),
-        tuple(section for section in sections if section is not None and section.blocks), context.papers,
+        prose(f"Derivations for: {titles}"), (introduction,), tuple(section for section in sections if section.blocks),
+        tuple(papers.values()),
     )  # fmt: skip
 
 
-class _Context:
-    """The parts of one appendix that others refer to."""
+def _part_sections(context: _Context, part: Part, occurring: list[Any]) -> tuple[Section, ...]:
+    """The sections of one derivation; ``occurring`` gathers the expressions whose symbols the notation explains."""
+    block = block_report(part.derivation, context.view)
+    results = [verdict.claim.derived() for verdict in part.verdicts]
+    occurring += [formula.expression for formula in (*block.closed, *block.limit)]
+    occurring += [item.expression for step in block.steps for item in step.equations]
+    for verdict, result in zip(part.verdicts, results, strict=True):
+        occurring += [result.expression, *(step.expression for step in (*result.setup, *result.steps))]
+        occurring += [] if verdict.claim.stated is None else [verdict.claim.stated]
+    return (
+        _block_section(context, block),
+        _limit_section(context, block),
+        _claims_section(context, part.verdicts, results),
+        *_measurement_sections(context, part.measurements),
+        _figure_section(context, part.figures),
+        _errata_section(context, part.verdicts),
+    )
 
-    def __init__(self, derivation: PaperDerivation, view: View) -> None:
-        self.derivation, self.view = derivation, view
-        self.papers = (derivation.paper, *derivation.references)
-        self.known = {paper.key for paper in self.papers}
-        self.assumptions: dict[Assumption, str] = {}
+
+def with_sweeps(document: Document, found: Sequence[Sweep]) -> Document:
+    """The same report with plots that a reader moves through, for a page that has sliders."""
+    section = Section("Explore", "sec:explore", (Paragraph("The slider changes a parameter of the theory."), *found))
+    return replace(document, sections=(*document.sections, section)) if found else document
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the sections of one derivation share with those of the others; ``key`` tells its labels from theirs."""
+
+    derivation: PaperDerivation
+    view: View
+    papers: Mapping[str, Paper]
+    assumptions: dict[Assumption, str]
+    key: str
+
+    def label(self, prefix: str, name: str) -> str:
+        """The label of a part of this derivation."""
+        return label_of(prefix, f"{self.key} {name}")
+
+    def section(self, title: str, label: str, blocks: Iterable[Block]) -> Section:
+        """A section of this derivation."""
+        paper = self.derivation.paper
+        first, *others = paper.authors.split(" and ")
+        whose = f" ({first.partition(',')[0]}{' et al.' if others else ''} {paper.year})" if self.key else ""
+        return Section(title + escape(whose), self.label("sec", label), tuple(blocks))
 
     def assume(self, items: Iterable[Assumption]) -> str:
         """References to assumptions, which are thereby listed."""
@@ -100,7 +139,7 @@ class _Context:
 
     def cite(self, source: Source) -> str:
         where = f"[{{{prose(source.where)}}}]" if source.where else ""
-        return rf"\cite{where}{{{source.key}}}" if source.key in self.known else prose(str(source))
+        return rf"\cite{where}{{{source.key}}}" if source.key in self.papers else prose(str(source))
 
 
 def label_assumptions(items: Iterable[Assumption], known: dict[Assumption, str]) -> dict[Assumption, str]:
@@ -154,7 +193,7 @@ def _block_section(context: _Context, block: BlockReport) -> Section:
             Paragraph("Solving the recursion over depth gives", "All blocks."), *map(_display, block.closed),
             Paragraph(f"Expectations are over the weights, given the tokens{neglected}{rules}"),
         ]  # fmt: skip
-    return Section("The block", "sec:block", tuple(blocks))
+    return context.section("The block", "block", blocks)
 
 
 def moments_note(steps: Sequence[BlockStep]) -> tuple[Paragraph, ...]:
@@ -175,7 +214,7 @@ def step_blocks(step: BlockStep) -> tuple[Block, ...]:
     return (Paragraph(applied), *(_display(equation, 3.0) for equation in step.equations))
 
 
-def _limit_section(block: BlockReport) -> Section:
+def _limit_section(context: _Context, block: BlockReport) -> Section:
     blocks: list[Block] = []
     if block.limit:
         order = re.fullmatch(r"O\([\w/^]+\)", block.limit_neglected)
@@ -184,22 +223,22 @@ def _limit_section(block: BlockReport) -> Section:
         blocks += map(_display, block.limit)
     if block.correlation:
         blocks += [Paragraph("With residual weights that do not shrink with depth,"), _display(block.correlation)]
-    return Section("Depth limit", "sec:limit", tuple(blocks))
+    return context.section("Depth limit", "limit", blocks)
 
 
 def _claims_section(context: _Context, verdicts: Sequence[Verdict], results: Sequence[Result]) -> Section:
     rows = tuple(
-        (rf"\cref{{{label_of('claim', item.claim.id)}}}", prose(item.claim.where), prose(_capital(item.claim.title)),
+        (rf"\cref{{{context.label('claim', item.claim.id)}}}", prose(item.claim.where), prose(_capital(item.claim.title)),
          item.status.value + ("" if item.as_expected else " (unexpected)"))
         for item in verdicts
     )  # fmt: skip
     blocks: list[Block] = [Table(("l", 0.24, 0.42, "l"), ("here", "in the paper", "statement", "verdict"), rows)]
     for verdict, result in zip(verdicts, results, strict=True):
         blocks += _claim(context, verdict, result)
-    return Section("Results", "sec:results", tuple(blocks))
+    return context.section("Results", "results", blocks)
 
 
-def _measurement_sections(measurements: Sequence[Measurement]) -> Iterator[Section]:
+def _measurement_sections(context: _Context, measurements: Sequence[Measurement]) -> Iterator[Section]:
     held = tuple(row for row in measurements if row.expected_to_hold)
     failing = tuple(row for row in measurements if not row.expected_to_hold)
     if held:
@@ -207,13 +246,13 @@ def _measurement_sections(measurements: Sequence[Measurement]) -> Iterator[Secti
             "Each row compares an expectation with the mean of independent draws; $z$ is their difference in standard errors "
             f"(s.e.). The root mean square of $z$ over the rows that fluctuate is ${rms_z(measurements):.2f}$."
         )
-        yield Section("Verification", "sec:verification", (Paragraph(text), _measurement_table(held, scored=True)))
+        yield context.section("Verification", "verification", (Paragraph(text), _measurement_table(held, scored=True)))
     if failing:
         text = (
             "These rows set the theory beside a network that does not satisfy its assumptions; no agreement is expected."
         )
-        yield Section(
-            "Where the assumption fails", "sec:failing", (Paragraph(text), _measurement_table(failing, scored=False))
+        yield context.section(
+            "Where the assumption fails", "failing", (Paragraph(text), _measurement_table(failing, scored=False))
         )
 
 
@@ -223,16 +262,10 @@ def _measurement_table(rows: Sequence[Measurement], *, scored: bool) -> Table:
     return Table(columns, heads, tuple(_measurement(row)[: len(heads)] for row in rows), "footnotesize")
 
 
-def _figure_section(figures: Sequence[Figure]) -> Section:
-    pictures = tuple(Picture(figure, prose(figure.caption), label_of("fig", figure.name)) for figure in figures)
+def _figure_section(context: _Context, figures: Sequence[Figure]) -> Section:
+    pictures = tuple(Picture(figure, prose(figure.caption), context.label("fig", figure.name)) for figure in figures)
     lines = (Paragraph("Lines are theory, points are simulation with one standard error."),) if pictures else ()
-    return Section("Figures", "sec:figures", (*lines, *pictures))
-
-
-def with_sweeps(document: Document, found: Sequence[Sweep]) -> Document:
-    """The same report with plots that a reader moves through, for a page that has sliders."""
-    section = Section("Explore", "sec:explore", (Paragraph("The slider changes a parameter of the theory."), *found))
-    return replace(document, sections=(*document.sections, section)) if found else document
+    return context.section("Figures", "figures", (*lines, *pictures))
 
 
 def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
@@ -260,12 +293,12 @@ def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
     if claim.note:
         blocks.append(Paragraph(f"{prose(_sentence(claim.note))}."))
     if refuted and claim.corrected_by:
-        blocks.append(Paragraph(rf"\Cref{{{label_of('claim', claim.corrected_by)}}} replaces it."))
+        blocks.append(Paragraph(rf"\Cref{{{context.label('claim', claim.corrected_by)}}} replaces it."))
     if not result.steps and not refuted:
         blocks.append(Paragraph(f"Decided by: {prose(verdict.detail)}."))
     title = f"{prose(_capital(claim.title))}; {prose(claim.where)}"
     kind = "remark" if refuted else _kind(claim.where)
-    statement = Statement(kind, title, label_of("claim", claim.id), tuple(blocks))
+    statement = Statement(kind, title, context.label("claim", claim.id), tuple(blocks))
     if not result.steps or (refuted and claim.corrected_by):
         return [statement]
     return [statement, Proof(_proof(context, result, names))]
@@ -305,13 +338,13 @@ def _witness(verdict: Verdict, names: Names, view: View) -> str:
 def _errata_section(context: _Context, verdicts: Sequence[Verdict]) -> Section:
     rows: list[tuple[str, ...]] = []
     for claim in (verdict.claim for verdict in verdicts if verdict.status is Status.REFUTED):
-        replaced = rf" See \cref{{{label_of('claim', claim.corrected_by)}}}." if claim.corrected_by else ""
+        replaced = rf" See \cref{{{context.label('claim', claim.corrected_by)}}}." if claim.corrected_by else ""
         note = f"{prose(_sentence(claim.note))}." if claim.note else ""
-        printed = rf"{prose(_sentence(claim.title))} (\cref{{{label_of('claim', claim.id)}}})"
+        printed = rf"{prose(_sentence(claim.title))} (\cref{{{context.label('claim', claim.id)}}})"
         rows.append((prose(claim.where), printed, note + replaced))
     rows += [(prose(slip.where), prose(slip.printed), prose(slip.correct)) for slip in context.derivation.slips]
     table = Table((0.2, 0.36, 0.36), ("in the paper", "as printed", "correct"), tuple(rows))
-    return Section("Errata", "sec:errata", (table,) if rows else ())
+    return context.section("Errata", "errata", (table,) if rows else ())
 
 
 def _notation(item: SymbolInfo, view: View) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def _over_diagram(derivation: PaperDerivation, view: View) -> Sweep:
     depth = picture.values.get(L, 0)
     given = ", ".join(f"${latex(key, view=view)} = {value:g}$" for key, value in picture.values.items())
     return Sweep(
-        "diagram", f"{prose(diagram.title.format(L=f'{depth:g}'))}, at {given}.", label_of("fig", "diagram"),
+        "diagram", f"{prose(diagram.title.format(L=f'{depth:g}'))}, at {given}.", label_of("fig", f"{derivation.key} diagram"),
         latex(diagram.y.symbol, view=view), tuple(float(value) for value in picture.y),
         tuple((Curve(level, x, tuple(row.tolist())),) for row in picture.output), diagram.x.name, diagram.label,
     )  # fmt: skip
@@ -70,5 +70,5 @@ def _over_depth(derivation: PaperDerivation, solution: DepthSolution, view: View
         f"One minus the cosine of two tokens over depth, by the closed form, at ${latex(start.tokens, view=view)} = {TOKENS}$ "
         f"tokens{others}, with cosine ${FIRST_COSINE:g}$ at the input."
     )
-    return [Sweep("depth", caption, label_of("fig", "cosine over depth"), latex(weights[0], view=view),
+    return [Sweep("depth", caption, label_of("fig", f"{derivation.key} cosine over depth"), latex(weights[0], view=view),
                   tuple(float(f"{value:.6g}") for value in values), tuple(curves), "layer", "1 - rho", logy=True)]  # fmt: skip

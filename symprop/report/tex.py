@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from symprop.claims import Figure, Paper
+from symprop.claims import Paper
+from symprop.core.errors import UnknownNameError
 from symprop.report.document import (
     Block,
     Display,
@@ -21,31 +22,37 @@ from symprop.report.document import (
     Statement,
     Sweep,
     Table,
-    file_stem,
 )
 from symprop.report.figures import figure_pdf
 from symprop.report.layout import chain_latex
 from symprop.report.prose import escape
 
+STYLES = ("article", "input-only")
+"""Forms of ``appendix.tex``: a document of its own, or sections for a document of any class."""
 
-def latex_files(document: Document) -> dict[str, str | bytes]:
+
+def latex_files(document: Document, style: str = "article") -> dict[str, str | bytes]:
     """The files of a report, by relative path: ``appendix.tex``, ``macros.tex``, ``references.bib``, figures.
 
-    Raises :class:`~symprop.core.errors.MissingExtraError` for figures without matplotlib.
+    With the style ``input-only`` a document of any class takes ``macros.tex`` into its preamble and ``appendix.tex`` into its
+    body; statements that the class or the document defines already stay its own. Raises
+    :class:`~symprop.core.errors.UnknownNameError` for another style and
+    :class:`~symprop.core.errors.MissingExtraError` for figures without matplotlib.
     """
+    if style not in STYLES:
+        raise UnknownNameError("style", style, STYLES)
     environment = _environment()
-    body = "\n".join(map(_section, document.sections))
     files: dict[str, str | bytes] = {
         "appendix.tex": environment.get_template("appendix.tex").render(
-            title=document.title, introduction=_blocks(document.introduction), body=body,
-            keys=sorted({paper.key for paper in document.papers}),
+            title=document.title, introduction=_blocks(document.introduction), own=style == "article",
+            body="\n".join(map(_section, document.sections)), keys=sorted(paper.key for paper in document.papers),
         ),
         "macros.tex": environment.get_template("macros.tex").render(),
         "references.bib": bibliography(document.papers),
     }  # fmt: skip
     for block in document.blocks():
         if isinstance(block, Picture):
-            files[_figure_path(block.figure)] = figure_pdf(block.figure)
+            files[_figure_path(block)] = figure_pdf(block.figure)
     return files
 
 
@@ -100,8 +107,8 @@ def _block(block: Block) -> str:
             return _environment_of("proof", _blocks(inner)) + "\n"
         case Table():
             return _table(block)
-        case Picture(figure, caption, label):
-            image = rf"\includegraphics[width=0.85\linewidth]{{{_figure_path(figure)}}}"
+        case Picture(_, caption, label):
+            image = rf"\includegraphics[width=0.85\linewidth]{{{_figure_path(block)}}}"
             return f"\\begin{{figure}}[H]\n\\centering\n{image}\n\\caption{{{caption}}}\\label{{{label}}}\n\\end{{figure}}"
         case Sweep():
             # Paper has no slider.
@@ -119,5 +126,5 @@ def _table(table: Table) -> str:
     return _environment_of(table.size, "\n".join([*lines, r"\bottomrule", r"\end{longtable}"]))
 
 
-def _figure_path(figure: Figure) -> str:
-    return f"figures/{file_stem(figure.name)}.pdf"
+def _figure_path(picture: Picture) -> str:
+    return f"figures/{picture.label.partition(':')[2]}.pdf"

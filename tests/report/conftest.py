@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from symprop.claims import PaperDerivation, check
-from symprop.report.appendix import appendix
+from symprop.report.appendix import Part, appendix
 from symprop.report.document import Document
 
 SAMPLE = Path(__file__).with_name("sample.py")
@@ -42,4 +42,4 @@ def derivation(sample: ModuleType) -> PaperDerivation:
 def document(derivation: PaperDerivation, sample: ModuleType) -> Document:
     """The report of the sample."""
     verdicts = [check(claim) for claim in derivation.claims]
-    return appendix(derivation, derivation.view, verdicts, sample.measurements(), sample.figures())
+    return appendix([Part(derivation, verdicts, sample.measurements(), sample.figures())], derivation.view)
