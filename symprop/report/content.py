@@ -104,7 +104,8 @@ def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
     names = block_names(trace, view)
     steps = block_steps(trace, view)
     chains = []
-    for coordinate in view.coordinates:
+    # A chain through a single step is that step again.
+    for coordinate in view.coordinates if len(trace.steps) > 1 else ():
         links = trace_chain(trace, view, coordinate)
         if links and links[-1].expression != 0 and max(sp.count_ops(link.expression) for link in links) <= READABLE:
             chains.append(Chain(_name(coordinate.symbol(trace.result.label), names), links, names))
