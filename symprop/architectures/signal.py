@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from symprop.network.gram_attention import NO_ROTATION, AttentionGram, Attention
 
 Words = npt.NDArray[np.int64]
 MAX_TOKENS = 2048
+DRAWN_LAYERS = 12
+"""Layers from which each draws fewer heads: the errors of many layers are independent and average out."""
 
 WEIGHTS: Mapping[str, str] = {
     "S.query": "query", "S.key": "key", "S.value": "value", "O": "output", "U": "up", "G.gate": "gate", "G.up": "up",
@@ -98,6 +100,7 @@ def run(
     signal = embed(architecture, words, seen)
     trace = _trace(architecture.block(called=True), signal, tokens)
     embedded, passes = signal, []
+    closure = replace(closure, draws=closure.draws * DRAWN_LAYERS // max(architecture.layers, DRAWN_LAYERS))
     for layer in range(architecture.layers):
         passes.append(propagate(trace, signal, seen, seed=(layer,), closure=closure))
         signal = passes[-1].output

@@ -22,7 +22,7 @@ from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linea
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.functions.pair_kernel import CalledActivation, KernelCall, PairKernel
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern
-from symprop.network.gram_softmax import SMALL_LOGITS, SampledAttentionGram
+from symprop.network.gram_softmax import MOST, SMALL_LOGITS, SampledAttentionGram
 from symprop.network.trace import Trace
 
 Array = npt.NDArray[np.float64]
@@ -78,7 +78,8 @@ class Closure:
     (:class:`SampledAttentionGram`), ``uniform``, or ``auto``: sampled where logits deviate by more than
     :data:`SMALL_LOGITS`, except under rotary embeddings. ``rotary`` keeps the phases of these. ``finite_norms`` keeps
     the O(1/d) terms of norms, ``fresh_norms`` that a normalised stream fluctuates only by what was added. ``fluctuation``
-    is that of the Gram matrix: grown over depth, that of independent coordinates, or none.
+    is that of the Gram matrix: grown over depth, that of independent coordinates, or none. Sampled attention takes at most
+    ``draws`` heads.
     """
 
     attention: str = "auto"
@@ -86,6 +87,7 @@ class Closure:
     finite_norms: bool = True
     fresh_norms: bool = True
     fluctuation: str = "grown"
+    draws: int = MOST
 
     def __post_init__(self) -> None:
         for name, allowed in (("attention", ATTENTION), ("fluctuation", FLUCTUATION)):
@@ -106,7 +108,8 @@ class Closure:
             raise RefusedError(
                 attention.describe(), "sampled attention has no rotary embeddings", "first-order attention, for small logits"
             )
-        return SampledAttentionGram(attention, x.gram, seen, x.width, spread, fixed_norm=x.fluctuation == 0, seed=seed)
+        return SampledAttentionGram(attention, x.gram, seen, x.width, spread, fixed_norm=x.fluctuation == 0, seed=seed,
+                                    most=self.draws)  # fmt: skip
 
     def norm_factor(self, x: GramSignal, factor: Callable[[float], Array]) -> Array | float:
         """The finite-width factor of a norm, given as a function of the fluctuation of its input."""

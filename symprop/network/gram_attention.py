@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import jv
 
 from symprop.components.attention import Attention
 from symprop.core.errors import InputError, RefusedError
@@ -221,6 +220,8 @@ def merged_angles(rotary: Rotary, distance: float) -> Rotary:
 
 def _gauss_order(argument: float) -> int:
     """Nodes at which the quadrature of cos(argument t) over t in [0, 1], even in t, is right to ANGLE_ERROR."""
+    from scipy.special import jv
+
     order = 1 + int(argument / 4)
     # The series of Chebyshev polynomials beyond degree 4 order - 2, which Gauss' rule integrates.
     while 4 * abs(jv(4 * order, argument)) > ANGLE_ERROR:

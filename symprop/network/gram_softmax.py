@@ -37,6 +37,8 @@ WIDEST = 1e12
 class SampledAttentionGram(AttentionGram):
     """An attention layer at logits of any size, without rotary embeddings.
 
+    At most ``most`` heads are drawn (but for FEWEST).
+
     ``fixed_norm`` says that a norm has given every token its size. Equal ``seed`` gives equal draws; layers of one network
     take different ones, or their errors add up. :attr:`error` is the standard error of the output's second moment.
 
@@ -49,12 +51,13 @@ class SampledAttentionGram(AttentionGram):
     """
 
     fixed_norm: bool = False
+    most: int = MOST
     seed: tuple[int, ...] = (0,)
 
     @cached_property
     def draws(self) -> int:
         """Number of drawn heads."""
-        return int(np.clip(PAIRS // self.pattern.tokens, FEWEST, MOST))
+        return int(np.clip(PAIRS // self.pattern.tokens, FEWEST, max(self.most, FEWEST)))
 
     def _heads(self) -> Iterator[tuple[Array, Array, Array, Array]]:
         """Stacks of weights and of the Gram matrices of tokens, queries and keys, each (draws, tokens, tokens)."""

@@ -61,6 +61,7 @@ def test_predictions_name_every_matrix_and_position_that_is_measured(name):
 
 
 def test_the_softmax_beyond_first_order_is_resolved_and_its_removal_is_rejected():
+    pytest.importorskip("transformers")
     case, setting = CASES["t5"], replace(SMALL, tokens=32, width=128, seeds=24)
     words, _ = inputs_of(case, setting)
     draws = draws_of(case, setting)
@@ -77,7 +78,7 @@ def test_agreement_counts_the_standard_error():
     assert replace(row, stderr=0.03).agrees
     assert Comparison("x", "s", 0, "rho", 0.51, 0.5, 0.0, 0.0101).agrees
     text = verification_text([row, replace(row, layer=1, predicted=1.0), replace(row, quantity="q at 3")])
-    assert "1.08 +8.0*" in text and "+0.0 " in text and "q at 3" in text
+    assert "1.08 +8.0*" in text and "1 +0.0\n" in text and "q at 3" in text
     assert text.endswith("1 of 3 within tolerance + 2.5 standard errors\n")
     assert max(map(len, text.splitlines())) <= 100
 

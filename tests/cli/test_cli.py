@@ -105,6 +105,7 @@ def test_parser_refuses(text):
         parse_expression(text)
 
 
+@pytest.mark.slow
 def test_generated_files_are_up_to_date_under_another_hash_seed(tmp_path):
     command = [sys.executable, "-m", "symprop.cli", "generate", "--check"]
     found = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True)
