@@ -207,6 +207,7 @@ def test_opposite_tokens_of_an_even_function_are_alike(backend):
     assert float(expected) == pytest.approx(2.0**-40, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_torch_gradients_are_the_symbolic_derivatives():
     torch = pytest.importorskip("torch")
     activation, function = Relu(), compiled(Relu(), "torch")

@@ -48,6 +48,7 @@ def test_a_vanishing_gap_keeps_its_digits():
     assert table_row_gap(np.array(1.0), np.array(0.5), np.array(1.0), {}) == 0
 
 
+@pytest.mark.slow
 def test_a_value_does_not_depend_on_the_other_points():
     a, g, tokens = np.array([0.5, 3.0, 5.0]), np.array([0.1, 2.0, 0.3]), np.array([4.0, 8.0, 8.0])
     together = table_row_gap(a, g, tokens, {})
