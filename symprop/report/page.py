@@ -90,7 +90,8 @@ class _Page:
             return self._references(found["labels"].split(","), capital=found["capital"] == "C")
         if found["key"] is not None:
             where = f", {self.text(found['where'])}" if found["where"] else ""
-            return f'[<a href="#{_paper_anchor(found["key"])}">{self.cited[found["key"]]}</a>{where}]'
+            links = (f'<a href="#{_paper_anchor(key)}">{self.cited[key]}</a>' for key in found["key"].split(","))
+            return f"[{', '.join(links)}{where}]"
         if found["emph"] is not None:
             return f"<em>{self.text(found['emph'])}</em>"
         if found["ensured"] is not None:

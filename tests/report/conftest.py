@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -43,3 +44,14 @@ def document(derivation: PaperDerivation, sample: ModuleType) -> Document:
     """The report of the sample."""
     verdicts = [check(claim) for claim in derivation.claims]
     return appendix([Part(derivation, verdicts, sample.measurements(), sample.figures())], derivation.view)
+
+
+@pytest.fixture(scope="session")
+def both(derivation: PaperDerivation, sample: ModuleType) -> Document:
+    """The report of the sample and of the same under another key."""
+    other = replace(derivation, paper=replace(derivation.paper, key="other2023", authors="Other, Ann", year=2023))
+    parts = [
+        Part(item, [check(claim) for claim in item.claims], sample.measurements(), sample.figures())
+        for item in (derivation, other)
+    ]
+    return appendix(parts, derivation.view)

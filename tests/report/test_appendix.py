@@ -7,16 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from symprop.claims import PaperDerivation, check
+from symprop.claims import PaperDerivation
 from symprop.core.errors import SympropError, UnknownNameError
 from symprop.report import pdf
-from symprop.report.appendix import Part, appendix
 from symprop.report.document import Document
 from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
@@ -108,19 +105,6 @@ def test_plain_text_is_escaped(files: dict[str, str | bytes]) -> None:
     assert re.findall(r"\\input\b", page) == [r"\input"]
     assert "^^5c" not in page
     assert r"100\% \& more" in str(files["references.bib"])
-
-
-def _other(derivation: PaperDerivation) -> PaperDerivation:
-    return replace(derivation, paper=replace(derivation.paper, key="other2023", authors="Other, Ann", year=2023))
-
-
-@pytest.fixture(scope="module")
-def both(derivation: PaperDerivation, sample: ModuleType) -> Document:
-    parts = [
-        Part(item, [check(claim) for claim in item.claims], sample.measurements(), sample.figures())
-        for item in (derivation, _other(derivation))
-    ]
-    return appendix(parts, derivation.view)
 
 
 def test_two_derivations_share_notation_assumptions_and_numbers(both: Document, document: Document) -> None:

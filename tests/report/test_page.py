@@ -75,6 +75,13 @@ def test_the_page_is_well_formed_and_its_links_arrive(page: str, explored: Docum
     assert set(numbering(explored)) <= set(anchors)
 
 
+def test_a_page_of_two_derivations(both: Document) -> None:
+    page = html_page(both)
+    anchors = re.findall(r' id="([^"]*)"', page)
+    assert len(anchors) == len(set(anchors)) and set(numbering(both)) <= set(anchors)
+    assert '[<a href="#ref:noci2022">1</a>, <a href="#ref:other2023">2</a>]' in page
+
+
 def test_nothing_is_fetched(page: str) -> None:
     root = parsed(page)
     assert not any(item.get("src") or item.tag in ("link", "img", "iframe", "object") for item in root.iter())
