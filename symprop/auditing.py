@@ -12,10 +12,12 @@ from symprop.core.display import COLUMNS, aligned
 from symprop.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from symprop.architectures.audit import Audit
+    from symprop.architectures.audit import Audit, LayerRow
     from symprop.architectures.checkpoint import Contrast
     from symprop.architectures.description import Architecture
     from symprop.architectures.signal import Words
+    from symprop.claims import Curve, Figure
+    from symprop.network.trace import Trace
 
 SCHEMA, CONTRAST_SCHEMA = "symprop-audit-1", "symprop-checkpoint-1"
 """Names of the forms of :func:`data` and :func:`contrast_data`; one changes when an entry is renamed or dropped."""
@@ -93,12 +95,12 @@ def text(found: Audit) -> str:
     names = list(dict.fromkeys(name for row in found.rows for name in row.weights))
     heading = ("layer", "E x^2", "mean", "cosine", "logit sd", "keys", "E g^2", "g cosine", *(f"|d{name}|" for name in names))
     table = [heading]
-    for row in _chosen(found):
+    for row in shown_rows(found):
         table.append(
             (
-                str(row.layer) if row.logit_deviation is not None else "out", _number(row.q), _number(row.mean),
-                f"{row.cosine:.4f}", _number(row.logit_deviation), _number(row.participation), _number(row.gradient),
-                f"{row.gradient_cosine:.4f}", *(_number(row.weights.get(name)) for name in names),
+                str(row.layer) if row.logit_deviation is not None else "out", number(row.q), number(row.mean),
+                f"{row.cosine:.4f}", number(row.logit_deviation), number(row.participation), number(row.gradient),
+                f"{row.gradient_cosine:.4f}", *(number(row.weights.get(name)) for name in names),
             )
         )
     lines += aligned(table)
@@ -112,14 +114,16 @@ def _filled(lines: Iterable[str]) -> str:
     return "\n".join(textwrap.fill(line, COLUMNS) if len(line) > COLUMNS else line for line in lines) + "\n"
 
 
-def _chosen(found: Audit) -> Iterable[Any]:
+def shown_rows(found: Audit) -> Iterable[LayerRow]:
+    """The layers that a table shows: all, or so many that are evenly spread."""
     count = len(found.rows)
     if count <= FULL_TABLE + 1:
         return found.rows
     return [found.rows[round(k * (count - 1) / FULL_TABLE)] for k in range(FULL_TABLE + 1)]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits; empty where there is no value."""
     return "" if value is None else f"{value:.3g}"
 
 
@@ -138,7 +142,7 @@ def data(found: Audit) -> dict[str, Any]:
         "schema": SCHEMA,
         "architecture": {
             "name": model.name, "source": str(model.source), **{name: getattr(model, name) for name in (*sizes, *words)},
-            "initialisation": {name: str(value) for name, value in _initialisation(model).items()},
+            "initialisation": {name: str(value) for name, value in initialisation(model).items()},
         },
         "tokens": found.tokens, "padding": found.padding, "state": found.state, "reason": found.reason,
         "cotangent": found.cotangent, "rows": _finite([asdict(row) for row in found.rows]),
@@ -154,7 +158,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _initialisation(model: Architecture) -> dict[str, Any]:
+def initialisation(model: Architecture) -> dict[str, Any]:
+    """Variances and scales that are given and not zero."""
     from symprop.architectures.description import SCALES, VARIANCES
 
     given = {name: getattr(model, name) for name in (*VARIANCES, *SCALES)}
@@ -184,9 +189,9 @@ def contrast_text(found: Contrast) -> str:
     for position, (first, then) in enumerate(zip(found.initial, found.trained, strict=True)):
         q, cosine = found.real[position] if found.real is not None else (None, None)
         table.append(
-            (str(first.layer), _number(first.q), _number(then.q), _number(q), _number(first.cosine), _number(then.cosine),
-             _number(cosine), _number(first.logit_deviation), _number(then.logit_deviation), _number(first.gradient),
-             _number(then.gradient))
+            (str(first.layer), number(first.q), number(then.q), number(q), number(first.cosine), number(then.cosine),
+             number(cosine), number(first.logit_deviation), number(then.logit_deviation), number(first.gradient),
+             number(then.gradient))
         )  # fmt: skip
     return _filled([*lines, *aligned(table), "", *found.verdict])
 
@@ -213,39 +218,54 @@ def formulas(model: Architecture) -> str:
     Tokens that a causal mask or a class token tells apart have no closed map; for them these are the formulas of the average
     token, and the numbers of the audit come from the whole Gram matrix.
     """
-    from symprop.core import symbols
-    from symprop.network import token_input, trace_of
-    from symprop.report.printer import latex
+    from symprop.notation import view
+    from symprop.report.content import block_steps
 
-    # The moments of the activation stay expectations: their closed forms fill a page.
-    trace = trace_of(model.block(symbolic=True, called=True), token_input(symbols.n, symbols.d, gaussian=True))
     lines = [rf"% {model.name}: {model.source}; phi is {model.activation}"]
-    for name, value in _initialisation(model).items():
+    for name, value in initialisation(model).items():
         lines.append(rf"% {name} = {value}")
     lines.append(r"\begin{align*}")
-    for step in trace.steps:
-        for atom, value in ((step.atoms.q, step.value.q), (step.atoms.gap, step.value.gap)):
-            if atom.is_Symbol:
-                lines.append(rf"{latex(atom)} &= {latex(value)} && \text{{{step.component.rule}}} \\")
+    for step in block_steps(layer_trace(model), view("symprop"), tidy=False):
+        lines += [rf"{item.quantity} &= {item.latex} && \text{{{step.rule}}} \\" for item in step.equations]
     return "\n".join([*lines, r"\end{align*}"]) + "\n"
+
+
+def layer_trace(model: Architecture) -> Trace:
+    """One layer on exchangeable tokens, its sizes and its activation as symbols."""
+    from symprop.core import symbols
+    from symprop.network import token_input, trace_of
+
+    # The moments of the activation stay expectations: their closed forms fill a page.
+    return trace_of(model.block(symbolic=True, called=True), token_input(symbols.n, symbols.d, gaussian=True))
+
+
+def figure(found: Audit) -> Figure:
+    """Second moments, cosine and logits over depth."""
+    from symprop.claims import Figure
+
+    name = found.architecture.name
+    return Figure("audit", f"Signal of {name}", "layer", f"{name}, {found.tokens} tokens", curves(found.rows), (), logy=True)
+
+
+def curves(rows: Sequence[LayerRow]) -> tuple[Curve, ...]:
+    """What a figure shows of the layers, where it is positive."""
+    from symprop.claims import Curve
+
+    depth = tuple(float(row.layer) for row in rows)
+    last = rows[-1].gradient
+    series = {
+        "E x^2": tuple(row.q for row in rows),
+        "E g^2 over its value at the output": tuple(row.gradient / last if last > 0 else math.nan for row in rows),
+        "1 - token cosine": tuple(row.gap / row.q if row.q > 0 else math.nan for row in rows),
+        "logit deviation": tuple(math.nan if row.logit_deviation is None else row.logit_deviation for row in rows),
+    }
+    # A logarithmic axis shows what is positive.
+    kept = {label: [(x, y) for x, y in zip(depth, values, strict=True) if 0 < y < math.inf] for label, values in series.items()}
+    return tuple(Curve(label, *zip(*points, strict=True)) for label, points in kept.items() if points)
 
 
 def plot(found: Audit) -> bytes:
     """Second moments, cosine and logits over depth, as PDF. Raises :class:`MissingExtraError` without matplotlib."""
-    from symprop.claims import Figure
-    from symprop.claims.paper import Curve
     from symprop.report.figures import figure_pdf
 
-    depth = tuple(float(row.layer) for row in found.rows)
-    last = found.rows[-1].gradient
-    series = {
-        "E x^2": tuple(row.q for row in found.rows),
-        "E g^2 over its value at the output": tuple(row.gradient / last if last > 0 else math.nan for row in found.rows),
-        "1 - token cosine": tuple(row.gap / row.q if row.q > 0 else math.nan for row in found.rows),
-        "logit deviation": tuple(math.nan if row.logit_deviation is None else row.logit_deviation for row in found.rows),
-    }
-    # A logarithmic axis shows what is positive.
-    kept = {label: [(x, y) for x, y in zip(depth, values, strict=True) if 0 < y < math.inf] for label, values in series.items()}
-    curves = tuple(Curve(label, *zip(*points, strict=True)) for label, points in kept.items() if points)
-    name = found.architecture.name
-    return figure_pdf(Figure("audit", f"Signal of {name}", "layer", f"{name}, {found.tokens} tokens", curves, (), logy=True))
+    return figure_pdf(figure(found))

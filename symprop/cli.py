@@ -19,8 +19,11 @@ from symprop import __version__, bundled, completion
 from symprop.core.errors import InputError, SympropError, UnknownNameError
 
 if TYPE_CHECKING:
+    from symprop.architectures.audit import Audit
     from symprop.claims import PaperDerivation, Progress, Verdict
     from symprop.codegen.spec import FunctionSpec
+    from symprop.report.appendix import Part
+    from symprop.report.document import Document
     from symprop.simulate.measurement import Measurement
 
 Z_LIMIT = 4.0
@@ -90,9 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
-    sub = command("appendix", _appendix, "derive, verify and write a LaTeX appendix, figures and evaluators")
-    derivation_argument(sub)
-    sub.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
+    sub = command("appendix", _appendix, "derive, verify and write a LaTeX appendix, figures and evaluators, or a web page")
+    sub.add_argument("derivations", nargs="+", metavar="NAME", help="bundled derivations; several share notation and numbers")
+    sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new or empty folder")
+    sub.add_argument("--style", metavar="STYLE", default="article", help="article (default) or input-only, for your document")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="the same as one web page that needs no network")
     sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
@@ -143,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="machine-readable output")
     sub.add_argument("--latex", action="store_true", help="the formulas of one layer of this model, in LaTeX")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="also write a report as one web page that needs no network")
+    sub.add_argument("--appendix", type=Path, metavar="FOLDER", help="also write it as LaTeX, into a new or empty folder")
 
     sub = command("generate", _generate, "write the files that the bundled derivations emit, or chosen evaluators")
     sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
@@ -351,9 +358,25 @@ def _audit(options: argparse.Namespace) -> int:
         found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
                       growth=options.growth, cosine=options.cosine)  # fmt: skip
     if options.plot is not None:
-        _write(options.plot, auditing.plot(found))
+        _write(options.plot, auditing.plot(found), "plot")
+    if options.html is not None or options.appendix is not None:
+        _audit_report(options, found)
     _printed(auditing.data(found) if options.json else auditing.text(found))
     return 0
+
+
+def _audit_report(options: argparse.Namespace, found: Audit) -> None:
+    """The report of an audit as a web page and as a folder of LaTeX, as asked for."""
+    from symprop.audit_report import explored, report
+    from symprop.report.page import html_page
+    from symprop.report.tex import latex_files
+
+    if options.appendix is not None:
+        _write_folder(options.appendix, _output_folder(options.appendix), latex_files(report(found)), pdf=True)
+    if options.html is not None:
+        with _progress(options) as progress:
+            document = explored(found, progress)
+        _write(options.html, html_page(document).encode(), "html")
 
 
 def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]) -> int:
@@ -372,11 +395,11 @@ def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]
     return 0
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, option: str) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise InputError("plot", path, f"a file that can be written ({error.strerror})") from None
+        raise InputError(option, path, f"a file that can be written ({error.strerror})") from None
 
 
 def _printed(content: dict[str, Any] | str) -> None:
@@ -417,7 +440,7 @@ def _checked(
         return tuple(verdicts), derivation.study(options.seed, options.full, progress)
 
 
-def _failures(verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...]) -> list[str]:
+def _failures(verdicts: Sequence[Verdict], rows: Sequence[Measurement]) -> list[str]:
     wrong = [
         f"claim {item.claim.id}: {item.status.value}, expected {item.claim.expected.value} ({item.detail})"
         for item in verdicts
@@ -432,44 +455,75 @@ def _failures(verdicts: tuple[Verdict, ...], rows: tuple[Measurement, ...]) -> l
 
 
 def _appendix(options: argparse.Namespace) -> int:
-    from symprop.codegen.files import write_files
     from symprop.notation import view
-    from symprop.report.appendix import appendix
-    from symprop.report.content import verdict_rows
-    from symprop.report.listing import measurement_rows
-    from symprop.report.pdf import compile_pdf
+    from symprop.report.appendix import Part, appendix, with_sweeps
+    from symprop.report.page import html_page
+    from symprop.report.sweep import sweeps
+    from symprop.report.tex import STYLES
 
-    derivation = bundled.derivation(options.derivation)
-    chosen = view(options.notation) if options.notation else derivation.view
-    old = _output_folder(options.output)
-    verdicts, rows = _checked(derivation, options)
-    with _progress(options) as progress:
-        figures = derivation.figures(options.seed, options.full, progress)
-    files: dict[str, str | bytes] = dict(appendix(derivation, chosen, verdicts, rows, figures))
-    for name, text in bundled.evaluator_files(derivation, derivation.evaluators).items():
-        files[f"evaluators/{name}"] = text
-    content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "seed": options.seed}
-    files["verification.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    missing_engine = ""
-    if not options.no_pdf:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                write_files(files, Path(folder))
-                files["appendix.pdf"] = compile_pdf(Path(folder))
-        except SympropError as error:
-            missing_engine = str(error)
-    files[MANIFEST] = json.dumps({"symprop": __version__, "files": sorted(files)}, indent=1) + "\n"
-    write_files(files, options.output)
-    for name in old - set(files):
-        (options.output / name).unlink(missing_ok=True)
-    for name in sorted(files):
-        print(options.output / name)
-    if missing_engine:
-        print(f"symprop: no PDF: {missing_engine}", file=sys.stderr)
-    failed = _failures(verdicts, rows)
+    derivations = [bundled.derivation(name) for name in dict.fromkeys(options.derivations)]
+    chosen = view(options.notation) if options.notation else derivations[0].view
+    if options.output is None and options.html is None:
+        raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
+    if options.style not in STYLES:
+        raise UnknownNameError("style", options.style, STYLES)
+    old = set() if options.output is None else _output_folder(options.output)
+    parts = []
+    for derivation in derivations:
+        verdicts, rows = _checked(derivation, options)
+        with _progress(options) as progress:
+            parts.append(Part(derivation, verdicts, rows, derivation.figures(options.seed, options.full, progress)))
+    document = appendix(parts, chosen)
+    if options.html is not None:
+        found = [sweep for derivation in derivations for sweep in sweeps(derivation, chosen)]
+        _write(options.html, html_page(with_sweeps(document, found)).encode(), "html")
+        print(options.html)
+    if options.output is not None:
+        _write_appendix(options, old, document, parts)
+    failed = [item for part in parts for item in _failures(part.verdicts, part.measurements)]
     for item in failed:
         print(f"FAILED {item}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write_appendix(options: argparse.Namespace, old: set[str], document: Document, parts: Sequence[Part]) -> None:
+    """The folder of an appendix: LaTeX, PDF, evaluators and what was verified; files of an earlier run give way."""
+    from symprop.report.content import verdict_rows
+    from symprop.report.listing import measurement_rows
+    from symprop.report.tex import latex_files
+
+    files = latex_files(document, options.style)
+    for part in parts:
+        for name, text in bundled.evaluator_files(part.derivation, part.derivation.evaluators).items():
+            files[f"evaluators/{name}"] = text
+        content = {"claims": verdict_rows(part.verdicts), "simulation": measurement_rows(part.measurements),
+                   "seed": options.seed}  # fmt: skip
+        name = "verification.json" if len(parts) == 1 else f"verification-{part.derivation.key}.json"
+        files[name] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    for path in _write_folder(options.output, old, files, pdf=options.style == "article" and not options.no_pdf):
+        print(path)
+
+
+def _write_folder(folder: Path, old: set[str], files: dict[str, str | bytes], *, pdf: bool) -> list[Path]:
+    """Write the files of a report, with their PDF and a manifest; those of an earlier run, ``old``, give way."""
+    from symprop.codegen.files import write_files
+    from symprop.report.pdf import compile_pdf
+
+    missing_engine = ""
+    if pdf:
+        try:
+            with tempfile.TemporaryDirectory() as temporary:
+                write_files(files, Path(temporary))
+                files["appendix.pdf"] = compile_pdf(Path(temporary))
+        except SympropError as error:
+            missing_engine = str(error)
+    files[MANIFEST] = json.dumps({"symprop": __version__, "files": sorted(files)}, indent=1) + "\n"
+    write_files(files, folder)
+    for name in old - set(files):
+        (folder / name).unlink(missing_ok=True)
+    if missing_engine:
+        print(f"symprop: no PDF: {missing_engine}", file=sys.stderr)
+    return [folder / name for name in sorted(files)]
 
 
 def _output_folder(folder: Path) -> set[str]:

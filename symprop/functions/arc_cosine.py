@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import mpmath
 import sympy as sp
+from sympy.core.function import ArgumentIndexError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ class ArcCosine(sp.Function):
             return 1 / sp.sqrt(gap * (2 * v - gap)) if k == 0 else ArcCosine(k - 1, gap, v)
         if argindex == 3:
             return (k * self - gap * self.fdiff(2)) / v
-        raise sp.ArgumentIndexError(self, argindex)
+        raise ArgumentIndexError(self, argindex)
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         if any(not argument.is_number for argument in self.args):

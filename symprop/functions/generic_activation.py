@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sympy as sp
+from sympy.core.function import ArgumentIndexError
 
 from symprop.core.errors import RefusedError
 from symprop.functions.activation import Activation
@@ -27,7 +28,7 @@ class SlopeMoment(sp.Function):
 
     def fdiff(self, argindex: int = 2) -> sp.Expr:
         if argindex != 2:
-            raise sp.ArgumentIndexError(self, argindex)
+            raise ArgumentIndexError(self, argindex)
         order, v = self.args
         return SlopeMoment(order + 1, v) + MixedMoment(order, order + 2, v)
 
@@ -50,7 +51,7 @@ class MixedMoment(sp.Function):
 
     def fdiff(self, argindex: int = 3) -> sp.Expr:
         if argindex != 3:
-            raise sp.ArgumentIndexError(self, argindex)
+            raise ArgumentIndexError(self, argindex)
         first, second, v = self.args
         outer = MixedMoment(first + 2, second, v) + MixedMoment(first, second + 2, v)
         return outer / 2 + MixedMoment(first + 1, second + 1, v)

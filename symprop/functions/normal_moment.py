@@ -6,6 +6,7 @@ from typing import Any
 
 import mpmath
 import sympy as sp
+from sympy.core.function import ArgumentIndexError
 
 
 class NormalMoment(sp.Function):
@@ -39,7 +40,7 @@ class NormalMoment(sp.Function):
             if k > 1:
                 return k * (k - 1) * NormalMoment(k - 2, m, v) / 2
             return density / 2 if k == 1 else -m * density / (2 * v)
-        raise sp.ArgumentIndexError(self, argindex)
+        raise ArgumentIndexError(self, argindex)
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         digits = int(prec / 3.3) + 20

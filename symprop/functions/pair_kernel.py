@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import sympy as sp
+from sympy.core.function import ArgumentIndexError
 
 from symprop.core.errors import RefusedError
 from symprop.functions.activation import Activation
@@ -101,7 +102,7 @@ class KernelCall(sp.Function):
     def fdiff(self, argindex: int = 4) -> sp.Expr:
         order, *moments = self.args
         if argindex != 4:
-            raise sp.ArgumentIndexError(self, argindex)
+            raise ArgumentIndexError(self, argindex)
         return KernelCall(order + 1, *moments)
 
 

@@ -1,20 +1,21 @@
-"""The LaTeX appendix of a derivation: a folder of files with the same bytes on every machine."""
+"""What the appendix of a derivation says."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from symprop.claims import Figure, Paper, PaperDerivation, Result, Status, Verdict
 from symprop.core.provenance import EXACT, Assumption, Source
 from symprop.core.symbols import SymbolInfo
+from symprop.functions.softmax_layer import LayerMoment
 from symprop.notation import View
 from symprop.report.content import (
+    BlockReport,
+    BlockStep,
     Formula,
     Names,
     block_report,
@@ -23,163 +24,251 @@ from symprop.report.content import (
     setting,
     stated_formula,
 )
-from symprop.report.figures import figure_pdf
-from symprop.report.layout import chain_latex
+from symprop.report.document import (
+    Block,
+    Display,
+    Document,
+    Items,
+    Paragraph,
+    Picture,
+    Proof,
+    Reasons,
+    Section,
+    Statement,
+    Sweep,
+    Table,
+    joined,
+    label_of,
+)
 from symprop.report.printer import latex
 from symprop.report.prose import escape, prose, rule_name
 from symprop.simulate.measurement import Measurement, rms_z
 
 
-class Latex(str):
-    """Text that is LaTeX already; a template escapes everything else."""
+@dataclass(frozen=True)
+class Part:
+    """A derivation with what was found about it: verdicts of its claims, rows of its study, figures."""
+
+    derivation: PaperDerivation
+    verdicts: Sequence[Verdict]
+    measurements: Sequence[Measurement] = ()
+    figures: Sequence[Figure] = ()
 
 
-def appendix(
-    derivation: PaperDerivation,
-    view: View,
-    verdicts: Sequence[Verdict],
-    measurements: Sequence[Measurement] = (),
-    figures: Sequence[Figure] = (),
-) -> dict[str, str | bytes]:
-    """The files of the appendix, by relative path: ``appendix.tex``, ``macros.tex``, ``references.bib``, figures.
+def appendix(parts: Sequence[Part], view: View) -> Document:
+    """What derivations say: notation, assumptions, block, depth limit, claims with proofs, verification, errata.
 
-    Raises :class:`~symprop.core.errors.MissingExtraError` for figures without matplotlib.
+    Several share notation, assumptions, bibliography and numbering; the labels of each then carry its key.
     """
-    files: dict[str, str | bytes] = {
-        "appendix.tex": _document(derivation, view, verdicts, measurements, figures),
-        "macros.tex": _environment().get_template("macros.tex").render(),
-        "references.bib": bibliography((derivation.paper, *derivation.references)),
-    }
-    for figure in figures:
-        files[_figure_path(figure)] = figure_pdf(figure)
-    return files
-
-
-def bibliography(papers: Iterable[Paper]) -> str:
-    """BibTeX entries."""
-    entries = []
-    for paper in dict.fromkeys(papers):
-        fields = {
-            "author": escape(paper.authors), "title": f"{{{escape(paper.title)}}}",
-            "howpublished": escape(paper.venue), "year": str(paper.year),
-        }  # fmt: skip
-        if paper.url:
-            address = paper.url.replace("{", "").replace("}", "").replace("\\", "")
-            fields["note"] = rf"\url{{{address}}}"
-        body = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items())
-        entries.append(f"@misc{{{paper.key},\n{body}\n}}\n")
-    return "\n".join(entries)
-
-
-def label_of(prefix: str, name: str) -> str:
-    """A stable label: ``claim:eq12`` for the claim of that id."""
-    return f"{prefix}:{re.sub('[^A-Za-z0-9]+', '-', name).strip('-').lower()}"
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("symprop.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        block_start_string=r"\BLOCK{", block_end_string="}", variable_start_string=r"\VAR{", variable_end_string="}",
-        comment_start_string=r"\COMMENT{", comment_end_string="}", keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, Latex) else escape(str(value)),
-    )  # fmt: skip
-    environment.globals["table"] = lambda rows, scored: Latex(
-        environment.get_template("measurements.tex").render(rows=rows, scored=scored)
+    assumptions: dict[Assumption, str] = {}
+    papers = {paper.key: paper for part in parts for paper in (part.derivation.paper, *part.derivation.references)}
+    contexts = [
+        _Context(part.derivation, view, papers, assumptions, part.derivation.key if len(parts) > 1 else "") for part in parts
+    ]
+    occurring: list[Any] = []
+    own = [_part_sections(context, part, occurring) for context, part in zip(contexts, parts, strict=True)]
+    sections = (
+        _notation_section(view, occurring),
+        Section("Assumptions", "sec:assumptions", assumption_statements(assumptions)),
+        *(section for sections in own for section in sections),
     )
-    return environment
+    keys = ",".join(part.derivation.key for part in parts)
+    introduction = Paragraph(
+        rf"This appendix derives the results of \cite{{{keys}}} on the propagation of signals through a "
+        "residual block at initialisation, checks each against the published formula, and compares the theory with simulation."
+    )
+    titles = joined([part.derivation.paper.title for part in parts])
+    return Document(
+        prose(f"Derivations for: {titles}"), (introduction,), tuple(section for section in sections if section.blocks),
+        tuple(papers.values()),
+    )  # fmt: skip
 
 
+def _part_sections(context: _Context, part: Part, occurring: list[Any]) -> tuple[Section, ...]:
+    """The sections of one derivation; ``occurring`` gathers the expressions whose symbols the notation explains."""
+    block = block_report(part.derivation, context.view)
+    results = [verdict.claim.derived() for verdict in part.verdicts]
+    occurring += [formula.expression for formula in (*block.closed, *block.limit)]
+    occurring += [item.expression for step in block.steps for item in step.equations]
+    for verdict, result in zip(part.verdicts, results, strict=True):
+        occurring += [result.expression, *(step.expression for step in (*result.setup, *result.steps))]
+        occurring += [] if verdict.claim.stated is None else [verdict.claim.stated]
+    return (
+        _block_section(context, block),
+        _limit_section(context, block),
+        _claims_section(context, part.verdicts, results),
+        *_measurement_sections(context, part.measurements),
+        _figure_section(context, part.figures),
+        _errata_section(context, part.verdicts),
+    )
+
+
+def with_sweeps(document: Document, found: Sequence[Sweep]) -> Document:
+    """The same report with plots that a reader moves through, for a page that has sliders."""
+    section = Section("Explore", "sec:explore", (Paragraph("The slider changes a parameter of the theory."), *found))
+    return replace(document, sections=(*document.sections, section)) if found else document
+
+
+@dataclass(frozen=True)
 class _Context:
-    """The parts of one appendix that others refer to."""
+    """What the sections of one derivation share with those of the others; ``key`` tells its labels from theirs."""
 
-    def __init__(self, derivation: PaperDerivation, view: View) -> None:
-        self.derivation, self.view = derivation, view
-        self.known = {paper.key for paper in (derivation.paper, *derivation.references)}
-        self.assumptions: dict[Assumption, str] = {}
+    derivation: PaperDerivation
+    view: View
+    papers: Mapping[str, Paper]
+    assumptions: dict[Assumption, str]
+    key: str
+
+    def label(self, prefix: str, name: str) -> str:
+        """The label of a part of this derivation."""
+        return label_of(prefix, f"{self.key} {name}")
+
+    def section(self, title: str, label: str, blocks: Iterable[Block]) -> Section:
+        """A section of this derivation."""
+        paper = self.derivation.paper
+        first, *others = paper.authors.split(" and ")
+        whose = f" ({first.partition(',')[0]}{' et al.' if others else ''} {paper.year})" if self.key else ""
+        return Section(title + escape(whose), self.label("sec", label), tuple(blocks))
 
     def assume(self, items: Iterable[Assumption]) -> str:
         """References to assumptions, which are thereby listed."""
-        labels = []
-        for item in items:
-            label = self.assumptions.get(item, label_of("asm", item.name))
-            while item not in self.assumptions and label in self.assumptions.values():
-                label += "-x"
-            self.assumptions[item] = label
-            labels.append(label)
+        items = tuple(items)
+        label_assumptions(items, self.assumptions)
+        labels = [self.assumptions[item] for item in items]
         return rf"\cref{{{','.join(labels)}}}" if labels else ""
 
     def cite(self, source: Source) -> str:
         where = f"[{{{prose(source.where)}}}]" if source.where else ""
-        return rf"\cite{where}{{{source.key}}}" if source.key in self.known else prose(str(source))
+        return rf"\cite{where}{{{source.key}}}" if source.key in self.papers else prose(str(source))
 
 
-def _document(
-    derivation: PaperDerivation,
-    view: View,
-    verdicts: Sequence[Verdict],
-    measurements: Sequence[Measurement],
-    figures: Sequence[Figure],
-) -> str:
-    context = _Context(derivation, view)
-    block, provenance = block_report(derivation, view), derivation.provenance
-    results = [verdict.claim.derived() for verdict in verdicts]
-    block_assumptions = context.assume(provenance.assumptions)
-    claims = [_claim(context, verdict, result) for verdict, result in zip(verdicts, results, strict=True)]
-    occurring = [formula.expression for formula in (*block.closed, *block.limit)]
-    occurring += [item.expression for step in block.steps for item in step.equations]
-    for verdict, result in zip(verdicts, results, strict=True):
-        occurring += [result.expression, *(step.expression for step in (*result.setup, *result.steps))]
-        occurring += [] if verdict.claim.stated is None else [verdict.claim.stated]
-    steps = [
-        {
-            "left": Latex(step.signal), "component": Latex(step.component), "inputs": Latex(", ".join(step.inputs)),
-            "rule": _prose(step.rule), "reason": _prose(step.reason),
-            "equations": [_display(equation, 3.0) for equation in step.equations],
-        }
-        for step in block.steps
-    ]  # fmt: skip
-    chains = [
-        Latex(chain_latex(chain.quantity, [
-            (rule_name(step.rule), latex(step.expression, chain.names, view)) for step in chain.steps
-        ]))
-        for chain in block.chains
-    ]  # fmt: skip
-    neglected = "" if provenance.neglected == EXACT else f" up to {prose(provenance.neglected)}"
-    rows = [(row, _measurement(row)) for row in measurements]
-    cited = ", ".join(context.cite(source) for source in provenance.sources)
-    return _environment().get_template("appendix.tex").render(
-        title=_prose(f"Derivations for: {derivation.paper.title}"),
-        paper=Latex(rf"\cite{{{derivation.paper.key}}}"),
-        view_title=_prose(view.title[:1].upper() + view.title[1:] if view.title[1:2] != "(" else view.title),
-        notation=[_notation(item, view) for item in occurring_symbols(occurring)],
-        assumptions=[
-            {"name": _prose(item.name), "statement": _prose(_capital(item.statement)), "label": Latex(label)}
-            for item, label in context.assumptions.items()
-        ],
-        block_assumptions=Latex(f"Throughout this section, {block_assumptions} hold." if block_assumptions else ""),
-        steps=steps, chains=chains, closed=[_display(formula) for formula in block.closed],
-        closed_note=Latex(f"Expectations are over the weights, given the tokens{neglected}"
-                          + (f"; the rules are those of {cited}." if cited else ".")),
-        limit=[_display(formula) for formula in block.limit], scaling=Latex(_inline(block.scaling)),
-        limit_neglected=Latex(f"${block.limit_neglected}$" if re.fullmatch(r"O\([\w/^]+\)", block.limit_neglected)
-                              else prose(block.limit_neglected)),
-        correlation=_display(block.correlation) if block.correlation else None,
-        claims=claims,
-        held=[row for item, row in rows if item.expected_to_hold],
-        failing=[row for item, row in rows if not item.expected_to_hold],
-        rms=f"{rms_z(measurements):.2f}",
-        figures=[
-            {"path": Latex(_figure_path(figure)), "caption": _prose(figure.caption),
-             "label": Latex(label_of("fig", figure.name))}
-            for figure in figures
-        ],
-        errata=_errata(context, verdicts, results),
-        nocite=Latex("".join(rf"\nocite{{{key}}}" for key in sorted(context.known))),
+def label_assumptions(items: Iterable[Assumption], known: dict[Assumption, str]) -> dict[Assumption, str]:
+    """Labels of assumptions, added to those that are known; two of one name get two labels."""
+    for item in items:
+        label = known.get(item, label_of("asm", item.name))
+        while item not in known and label in known.values():
+            label += "-x"
+        known[item] = label
+    return known
+
+
+def _notation_section(view: View, occurring: Iterable[Any]) -> Section:
+    title = view.title[:1].upper() + view.title[1:] if view.title[1:2] != "(" else view.title
+    table = notation_table(occurring_symbols(occurring), view)
+    return Section("Notation", "sec:notation", (Paragraph(f"{prose(title)}."), table))
+
+
+def notation_table(items: Iterable[SymbolInfo], view: View) -> Table:
+    """What symbols mean and which values they take."""
+    return Table(("l", 0.58, "l"), ("symbol", "meaning", "range"), tuple(_notation(item, view) for item in items))
+
+
+def assumption_statements(items: Mapping[Assumption, str]) -> tuple[Statement, ...]:
+    """Assumptions in full, under their labels."""
+    return tuple(
+        Statement("assumption", prose(item.name), label, (Paragraph(f"{prose(_capital(item.statement))}."),))
+        for item, label in items.items()
+    )
+
+
+def _block_section(context: _Context, block: BlockReport) -> Section:
+    provenance, view = context.derivation.provenance, context.view
+    under = context.assume(provenance.assumptions)
+    throughout = f" Throughout this section, {under} hold." if under else ""
+    blocks: list[Block] = [
+        Paragraph(rf"The signal $X^{{\ell}}$ enters the block of layer $\ell$ and $X^{{\ell+1}}$ leaves it.{throughout}"),
+        Items(tuple(map(step_blocks, block.steps))),
+        *moments_note(block.steps),
+    ]
+    if block.chains:
+        blocks.append(Paragraph("From the output back to the input, one rule at a time:", "One block."))
+    for chain in block.chains:
+        steps = ((rule_name(step.rule), latex(step.expression, chain.names, view)) for step in chain.steps)
+        blocks.append(Display(chain.quantity, tuple(steps)))
+    if block.closed:
+        neglected = "" if provenance.neglected == EXACT else f" up to {prose(provenance.neglected)}"
+        cited = ", ".join(context.cite(source) for source in provenance.sources)
+        rules = f"; the rules are those of {cited}." if cited else "."
+        blocks += [
+            Paragraph("Solving the recursion over depth gives", "All blocks."), *map(_display, block.closed),
+            Paragraph(f"Expectations are over the weights, given the tokens{neglected}{rules}"),
+        ]  # fmt: skip
+    return context.section("The block", "block", blocks)
+
+
+def moments_note(steps: Sequence[BlockStep]) -> tuple[Paragraph, ...]:
+    """What the moments of softmax weights are, where a step has any."""
+    if not any(equation.expression.has(LayerMoment) for step in steps for equation in step.equations):
+        return ()
+    return (Paragraph(
+        r"Here $\mathcal{M}(a, \delta, n)$ are averages over the softmax weights of $n$ tokens whose scores have variance $a$ "
+        r"about what a row shares; $\delta$ is one minus the correlation of two tokens."
+    ),)  # fmt: skip
+
+
+def step_blocks(step: BlockStep) -> tuple[Block, ...]:
+    """One step of a block: what is applied to what, why, and the equations of its result."""
+    inputs = ", ".join(step.inputs)
+    ending = ":" if step.equations else "."
+    applied = rf"${step.signal} = {step.component}$ of ${inputs}$ (\emph{{{prose(step.rule)}}}): {prose(step.reason)}{ending}"
+    return (Paragraph(applied), *(_display(equation, 3.0) for equation in step.equations))
+
+
+def _limit_section(context: _Context, block: BlockReport) -> Section:
+    blocks: list[Block] = []
+    if block.limit:
+        order = re.fullmatch(r"O\([\w/^]+\)", block.limit_neglected)
+        neglected = f"${block.limit_neglected}$" if order else prose(block.limit_neglected)
+        blocks.append(Paragraph(rf"With ${_inline(block.scaling)}$ and $L \to \infty$, up to {neglected},"))
+        blocks += map(_display, block.limit)
+    if block.correlation:
+        blocks += [Paragraph("With residual weights that do not shrink with depth,"), _display(block.correlation)]
+    return context.section("Depth limit", "limit", blocks)
+
+
+def _claims_section(context: _Context, verdicts: Sequence[Verdict], results: Sequence[Result]) -> Section:
+    rows = tuple(
+        (rf"\cref{{{context.label('claim', item.claim.id)}}}", prose(item.claim.where), prose(_capital(item.claim.title)),
+         item.status.value + ("" if item.as_expected else " (unexpected)"))
+        for item in verdicts
     )  # fmt: skip
+    blocks: list[Block] = [Table(("l", 0.24, 0.42, "l"), ("here", "in the paper", "statement", "verdict"), rows)]
+    for verdict, result in zip(verdicts, results, strict=True):
+        blocks += _claim(context, verdict, result)
+    return context.section("Results", "results", blocks)
 
 
-def _claim(context: _Context, verdict: Verdict, result: Result) -> dict[str, Any]:
+def _measurement_sections(context: _Context, measurements: Sequence[Measurement]) -> Iterator[Section]:
+    held = tuple(row for row in measurements if row.expected_to_hold)
+    failing = tuple(row for row in measurements if not row.expected_to_hold)
+    if held:
+        text = (
+            "Each row compares an expectation with the mean of independent draws; $z$ is their difference in standard errors "
+            f"(s.e.). The root mean square of $z$ over the rows that fluctuate is ${rms_z(measurements):.2f}$."
+        )
+        yield context.section("Verification", "verification", (Paragraph(text), _measurement_table(held, scored=True)))
+    if failing:
+        text = (
+            "These rows set the theory beside a network that does not satisfy its assumptions; no agreement is expected."
+        )
+        yield context.section(
+            "Where the assumption fails", "failing", (Paragraph(text), _measurement_table(failing, scored=False))
+        )
+
+
+def _measurement_table(rows: Sequence[Measurement], *, scored: bool) -> Table:
+    heads = ("quantity", "setting", "predicted", "measured", "s.e.", *(("$z$",) if scored else ()))
+    columns = (0.2, 0.21, *"rrr", *("r" if scored else ""))
+    return Table(columns, heads, tuple(_measurement(row)[: len(heads)] for row in rows), "footnotesize")
+
+
+def _figure_section(context: _Context, figures: Sequence[Figure]) -> Section:
+    pictures = tuple(Picture(figure, prose(figure.caption), context.label("fig", figure.name)) for figure in figures)
+    lines = (Paragraph("Lines are theory, points are simulation with one standard error."),) if pictures else ()
+    return context.section("Figures", "figures", (*lines, *pictures))
+
+
+def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
     claim, view = verdict.claim, context.view
     names = claim_names(context.derivation, view, result)
     stated = stated_formula(claim, names, view)
@@ -188,51 +277,49 @@ def _claim(context: _Context, verdict: Verdict, result: Result) -> dict[str, Any
     relation = r"\le" if claim.relation == "<=" else "="
     refuted = verdict.status is Status.REFUTED
     under = context.assume(result.assumptions)
-    opening = f"Under {under}," if under else "We have"
     here = f" at ${domain}$" if domain else ""
-    shown = [_shown(result.quantity, "=", derived)]
+    blocks: list[Block] = []
     if refuted:
-        body = [
-            f"As printed{here},",
-            _shown(result.quantity, relation, stated),
-            "does not hold" + _witness(verdict, names, view),
-        ]
-        if claim.note:
-            body.append(f"{prose(_sentence(claim.note))}.")
-        if claim.corrected_by:
-            body.append(rf"\Cref{{{label_of('claim', claim.corrected_by)}}} replaces it.")
-        opening = ""
+        blocks += [Paragraph(f"As printed{here},"), Display(result.quantity, (("", stated),), relation)]
+        blocks.append(Paragraph("does not hold" + _witness(verdict, names, view)))
     else:
-        body = [opening, *shown]
+        blocks += [Paragraph(f"Under {under}," if under else "We have"), Display(result.quantity, (("", derived),))]
         if stated and stated != derived:
-            verb = "which is bounded as printed" if relation == r"\le" else "which is the printed formula"
-            body += [verb + here, _shown("", "" if relation == "=" else relation, stated)]
+            bound = relation != "="
+            blocks.append(Paragraph(f"which is {'bounded as printed' if bound else 'the printed formula'}{here}"))
+            blocks.append(Display("", (("", rf"\le {stated}" if bound else stated),)))
         if result.neglected != EXACT:
-            body.append(f"The result neglects {prose(result.neglected)}.")
-        if claim.note:
-            body.append(f"{prose(_sentence(claim.note))}.")
-    chain = [(rule_name(step.rule), latex(step.expression, names, view)) for step in result.steps]
-    if not chain and not refuted:
-        body.append(f"Decided by: {prose(verdict.detail)}.")
-    corrected = refuted and bool(claim.corrected_by)
-    sources = ", ".join(context.cite(source) for source in result.sources)
-    return {
-        "label": Latex(label_of("claim", claim.id)), "where": _prose(claim.where),
-        "title": _prose(_capital(claim.title)),
-        "kind": Latex("remark" if refuted else _kind(claim.where)), "body": Latex("\n".join(body)),
-        "verdict": verdict.status.value + ("" if verdict.as_expected else " (unexpected)"),
-        "proof": Latex(chain_latex(result.quantity, chain)) if chain and not corrected else None,
-        "setup": [
-            {"rule": _prose(step.rule[:1].upper() + step.rule[1:]), "reason": _prose(step.reason),
-             "display": Latex(chain_latex("", [("", latex(step.expression, names, view))]))}
-            for step in result.setup
-        ],
-        "reasons": [
-            {"rule": Latex(rule_name(rule)), "reason": _prose(reason)}
-            for rule, reason in dict.fromkeys((step.rule, step.reason) for step in result.steps)
-        ],
-        "after": Latex(f"See {sources}." if sources else ""),
-    }  # fmt: skip
+            blocks.append(Paragraph(f"The result neglects {prose(result.neglected)}."))
+    if claim.note:
+        blocks.append(Paragraph(f"{prose(_sentence(claim.note))}."))
+    if refuted and claim.corrected_by:
+        blocks.append(Paragraph(rf"\Cref{{{context.label('claim', claim.corrected_by)}}} replaces it."))
+    if not result.steps and not refuted:
+        blocks.append(Paragraph(f"Decided by: {prose(verdict.detail)}."))
+    title = f"{prose(_capital(claim.title))}; {prose(claim.where)}"
+    kind = "remark" if refuted else _kind(claim.where)
+    statement = Statement(kind, title, context.label("claim", claim.id), tuple(blocks))
+    if not result.steps or (refuted and claim.corrected_by):
+        return [statement]
+    return [statement, Proof(_proof(context, result, names))]
+
+
+def _proof(context: _Context, result: Result, names: Names) -> tuple[Block, ...]:
+    view = context.view
+    blocks: list[Block] = []
+    for step in result.setup:
+        rule = prose(step.rule[:1].upper() + step.rule[1:])
+        blocks.append(Paragraph(rf"\emph{{{rule}}}: {prose(step.reason)}."))
+        blocks.append(Display("", (("", latex(step.expression, names, view)),)))
+    chain = tuple((rule_name(step.rule), latex(step.expression, names, view)) for step in result.steps)
+    reasons = dict.fromkeys((step.rule, step.reason) for step in result.steps)
+    blocks += [
+        Display(result.quantity, chain), Paragraph("Here"),
+        Reasons(tuple((rule_name(rule), prose(reason)) for rule, reason in reasons)),
+    ]  # fmt: skip
+    if result.sources:
+        blocks.append(Paragraph(f"See {', '.join(context.cite(source) for source in result.sources)}."))
+    return tuple(blocks)
 
 
 def _witness(verdict: Verdict, names: Names, view: View) -> str:
@@ -248,24 +335,19 @@ def _witness(verdict: Verdict, names: Names, view: View) -> str:
     return f": at ${at}$," + values + "." if at else f": {values.strip()}."
 
 
-def _errata(context: _Context, verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for verdict in verdicts:
-        claim = verdict.claim
-        if verdict.status is not Status.REFUTED:
-            continue
-        replaced = rf" See \cref{{{label_of('claim', claim.corrected_by)}}}." if claim.corrected_by else ""
+def _errata_section(context: _Context, verdicts: Sequence[Verdict]) -> Section:
+    rows: list[tuple[str, ...]] = []
+    for claim in (verdict.claim for verdict in verdicts if verdict.status is Status.REFUTED):
+        replaced = rf" See \cref{{{context.label('claim', claim.corrected_by)}}}." if claim.corrected_by else ""
         note = f"{prose(_sentence(claim.note))}." if claim.note else ""
-        printed = rf"{prose(_sentence(claim.title))} (\cref{{{label_of('claim', claim.id)}}})"
-        rows.append({"where": _prose(claim.where), "printed": Latex(printed), "correct": Latex(note + replaced)})
-    rows += [
-        {"where": _prose(slip.where), "printed": _prose(slip.printed), "correct": _prose(slip.correct)}
-        for slip in context.derivation.slips
-    ]
-    return rows
+        printed = rf"{prose(_sentence(claim.title))} (\cref{{{context.label('claim', claim.id)}}})"
+        rows.append((prose(claim.where), printed, note + replaced))
+    rows += [(prose(slip.where), prose(slip.printed), prose(slip.correct)) for slip in context.derivation.slips]
+    table = Table((0.2, 0.36, 0.36), ("in the paper", "as printed", "correct"), tuple(rows))
+    return context.section("Errata", "errata", (table,) if rows else ())
 
 
-def _notation(item: SymbolInfo, view: View) -> dict[str, Any]:
+def _notation(item: SymbolInfo, view: View) -> tuple[str, ...]:
     domain = item.domain
     low = "" if domain.lower is None else latex(domain.lower, view=view)
     high = r"\infty" if domain.upper is None else latex(domain.upper, view=view)
@@ -276,16 +358,13 @@ def _notation(item: SymbolInfo, view: View) -> dict[str, Any]:
     else:
         values = f"{'(' if domain.open_lower or not low else '['}{low or '-' + chr(92) + 'infty'}, {high}"
         values += ")" if domain.upper is None else "]"
-    name = latex(item.symbol, view=view)
-    return {"latex": Latex(name), "meaning": _prose(item.meaning), "range": Latex(f"${values}$")}
+    return f"${latex(item.symbol, view=view)}$", prose(item.meaning), f"${values}$"
 
 
-def _measurement(row: Measurement) -> dict[str, Any]:
-    return {
-        "quantity": _prose(row.quantity), "setting": _prose(row.setting), "predicted": Latex(_number(row.predicted)),
-        "measured": Latex(_number(row.measured)), "stderr": Latex(_number(row.stderr, 2)),
-        "z": Latex(f"{row.z:.2f}" if math.isfinite(row.z) else r"\infty"),
-    }  # fmt: skip
+def _measurement(row: Measurement) -> tuple[str, ...]:
+    z = f"{row.z:.2f}" if math.isfinite(row.z) else r"\infty"
+    numbers = (_number(row.predicted), _number(row.measured), _number(row.stderr, 2), z)
+    return prose(row.quantity), prose(row.setting), *(f"${number}$" for number in numbers)
 
 
 def _number(value: Any, digits: int = 6) -> str:
@@ -296,14 +375,8 @@ def _number(value: Any, digits: int = 6) -> str:
     return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
 
 
-def _shown(quantity: str, relation: str, body: str) -> str:
-    if relation and quantity:
-        return chain_latex(quantity, [("", body)], relation=relation)
-    return chain_latex("", [("", f"{relation} {body}".strip())])
-
-
-def _display(formula: Formula, indent: float = 0.0) -> Latex:
-    return Latex(chain_latex(formula.quantity, [("", formula.latex)], indent=indent))
+def _display(formula: Formula, indent: float = 0.0) -> Display:
+    return Display(formula.quantity, (("", formula.latex),), indent=indent)
 
 
 def _inline(formula: str) -> str:
@@ -323,11 +396,3 @@ def _kind(where: str) -> str:
 
 def _sentence(text: str) -> str:
     return text.strip().rstrip(".")
-
-
-def _prose(text: str) -> Latex:
-    return Latex(prose(text))
-
-
-def _figure_path(figure: Figure) -> str:
-    return f"figures/{re.sub('[^A-Za-z0-9]+', '-', figure.name).strip('-').lower()}.pdf"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +14,7 @@ from symprop.core import symbols
 from symprop.core.expression import factored
 from symprop.core.proof import ProofStep
 from symprop.depth import DepthSolution
+from symprop.functions.softmax_layer import LayerMoment
 from symprop.network.trace import Trace
 from symprop.notation import View
 from symprop.report.printer import latex, text
@@ -101,26 +102,50 @@ def block_report(derivation: PaperDerivation, view: View) -> BlockReport:
     """Steps, proof chains, closed form over depth and depth limit of a derivation's block."""
     trace = derivation.trace
     names = block_names(trace, view)
-    labels = {0: r"X^{\ell}"} | {position: _label(step.atoms.label) for position, step in enumerate(trace.steps, 1)}
-    labels[trace.output] = r"X^{\ell+1}"
-    steps = []
-    for position, step in enumerate(trace.steps, 1):
-        equations = step_equations(step, tuple(trace.signal(item) for item in step.inputs), view)
-        formulas = tuple(
-            Formula(_name(symbol, names), value, names, view) for symbol, value in equations.items() if value != 0
-        )
-        component = step.component
-        inputs = tuple(labels[item] for item in step.inputs)
-        steps.append(BlockStep(labels[position], inputs, _described(step.component, view), component.rule,
-                               component.reason, formulas))  # fmt: skip
+    steps = block_steps(trace, view)
     chains = []
-    for coordinate in view.coordinates:
+    # A chain through a single step is that step again.
+    for coordinate in view.coordinates if len(trace.steps) > 1 else ():
         links = trace_chain(trace, view, coordinate)
         if links and links[-1].expression != 0 and max(sp.count_ops(link.expression) for link in links) <= READABLE:
             chains.append(Chain(_name(coordinate.symbol(trace.result.label), names), links, names))
     if derivation.solution is None:
-        return BlockReport(tuple(steps), tuple(chains), (), "", (), "", None)
-    return _solved(derivation.solution, view, tuple(steps), tuple(chains))
+        return BlockReport(steps, tuple(chains), (), "", (), "", None)
+    return _solved(derivation.solution, view, steps, tuple(chains))
+
+
+def block_steps(trace: Trace, view: View, *, tidy: bool = True) -> tuple[BlockStep, ...]:
+    """The steps of a block in a view's coordinates; ``tidy=False`` leaves the equations as the components state them."""
+    names = block_names(trace, view)
+    labels = {0: r"X^{\ell}"} | {position: _label(step.atoms.label) for position, step in enumerate(trace.steps, 1)}
+    labels[trace.output] = r"X^{\ell+1}"
+    steps = []
+    for position, step in enumerate(trace.steps, 1):
+        if tidy:
+            equations = step_equations(step, tuple(trace.signal(item) for item in step.inputs), view)
+        else:
+            equations = dict(zip(view.symbols(step.atoms), view.values(step.value), strict=True))
+        calls = sorted(set().union(*(value.atoms(LayerMoment) for value in equations.values())), key=str)
+        named, own = _named_moments(calls), dict(names)
+        own |= {symbol: LatexName(symbol.name, _moment_name(call)) for call, symbol in named.items()}
+        formulas = tuple(
+            Formula(_name(symbol, names), value.xreplace(named), own, view) for symbol, value in equations.items() if value != 0
+        ) + tuple(Formula(_moment_name(call), call, names, view) for call in named)
+        component = step.component
+        inputs = tuple(labels[item] for item in step.inputs)
+        steps.append(BlockStep(labels[position], inputs, _described(step.component, view), component.rule,
+                               component.reason, formulas))  # fmt: skip
+    return tuple(steps)
+
+
+def _named_moments(calls: Sequence[LayerMoment]) -> dict[LayerMoment, sp.Symbol]:
+    """Symbols for moments of softmax weights, which would fill a line each; none where one moment has two arguments."""
+    named = {call: sp.Symbol(f"M_{call.args[0]}", positive=True) for call in calls}
+    return named if len(set(named.values())) == len(named) else {}
+
+
+def _moment_name(call: LayerMoment) -> str:
+    return latex(call).partition("(")[0].removesuffix(r"\bigl").removesuffix(r"\Bigl")
 
 
 def _solved(

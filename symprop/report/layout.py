@@ -13,32 +13,32 @@ def chain_latex(quantity: str, steps: Sequence[tuple[str, str]], *, indent: floa
     ``steps`` holds pairs of LaTeX: the rule (may be empty) and the right-hand side. ``indent`` is the part of the
     line, in em, that is not available.
     """
+    rows = (f"{left + ' ' if left else ''}& {right}" for left, right in chain_rows(quantity, steps, indent, relation))
+    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+
+
+def chain_rows(
+    quantity: str, steps: Sequence[tuple[str, str]], indent: float = 0.0, relation: str = "="
+) -> list[tuple[str, str]]:
+    """The lines of that chain, each with what stands left and right of where they are aligned."""
     room = LINE - indent
+    if not quantity:
+        return [("", line) for _, body in steps for line in _lines(body, room, 2.0)]
     signs = [rf"\stackrel{{{rule}}}{{{relation}}}" if rule else relation for rule, _ in steps]
     # A rule is set in script size over its sign.
     sign_width = max([1.3, *(0.68 * width(rule) + 0.5 for rule, _ in steps)])
     left = width(quantity)
     beside = left <= 0.25 * room or (len(steps) == 1 and left + sign_width + width(steps[0][1]) <= room)
-    if not quantity:
-        rows = [_row("", "", line) for _, body in steps for line in _lines(body, room, 2.0)]
-        return _aligned(rows)
-    rows = [] if beside else [f"& {line}" for line in _lines(quantity, room, 2.0)]
+    rows = [] if beside else [("", line) for line in _lines(quantity, room, 2.0)]
     lead = "" if beside else r"\quad "
     free = room - sign_width - (left if beside else 1.0)
     for sign, (_, body) in zip(signs, steps, strict=True):
         for number, line in enumerate(_lines(body, free, 2.0)):
-            head = quantity + " " if beside and not rows else ""
-            rows.append(f"{head}& {lead}{sign} {line}" if number == 0 else rf"& {lead}\qquad {line}")
-    return _aligned(rows)
+            head = quantity if beside and not rows else ""
+            rows.append((head, f"{lead}{sign} {line}" if number == 0 else rf"{lead}\qquad {line}"))
+    return rows
 
 
 def _lines(body: str, room: float, indent: float) -> list[str]:
     return [body] if width(body) <= room else broken(body, room, room - indent)
 
-
-def _row(head: str, lead: str, line: str) -> str:
-    return f"{head}& {lead}{line}"
-
-
-def _aligned(rows: Sequence[str]) -> str:
-    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"

@@ -245,6 +245,18 @@ class ProofPrinter(LatexPrinter):
         arguments = [str(self._print(argument)) for argument in expr.arguments]
         return self._called(rf"\text{{{expr.label}}}", arguments, exp)
 
+    def _print_LayerMoment(self, expr: sp.Expr, exp: Any = None) -> str:
+        name, _, strength, tokens, _, _, deficit, *_ = expr.args
+        arguments = [str(self._print(argument)) for argument in (strength, deficit, tokens)]
+        call = rf"\mathcal{{M}}_{{\text{{{str(name).replace('_', ' ')}}}}}" + brackets(", ".join(arguments))
+        return call if exp is None else _power(brackets(call), exp)
+
+    def _print_log(self, expr: sp.Expr, exp: Any = None) -> str:
+        argument = expr.args[0]
+        body = str(self._print(argument))
+        call = rf"\log {body}" if argument.is_Symbol or argument.is_Integer else rf"\log{brackets(body)}"
+        return call if exp is None else _power(brackets(call), exp)
+
     def _print_RisingRatio(self, expr: sp.Expr, exp: Any = None) -> str:
         first, second, count = expr.args
         index = sp.Symbol("j")

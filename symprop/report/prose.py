@@ -6,7 +6,7 @@ import re
 
 from symprop.core import symbols
 from symprop.report.printer import MATRICES, plain_name
-from symprop.report.unicode import LETTERS, unicode_of
+from symprop.report.unicode import LETTERS, is_formula, unicode_of
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -29,6 +29,9 @@ _SIGNS = {"||_F": r"\|_F", "||": r"\|", "<=": r"\le ", ">=": r"\ge ",
 _LEADING = {"kron", "=", "<=", ">=", "->", "+", "-"}
 _UNESCAPED = ((r"\$", "\ue000"), (r"\%", "%"), ("$", ""), ("\ue000", "$"), ("''", '"'), (r"\textbackslash{}", "\ue001"),
               (r"\textasciicircum{}", "\ue002"), (r"\textasciitilde{}", "~"))  # fmt: skip
+_WRITTEN = re.compile(r"(?<!\\)\$(?! )([^$\n]+?)(?<! )\$(?!\d)")
+_VERBS = {"is", "has", "acts", "and", "or", "of", "at", "with"}
+"""What follows a matrix A at the start of a sentence, and not the article."""
 _WORDS = {"gap", "layer", "common", "a"}
 _MATH = re.compile(r"\w+_[\w{]|\)_\w|\)/\(?\w|\w\^|\|\||[=<>+*]|^(?:kron|tr|Pi|infinity|E|-)$|^[B-HJ-Z]'?$"
                    r"|^[A-Za-z]{1,2}/[A-Za-z]{1,2}$"
@@ -59,11 +62,29 @@ def _printable(character: str) -> bool:
 
 
 def prose(text: str) -> str:
-    """A sentence in LaTeX; what looks like a formula in ASCII becomes one.
+    """A sentence in LaTeX; what looks like a formula in ASCII becomes one, and a formula between dollars stays.
 
     >>> prose("G = X^T Pi X, a 50% share")
     '$G = X^\\\\top \\\\Pi X$, a 50\\\\% share'
+    >>> prose(r"$W^\\top$, not $5 or $\\input{x}$")
+    '$W^\\\\top$, not \\\\$5 or \\\\$\\\\textbackslash{}input\\\\{x\\\\}\\\\$'
     """
+    parts: list[str] = []
+    position = 0
+    for found in _WRITTEN.finditer(text):
+        if is_formula(found[1]):
+            parts += [_plain_prose(text[position : found.start()]), found[0]]
+            position = found.end()
+    return "".join([*parts, _plain_prose(text[position:])]).strip()
+
+
+def _plain_prose(text: str) -> str:
+    """A part of a sentence, with the spaces that set it off from its neighbours."""
+    body = _sentence(text)
+    return f"{' ' if text[:1].isspace() else ''}{body}{' ' if body and text[-1:].isspace() else ''}"
+
+
+def _sentence(text: str) -> str:
     words = text.split()
     mathematical = [_is_math(word) for word in words]
     for index, word in enumerate(words):
@@ -72,6 +93,10 @@ def prose(text: str) -> str:
             after = index + 1 < len(words) and mathematical[index + 1] and word[-1] not in ",;:."
             article = word in ("a", "A", "I") and not (after and words[index + 1] in _LEADING)
             mathematical[index] = before or (after and not article)
+    for index in range(len(words) - 1):
+        starts = index == 0 or words[index - 1][-1] in ".:"
+        if starts and words[index] == "A" and words[index + 1] not in _VERBS and words[index + 1].isalpha():
+            mathematical[index] = mathematical[index + 1]
     parts: list[str] = []
     run: list[str] = []
     for word, math in zip(words, mathematical, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import accumulate
 
 LETTERS = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "theta": "θ", "kappa": "κ",
@@ -37,6 +38,21 @@ def unicode_of(latex: str) -> str:
     """
     reader = _Reader(_TOKEN.findall(latex))
     return " ".join(reader.read().split()).replace("( ", "(").replace(" )", ")").replace(" ,", ",")
+
+
+def is_formula(latex: str) -> bool:
+    """Whether LaTeX is a formula of known commands and closed braces, which may be typeset as it stands.
+
+    >>> is_formula(r"\\frac{d}{n^2}"), is_formula(r"\\input{x}")
+    (True, False)
+    """
+    known = {*_SYMBOLS, *_ACCENTS, *_PLAIN, *_IGNORED, "frac", "tfrac", "sqrt"} - {"&", "%", "#", "$"}
+    tokens = _TOKEN.findall(latex)
+    depths = list(accumulate((token == "{") - (token == "}") for token in tokens))
+    return (
+        bool(tokens) and min(depths) >= 0 and depths[-1] == 0 and tokens[-1] not in ("^", "_")
+        and all(token[1:] in known if token[0] == "\\" else token.isascii() and token not in "%#&$~" for token in tokens)
+    )  # fmt: skip
 
 
 class _Reader:

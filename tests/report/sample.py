@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sympy as sp
-
 from symprop.claims import Claim, Curve, Figure, Paper, PaperDerivation, Points, Result, Slip, Status, trace_chain
 from symprop.components import Linear, UniformAttention
 from symprop.core.symbols import alpha_1, alpha_2, d, d_F, sigma_down2, sigma_up2, sigma_v2
@@ -120,7 +118,7 @@ def make() -> PaperDerivation:
     return PaperDerivation(
         paper,
         NOCI,
-        {sigma_v2: 1 / sp.Symbol("d")},
+        {sigma_v2: 1 / d, sigma_up2: 1 / d, sigma_down2: 1 / d_F},
         lambda: _solution().trace,
         _claims,
         lambda: (),

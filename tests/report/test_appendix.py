@@ -8,37 +8,60 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from symprop.claims import PaperDerivation, check
-from symprop.core.errors import SympropError
+from symprop.claims import PaperDerivation
+from symprop.core.errors import SympropError, UnknownNameError
 from symprop.report import pdf
-from symprop.report.appendix import appendix, bibliography
+from symprop.report.document import Document
+from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
+from symprop.report.tex import bibliography, latex_files
 
+OWN_STATEMENTS = r"""\documentclass[a4paper]{article}
+\usepackage[margin=2.5cm]{geometry}
+\usepackage{amsthm}
+\newtheorem{theorem}{Satz}
+\newtheorem{remark}{Bemerkung}"""
+"""A document that has statements of its own."""
+HOST = r"""
+\usepackage[T1]{fontenc}
+\usepackage{lmodern}
+\input{macros}
+\setlength{\textwidth}{16cm}\emergencystretch=3em
+\begin{document}
+As \cref{claim:norm} says.
+\appendix
+\input{derivation}
+\bibliographystyle{plain}
+\bibliography{references}
+\end{document}
+"""
 SAMPLE = Path(__file__).with_name("sample.py")
 DIGEST = """
 import hashlib, importlib.util, sys
 spec = importlib.util.spec_from_file_location("report_sample", sys.argv[1])
 sample = importlib.util.module_from_spec(spec); sys.modules["report_sample"] = sample; spec.loader.exec_module(sample)
 from symprop.claims import check
-from symprop.report.appendix import appendix
+from symprop.report.appendix import Part, appendix
+from symprop.report.page import html_page
+from symprop.report.tex import latex_files
 d = sample.make()
-files = appendix(d, d.view, [check(c) for c in d.claims], sample.measurements(), sample.figures())
+document = appendix([Part(d, [check(c) for c in d.claims], sample.measurements(), sample.figures())], d.view)
+files = latex_files(document) | {"page.html": html_page(document)}
 for name, body in sorted(files.items()):
     print(name, hashlib.sha256(body if isinstance(body, bytes) else body.encode()).hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
-def files(derivation: PaperDerivation, sample: ModuleType) -> dict[str, str | bytes]:
-    verdicts = [check(claim) for claim in derivation.claims]
-    return appendix(derivation, derivation.view, verdicts, sample.measurements(), sample.figures())
+def files(document: Document) -> dict[str, str | bytes]:
+    return latex_files(document)
 
 
-def test_same_bytes_under_two_hash_seeds(files: dict[str, str | bytes]) -> None:
+def test_same_bytes_under_two_hash_seeds(document: Document, files: dict[str, str | bytes]) -> None:
+    files = files | {"page.html": html_page(document)}
     wanted = "".join(
         f"{name} {hashlib.sha256(body if isinstance(body, bytes) else body.encode()).hexdigest()}\n"
         for name, body in sorted(files.items())
@@ -82,6 +105,54 @@ def test_plain_text_is_escaped(files: dict[str, str | bytes]) -> None:
     assert re.findall(r"\\input\b", page) == [r"\input"]
     assert "^^5c" not in page
     assert r"100\% \& more" in str(files["references.bib"])
+
+
+def test_two_derivations_share_notation_assumptions_and_numbers(both: Document, document: Document) -> None:
+    files = latex_files(both)
+    page = str(files["appendix.tex"])
+    labels = re.findall(r"\\label\{([^}]*)\}", page)
+    assert len(labels) == len(set(labels))
+    wanted = {name for group in re.findall(r"\\[cC]ref\{([^}]*)\}", page) for name in group.split(",")}
+    assert wanted <= set(labels)
+    assert {"claim:noci2022-norm", "claim:other2023-norm", "sec:notation"} <= set(labels)
+    titles = [section.title for section in both.sections]
+    assert titles[:3] == ["Notation", "Assumptions", "The block (Noci et al. 2022)"] and "Results (Other 2023)" in titles
+    single = [section.blocks for section in document.sections[:2]]
+    assert [section.blocks for section in both.sections[:2]] == single
+    assert {name for name in files if name.startswith("figures/")} == {
+        "figures/noci2022-norm-over-depth.pdf", "figures/other2023-norm-over-depth.pdf"
+    }
+    assert str(files["references.bib"]).count("@misc") == 2
+
+
+def _compiled(files: dict[str, str | bytes], folder: Path) -> list[str]:
+    for name, body in files.items():
+        target = folder / name
+        target.parent.mkdir(exist_ok=True, parents=True)
+        target.write_bytes(body if isinstance(body, bytes) else body.encode())
+    return log_warnings(compile_document(folder)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(engine() is None, reason="no LaTeX engine on the path")
+def test_two_derivations_compile_without_warnings(both: Document, tmp_path: Path) -> None:
+    assert _compiled(latex_files(both), tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(engine() is None, reason="no LaTeX engine on the path")
+@pytest.mark.parametrize("preamble", [r"\documentclass{report}", OWN_STATEMENTS])
+def test_input_only_goes_into_another_document(document: Document, tmp_path: Path, preamble: str) -> None:
+    files = latex_files(document, "input-only")
+    page = str(files.pop("appendix.tex"))
+    assert "documentclass" not in page and r"\begin{document}" not in page
+    host = preamble + HOST
+    assert _compiled(files | {"derivation.tex": page, "appendix.tex": host}, tmp_path) == []
+
+
+def test_an_unknown_style_is_refused(document: Document) -> None:
+    with pytest.raises(UnknownNameError, match="input-only"):
+        latex_files(document, "input")
 
 
 def test_bibliography(derivation: PaperDerivation) -> None:

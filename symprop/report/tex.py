@@ -1,0 +1,130 @@
+"""A report as LaTeX: a folder of files with the same bytes on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from symprop.claims import Paper
+from symprop.core.errors import UnknownNameError
+from symprop.report.document import (
+    Block,
+    Display,
+    Document,
+    Items,
+    Paragraph,
+    Picture,
+    Proof,
+    Reasons,
+    Section,
+    Statement,
+    Sweep,
+    Table,
+)
+from symprop.report.figures import figure_pdf
+from symprop.report.layout import chain_latex
+from symprop.report.prose import escape
+
+STYLES = ("article", "input-only")
+"""Forms of ``appendix.tex``: a document of its own, or sections for a document of any class."""
+
+
+def latex_files(document: Document, style: str = "article") -> dict[str, str | bytes]:
+    """The files of a report, by relative path: ``appendix.tex``, ``macros.tex``, ``references.bib``, figures.
+
+    With the style ``input-only`` a document of any class takes ``macros.tex`` into its preamble and ``appendix.tex`` into its
+    body; statements that the class or the document defines already stay its own. Raises
+    :class:`~symprop.core.errors.UnknownNameError` for another style and
+    :class:`~symprop.core.errors.MissingExtraError` for figures without matplotlib.
+    """
+    if style not in STYLES:
+        raise UnknownNameError("style", style, STYLES)
+    environment = _environment()
+    files: dict[str, str | bytes] = {
+        "appendix.tex": environment.get_template("appendix.tex").render(
+            title=document.title, introduction=_blocks(document.introduction), own=style == "article",
+            body="\n".join(map(_section, document.sections)), keys=sorted(paper.key for paper in document.papers),
+        ),
+        "macros.tex": environment.get_template("macros.tex").render(),
+        "references.bib": bibliography(document.papers),
+    }  # fmt: skip
+    for block in document.blocks():
+        if isinstance(block, Picture):
+            files[_figure_path(block)] = figure_pdf(block.figure)
+    return files
+
+
+def bibliography(papers: Iterable[Paper]) -> str:
+    """BibTeX entries."""
+    entries = []
+    for paper in dict.fromkeys(papers):
+        fields = {
+            "author": escape(paper.authors), "title": f"{{{escape(paper.title)}}}",
+            "howpublished": escape(paper.venue), "year": str(paper.year),
+        }  # fmt: skip
+        if paper.url:
+            address = paper.url.replace("{", "").replace("}", "").replace("\\", "")
+            fields["note"] = rf"\url{{{address}}}"
+        body = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items())
+        entries.append(f"@misc{{{paper.key},\n{body}\n}}\n")
+    return "\n".join(entries)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("symprop.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        block_start_string=r"\BLOCK{", block_end_string="}", variable_start_string=r"\VAR{", variable_end_string="}",
+        comment_start_string=r"\COMMENT{", comment_end_string="}", keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def _section(section: Section) -> str:
+    return f"\\section{{{section.title}}}\\label{{{section.label}}}\n{_blocks(section.blocks)}\n"
+
+
+def _blocks(blocks: Iterable[Block]) -> str:
+    return "\n".join(filter(None, map(_block, blocks)))
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Paragraph(text, heading):
+            return f"\\paragraph{{{heading}}} {text}" if heading else text
+        case Display(quantity, steps, relation, indent):
+            return chain_latex(quantity, steps, indent=indent, relation=relation)
+        case Items(items):
+            return _environment_of("enumerate", "\n".join(f"\\item {_blocks(item)}" for item in items))
+        case Reasons(pairs):
+            lines = [rf"\item[\normalfont${rule}$:] {reason}" for rule, reason in pairs]
+            spacing = r"\setlength{\itemsep}{0pt}\setlength{\parskip}{0pt}"
+            return f"\\begin{{description}}{spacing}\n" + ";\n".join(lines) + ".\n\\end{description}"
+        case Statement(kind, title, label, inner):
+            return f"\\begin{{{kind}}}[{{{title}}}]\\label{{{label}}}\n{_blocks(inner)}\n\\end{{{kind}}}"
+        case Proof(inner):
+            return _environment_of("proof", _blocks(inner)) + "\n"
+        case Table():
+            return _table(block)
+        case Picture(_, caption, label):
+            image = rf"\includegraphics[width=0.85\linewidth]{{{_figure_path(block)}}}"
+            return f"\\begin{{figure}}[H]\n\\centering\n{image}\n\\caption{{{caption}}}\\label{{{label}}}\n\\end{{figure}}"
+        case Sweep():
+            # Paper has no slider.
+            return ""
+
+
+def _environment_of(name: str, body: str) -> str:
+    return f"\\begin{{{name}}}\n{body}\n\\end{{{name}}}"
+
+
+def _table(table: Table) -> str:
+    columns = "".join(rf"L{{{item}\linewidth}}" if isinstance(item, float) else item for item in table.columns)
+    lines = [rf"\begin{{longtable}}{{@{{}}{columns}@{{}}}}", rf"\toprule {' & '.join(table.heads)} \\ \midrule \endhead"]
+    lines += [" & ".join(row) + r" \\" for row in table.rows]
+    return _environment_of(table.size, "\n".join([*lines, r"\bottomrule", r"\end{longtable}"]))
+
+
+def _figure_path(picture: Picture) -> str:
+    return f"figures/{picture.label.partition(':')[2]}.pdf"
