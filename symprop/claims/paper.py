@@ -199,7 +199,7 @@ class PaperDerivation:
             for spec in group():
                 if spec.name == name:
                     return spec
-        raise UnknownNameError("evaluator", f"{self.key}:{name}", (f"{self.key}:{spec.name}" for spec in self.evaluators))
+        raise UnknownNameError("evaluator", f"{self.key}:{name}".rstrip(":"), (f"{self.key}:{spec.name}" for spec in self.evaluators))
 
     def claim(self, name: str) -> Claim:
         """The claim of that id; :class:`UnknownNameError` with the nearest one otherwise."""
