@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from symprop import __version__, bundled, completion
-from symprop.core.errors import InputError, SympropError, UnknownNameError
+from symprop.core.errors import InputError, SympropError, UnknownNameError, one_line
 
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
@@ -55,8 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {one_line(message, 200)} ({self.prog} --help says what is allowed)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="symprop", description="Signal propagation in transformers, derived.")
+    parser = _Parser(prog="symprop", description="Signal propagation in transformers, derived.")
     parser.add_argument("--version", action="version", version=f"symprop {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -132,19 +139,19 @@ def _parser() -> argparse.ArgumentParser:
                           "folder with one compares trained weights with their initialisation")
     sub.add_argument("--forward", action="store_true", help="for a checkpoint: also run the model (transformers)")
     sub.add_argument("--keys", action="store_true", help="what a .toml file may contain")
-    sub.add_argument("--depth", type=int, metavar="N", help="number of layers")
-    sub.add_argument("--width", type=int, metavar="N", help="width of the residual stream, a multiple of a head's width")
-    sub.add_argument("--seq-len", type=int, default=128, metavar="N", help="tokens of the sequence (default 128)")
+    sub.add_argument("--depth", type=_integer, metavar="N", help="number of layers")
+    sub.add_argument("--width", type=_integer, metavar="N", help="width of the residual stream, a multiple of a head's width")
+    sub.add_argument("--seq-len", type=_integer, default=128, metavar="N", help="tokens of the sequence (default 128)")
     sub.add_argument("--words", default="distinct", metavar="KIND",
                      help="distinct (default), or drawn from the vocabulary: uniform, or zipf so that words repeat")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of drawn words (default 0)")
-    sub.add_argument("--padding", type=int, default=0, metavar="N", help="tokens at the end that nobody sees")
+    sub.add_argument("--padding", type=_integer, default=0, metavar="N", help="tokens at the end that nobody sees")
     sub.add_argument("--state", default="auto", metavar="NAME",
                      help="exchangeable (fast), gram (any tokens), or auto: the first where it suffices")
     sub.add_argument("--init", action="append", default=[], metavar="KEY=EXPR",
                      help="a variance or scale, e.g. output=0.02**2/(2*L) or branch_scale=1/sqrt(L); may be repeated")
-    sub.add_argument("--growth", type=float, default=10.0, metavar="X", help="allowed change of the gradient (default 10)")
-    sub.add_argument("--cosine", type=float, default=0.9, metavar="X", help="token cosine that a repair aims at (default 0.9)")
+    sub.add_argument("--growth", type=_float, default=10.0, metavar="X", help="allowed change of the gradient (default 10)")
+    sub.add_argument("--cosine", type=_float, default=0.9, metavar="X", help="token cosine that a repair aims at (default 0.9)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
     sub.add_argument("--latex", action="store_true", help="the formulas of one layer of this model, in LaTeX")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
@@ -177,7 +184,7 @@ def _completion(options: argparse.Namespace) -> int:
 
 def _seed(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"seed = {text[:30]!r} is not allowed: expected an integer in [0, 999999999]")
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer in [0, 999999999]")
     return int(text)
 
 
@@ -185,6 +192,19 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:10]) <= 10**6:
         raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer in [1, 1000000]")
     return int(text)
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected a number") from None
 
 
 def _list(options: argparse.Namespace) -> int:

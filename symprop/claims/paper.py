@@ -199,7 +199,8 @@ class PaperDerivation:
             for spec in group():
                 if spec.name == name:
                     return spec
-        raise UnknownNameError("evaluator", f"{self.key}:{name}".rstrip(":"), (f"{self.key}:{spec.name}" for spec in self.evaluators))
+        known = (f"{self.key}:{spec.name}" for spec in self.evaluators)
+        raise UnknownNameError("evaluator", f"{self.key}:{name}" if name else self.key, known)
 
     def claim(self, name: str) -> Claim:
         """The claim of that id; :class:`UnknownNameError` with the nearest one otherwise."""
