@@ -572,7 +572,7 @@ def gradient_growth(
 
     .. math::
 
-        \mathrm{growth} = \left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M m\right)}{A M - A - M} + A - \frac{A \left(A M - A - M m\right)}{A M - A - M} + M \chi - \frac{M \left(A M - A - M m\right)}{A M - A - M} + \frac{A M - A - M m}{A M - A - M}\right)}{A M - A - M m}\right)^{L}}{n}
+        \mathrm{growth} = \left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(- \frac{M \left(- \chi + m\right) \left(A M - A - M\right)}{A M - A - M m} + 1\right)^{L}}{n}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -744,9 +744,6 @@ static inline double square(double x) { return x*x; }
 """,
     "times_growth": r"""
 static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
-""",
-    "each_pow": r"""
-static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
 """,
     "CELLS": r"""
 enum { TERMS = 8, CELLS = 80 };
@@ -1152,7 +1149,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gradient_growth": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'times_growth', 'each_pow'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'times_growth'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1163,42 +1160,24 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_n = in[4];
     const double *restrict a_L = in[5];
     double *restrict result_0 = out[0];
-    double a_x0[BLOCK];
-    double a_x1[BLOCK];
-    double a_x8[BLOCK];
-    double a_y0[BLOCK];
-    double a_x9[BLOCK];
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
+        const double L_ = a_L[i];
         const double M_ = a_M[i];
         const double chi_ = a_chi[i];
         const double m_ = a_m[i];
         const double n_ = a_n[i];
         const double x0_ = f_log1p(-A_);
-        a_x0[i] = x0_;
         const double x1_ = 1.0/((n_));
-        a_x1[i] = x1_;
-        const double x2_ = A_*M_;
-        const double x3_ = A_ - x2_;
-        const double x4_ = (-M_) - x3_;
-        const double x5_ = M_*chi_;
-        const double x6_ = (-M_*m_) - x3_;
-        const double x7_ = x6_/x4_;
-        const double x8_ = f_log1p(x5_/(A_ + x7_*(1.0 - A_)) - M_);
-        a_x8[i] = x8_;
-        const double y0_ = x4_*(x2_*x7_ + x3_ + x5_ + x7_ - A_*x7_ - M_*x7_)/x6_;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_y0, a_L, a_x9);
-    for (long i = 0; i < count; i++) {
-        const double L_ = a_L[i];
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x8_ = a_x8[i];
-        const double x9_ = a_x9[i];
-        const double x10_ = f_exp(L_*(x0_ + x8_));
-        const double x11_ = times_growth(1.0 - x1_, x10_);
-        const double next_0 = x1_*x9_ + x11_;
+        const double x2_ = A_ - A_*M_;
+        const double x3_ = M_*m_;
+        const double x4_ = A_ + x3_ - A_*M_*m_;
+        const double x5_ = f_log1p(-M_*((-M_) - x2_)*(m_ - chi_)/((-x2_) - x3_));
+        const double x6_ = f_log1p(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x4_)/x4_);
+        const double x7_ = f_exp(L_*x5_);
+        const double x8_ = f_exp(L_*(x0_ + x6_));
+        const double x9_ = times_growth(1.0 - x1_, x8_);
+        const double next_0 = x1_*x7_ + x9_;
         result_0[i] = next_0;
     }
 }

@@ -878,7 +878,7 @@ def gradient_growth(
 
     .. math::
 
-        \mathrm{growth} = \left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M m\right)}{A M - A - M} + A - \frac{A \left(A M - A - M m\right)}{A M - A - M} + M \chi - \frac{M \left(A M - A - M m\right)}{A M - A - M} + \frac{A M - A - M m}{A M - A - M}\right)}{A M - A - M m}\right)^{L}}{n}
+        \mathrm{growth} = \left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(- \frac{M \left(- \chi + m\right) \left(A M - A - M\right)}{A M - A - M m} + 1\right)^{L}}{n}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -920,7 +920,7 @@ def gradient_growth(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_growth = np.empty(_shape)
-    # 36 operations a point
+    # 39 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -935,21 +935,19 @@ def gradient_growth(
             if _changed & 0b10000:
                 x1 = 1/n
             if _changed & 0b11:
-                x2 = A*M
-                x3 = A - x2
-                x4 = (-M) - x3
-            if _changed & 0b1010:
-                x5 = M*chi
+                x2 = A - A*M
+            if _changed & 0b110:
+                x3 = M*m
             if _changed & 0b111:
-                x6 = (-M*m) - x3
-                x7 = x6/x4
+                x4 = A + x3 - A*M*m
             if _changed & 0b1111:
-                x8 = np.log1p(x5/(A + x7*(1 - A)) - M)
+                x5 = np.log1p(-M*((-M) - x2)*(m - chi)/((-x2) - x3))
+                x6 = np.log1p(M*(A*chi + M*chi - A*M*chi - x4)/x4)
             if _changed & 0b101111:
-                x9 = np.power(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
-                x10 = np.exp(L*(x0 + x8))
-            x11 = _times_growth(1 - x1, x10)
-            _to_growth[_at] = x1*x9 + x11
+                x7 = np.exp(L*x5)
+                x8 = np.exp(L*(x0 + x6))
+            x9 = _times_growth(1 - x1, x8)
+            _to_growth[_at] = x1*x7 + x9
 
     _in_parts(_work, workers)
     return _to_growth[()]

@@ -907,7 +907,7 @@ def angle_exponent(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\frac{\frac{\alpha_{\mathrm{MLP}}^{2} \alpha_{\mathrm{SA}}^{2}}{\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2} + \frac{\alpha_{\mathrm{SA}}^{2} \left(\sigma_w^2\right)^{2}}{2 \left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right)}}{\alpha_{\mathrm{MLP}}^{2} + \sigma_w^2 \left(\frac{\sigma_w^2}{2} + \frac{\sigma_b^2}{2}\right) + \sigma_b^2} \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(1 - \frac{2 \alpha_{\mathrm{MLP}}^{2} \sigma_v^2 + 2 \alpha_{\mathrm{MLP}}^{2} \sigma_b^2 + \alpha_{\mathrm{SA}}^{2} \sigma_w^2 \sigma_b^2 + 2 \alpha_{\mathrm{SA}}^{2} \sigma_b^2 + \sigma_v^2 \left(\sigma_w^2\right)^{2} + \sigma_v^2 \sigma_w^2 \sigma_b^2 + 2 \sigma_v^2 \sigma_b^2 + \left(\sigma_w^2\right)^{2} \sigma_b^2 + \sigma_w^2 \left(\sigma_b^2\right)^{2} + 2 \left(\sigma_b^2\right)^{2}}{\left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right) \left(2 \alpha_{\mathrm{MLP}}^{2} + \left(\sigma_w^2\right)^{2} + \sigma_w^2 \sigma_b^2 + 2 \sigma_b^2\right)} \right)}
 
     Args:
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -944,12 +944,16 @@ def angle_exponent(
         gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 18 operations a point
-    x0 = torch.square(alpha_sa)
-    x1 = torch.square(alpha_mlp)
-    x2 = x0/(gain_v + sigma_b2 + x0)
-    x3 = torch.log((x1*x2 + 0.5*x2*torch.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
-    _to_lyapunov_angle = x3
+    # 35 operations a point
+    x0 = torch.square(gain_w)
+    x1 = 2*sigma_b2
+    x2 = torch.square(sigma_b2)
+    x3 = torch.square(alpha_sa)
+    x4 = torch.square(alpha_mlp)
+    x5 = 2*x4
+    x6 = gain_w*sigma_b2
+    x7 = torch.log1p(-(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6)/((gain_v + sigma_b2 + x3)*(x0 + x1 + x5 + x6)))
+    _to_lyapunov_angle = x7
     return _to_lyapunov_angle.expand(_shape)
 
 

@@ -223,20 +223,28 @@ def _log1p_over(t):
     return np.where(zero, 1.0, np.log1p(t)/np.where(zero, 1.0, t))
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return np.where(near, np.log1p(np.where(near, step, 0*step)/below), np.log(np.where(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
     first, last, ends = v + 8.0, v + N + 8.0, 0.0
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + np.log1p(step/(v + k)) - np.log1p(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = np.abs(4*step - first) <= 3*first
     inner = np.where(small, step, 0*step)
     mean = 0.0
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = np.log1p(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*np.where(small, inner*mean, outer) + 0.5*(np.log1p(step/first) - np.log1p(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*np.where(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return np.exp(ends + middle + rest)
 
 
@@ -4467,7 +4475,7 @@ def preln_gradient(
         ('c_g', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_gradient = np.empty(_shape)
-    # 4 operations a point
+    # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4479,7 +4487,7 @@ def preln_gradient(
             ) = _values
             if _changed & 0b100:
                 x0 = 1/a_q
-            x1 = _rising_ratio(c_g*x0, q_0*x0, L)
+            x1 = _rising_ratio(c_g*x0, q_0*x0, L, x0*(c_g + q_0))
             _to_gradient[_at] = x1
 
     _in_parts(_work, workers)

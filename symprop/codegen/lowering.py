@@ -112,7 +112,7 @@ class ArcCosine2(_Lowered):
 
 
 class RisingStep(_Lowered):
-    """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
+    """RisingRatio(u, v, N), given u - v, v, N and u: neither the step nor u is a difference of two large numbers."""
 
 
 class Step(_Lowered):
@@ -373,7 +373,7 @@ class _Lowering:
             return LogGeometricSum(first, second, self.lower(node.args[2]))
         if isinstance(node, RisingRatio):
             u, v, count = node.args
-            return RisingStep(self.lower(sp.cancel(u - v)), self.lower(v), self.lower(count))
+            return RisingStep(*(self.lower(item) for item in (sp.cancel(u - v), v, count, u)))
         if isinstance(node, sp.Heaviside):
             return Step(self.lower(node.args[0]))
         if isinstance(node, ArcCosine):
