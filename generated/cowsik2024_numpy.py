@@ -534,7 +534,7 @@ def exponents_gelu(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 70 operations a point
+    # 76 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -545,27 +545,29 @@ def exponents_gelu(
                 A, M, sigma_w,
             ) = _values
             if _changed & 0b1:
-                x0 = np.log1p(-A)
+                x0 = -A
+                x1 = np.log1p(x0)
             if _changed & 0b100:
-                x1 = np.square(sigma_w)
-                x2 = np.arcsin(x1/(x1 + 1))
-                x3 = np.sqrt(2*x1 + 1)
-                x4 = np.square(x1)
-                x5 = 5*x1
-                x6 = 0.15915494309189535*x2
-                x7 = x1*x6 + 0.25*x1 - 0.3183098861837907*x3*x4/((-3*x1) - 2*x4 - 1)
-                x8 = 0.15915494309189535*x1*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x1) + 1) + x6 + 0.25
-                x9 = x1*x8
+                x2 = np.square(sigma_w)
+                x3 = np.sqrt(2*x2 + 1)
+                x4 = np.square(x2)
+                x5 = 5*x2
+                x6 = np.arctan(x2/x3)
+                x7 = 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
+                x8 = 0.15915494309189535*x6
+                x9 = x2*x8 + 0.25*x2 - x7
+                x10 = x2*(0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x2) + 1) + x8 + 0.25)
             if _changed & 0b11:
-                x10 = -A*M
-            x11 = A + M*x7
-            x12 = np.log1p(-M*(x7 - x9)*((-A) - M - x10)/((-x10) - x11))
-            x13 = x11 - A*M*x7
-            x14 = np.log1p(M*(A*x1*x8 + M*x1*x8 - A*M*x9 - x13)/x13)
-            x15 = x0 + x14
-            _to_lyapunov_angle[_at] = x15
-            _to_lyapunov_gradient_common[_at] = x12
-            _to_lyapunov_gradient_deviation[_at] = x15
+                x11 = -A*M
+            if _changed & 0b110:
+                x12 = M*x9
+            x13 = A + x12
+            x14 = np.log1p(-M*(A*x10 + A*x12 + M*x10 + x0 - A*M*x10 - x12)/(A*M*x9 - x13))
+            x15 = np.log1p(-M*((-A) - M - x11)*(0.15915494309189535*x2*x6 + 0.25*x2 - x10 - x7)/((-x11) - x13))
+            x16 = x1 + x14
+            _to_lyapunov_angle[_at] = x16
+            _to_lyapunov_gradient_common[_at] = x15
+            _to_lyapunov_gradient_deviation[_at] = x16
 
     _in_parts(_work, workers)
     return ExponentsGeluResult(
@@ -622,7 +624,7 @@ def exponents_erf(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 49 operations a point
+    # 50 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -636,21 +638,23 @@ def exponents_erf(
                 x0 = np.log1p(-A)
             if _changed & 0b100:
                 x1 = np.square(sigma_w)
-                x2 = np.arcsin(x1/(x1 + 0.5))
-                x3 = np.sqrt(x1 + 0.25)
-                x4 = 1/((-4*x1) - 1)
-                x5 = 0.6366197723675814*x2
-                x6 = 2.5464790894703255*x1*x3*x4
+                x2 = np.sqrt(x1 + 0.25)
+                x3 = 4*x1 + 1
+                x4 = np.sqrt(x3)
+                x5 = -1/x3
+                x6 = np.arctan(2*x1/x4)
+                x7 = 2.5464790894703255*x1*x2*x5
+                x8 = 0.6366197723675814*x6
             if _changed & 0b11:
-                x7 = -A*M
-            x8 = A + M*x5
-            x9 = np.log1p(-M*(x5 + x6)*((-A) - M - x7)/((-x7) - x8))
-            x10 = x8 - 0.6366197723675814*A*M*x2
-            x11 = np.log1p(M*(2.5464790894703255*A*M*x1*x3*x4 - A*x6 - M*x6 - x10)/x10)
-            x12 = x0 + x11
-            _to_lyapunov_angle[_at] = x12
-            _to_lyapunov_gradient_common[_at] = x9
-            _to_lyapunov_gradient_deviation[_at] = x12
+                x9 = -A*M
+            x10 = A + M*x8
+            x11 = np.log1p(-M*(x7 + x8)*((-A) - M - x9)/((-x10) - x9))
+            x12 = x10 - 0.6366197723675814*A*M*x6
+            x13 = np.log1p(M*(2.5464790894703255*A*M*x1*x2*x5 - A*x7 - M*x7 - x12)/x12)
+            x14 = x0 + x13
+            _to_lyapunov_angle[_at] = x14
+            _to_lyapunov_gradient_common[_at] = x11
+            _to_lyapunov_gradient_deviation[_at] = x14
 
     _in_parts(_work, workers)
     return ExponentsErfResult(

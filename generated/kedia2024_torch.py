@@ -3175,37 +3175,36 @@ def gelu_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 89 operations a point
-    x0 = sigma2 + 1
+    x0 = torch.sqrt(sigma2 + 1)
     x1 = 2*sigma2 + 1
     x2 = torch.square(sigma2)
     x3 = 5*sigma2
-    x4 = torch.sqrt(x0)
-    x5 = torch.arcsin(sigma2/x0)
-    x6 = torch.sqrt(x1)
-    x7 = torch.pow(x1, -1.5)
-    x8 = 0.15915494309189535*x5
-    x9 = 1/x6
-    x10 = 0.15915494309189535*x7
-    x11 = x9/(3.141592653589793*sigma2 + 3.141592653589793)
-    x12 = gap*(2*sigma2 - gap)
-    x13 = sigma2 - gap
-    x14 = x1 + x12
-    x15 = torch.sqrt(x14)
-    x16 = torch.pow(x14, -1.5)
-    x17 = 1/(x15 + x6)
-    x18 = 1/x15
-    x19 = torch.arctan(gap*x17)
-    x20 = x12*x17
-    x21 = 0.3183098861837907*x19
-    x22 = 0.15915494309189535*x20
-    x23 = x13*x18*x20
-    x24 = x22*x9
-    _to_mean = 0.3989422804014327*sigma2/x4
-    _to_second = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
-    _to_change = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+    x4 = torch.sqrt(x1)
+    x5 = torch.pow(x1, -1.5)
+    x6 = 1/x4
+    x7 = 0.15915494309189535*x5
+    x8 = torch.arctan(sigma2*x6)
+    x9 = x6/(3.141592653589793*sigma2 + 3.141592653589793)
+    x10 = 0.15915494309189535*x8
+    x11 = gap*(2*sigma2 - gap)
+    x12 = sigma2 - gap
+    x13 = x1 + x11
+    x14 = torch.sqrt(x13)
+    x15 = torch.pow(x13, -1.5)
+    x16 = 1/(x14 + x4)
+    x17 = 1/x14
+    x18 = torch.arctan(gap*x16)
+    x19 = x11*x16
+    x20 = 0.3183098861837907*x18
+    x21 = 0.15915494309189535*x19
+    x22 = x12*x17*x19
+    x23 = x21*x6
+    _to_mean = 0.3989422804014327*sigma2/x0
+    _to_second = sigma2*x10 + 0.25*sigma2 - 0.3183098861837907*x2*x4/((-3*sigma2) - 2*x2 - 1)
+    _to_change = gap*x10 + 0.25*gap + x12*x20 + x17*x23 - x19*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
     _to_slope_mean = sigma2.new_full((), 0.5)
-    _to_slope_second = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
-    _to_slope_change = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
+    _to_slope_second = 0.15915494309189535*sigma2*x4*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x10 + 0.25
+    _to_slope_change = gap*x7 + gap*x9 + x12*x15*x23 + x20 + x22*x7 + x22*x9 + x12*x21/(x1*x13)
     return GeluMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3253,21 +3252,22 @@ def erf_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 28 operations a point
-    x0 = sigma2 + 0.5
-    x1 = sigma2 + 0.25
-    x2 = torch.arcsin(sigma2/x0)
+    x0 = torch.sqrt(sigma2 + 0.5)
+    x1 = 4*sigma2 + 1
+    x2 = sigma2 + 0.25
     x3 = torch.sqrt(x1)
-    x4 = torch.sqrt(x0)
-    x5 = gap*(2*sigma2 - gap)
-    x6 = torch.sqrt(x1 + x5)
-    x7 = 1/(x3 + x6)
-    x8 = torch.arctan(gap*x7)
+    x4 = torch.sqrt(x2)
+    x5 = torch.arctan(2*sigma2/x3)
+    x6 = gap*(2*sigma2 - gap)
+    x7 = torch.sqrt(x2 + x6)
+    x8 = 1/(x4 + x7)
+    x9 = torch.arctan(gap*x8)
     _to_mean = sigma2.new_full((), 0)
-    _to_second = 0.6366197723675814*x2
-    _to_change = 1.2732395447351628*x8
-    _to_slope_mean = 0.7978845608028654/x4
-    _to_slope_second = -2.5464790894703255*x3/((-4*sigma2) - 1)
-    _to_slope_change = 0.6366197723675814*x5*x7/(x3*x6)
+    _to_second = 0.6366197723675814*x5
+    _to_change = 1.2732395447351628*x9
+    _to_slope_mean = 0.7978845608028654/x0
+    _to_slope_second = 2.5464790894703255*x4/x1
+    _to_slope_change = 0.6366197723675814*x6*x8/(x4*x7)
     return ErfMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
