@@ -333,6 +333,7 @@ DIAGRAM = Diagram(
         Region("signal and\nattention kept", sp.And(sp.Rational(95, 100) > OVERLAP, beta_a < sp.sqrt(2 / (1 - rho)))),
     ),
     simulate=simulation.at_the_end,
+    limits=(0.0, 1.0),
 )
 
 DERIVATION = PaperDerivation(

@@ -119,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a png, svg or pdf file")
     sub.add_argument("--layers", type=_count, metavar="L", help="number of blocks")
     sub.add_argument("--tokens", type=_count, metavar="N", help="number of tokens")
-    sub.add_argument("--closure", metavar="NAME",
-                     help="what stands in for the softmax moments: rem, uniform, annealed, exact")
+    sub.add_argument("--closure", "--activation", metavar="NAME",
+                     help="what stands in for the softmax moments (rem, uniform, annealed, exact), or the activation")
     sub.add_argument("--simulate", type=_count, default=0, metavar="K", help="simulate at K points as well")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="a machine-readable summary")
@@ -630,7 +630,7 @@ def _diagram(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return 0
     print("\n".join(map(str, written)))
-    print(f"{diagram.output} from {low:.6g} to {high:.6g}, closure {level}", file=sys.stderr)
+    print(f"{diagram.output} from {low:.6g} to {high:.6g}, {level}", file=sys.stderr)
     return 0
 
 

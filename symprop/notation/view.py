@@ -40,7 +40,7 @@ class Coordinate:
         return sp.Symbol(name, **assumption)
 
 
-LINE, COLUMN = 40.0, 21.0
+LINE, COLUMN = 40.0, 20.5
 """Room for a formula, in em, where text is set in one column and in two."""
 
 
