@@ -213,4 +213,5 @@ def test_a_slider_over_a_diagram_moves_its_evaluator(name: str) -> None:
     for value, (curve,) in zip(sweep.values[::10], sweep.curves[::10], strict=True):
         assert curve.label == level
         theory = load(spec)(**{found.diagram.x.name: np.array(curve.x), found.diagram.y.name: value}, **given)
-        np.testing.assert_array_equal(curve.y, getattr(theory, str(found.diagram.output)))
+        # Softmax moments are interpolated, in the range of the points of one call.
+        np.testing.assert_allclose(curve.y, getattr(theory, str(found.diagram.output)), rtol=1e-9)
