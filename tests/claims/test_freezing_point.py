@@ -66,9 +66,9 @@ def test_the_score_variance_of_the_stream_gives_the_defect_and_ours_does_not():
 
 
 def test_simulated_blocks_freeze_by_normalised_tokens():
-    values = {**GAINS, beta_a: 2.0, rho: 0.2, q_0: 1.0, n: 64}
-    found = overlaps("pre", values, depth=LAYERS, width=256, draws=3, seed=4)[:, -1]
-    exact = 0.956  # the exact softmax in the loop, held fast beside the other evaluators
+    values = {**GAINS, beta_a: 2.0, rho: 0.2, q_0: 1.0, n: 32}
+    found = overlaps("pre", values, depth=LAYERS, width=128, draws=3, seed=4)[:, -1]
+    exact = 0.958  # of 32 tokens, by the exact softmax in the loop, which the tests of the evaluators hold fast
     stream = overlap_by(beta_a**2 * sp.log(n) * STREAM.q * GAP)[-1]
     assert abs(found.mean() - exact) < ACCURACY
     assert abs(found.mean() - stream) > 20 * ACCURACY
