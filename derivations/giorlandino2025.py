@@ -5,6 +5,7 @@ Tokens enter attention behind a norm wherever the block has one there: what free
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -41,7 +42,7 @@ from symprop.functions.softmax_closures import ANNEALED, CLOSURES, EXACT, REM, U
 from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import GIORLANDINO
-from symprop.simulate.measurement import Measurement
+from symprop.simulate.measurement import Accuracy, Measurement, distance
 
 PAPER = Paper(
     "giorlandino2025", "Giorlandino, Alessio and Goldt, Sebastian",
@@ -275,21 +276,37 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
+def _compared(placement: str, beta: float, level: str, layers: Sequence[int], *, seed: int, holds: bool = True,
+              slack: float = simulation.ACCURACY / 2, tokens: int = 64, width: int = 256, draws: int = 4) -> list[Measurement]:
+    """Overlaps after some of the layers at the paper's values, of the evaluator and in simulated blocks."""
+    spec = _overlap(placement, CLOSURES[level])
+    given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": tokens}
+    names = {parameter.name for parameter in spec.parameters}
+    theory = load(spec)(**{key: value for key, value in given.items() if key in names}, L=np.array(layers)).overlap
+    values = {symbol: given[str(symbol)] for symbol in (rho, q_0, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)}
+    measured = simulation.overlaps(placement, values, depth=layers[-1], width=width, draws=draws, seed=seed)
+    return simulation.rows(f"{placement}, beta = {beta}, {level}", theory, layers, measured, holds=holds, slack=slack)
+
+
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    layers, found = (1, 5, 10, 20, 30, 50), list[Measurement]()
+    found = list[Measurement]()
     cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True)]
     cases += [("pre", 1.0, "rem", False), ("pre", 1.0, "exact", True)]
     cases += [("post", 1.6, "rem", False), ("post", 1.6, "exact", True)] if full else []
+    sizes = {"tokens": 128, "width": 512, "draws": 16} if full else {}
     for index, (placement, beta, level, holds) in enumerate(cases):
-        spec = _overlap(placement, CLOSURES[level])
-        given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": 128 if full else 64}
-        names = {parameter.name for parameter in spec.parameters}
-        theory = load(spec)(**{key: value for key, value in given.items() if key in names}, L=np.array(layers)).overlap
-        values = {symbol: given[str(symbol)] for symbol in (rho, q_0, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)}
-        measured = simulation.overlaps(placement, values, depth=layers[-1], width=512 if full else 256,
-                                       draws=16 if full else 4, seed=seed + index)
-        found += simulation.rows(f"{placement}, beta = {beta}, {level}", theory, layers, measured, holds=holds)
+        found += _compared(placement, beta, level, (1, 5, 10, 20, 30, 50), seed=seed + index, holds=holds, **sizes)
         simulation.report(progress, index + 1, len(cases))
+    return tuple(found)
+
+
+def _accuracy(seed: int, progress: Progress | None) -> tuple[Accuracy, ...]:
+    """The largest absolute error of the overlap over 50 layers, on both sides of the freezing point."""
+    found = []
+    for index, beta in enumerate((0.5, 3.0)):
+        rows = _compared("post", beta, "exact", range(1, 51), seed=seed + index, slack=0.0, draws=48)
+        found.append(distance(f"overlap after each of 50 layers, {rows[0].setting}", rows, {"largest": simulation.ACCURACY}))
+        simulation.report(progress, index + 1, 2)
     return tuple(found)
 
 
@@ -343,6 +360,7 @@ DERIVATION = PaperDerivation(
     build_claims=_claims,
     build_evaluators=(_scalar_evaluators, _overlap_evaluators),
     study=_study,
+    accuracy=_accuracy,
     figures=_figures,
     diagram=DIAGRAM,
     references=(

@@ -51,6 +51,12 @@ def test_exact_softmax_in_the_loop_is_the_simulated_overlap():
     np.testing.assert_allclose(got, [0.985, 0.984, 0.981, 0.956], atol=6e-4)
 
 
+@pytest.mark.slow
+def test_simulated_overlaps_stay_within_two_hundredths_over_fifty_layers():
+    low, high = DERIVATION.accuracy(0, None)
+    assert low.settings == high.settings == 50 and not low.missed and not high.missed
+
+
 def test_exact_softmax_has_its_limits():
     exact, uniform = (load(DERIVATION.evaluator(f"overlap_{name}")) for name in ("exact", "uniform"))
     cold = exact(**POINT, n=64, beta_a=0.0, L=5).overlap
