@@ -12,12 +12,11 @@ from symprop.codegen import evaluate
 from symprop.codegen.render import load
 
 DERIVATION = bundled.derivation("giorlandino2025")
-SLOW = {"query-gradient-vanishes"}
 NAMES = [claim.id for claim in DERIVATION.claims]
 POINT = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.2, "sigma_b2": 4e-4, "alpha_sa": 1.0, "alpha_mlp": 1.0}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_verdict(name):
     verdict = check(DERIVATION.claim(name))
     assert verdict.as_expected, (verdict.status, verdict.detail)
