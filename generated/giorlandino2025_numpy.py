@@ -8,7 +8,7 @@ import numpy as np
 __all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapExactResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapExactResult', 'PrelnOverlapRemResult', 'angle_exponent', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen']
 
 _BLOCK = 16384
-_LOOP_BLOCK = 8192
+_LOOP_BLOCK = 16384
 _SETTLE_EVERY = 8
 _CHECKED_POINTS = 100_000
 
@@ -114,13 +114,43 @@ def _arc_cosine_1(gap, v):
     near = t < 0.25
     if np.all(near):
         return v*_arc_cosine_1_near(t)
+    if np.any(near):
+        p = _arc_cosine_1_whole(np.minimum(t, 2 - t))
+        return v*np.where(t > 1, np.pi*(t - 1) + p, p)
     cosine = 1 - t
-    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
-    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+    return v*(np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine)
 
 
 def _arc_cosine_1_near(y):
-    """The same at v = 1 by a polynomial."""
+    """The same at v = 1 up to y = 0.25, by a polynomial."""
+    p = 7.667526491976487e-07*y + 7.40893339328835e-07
+    p *= y
+    p += 2.6742078771907288e-06
+    p *= y
+    p += 6.691130682994991e-06
+    p *= y
+    p += 1.8156141715699865e-05
+    p *= y
+    p += 5.112561946358706e-05
+    p *= y
+    p += 0.000152110660613719
+    p *= y
+    p += 0.0004882563381924334
+    p *= y
+    p += 0.0017537370565508792
+    p *= y
+    p += 0.007576144084141088
+    p *= y
+    p += 0.04714045207910317
+    p *= y
+    p += 0.9428090415820634
+    p *= y
+    p *= np.sqrt(y)
+    return p
+
+
+def _arc_cosine_1_whole(y):
+    """The same at v = 1 up to y = 1.0, by a polynomial."""
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
     p *= y
     p += 6.765053154679045e-06

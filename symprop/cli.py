@@ -342,7 +342,7 @@ def _verify(options: argparse.Namespace) -> int:
     with _progress(options) as progress:
         measured = derivation.accuracy(options.seed, progress) if options.full and derivation.accuracy is not None else ()
     failed = _failures(verdicts, rows)
-    failed += [f"error of {row.quantity}: beyond its limit at percentile {at}" for row in measured for at in row.missed]
+    failed += [f"error of {row.quantity}: beyond its limit ({at})" for row in measured for at in row.missed]
     if options.json:
         content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "failures": failed}
         content |= {"accuracy": [asdict(row) for row in measured]} if measured else {}

@@ -10,24 +10,24 @@ from sympy.integrals.quadrature import gauss_legendre
 from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.covariance_integral import gauss_legendre as gauss_rule
 
-DEGREE = 17
-"""Degree of the polynomials of the arc-cosine family: their error is below the rounding of a double."""
+DEGREES = {1.0: 17, 0.25: 11}
+"""Degree of the polynomials of the arc-cosine family on [0, end]: their error is below the rounding of a double."""
 
 
 @cache
-def arc_cosine_coefficients(k: int) -> tuple[float, ...]:
-    """P with A_k(y) = y^(k + 1/2) P(y) on [0, 1], highest power first."""
+def arc_cosine_coefficients(k: int, end: float = 1.0) -> tuple[float, ...]:
+    """P with A_k(y) = y^(k + 1/2) P(y) on [0, end], highest power first."""
     with mpmath.workdps(40):
 
         def smooth(y: mpmath.mpf) -> mpmath.mpf:
             y = max(y, mpmath.mpf(10) ** -30)
             return arc_cosine(k, y, mpmath.mpf(1)) / y ** (k + mpmath.mpf(1) / 2)
 
-        return tuple(float(item) for item in mpmath.chebyfit(smooth, [0, 1], DEGREE + 1))
+        return tuple(float(item) for item in mpmath.chebyfit(smooth, [0, end], DEGREES[end] + 1))
 
 
-def _horner(k: int, in_place: bool = False) -> str:
-    first, *rest = arc_cosine_coefficients(k)
+def _horner(k: int, end: float = 1.0, in_place: bool = False) -> str:
+    first, *rest = arc_cosine_coefficients(k, end)
     # In place, the polynomial needs one array for all its steps; a derivative needs every step.
     steps = (f"    p *= y\n    p += {item!r}" if in_place else f"    p = p*y + {item!r}" for item in rest[1:])
     return "\n".join([f"    p = {first!r}*y + {rest[0]!r}", *steps])
@@ -39,6 +39,9 @@ _TITLES = {
     2: "The integral of the function before over the gap",
 }
 
+
+_NEAR = 0.25
+"""Where numpy takes the polynomial for the definition, which cancels near zero."""
 
 _ANGLES = {
     "numpy": '''\
@@ -77,22 +80,29 @@ def _numpy_text(k: int) -> str:
 
 
 def _numpy_first() -> str:
-    """By the polynomial near the end where the definition cancels, by the definition from there on."""
+    """By a polynomial near the end where the definition cancels, by the definition far from it, by a longer one for both."""
+    polynomials = _numpy_polynomial(1, "near", _NEAR), _numpy_polynomial(1, "whole", 1.0)
     return f'''\
 def _arc_cosine_1(gap, v):
     """{_TITLES[1]}; zero at v = 0."""
     t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
-    near = t < 0.25
+    near = t < {_NEAR}
     if np.all(near):
         return v*_arc_cosine_1_near(t)
+    if np.any(near):
+        p = _arc_cosine_1_whole(np.minimum(t, 2 - t))
+        return v*np.where(t > 1, np.pi*(t - 1) + p, p)
     cosine = 1 - t
-    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
-    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+    return v*(np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine){"".join(polynomials)}'''
 
 
-def _arc_cosine_1_near(y):
-    """The same at v = 1 by a polynomial."""
-{_horner(1, in_place=True)}
+def _numpy_polynomial(k: int, name: str, end: float) -> str:
+    return f'''
+
+
+def _arc_cosine_{k}_{name}(y):
+    """The same at v = 1 up to y = {end}, by a polynomial."""
+{_horner(k, end, in_place=True)}
     p *= y
     p *= np.sqrt(y)
     return p'''

@@ -215,13 +215,15 @@ def draw(picture: Picture, kind: str) -> bytes:
         mesh = axes.pcolormesh(picture.x, picture.y, picture.output, **colours, shading="gouraud", rasterized=True)
         canvas.colorbar(mesh, ax=axes, label=diagram.label, pad=0.02)
         lines = []
+        crossed = np.zeros(picture.output.shape, dtype=bool)
         for label, (values, style) in picture.boundaries.items():
             finite = np.where(np.isfinite(values), values, np.nan)
             if np.nanmin(finite, initial=1.0) < 0 < np.nanmax(finite, initial=-1.0):
                 axes.contour(picture.x, picture.y, finite, levels=[0.0], colors="black", linewidths=1.4, linestyles=style)
+                crossed |= crossing(finite)
                 lines.append(Line2D([], [], color="black", linewidth=1.4, linestyle=style, label=label))
         for label, inside in picture.regions.items():
-            place = _label_place(inside)
+            place = label_place(inside, crossed)
             if place is not None:
                 row, column = place
                 axes.text(picture.x[column], picture.y[row], label, color="white", ha="center", va="center", fontsize=10,
@@ -257,11 +259,21 @@ def _axis_label(axis: Axis) -> str:
     return f"{axis.name if '^' in words else words} ${info(axis.symbol).latex}$"
 
 
-def _label_place(inside: NDArray[np.bool_]) -> tuple[int, int] | None:
-    """A point of a region far from its edge; None for a region of under 2% of the picture."""
+def crossing(field: Array) -> NDArray[np.bool_]:
+    """The points of the grid on both sides of the line where a field is zero."""
+    positive, found = field > 0, np.zeros(field.shape, dtype=bool)
+    for axis in (0, 1):
+        changes = np.diff(positive, axis=axis)
+        for ends in ((0, 1), (1, 0)):
+            found |= np.pad(changes, [ends if k == axis else (0, 0) for k in (0, 1)])
+    return found
+
+
+def label_place(inside: NDArray[np.bool_], crossed: NDArray[np.bool_]) -> tuple[int, int] | None:
+    """A point of a region far from its edge and from lines across it; None for a region of under 2% of the picture."""
     if inside.mean() < 0.02:
         return None
-    padded = np.pad(inside, 1)
+    padded = np.pad(inside & ~crossed, 1)
     steps = max(1, min(inside.shape) // 40)
     left = padded
     while True:

@@ -24,6 +24,20 @@ def test_picture_and_data(tmp_path, suffix, head):
     assert path.read_bytes() == first
 
 
+def test_no_line_crosses_the_name_of_a_region():
+    from symprop.report.diagram import crossing, label_place
+
+    rows, columns = np.mgrid[:40, :60]
+    line = crossing(columns - 14.5)
+    assert line.sum() == 80 and line[:, 14:16].all()
+    whole = np.ones((40, 60), dtype=bool)
+    assert not crossing(np.full((40, 60), -1.0)).any()
+    assert label_place(whole, ~whole) == (19, 29)
+    row, column = label_place(whole, line)
+    assert column - 15 > 15 and row in range(10, 30)
+    assert label_place(rows + columns < 3, ~whole) is None
+
+
 def test_values_are_those_of_an_independent_implementation(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "phase.png"
