@@ -78,16 +78,26 @@ def _correlation(rho: Any, n: Any, d: Any, L: Any, alpha_1: Any, sigma_v2: Any) 
     return 1 - (1 - rho) / (1 + np.expm1(L * np.log1p(alpha_1**2 * sigma_v2 * d)) * (1 + (n - 1) * rho) / n)
 
 
+def _first_arc_cosine(above: Any, below: Any) -> tuple[Any, Any]:
+    """The angle with cosine (below - above)/(below + above), and its sine less its cosine times the angle."""
+    angle = 2 * np.arctan2(np.sqrt(above), np.sqrt(below))
+    square, size = angle * angle, above + below
+    series = angle * square * (1 / 3 - square * (1 / 30 - square * (1 / 840 - square * (1 / 45360 - square / 3991680))))
+    direct = (2 * np.sqrt(above * below) - angle * (below - above)) / size
+    return angle, np.where(angle < 0.3, series, direct)
+
+
 def _relu_cross(sigma2: Any, rho: Any) -> Any:
-    c = sigma2 * rho
-    return (np.sqrt(sigma2**2 - c**2) + c * (np.pi - np.arccos(c / sigma2))) / (2 * np.pi)
+    return sigma2 * _first_arc_cosine(1 + rho, 1 - rho)[1] / (2 * np.pi)
 
 
 def _gelu_cross(sigma2: Any, rho: Any) -> Any:
-    c, spread = sigma2 * rho, 1 + sigma2
-    root = np.sqrt(spread**2 - c**2)
-    angle = np.pi / 2 + np.arcsin(c / spread)
-    return (c * angle + (sigma2**2 + (c / spread) ** 2 * (1 - sigma2**2)) / root) / (2 * np.pi)
+    c, spread, square = sigma2 * rho, 1 + sigma2, sigma2 * sigma2
+    excess = 1 + 2 * sigma2 + (sigma2 - c) * (sigma2 + c)
+    angle, first = _first_arc_cosine(spread + c, spread - c)
+    ratio = c / spread
+    rest = (square + ratio * ratio * (1 - square)) / excess - square / (1 + square)
+    return ((c * angle + square * spread * first) / (1 + square) + rest * np.sqrt(excess)) / (2 * np.pi)
 
 
 STABLE: Mapping[str, Callable[..., Any]] = {
