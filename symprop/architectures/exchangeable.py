@@ -180,10 +180,11 @@ class ExchangeableModel:
     def _steps(self) -> tuple[_Compiled, ...]:
         return _compiled_layer(self.architecture, self.tokens == 1)
 
-    def run(self, branch_factor: float = 1.0) -> ExchangeablePass:
-        """Forward and backward, the residual branches multiplied by ``branch_factor``."""
+    def run(self, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> ExchangeablePass:
+        """Forward and backward, the residual branches and what enters the first layer multiplied by factors."""
         layers: list[list[Moments]] = []
-        streams = [self._embedded]
+        start, size = self._embedded, embedding_factor**2
+        streams = [Moments(size * start.q, size * start.gap)]
         for _ in range(self.architecture.layers):
             signals = [streams[-1]]
             for item in self._steps:
