@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -382,15 +383,20 @@ def beside(
 
 
 def verify(
-    *, first_seed: int = 0, full: bool = False, progress: Callable[[str, int, int], None] | None = None
-) -> list[Comparison]:
-    """All models in the settings of the quick or the full verification; pixels have no words to repeat."""
-    found = []
+    *, first_seed: int = 0, full: bool = False, minutes: float = math.inf,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[list[Comparison]]:
+    """One model in one setting after the other, of the quick or the full verification; pixels have no words to repeat.
+
+    None is begun after so many ``minutes``.
+    """
+    last = time.monotonic() + 60 * minutes
     for setting in FULL if full else QUICK:
         for case in CASES.values():
+            if time.monotonic() > last:
+                return
             if not (setting.repeated and case.name == "vit" and setting.std == QUICK[0].std):
-                found += compare(case, setting, first_seed=first_seed, progress=progress)
-    return found
+                yield compare(case, setting, first_seed=first_seed, progress=progress)
 
 
 ABLATIONS: Mapping[str, Closure] = {
@@ -458,13 +464,18 @@ def verification_text(rows: Sequence[Comparison]) -> str:
             worst = max(place, key=lambda row: abs(row.error))
             lines.append(f"  {quantity:<20} largest error {_cell([worst]).strip()} (layer {worst.layer})"
                          f"{'' if all(row.agrees for row in place) else '  DISAGREES'}")
+    return "\n".join(lines) + "\n"
+
+
+def verdict_text(rows: Sequence[Comparison]) -> str:
+    """What disagrees, and how much agrees."""
     wrong = [row for row in rows if not row.agrees]
-    lines += ["", *(
+    lines = ["", *(
         f"DISAGREES: {row.case}, {row.setting}, layer {row.layer}, {row.quantity}: {row.predicted:.5g}"
         f" against {row.measured:.5g} +- {row.stderr:.2g}" for row in wrong
     )]  # fmt: skip
     lines.append(f"{len(rows) - len(wrong)} of {len(rows)} within tolerance + {MARGIN} standard errors")
-    return "\n".join(lines).lstrip() + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _cell(rows: Sequence[Comparison]) -> str:
@@ -474,9 +485,13 @@ def _cell(rows: Sequence[Comparison]) -> str:
 
 
 def ablation_text(rows: Sequence[Ablation]) -> str:
-    """What each ingredient is worth: largest errors over layers in percent, and failed comparisons."""
-    table: list[Sequence[str]] = [("removed, from", *GROUPS, "failed")]
-    for row in rows:
-        errors = (f"{100 * row.errors[group]:.1f}" for group in row.errors)
-        table.append((f"{row.removed}, {row.case}", *errors, f"{row.failed} of {row.compared}"))
-    return "\n".join(aligned(table)) + "\n"
+    """What each ingredient is worth: largest errors over layers in percent, and failed comparisons, model by model."""
+    lines: list[str] = []
+    for case in dict.fromkeys(row.case for row in rows):
+        chosen = [row for row in rows if row.case == case]
+        table: list[Sequence[str]] = [("removed", *(name.replace("gradient", "grad") for name in GROUPS), "failed")]
+        table += [
+            (row.removed, *(f"{100 * row.errors[group]:.1f}" for group in GROUPS), str(row.failed)) for row in chosen
+        ]
+        lines += ["", f"{case}, {chosen[0].compared} comparisons", *aligned(table)]
+    return "\n".join(lines[1:]) + "\n"
