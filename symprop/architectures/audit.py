@@ -15,7 +15,7 @@ from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
 from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, logit_deviations, run
 from symprop.core.display import html_table
-from symprop.core.errors import InputError, UnknownNameError
+from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.network.gram import GramGradient
 from symprop.network.gram_attention import AttentionPattern, pattern
 
@@ -160,8 +160,8 @@ class _Subject:
 
     @cached_property
     def fast(self) -> ExchangeableModel:
-        """The same model on exchangeable tokens."""
-        return ExchangeableModel(self.architecture, self.count)
+        """The same model on exchangeable tokens, without what reads an encoder."""
+        return ExchangeableModel(self.architecture.replace(cross=False), self.count)
 
     def rows(self, state: str, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> tuple[LayerRow, ...]:
         """The layers in a state, with scaled residual branches and embeddings."""
@@ -206,6 +206,10 @@ def _chosen(subject: _Subject, state: str) -> _Found:
     against = "a part of the tokens is padding" if subject.padding else obstacle(subject.architecture, subject.words)
     if state == "gram":
         return _Found(subject.rows("gram"), "gram", "as asked for")
+    if state == "exchangeable" and subject.architecture.cross:
+        raise RefusedError(
+            subject.architecture.name, f"(q, gap) of one sequence is not enough: {against}", "audit it in the gram state"
+        )
     if state == "exchangeable":
         rows = subject.rows("exchangeable")
         if not against:

@@ -343,6 +343,8 @@ def obstacle(architecture: Architecture, words: Words) -> str | None:
     >>> obstacle(preset("bert"), np.arange(4)), obstacle(preset("gpt2"), np.arange(4))
     (None, 'a causal mask tells tokens apart')
     """
+    if architecture.cross:
+        return "every layer attends to an encoder's output"
     if architecture.causal:
         return "a causal mask tells tokens apart"
     if architecture.number("class_token") > 0:

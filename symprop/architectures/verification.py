@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from symprop.architectures.description import Architecture
 from symprop.architectures.readers import from_config
 from symprop.architectures.signal import run
 from symprop.core.display import aligned
@@ -39,7 +40,7 @@ class Tolerance:
 
     def of(self, quantity: str) -> float:
         """The tolerance of a quantity by its name."""
-        if quantity in ("query", "key"):
+        if quantity in GROUPS["Q,K"]:
             return self.query_key
         if " at " in quantity:
             return max(self.of(quantity.partition(" at ")[0]), self.place[quantity.startswith("gradient")])
@@ -54,7 +55,8 @@ _BRIEF = {"layers": "n_layer", "width": "n_embd", "heads": "n_head"}
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "q": ("q",), "rho": ("rho",), "gradient": ("gradient",), "gradient_rho": ("gradient_rho",),
-    "V,O,FFN": ("value", "output", "up", "gate", "down"), "Q,K": ("query", "key"),
+    "V,O,FFN": ("value", "output", "cross_value", "cross_output", "up", "gate", "down"),
+    "Q,K": ("query", "key", "cross_query", "cross_key"),
 }  # fmt: skip
 """Columns of a table: moments, and the weight matrices that share one."""
 
@@ -94,6 +96,18 @@ class Case:
     causal: bool = False
     by_head: bool = False
     """Whether a matrix that holds several has those of one head after those of another."""
+    decoder_of: str = ""
+    """The model type whose decoder is compared, the encoder reading the same words; none for a single sequence."""
+
+    @property
+    def model(self) -> str:
+        """The ``model_type`` of the config."""
+        return self.decoder_of or self.name
+
+    def architecture(self, setting: Setting) -> Architecture:
+        """The model in theory."""
+        found = from_config(json.dumps({"model_type": self.model, **self.config(setting)}))
+        return found.replace(name=self.name, cross=True, causal=True) if self.decoder_of else found
 
     def config(self, setting: Setting) -> dict[str, Any]:
         """The changes to the library's default config."""
@@ -105,7 +119,7 @@ class Case:
         if self.name == "gptj":
             # A quarter of the coordinates of a head, as in the published model.
             found["rotary_dim"] = numbers["key_width"] // 4
-        if self.name != "t5":
+        if self.model != "t5":
             found["initializer_range"] = setting.std
         if self.name == "vit":
             return found | {"image_size": PATCH * _side(setting.tokens), "patch_size": PATCH}
@@ -168,6 +182,7 @@ _LLAMA_WEIGHTS = {
     "self_attn.o_proj.weight": ("output",), "mlp.gate_proj.weight": ("gate",), "mlp.up_proj.weight": ("up",),
     "mlp.down_proj.weight": ("down",),
 }  # fmt: skip
+_T5_SIZES = {"layers": "num_layers", "width": "d_model", "heads": "num_heads", "hidden": "d_ff", "key_width": "d_kv"}
 _POST = Tolerance(0.003, 0.01, 0.03, 0.005, 0.05, 0.08)
 _ROTARY = Tolerance(0.03, 0.01, 0.04, 0.01, 0.05, 0.10)
 _PARALLEL = Tolerance(0.02, 0.01, 0.03, 0.005, 0.06, 0.08)
@@ -208,7 +223,16 @@ CASES: Mapping[str, Case] = {
             {"layer.0.SelfAttention.q.weight": ("query",), "layer.0.SelfAttention.k.weight": ("key",),
              "layer.0.SelfAttention.v.weight": ("value",), "layer.0.SelfAttention.o.weight": ("output",),
              "layer.1.DenseReluDense.wi.weight": ("up",), "layer.1.DenseReluDense.wo.weight": ("down",)},
-            {"layers": "num_layers", "width": "d_model", "heads": "num_heads", "hidden": "d_ff", "key_width": "d_kv"},
+            _T5_SIZES,
+        ),
+        Case(
+            "t5_decoder", "T5Model", Tolerance(0.02, 0.01, 0.02, 0.005, 0.06, 0.08), "decoder.block",
+            {"layer.0.SelfAttention.q.weight": ("query",), "layer.0.SelfAttention.k.weight": ("key",),
+             "layer.0.SelfAttention.v.weight": ("value",), "layer.0.SelfAttention.o.weight": ("output",),
+             "layer.1.EncDecAttention.q.weight": ("cross_query",), "layer.1.EncDecAttention.k.weight": ("cross_key",),
+             "layer.1.EncDecAttention.v.weight": ("cross_value",), "layer.1.EncDecAttention.o.weight": ("cross_output",),
+             "layer.2.DenseReluDense.wi.weight": ("up",), "layer.2.DenseReluDense.wo.weight": ("down",)},
+            _T5_SIZES, causal=True, decoder_of="t5",
         ),
     )
 }  # fmt: skip
@@ -246,7 +270,7 @@ def inputs_of(case: Case, setting: Setting) -> tuple[Words, Array | None]:
 
 def predicted(case: Case, setting: Setting, words: Words, *, closure: Closure = EVERYTHING) -> list[dict[str, float]]:
     """Theory for unit cotangents at the last block, layer by layer."""
-    architecture = from_config(json.dumps({"model_type": case.name, **case.config(setting)}))
+    architecture = case.architecture(setting)
     rows = len(words)
     model = run(architecture, words.ravel(), rows=rows, closure=closure)
     gradients, weights = model.backward(model.unit_gradient())
@@ -290,8 +314,10 @@ def measured(
         raise MissingExtraError("models of the transformers library", "hf") from missing
     library: Any = transformers
     library.logging.set_verbosity_error()
-    config = library.AutoConfig.for_model(case.name, **case.config(setting), attn_implementation="eager")
+    config = library.AutoConfig.for_model(case.model, **case.config(setting), attn_implementation="eager")
     read = {"input_ids": torch.as_tensor(words)} if pixels is None else {"pixel_values": torch.as_tensor(pixels).float()}
+    if case.decoder_of:
+        read["decoder_input_ids"] = read["input_ids"]
     for seed in seeds:
         torch.manual_seed(seed)
         yield _draw(case, getattr(library, case.library_class)(config).eval(), read, len(words), torch)
