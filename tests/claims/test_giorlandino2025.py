@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symprop import bundled
+from symprop import bench_diagram, bundled
 from symprop.claims import check
 from symprop.codegen import evaluate
 from symprop.codegen.render import load
@@ -91,6 +91,12 @@ def test_critical_strength_keeps_the_overlap_of_attention_at_its_bound():
     only = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.0, "sigma_b2": 0.0, "alpha_sa": float(strength), "alpha_mlp": 1.0}
     got = load(DERIVATION.evaluator("overlap_uniform"))(**only, n=10**9, L=50).overlap
     assert got == pytest.approx(0.95, abs=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", bench_diagram.GRIDS, ids=lambda grid: grid.label)
+def test_diagrams_take_seconds(grid):
+    assert bench_diagram.seconds(grid) < grid.limit
 
 
 def test_centred_attention_keeps_tokens_apart():
