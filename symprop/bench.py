@@ -2,8 +2,8 @@
 
 Generated numpy functions at a million points against the best hand-written numpy for the same formula and against
 ``sympy.lambdify(..., cse=True)`` (below 1 means that the generated function is faster), and start-up times against
-``import sympy``; and how long recursions over depth and softmax moments take. Lines whose subject is not available are left
-out by name.
+``import sympy``; and how long recursions over depth, softmax moments and phase diagrams take. Lines whose subject is not
+available are left out by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from symprop import bench_softmax
+from symprop import bench_diagram, bench_softmax
 from symprop.bench_depth import best_of, rows
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, parameters
@@ -215,7 +215,7 @@ def main(repeats: int = 11) -> None:
     for spec in evaluators():
         print(_evaluator_line(spec, repeats))
     fewer = max(1, repeats // 2)
-    for line in (*rows(fewer), *bench_softmax.rows(repeats), *_start_up_lines(fewer)):
+    for line in (*rows(fewer), *bench_softmax.rows(repeats), *bench_diagram.rows(), *_start_up_lines(fewer)):
         print(line)
 
 
