@@ -331,7 +331,7 @@ def _symbols_named(values: dict[str, Any], name: str) -> set[Any]:
 
 def _verify(options: argparse.Namespace) -> int:
     from symprop.report.content import verdict_rows
-    from symprop.report.listing import accuracy_table, measurement_rows, measurement_table, plain, verdict_table
+    from symprop.report.listing import accuracy_table, measurement_rows, measurement_table, plain, sensitivity, verdict_table
 
     if options.derivation == "architectures":
         return _verify_architectures(options)
@@ -348,6 +348,7 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         print(plain(verdict_table(verdicts)))
         print(plain(measurement_table(rows)))
+        _entry("", sensitivity(rows, Z_LIMIT))
         if measured:
             print(plain(accuracy_table(measured)))
         print("\n".join(f"FAILED {item}" for item in failed) or "every claim and every row is as it should be")
