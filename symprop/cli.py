@@ -335,7 +335,7 @@ def _symbols_named(values: dict[str, Any], name: str) -> set[Any]:
 
 def _verify(options: argparse.Namespace) -> int:
     from symprop.report.content import verdict_rows
-    from symprop.report.listing import accuracy_table, measurement_rows, measurement_table, plain, verdict_table
+    from symprop.report.listing import accuracy_table, measurement_rows, measurement_table, plain, sensitivity, verdict_table
 
     if options.derivation == "architectures":
         return _verify_architectures(options)
@@ -352,6 +352,7 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         print(plain(verdict_table(verdicts)))
         print(plain(measurement_table(rows)))
+        _entry("", sensitivity(rows, Z_LIMIT))
         if measured:
             print(plain(accuracy_table(measured)))
         print("\n".join(f"FAILED {item}" for item in failed) or "every claim and every row is as it should be")
@@ -422,10 +423,15 @@ def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]
 
 
 def _write(path: Path, content: bytes, option: str) -> None:
+    """Write a file whole or not at all; ``option`` is what named it."""
+    from symprop.codegen.files import write_files
+
+    if not path.parent.is_dir():
+        raise InputError(option, path, "a file that can be written (No such file or directory)")
     try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise InputError(option, path, f"a file that can be written ({error.strerror})") from None
+        write_files({path.name: content}, path.parent)
+    except InputError as error:
+        raise InputError(option, path, f"a file that can be written, {error.allowed}") from None
 
 
 def _printed(content: dict[str, Any] | str) -> None:
@@ -565,13 +571,17 @@ def _write_folder(folder: Path, old: set[str], files: dict[str, str | bytes], *,
 
 def _output_folder(folder: Path) -> set[str]:
     """Names of the files of an earlier run that may be replaced; refuses a folder that holds anything else."""
+    from symprop.codegen.files import staged
+
     allowed = "a new folder, an empty one, or one that an earlier run of symprop appendix wrote"
     try:
         if not folder.exists():
             folder.mkdir(parents=True)
         if not folder.is_dir():
             raise InputError("output", folder, allowed)
-        present = {item.relative_to(folder).as_posix() for item in folder.rglob("*") if item.is_file()}
+        present = {
+            item.relative_to(folder).as_posix() for item in folder.rglob("*") if item.is_file() and not staged(item, folder)
+        }
         if not os.access(folder, os.W_OK):
             raise InputError("output", folder, "a folder that can be written")
     except OSError as error:

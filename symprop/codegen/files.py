@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from symprop.core.errors import InputError
 
 _IGNORED = frozenset({"__pycache__"})
+STAGING = ".symprop-"
+"""How the name of a temporary folder begins in which files are written before they are moved into place."""
+_ABANDONED = 600.0
+"""Seconds after which a temporary folder is that of a run that was killed: writing takes less than one."""
 
 
 def write_files(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
@@ -29,7 +35,8 @@ def write_files(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
             for parent in list(name.parents)[:-1]:
                 if (folder / parent).exists() and not (folder / parent).is_dir():
                     raise InputError("file", folder / parent, "a folder, not a file")
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".symprop-") as staging:
+        _remove_abandoned(folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=STAGING) as staging:
             for name, content in contents.items():
                 path = Path(staging) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,14 +52,14 @@ def write_files(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
 def stale_or_different(files: Mapping[str, str | bytes], folder: Path) -> list[str]:
     """What keeps a folder from holding exactly these files: one sorted line each, ``path: missing|different|stale``.
 
-    Stale is a file that should not be there; ``__pycache__`` is ignored.
+    Stale is a file that should not be there; ``__pycache__`` and temporary folders of other runs are ignored.
     """
     expected = {_relative(name).as_posix(): _bytes(content) for name, content in files.items()}
     folder = Path(folder)
     present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and not _IGNORED.intersection(path.relative_to(folder).parts)
+        if path.is_file() and not staged(path, folder) and not _IGNORED.intersection(path.relative_to(folder).parts)
     }
     wrong = dict.fromkeys(present - set(expected), "stale")
     for name, content in expected.items():
@@ -61,6 +68,17 @@ def stale_or_different(files: Mapping[str, str | bytes], folder: Path) -> list[s
         elif (folder / name).read_bytes() != content:
             wrong[name] = "different"
     return [f"{name}: {wrong[name]}" for name in sorted(wrong)]
+
+
+def staged(path: Path, folder: Path) -> bool:
+    """Whether a path in a folder lies in the temporary folder of a run that is writing there, or was killed there."""
+    return path.relative_to(folder).parts[0].startswith(STAGING)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.glob(f"{STAGING}*"):
+        if path.is_dir() and not path.is_symlink() and time.time() - path.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _relative(name: str) -> PurePosixPath:

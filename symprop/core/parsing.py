@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 
@@ -13,6 +14,8 @@ from symprop.core.errors import InputError
 MAX_LENGTH = 200
 MAX_DIGITS = 400
 MAX_EXPONENT = 1000
+MAX_ROOT = 10**4
+"""Denominator of an exponent: SymPy takes integers to powers as large as that when it combines roots."""
 ALLOWED = "a number or an expression in numbers, parameter names, + - * / **, sqrt, exp, log, pi"
 
 _FUNCTIONS = {"sqrt": sp.sqrt, "exp": sp.exp, "log": sp.log}
@@ -24,7 +27,7 @@ def parse_expression(text: str, names: Mapping[str, sp.Expr] | None = None, *, a
     """Read an expression in the given names.
 
     Decimal numbers are taken exactly (0.1 is 1/10). Raises :class:`InputError` for anything outside the whitelist,
-    for more than 200 characters and for numbers with more than 400 digits.
+    for more than 200 characters, numbers with more than 400 digits, and exponents whose denominator exceeds 10^4.
 
     >>> parse_expression("sqrt(2)/4 + 0.5")
     sqrt(2)/4 + 1/2
@@ -79,6 +82,11 @@ def _build(node: ast.expr, names: Mapping[str, sp.Expr], text: str) -> sp.Expr:
         function = _FUNCTIONS.get(node.func.id)
         if function is not None:
             argument = _build(node.args[0], names, text)
+            if function is sp.exp and argument.has(sp.log):
+                # SymPy turns exp(x log 12) into 12**x.
+                _check_roots(*argument.atoms(sp.Rational))
+            if function is sp.sqrt:
+                return _binary(ast.Pow(), argument, sp.S.Half)
             if function is sp.exp and argument.is_number and abs(sp.N(argument, 5)) > MAX_EXPONENT:
                 raise OverflowError
             return function(argument)
@@ -90,6 +98,8 @@ def _binary(operator: ast.operator, left: sp.Expr, right: sp.Expr) -> sp.Expr:
         return left + right
     if isinstance(operator, ast.Sub):
         return left - right
+    if isinstance(operator, ast.Mult | ast.Div):
+        _check_roots(*_exponents(left), *_exponents(right))
     if isinstance(operator, ast.Mult):
         return left * right
     if isinstance(operator, ast.Div):
@@ -101,5 +111,19 @@ def _binary(operator: ast.operator, left: sp.Expr, right: sp.Expr) -> sp.Expr:
             raise OverflowError
         if left.is_Rational and right.is_Integer and abs(int(right)) * len(str(left)) > 20 * MAX_DIGITS:
             raise OverflowError
+        if right.is_Rational:
+            _check_roots(right * _check_roots(*_exponents(left)))
         return left**right
     raise ValueError
+
+
+def _exponents(expression: sp.Expr) -> list[sp.Rational]:
+    return [power.exp for power in expression.atoms(sp.Pow) if power.exp.is_Rational]
+
+
+def _check_roots(*exponents: sp.Rational) -> sp.Rational:
+    """The inverse of the least common denominator; refuses one whose root SymPy would not take in reasonable time."""
+    denominator = math.lcm(1, *(int(item.q) for item in exponents))
+    if denominator > MAX_ROOT:
+        raise OverflowError
+    return sp.Rational(1, denominator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -23,7 +24,7 @@ from symprop.report.content import Formula, Names, block_report, claim_names, dy
 from symprop.report.layout import chain_latex
 from symprop.report.prose import pretty, prose, rule_name
 from symprop.report.unicode import unicode_of
-from symprop.simulate.measurement import Accuracy, Measurement, rms_z
+from symprop.simulate.measurement import Accuracy, Measurement, rms_z, visible_error
 
 FORMATS = ("unicode", "latex", "sympy", "json")
 
@@ -136,6 +137,21 @@ def _relative(row: Measurement) -> tuple[float | None, float | None, float | Non
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
+
+
+def sensitivity(measurements: Sequence[Measurement], limit: float) -> str:
+    """What the draws behind a table can detect and what not, with ``abs(z) > limit`` as the test."""
+    judged = [(visible_error(row, limit), row) for row in measurements if row.expected_to_hold and row.stderr > 0]
+    finite = sorted((size, number) for number, (size, _) in enumerate(judged) if math.isfinite(size))
+    if not finite:
+        return "What these draws detect: no relative error of a formula, since no row predicts a number other than zero."
+    size, number = finite[-1]
+    middle, worst = finite[len(finite) // 2][0], judged[number][1]
+    text = (f"What these draws detect: a formula wrong by {middle:.2%} in half of the {len(finite)} rows that predict a number "
+            f"other than zero, one wrong by {size:.2%} in all of them ({worst.quantity} at {worst.setting} needs the most); "
+            "less may pass unseen.")  # fmt: skip
+    zero = len(judged) - len(finite)
+    return f"{text} {zero} more predict zero, and have no relative error." if zero else text
 
 
 def plain(renderable: RenderableType, width: int = COLUMNS) -> str:

@@ -66,6 +66,21 @@ def measurement(
     return Measurement(quantity, setting, float(predicted), mean, stderr, draws, expected_to_hold, published)
 
 
+SURE = 2.0
+"""Standard errors beyond the limit of z at which an error is all but sure (98 %) to be seen."""
+
+
+def visible_error(row: Measurement, limit: float) -> float:
+    """The relative error of a prediction that the draws of a row would show as ``abs(z) > limit`` in 98 % of runs.
+
+    Infinite where the prediction is zero: no relative error of it is visible.
+
+    >>> round(visible_error(Measurement("q", "n = 2", 1.0, 1.01, 0.005, 100), 4.0), 3)
+    0.03
+    """
+    return (limit + SURE) * row.stderr / abs(row.predicted) if row.predicted else math.inf
+
+
 def rms_z(measurements: Iterable[Measurement]) -> float:
     """Root mean square of the z-scores of the rows that are expected to hold and fluctuate."""
     scores = [row.z for row in measurements if row.expected_to_hold and row.stderr > 0]

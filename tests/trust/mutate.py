@@ -1,0 +1,156 @@
+"""Mutants of the formulas, and how many of them the tests of their file kill: ``python tests/trust/mutate.py``.
+
+A mutant changes one operator, constant, comparison or sign, or drops one term, in a function of ``functions``,
+``components`` or ``depth``. It is written into a copy of the repository, and the tests that name its module, and the
+contract tests for components, run there until the first failure. A mutant is killed by a failure; one whose tests take
+longer than its time is counted apart. Annotations, texts and docstrings are left alone.
+"""
+
+import argparse
+import ast
+import copy
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("functions", "components", "depth")
+_SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
+_COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A changed module: ``text`` is its source, ``change`` says what differs in ``line``."""
+
+    path: str
+    line: int
+    change: str
+    text: str
+
+
+def _changes(node):
+    """The nodes that may stand for this one, each with what it is called."""
+    if isinstance(node, ast.BinOp) and type(node.op) in _SWAPS:
+        swapped = copy.copy(node)
+        swapped.op = _SWAPS[type(node.op)]()
+        yield swapped, f"{type(node.op).__name__} -> {type(swapped.op).__name__}"
+        if isinstance(node.op, ast.Add | ast.Sub):
+            yield node.left, "right term dropped"
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield ast.Constant(node.value + 1), f"{node.value} -> {node.value + 1}"
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield node.operand, "minus dropped"
+    elif isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _COMPARISONS:
+        swapped = copy.copy(node)
+        swapped.ops = [_COMPARISONS[type(node.ops[0])]()]
+        yield swapped, f"{type(node.ops[0]).__name__} -> {type(swapped.ops[0]).__name__}"
+
+
+def _inside(node):
+    """Nodes of a function's statements; annotations, decorators and defaults are no formulas."""
+    for statement in node.body:
+        for item in ast.walk(statement):
+            if not isinstance(item, ast.FunctionDef):
+                yield item
+
+
+def mutants(path):
+    """All mutants of a module."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    seen = set()
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef) or function.name in ("__repr__", "describe", "examples"):
+            continue
+        for node in _inside(function):
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            for new, change in _changes(node):
+                shown = " ".join((ast.get_source_segment(source, node) or "").split())[:60]
+                yield node.lineno, f"{change} in {shown}", _written(source, node, new)
+
+
+def _written(source, node, new):
+    """The source with one node's text replaced, in brackets of its own."""
+    lines = source.encode().split(b"\n")
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line) + 1)
+    begin = starts[node.lineno - 1] + node.col_offset
+    end = starts[node.end_lineno - 1] + node.end_col_offset
+    return (source.encode()[:begin] + f"({ast.unparse(new)})".encode() + source.encode()[end:]).decode()
+
+
+def tests_of(path):
+    """Test files that import a module by name, or a class or function that it defines; and the laws that hold for all."""
+    module = Path(path).stem
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"]
+    word = re.compile(rf"\b({'|'.join([module, *names])})\b")
+    room = Path(path).parts[1]
+    files = sorted((ROOT / "tests").glob("*/test_*.py"))
+    near = [file for file in files if file.parent.name == room and word.search(file.read_text(encoding="utf-8"))]
+    if not near:
+        near = [file for file in files if file.parent.name != "trust" and word.search(file.read_text(encoding="utf-8"))][:4]
+    found = [path, *(str(file.relative_to(ROOT)) for file in near)]
+    return [*found, "tests/contract/test_components.py"] if room == "components" else found
+
+
+def survives(mutant, folder, seconds):
+    """Whether all tests of a mutant's file pass within the time."""
+    target = folder / mutant.path
+    original = target.read_text(encoding="utf-8")
+    target.write_text(mutant.text, encoding="utf-8")
+    try:
+        environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests_of(mutant.path)]
+        ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=seconds, check=False)
+        return ended.returncode == 0
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        target.write_text(original, encoding="utf-8")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sample", type=int, default=40, help="mutants to draw")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no mutant is begun later")
+    parser.add_argument("--seconds", type=float, default=600.0, help="the time of one mutant's tests")
+    parser.add_argument("--only", default="", help="modules whose path contains this")
+    options = parser.parse_args(arguments)
+    paths = [path for room in ROOMS for path in sorted((ROOT / "symprop" / room).glob("*.py"))]
+    known = []
+    for path in (str(path.relative_to(ROOT)) for path in paths if options.only in str(path)):
+        known += [Mutant(path, *found) for found in mutants(path)]
+    chosen = random.Random(options.seed).sample(known, min(options.sample, len(known)))
+    end = time.monotonic() + 60 * options.minutes
+    killed = survived = unknown = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "copy"
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "out", "build", "dist"))
+        for mutant in chosen:
+            if time.monotonic() > end:
+                break
+            outcome = survives(mutant, folder, options.seconds)
+            killed, survived, unknown = killed + (outcome is False), survived + (outcome is True), unknown + (outcome is None)
+            said = {True: "SURVIVED", False: "killed", None: "no verdict in time"}[outcome]
+            print(f"{said:9} {mutant.path}:{mutant.line}: {mutant.change}", flush=True)
+    judged = killed + survived
+    print(f"{killed} of {judged} mutants killed ({killed / max(1, judged):.0%}), {unknown} without a verdict in time, "
+          f"drawn from {len(known)}")
+    return 0 if judged and killed >= 0.9 * judged else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
