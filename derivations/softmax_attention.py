@@ -10,7 +10,7 @@ from symprop.derivations import softmax_attention_accuracy
 from symprop.derivations import softmax_attention_simulation as simulation
 from symprop.derivations.giorlandino2025_blocks import wide
 
-from symprop.claims import Claim, Paper, PaperDerivation, Result, Status
+from symprop.claims import Axis, Claim, Diagram, Paper, PaperDerivation, Result, Status
 from symprop.codegen import FunctionSpec
 from symprop.components import (
     Attention,
@@ -414,6 +414,17 @@ def _positional_evaluators() -> tuple[FunctionSpec, ...]:
     return tuple(found)
 
 
+DIAGRAM = Diagram(
+    x=Axis(gap, "gap", 0.0, 1.0, 101),
+    y=Axis(sigma_q2, "sigma_q2", 0.0, 0.08, 81),
+    evaluators={"exact": "output_moments"},
+    output=sp.Symbol("q"),
+    title="Second moment behind attention, {n} tokens of width {d} with unit variance",
+    label="second moment",
+    values={n: 64, d: 256, d_o: 256, d_k: 64, q: 1.0, sigma_v2: 1 / 256, sigma_k2: 1 / 256, P: 0.0},
+)
+
+
 DERIVATION = PaperDerivation(
     paper=PAPER,
     view=KEDIA,
@@ -424,6 +435,7 @@ DERIVATION = PaperDerivation(
     study=simulation.study,
     figures=simulation.figures,
     accuracy=softmax_attention_accuracy.study,
+    diagram=DIAGRAM,
     references=(
         Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
               "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),

@@ -116,7 +116,7 @@ class ArcCosine2(_Lowered):
 
 
 class RisingStep(_Lowered):
-    """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
+    """RisingRatio(u, v, N), given u - v, v, N and u: neither the step nor u is a difference of two large numbers."""
 
 
 class Step(_Lowered):
@@ -351,6 +351,20 @@ def _bind(
 _LARGEST = sp.Float(sys.float_info.max)
 
 
+def _by_tangent(sine: sp.Expr) -> sp.Expr | None:
+    """The angle of a sine that nears 1 where its terms are large, by its tangent; None for any other.
+
+    >>> x = sp.Symbol("x", nonnegative=True)
+    >>> _by_tangent(x/(x + sp.Rational(1, 2)))
+    atan(2*x/sqrt(4*x + 1))
+    """
+    over, below = sp.fraction(sp.together(sine))
+    apart = sp.expand(below - over)
+    if over.is_nonnegative and apart.is_positive:
+        return sp.atan(over / sp.sqrt(sp.expand(apart * (below + over))))
+    return None
+
+
 class _Lowering:
     def __init__(self, expressions: Iterable[sp.Expr]) -> None:
         self.alone: set[sp.Expr] = set()
@@ -400,7 +414,7 @@ class _Lowering:
             return LogGeometricSum(first, second, self.lower(node.args[2]))
         if isinstance(node, RisingRatio):
             u, v, count = node.args
-            return RisingStep(self.lower(sp.cancel(u - v)), self.lower(v), self.lower(count))
+            return RisingStep(*(self.lower(item) for item in (sp.cancel(u - v), v, count, u)))
         if isinstance(node, sp.Heaviside):
             return Step(self.lower(node.args[0]))
         if isinstance(node, ArcCosine):
@@ -446,6 +460,10 @@ class _Lowering:
             kept = [term for term in terms if term[2]]
             rest = sp.Mul(*(base**k for k, base, plus_one in terms if not plus_one))
             return sp.Add(self.sum_of_logs(kept), *([] if rest == 1 else [Log(self.lower(rest))]))
+        if isinstance(node, sp.asin):
+            tangent = _by_tangent(node.args[0])
+            if tangent is not None:
+                return self.lower(tangent)
         if isinstance(node, sp.Piecewise):
             return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
         return node.func(*(self.lower(argument) for argument in node.args))

@@ -222,7 +222,7 @@ def _plain(expression: sp.Expr, code: Code, like: str) -> str:
 def _domain(parameter: Parameter) -> str:
     """The constant part of a range as the arguments of the generated check, or None where there is nothing to check."""
     domain = parameter.domain
-    lower, upper = (float(b) if b is not None and b.is_number else None for b in (domain.lower, domain.upper))
+    lower, upper = domain.bounds()
     if lower is None and upper is None and not domain.integer:
         return "None"
     return repr((parameter.name, lower, upper, domain.integer, domain.open_lower, str(domain)))

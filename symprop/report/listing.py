@@ -112,17 +112,17 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
 
 
 def accuracy_table(rows: Sequence[Accuracy]) -> Table:
-    """Percentiles of the error in percent, each with its limit and the simulation's standard error there."""
+    """Measures of the error in percent, each with its limit and the simulation's standard error there."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("error of", "settings"):
         table.add_column(heading)
-    for heading in ("percentile", "error %", "limit %", "s.e. %"):
+    for heading in ("measure", "error %", "limit %", "s.e. %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         for index, (at, limit) in enumerate(row.limits.items()):
             labels = ("", "") if index else (pretty(row.quantity), str(row.settings))
             numbers = (f"{100 * item:.2f}" for item in (row.errors[at], limit, row.noise[at]))
-            table.add_row(*labels, str(at), *numbers, style="red" if at in row.missed else "")
+            table.add_row(*labels, f"{at}%" if isinstance(at, int) else at, *numbers, style="red" if at in row.missed else "")
     return table
 
 
