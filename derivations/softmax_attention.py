@@ -373,9 +373,26 @@ def _more_evaluators() -> tuple[FunctionSpec, ...]:
     return tuple(found)
 
 
+def _several(one: sp.Expr, other: sp.Expr) -> sp.Expr:
+    """A moment of one token, or of several."""
+    return sp.Piecewise((one, sp.Eq(n, 1)), (_any_length(other), True))
+
+
 def _positional_evaluators() -> tuple[FunctionSpec, ...]:
-    """Attention under a causal mask, averaged over positions, and with rotary positions."""
-    found = []
+    """Attention under a causal mask, averaged over positions, also after a norm, and with rotary positions."""
+    norm, causal = RMSNorm(finite=True), CausalAttention(d_o, *_PARAMETERS, dropout=P)
+    tokens = norm.forward(X)
+    y, (above,) = causal.forward(tokens), causal.backward(G, tokens)
+    (stream,) = norm.backward(above, X)
+    # The only token keeps its value, which does not grow with it.
+    one = causal.forward(tokens.replace(tokens=sp.S.One, gap=sp.S.Zero)).q
+    kept = norm.backward(Gradient(d_o * sigma_v2 * s2 / (1 - P), sp.S.Zero), X.replace(tokens=sp.S.One, gap=sp.S.Zero))[0].q
+    found = [
+        _spec(causal, SCORED, "causal_prenorm_output", "Second moment and token gap of attention under a causal mask after "
+              "RMSNorm of a Gaussian stream, averaged over positions.", q=_several(one, y.q), gap=_between_tokens(y.gap)),
+        _spec(causal, SCORED, "causal_prenorm_gradient", "The gradient of the stream before RMSNorm and attention under a "
+              "causal mask, averaged over positions.", variance=_several(kept, stream.q), gap=_between_tokens(stream.gap)),
+    ]
     for name, of, layer in (
         ("causal", "attention under a causal mask, averaged over positions", CausalAttention(d_o, *_PARAMETERS, dropout=P)),
         ("rotary", "attention with rotary positions of all d_k coordinates and base 10000", RotaryAttention(d_o, *_PARAMETERS)),
@@ -385,17 +402,14 @@ def _positional_evaluators() -> tuple[FunctionSpec, ...]:
         alone = X.replace(tokens=sp.S.One, gap=sp.S.Zero)
         single = (layer.forward(alone).q, layer.backward(Gradient(s2, sp.S.Zero), alone)[0].q)
 
-        def several(one: sp.Expr, other: sp.Expr) -> sp.Expr:
-            return sp.Piecewise((one, sp.Eq(n, 1)), (_any_length(other), True))
-
         found += [
             _spec(layer, SCORED, f"{name}_output", f"Second moment and token gap of the output of {of}.",
-                  q=several(single[0], output.q), gap=_between_tokens(output.gap)),
+                  q=_several(single[0], output.q), gap=_between_tokens(output.gap)),
             _spec(layer, SCORED, f"{name}_gradient", f"Second moment and token gap of the input gradient of {of}.",
-                  variance=several(single[1], back.q), gap=_between_tokens(back.gap)),
+                  variance=_several(single[1], back.q), gap=_between_tokens(back.gap)),
             _spec(layer, SCORED, f"{name}_weights", f"Mean squared gradient of a weight of {of}.",
-                  query=several(sp.S.Zero, weights["query"]), key=several(sp.S.Zero, weights["key"]),
-                  value=several(layer.weight_gradients(Gradient(s2, sp.S.Zero), alone)["value"], weights["value"])),
+                  query=_several(sp.S.Zero, weights["query"]), key=_several(sp.S.Zero, weights["key"]),
+                  value=_several(layer.weight_gradients(Gradient(s2, sp.S.Zero), alone)["value"], weights["value"])),
         ]
     return tuple(found)
 

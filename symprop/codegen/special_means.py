@@ -16,7 +16,7 @@ from symprop.codegen.special_softmax import bare_text
 from symprop.functions import causal_numeric, rotary_numeric, softmax_numeric
 from symprop.functions.rotary_means import RotaryMean
 from symprop.functions.softmax_overlap import JacobianOverlap, RowOverlap
-from symprop.functions.token_means import OverlapGrowth, PairMean, RowMean
+from symprop.functions.token_means import OverlapGrowth, PairMean, RowMean, SphereOverlap, SphereSlope
 
 ENTRIES = r"_softmax_(?:causal|rotary)_\w+"
 """A pattern of the functions that formulas call."""
@@ -55,13 +55,14 @@ def _in_calls(moment: sp.Expr) -> sp.Expr:
     """Overlaps of two rows as calls of what interpolates them, which is shared."""
     def call(name: str, place: int | None) -> Any:
         def made(*arguments: sp.Expr) -> sp.Expr:
-            four = arguments if len(arguments) > 3 else (*arguments, sp.S.Zero)
-            called = SoftmaxCall(Str(f"_softmax_causal_{name}"), *four)
+            given = (*arguments, *(sp.S.Zero, Str("None"))[len(arguments) - 3 :])
+            called = SoftmaxCall(Str(f"_softmax_causal_{name}"), *given)
             return called if place is None else Entry(called, sp.Integer(place))
 
         return made
 
-    for kind, name, place in ((RowOverlap, "pair", 0), (JacobianOverlap, "pair", 1), (OverlapGrowth, "growth", None)):
+    for kind, name, place in ((RowOverlap, "pair", 0), (JacobianOverlap, "pair", 1), (SphereOverlap, "pair", 0),
+                              (SphereSlope, "pair", 1), (OverlapGrowth, "growth", None)):
         moment = moment.replace(kind, call(name, place))
     return moment
 
@@ -94,10 +95,10 @@ def helpers(backend: str) -> dict[str, str]:
         ("_softmax_rotary_lags", "*at", "Averages over lags.", "_lag_means(*at)", False),
         ("_softmax_rotary_averages", "n, d_k, rotated, base", "Numbers that positions determine.",
          "_lag_averages(n, d_k, rotated, base)", True),
-        ("_softmax_causal_pair", "a, g, t, m", "Overlap of two rows, and of their Jacobians.",
-         f"_overlap_and_slope(a, g, t, m, None, {ends})", True),
-        ("_softmax_causal_growth", "a, g, t, m", "How the overlap of two rows grows with the scale of the scores.",
-         f"_overlap_growth(a, g, t, m, None, {ends})", True),
+        ("_softmax_causal_pair", "a, g, t, m, D", "Overlap of two rows, and of their Jacobians.",
+         f"_overlap_and_slope(a, g, t, m, D, {ends})", True),
+        ("_softmax_causal_growth", "a, g, t, m, D", "How the overlap of two rows grows with the scale of the scores.",
+         f"_overlap_growth(a, g, t, m, D, {ends})", True),
     )
     texts += [
         _ENTRY[backend if wrapped else "numpy"].format(name=name, arguments=given, inner=given, title=title, call=call)

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from symprop.components.attention import INDEPENDENT_DROPOUT
+from symprop.components.attention import GAUSSIAN_SCORES, INDEPENDENT_DROPOUT
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
-from symprop.components.positional_attention import GAUSSIAN_TOKENS, PositionalAttention
+from symprop.components.positional_attention import PositionalAttention
 from symprop.core import symbols
 from symprop.core.errors import InputError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
-from symprop.functions.softmax_contractions import score_jacobian_square, score_mean_square, score_variance_square
-from symprop.functions.softmax_overlap import (
-    JacobianOverlap,
-    Participation,
-    RowOverlap,
-    jacobian_square,
-    jacobian_trace_square,
-    participation_slope,
+from symprop.functions.softmax_contractions import aligned_slope, gram_jacobian_square, private_square, score_mean
+from symprop.functions.softmax_layer import Geometry, row_moment
+from symprop.functions.softmax_overlap import JacobianOverlap, Participation, RowOverlap, WeightMoment, jacobian_trace_square
+from symprop.functions.token_means import (
+    AMPLITUDE,
+    COSINE,
+    LATER,
+    ROW,
+    OverlapGrowth,
+    PairMean,
+    RowMean,
+    SphereOverlap,
+    SphereSlope,
+    sharp,
 )
-from symprop.functions.token_means import AMPLITUDE, COSINE, LATER, ROW, OverlapGrowth, PairMean, RowMean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
 RANDOM_SCALE = Assumption(
     "random score scale",
     "the squared scale of the scores of a row has a Gamma law, and scale and correlation of two rows a normal law, with the "
-    "moments of Gaussian tokens and weights to first order in 1/d and 1/d_k",
+    "moments of the tokens and of Gaussian weights to first order in 1/d and 1/d_k",
 )
 
 LEVELS = ("uniform", "exact")
@@ -60,6 +66,10 @@ class CausalAttention(PositionalAttention):
     ``forward`` and ``backward`` return averages over positions and pairs of positions, the moments of an exchangeable signal
     that has the same sums. Where all weights of a row are equal, :math:`E Y = H_n/n`.
 
+    Tokens are Gaussian, or Gaussian ones of fixed norm where ``Signal.fixed_norm`` says so: then the moments of a row are those
+    of cosines mixed with normal scores (as in :class:`Attention`), two rows meet between the exact ends of keys on a sphere,
+    and the gradient knows its part along its own token.
+
     ``dropout`` is that of the attention weights. ``level`` is ``exact`` (weight moments of softmax rows) or ``uniform`` (the
     moments of equal weights, rational functions of t; for score variances well below one).
 
@@ -74,10 +84,10 @@ class CausalAttention(PositionalAttention):
 
     rule = "causal attention"
     reason = "row t of a causal mask is a softmax over t tokens; averages over positions are sums over t"
-    assumptions = (GAUSSIAN_TOKENS, RANDOM_SCALE, INDEPENDENT_DROPOUT, INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
+    assumptions = (GAUSSIAN_SCORES, RANDOM_SCALE, INDEPENDENT_DROPOUT, INDEPENDENT_WEIGHTS, INDEPENDENT_GRADIENT)
     neglected = (
         "relative O((1/d + 1/d_k)^2 a^2), backward also O(1/(n d)); 4 % in the gradients of queries and keys at a of 4 and "
-        "more; outputs are averaged over positions"
+        "more, 3 to 5 % after a norm where gradients are correlated; outputs are averaged over positions"
     )
     sources = (Source("noci2022", "Eq. 1, with a causal mask"),)
 
@@ -134,74 +144,88 @@ class CausalAttention(PositionalAttention):
         size = (a * width) ** 2 + self._strength(x) * x.q**2 / (x.tokens * x.width)
         return size if self.level == "exact" else size + x.tokens * self._strength(x) * x.q**2
 
+    def accept(self, *signals: Signal) -> None:
+        """Gaussian tokens, or tokens of fixed norm."""
+        super().accept(*(x if x.fixed_norm is None else x.replace(gaussian=True) for x in signals))
+
     # Law of the scores. A level replaces the variance at which weight moments are taken; the paths through the softmax keep a.
 
     def _weights_variance(self, x: Signal) -> sp.Expr:
         return self.score_variance(x) if self.level == "exact" else sp.S.Zero
 
-    def _scale_variance(self, x: Signal) -> sp.Expr:
-        d = sp.sympify(x.width)
-        return (1 + 2 / self.key_width) * (1 + 2 / d) ** 2 - 1
-
-    def _spread(self, x: Signal) -> sp.Expr:
-        """Half the relative variance of the squared scale, to first order."""
-        return 1 / self.key_width + 2 / sp.sympify(x.width)
+    def geometry(self, x: Signal) -> Geometry:
+        """What the weight moments of row t depend on."""
+        deficit = sp.S.Zero if x.gap == 0 else x.gap / x.q
+        width = sp.sympify(x.width if x.fixed_norm is None else x.fixed_norm)
+        return Geometry(ROW, width, self.key_width, self._weights_variance(x), deficit, unit=int(x.fixed_norm is not None))
 
     def _pair_law(self, x: Signal) -> sp.Tuple:
         """E P, E rho, var P, cov, var rho of two rows; E P rho is the correlation of the tokens."""
-        if self._weights_variance(x) == 0:
+        item = self.geometry(x)
+        if item.variance == 0:
             return sp.Tuple(1, x.rho, 0, 0, 0)
-        r, w = x.rho, self._spread(x)
+        r, w = x.rho, item.key_spread + item.token_spread
+        turned = item.product_variance if item.unit else (1 - r**2) ** 2 * item.token_spread
         loss = 1 - (1 - r**2) * w / 2
-        return sp.Tuple(loss, r * loss, (1 + r**2) * w, r * (1 - r**2) * w, (1 - r**2) ** 2 * w)
+        return sp.Tuple(loss, r * loss, (1 + r**2) * w, r * (1 - r**2) * w, (1 - r**2) ** 2 * item.key_spread + turned)
 
     # Moments of one row, as expressions in ROW.
 
-    def _row(self, x: Signal, power: sp.Expr = sp.S.Zero) -> tuple[sp.Expr, ...]:
-        """Arguments of the weight moments of row t, averaged with G to a power."""
-        a = self._weights_variance(x)
-        return (a, ROW) if a == 0 else (a, ROW, sp.oo, self._scale_variance(x), power)
-
-    def _key_jacobian(self, x: Signal, power: sp.Expr) -> sp.Expr:
-        """Second moment of J_t on the private parts of the keys, over its size for orthogonal keys of unit length."""
-        row = self._row(x, power)
-        square = jacobian_square(*row)
-        return square + (score_jacobian_square(*row) - square) / x.width
-
-    def _form(self, x: Signal, power: sp.Expr) -> sp.Expr:
-        """E tr C^2 over the squared norm of the private parts, C = X^T J_t X."""
-        row, d = self._row(x, power), x.width
-        square, trace = jacobian_square(*row), jacobian_trace_square(*row)
-        along, double = score_jacobian_square(*row), score_variance_square(*row)
-        return square + (trace - square) / d + 2 * (d - 1) * along / d**2 + (double - trace) / d**2
+    def _moment(self, name: str, x: Signal, power: sp.Expr = sp.S.Zero) -> sp.Expr:
+        """Of row t, averaged with G to a power."""
+        item = self.geometry(x)
+        return row_moment(name, item, sp.S.Zero if item.variance == 0 else item.scale_variance, power)
 
     def _query_form(self, x: Signal, power: sp.Expr = sp.S.Zero) -> sp.Expr:
-        """The same weighted with W_K W_K^T, which is correlated with the scores."""
-        row, d = self._row(x, power), x.width
-        along = (score_variance_square(*row) + (d - 1) * score_jacobian_square(*row)) / d
-        return self._form(x, power) + (along - self._form(x, power)) / self.key_width
+        """The second moment of C = X^T J_t X as W_K W_K^T weighs it, which is correlated with the scores."""
+        form, along = self._moment("form", x, power), self.geometry(x).dimension * self._moment("along", x, power)
+        return form + (along - form) / self.key_width
 
     def _own(self, x: Signal) -> sp.Expr:
-        return Participation(*self._row(x))
+        return self._moment("own", x)
 
     # Moments of two rows, as expressions in ROW, LATER, AMPLITUDE and COSINE.
+
+    def _mixed(self, x: Signal, of: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
+        """A moment by the dimension of the keys: tokens of fixed norm mix keys on a sphere with normal ones, oo."""
+        item = self.geometry(x)
+        if not item.unit:
+            return of(sp.oo)
+        return item.deficit**2 * of(item.dimension) + (1 - item.deficit**2) * of(sp.oo)
 
     def _pair(self, x: Signal) -> tuple[sp.Expr, ...]:
         a = self._weights_variance(x) * AMPLITUDE
         return a, a * (1 - COSINE), ROW, LATER - ROW
 
-    def _trace_product(self, x: Signal) -> sp.Expr:
+    def _overlap(self, x: Signal, dimension: sp.Expr) -> sp.Expr:
+        return RowOverlap(*self._pair(x)) if dimension is sp.oo else SphereOverlap(*self._pair(x), dimension)
+
+    def _jacobian(self, x: Signal, dimension: sp.Expr) -> sp.Expr:
+        """E tr(J_t J_u) with the Gram matrix of keys on a sphere."""
+        if dimension is sp.oo or self._weights_variance(x) == 0:
+            return JacobianOverlap(*self._pair(x))
+        # For equal scores the Gram matrix changes it by a factor, which is that of the later row.
+        later = self._pair(x)[0], LATER, dimension
+        turn = gram_jacobian_square(*later) / aligned_slope(*later) - 1
+        return SphereSlope(*self._pair(x), dimension) * (1 + turn * COSINE**2)
+
+    def _trace_product(self, x: Signal, dimension: sp.Expr) -> sp.Expr:
         a = self._pair(x)[0]
-        plain = (1 - Participation(a, ROW)) * (1 - Participation(a, LATER))
+        rows = (a, ROW, dimension), (a, LATER, dimension)
+        plain = (1 - Participation(*rows[0])) * (1 - Participation(*rows[1]))
         # A row of one key has no variance, where a square root has no slope.
         single = sp.S.Zero if a == 0 else sp.Piecewise((1, sp.Eq(ROW, 1)), (0, True))
-        equal = sp.sqrt(jacobian_trace_square(a, ROW) * jacobian_trace_square(a, LATER) + single) - single
+        equal = sp.sqrt(jacobian_trace_square(*rows[0]) * jacobian_trace_square(*rows[1]) + single) - single
         return plain + COSINE**2 * (equal - plain)
 
     def _pair_form(self, x: Signal) -> sp.Expr:
         """E tr C_t C_u over the squared norm of the private parts."""
-        overlap = JacobianOverlap(*self._pair(x))
-        return overlap + (overlap + self._trace_product(x)) / x.width
+        def form(dimension: sp.Expr) -> sp.Expr:
+            jacobian, width = self._jacobian(x, dimension), self.geometry(x).dimension
+            once = jacobian if dimension is sp.oo else sp.S.Zero
+            return jacobian + (once + self._trace_product(x, dimension)) / width
+
+        return self._mixed(x, form)
 
     def _rows(self, moment: sp.Expr, x: Signal) -> sp.Expr:
         return RowMean(sp.Lambda(ROW, moment), x.tokens)
@@ -214,12 +238,32 @@ class CausalAttention(PositionalAttention):
 
     def _mean_square(self, x: Signal) -> sp.Expr:
         """Second moment of the weighted mean of the private parts, over their variance."""
-        return self._own(x) + (score_mean_square(*self._row(x)) - self._own(x)) / x.width
+        return self._moment("mean", x) - self._lost_norm(x)
+
+    def _lost_norm(self, x: Signal) -> sp.Expr:
+        """What a fixed norm takes from it: a large private part comes with a small shared one."""
+        item = self.geometry(x)
+        return (1 - item.deficit**2) / item.dimension * self._moment("excess", x, sp.S.One) if item.unit else sp.S.Zero
 
     def _mean_product(self, x: Signal) -> sp.Expr:
-        a = self.score_variance(x)
-        tilt = a * AMPLITUDE * COSINE * (JacobianOverlap(*self._pair(x)) + self._trace_product(x)) / x.width
-        return RowOverlap(*self._pair(x)) + (tilt if self.level == "exact" else 0)
+        if self.level != "exact":
+            return RowOverlap(*self._pair(x))
+        a, width = self._pair(x)[0], self.geometry(x).dimension
+
+        def product(dimension: sp.Expr) -> sp.Expr:
+            if dimension is sp.oo:
+                tilt = a * COSINE * (self._jacobian(x, dimension) + self._trace_product(x, dimension)) / width
+            else:
+                row = a, ROW, dimension
+                own, cube = Participation(*row), WeightMoment((3,), *row)
+                tilt = COSINE * (1 - COSINE**2) * score_mean(*row) * score_mean(a, LATER, dimension) / width
+                tilt += COSINE**3 * (private_square(*row) - own)
+                tilt -= (1 - COSINE) * 2 * a / (LATER * width) * (1 - 3 * own + 2 * cube)
+            return self._overlap(x, dimension) + tilt
+
+        # Over all pairs the norm that two rows lose is the mean of what each loses.
+        lost = (self._lost_norm(x) + self._lost_norm(x).xreplace({ROW: LATER})) / 2
+        return self._mixed(x, product) - lost
 
     def position(self, x: Signal) -> sp.Lambda:
         """The second moment of output t, a function of t.
@@ -257,28 +301,55 @@ class CausalAttention(PositionalAttention):
     # Backward, in units of width * value_variance.
 
     def _value_path(self, x: Signal) -> tuple[sp.Expr, sp.Expr]:
-        """Moments of one row and of two rows, with the product of value and key paths."""
-        row = self._own(x) / (1 - self.dropout)
-        pair = RowOverlap(*self._pair(x))
-        if self.level == "exact":
-            row += participation_slope(*self._row(x)) / x.width
-        return row, pair
+        """Moments of one row and of two rows."""
+        return self._own(x) / (1 - self.dropout), self._mixed(x, lambda dimension: self._overlap(x, dimension))
 
     def _key_path(self, x: Signal) -> tuple[sp.Expr, sp.Expr]:
         one = sp.S.One if self.level == "exact" else sp.S.Zero
         strength = self._strength(x)
-        row = strength * (x.q * x.gap + self._noise * x.q**2) * self._key_jacobian(x, one)
-        return row, self.score_variance(x) * AMPLITUDE * COSINE * JacobianOverlap(*self._pair(x))
+        row = strength * (x.q * x.gap + self._noise * x.q**2) * self._moment("jacobian", x, one)
+        jacobian = self._mixed(x, lambda dimension: self._jacobian(x, dimension))
+        return row, self.score_variance(x) * AMPLITUDE * COSINE * jacobian
+
+    def _alone(self, x: Signal) -> sp.Expr:
+        """The query path of one row, in units of the score strength."""
+        return (1 - 1 / self.geometry(x).dimension) * self._query_form(x) + self._moment("along", x)
 
     def _query_path(self, x: Signal) -> sp.Expr:
-        dropped = self._noise * x.q * x.gap * jacobian_square(*self._row(x))
-        return self._strength(x) * (x.gap**2 * self._query_form(x) + dropped)
+        dropped = self._noise * x.q * x.gap * self._moment("square", x)
+        return self._strength(x) * (x.gap**2 * self._alone(x) + dropped)
 
-    def _growth(self, x: Signal) -> sp.Expr:
-        """Product of value and key paths of two rows, taken at sharp scores."""
+    def _cross(self, gradient: Gradient, x: Signal) -> sp.Expr:
+        """Product of value and key paths; that of two rows at sharp scores."""
         if self._weights_variance(x) == 0:
             return sp.S.Zero
-        return self._pairs(OverlapGrowth(*self._pair(x)), x, sp.Tuple(1, x.rho, 0, 0, 0)) / x.width
+        total = self._rows(self._moment("slope", x, sp.S.One), x) * gradient.q
+        if x.tokens != 1:
+            total += (x.tokens - 1) * gradient.p * self._pairs(self._growth(x), x, sharp(x.rho))
+        return total / self.geometry(x).dimension
+
+    def _growth(self, x: Signal) -> sp.Expr:
+        def growth(dimension: sp.Expr) -> sp.Expr:
+            return OverlapGrowth(*self._pair(x), *(() if dimension is sp.oo else (dimension,)))
+
+        return self._mixed(x, growth)
+
+    def _radial(self, gradient: Gradient, x: Signal, cross: sp.Expr, key: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+        """The gradient along its own token beyond an isotropic one, and the same of two; see :meth:`Attention.backward`."""
+        item, others = self.geometry(x), x.tokens - 1
+        half, pull = self._growth(x) / 2, self._moment("pull", x, sp.S.Half)
+        overlap = self._mixed(x, lambda dimension: self._overlap(x, dimension))
+        tilt = (1 - self._own(x)) * half + overlap * pull
+        query = self._strength(x) * x.gap**2 * self._rows(item.dimension * self._moment("along", x) - self._alone(x), x)
+        excess = self.score_variance(x) * self._rows(self._moment("key_along", x, sp.S.One), x) * gradient.q
+        value = self._rows(self._moment("value_along", x, sp.S.Half), x) * gradient.q
+        if x.tokens != 1:
+            scores = tilt * ((1 - self._own(x)) * half / overlap + pull)
+            excess += others * gradient.p * self._pairs(scores, x, sharp(x.rho))
+            value += others * gradient.p * self._pairs(tilt, x, sharp(x.rho))
+        radial = query * gradient.q + item.deficit * (excess + 2 * value) - cross
+        both = item.deficit * (x.tokens * gradient.common(x.tokens) * self._rows(pull, x) - 2 * value) - item.deficit * excess
+        return radial, radial - 2 * both / others
 
     def backward(self, gradient: Gradient, *signals: Signal) -> tuple[Gradient, ...]:
         r"""Averages over positions of the value path and of the paths through queries and keys.
@@ -299,10 +370,12 @@ class CausalAttention(PositionalAttention):
         self._warn(x)
         n = x.tokens
         own, other = self._value_path(x)
-        key, keys = self._key_path(x)
-        kept = self._rows(own, x) * gradient.q + self._rows(key, x) * gradient.q
+        row, pair = self._key_path(x)
+        value, key, cross = self._rows(own, x) * gradient.q, self._rows(row, x) * gradient.q, self._cross(gradient, x)
         if n != 1:
-            kept += (n - 1) * gradient.p * (self._pairs(other, x) + self._growth(x) + self._pairs(keys, x))
+            value += (n - 1) * gradient.p * self._pairs(other, x)
+            key += (n - 1) * gradient.p * self._pairs(pair, x)
+        kept = value + cross + key
         query = self._rows(self._query_path(x), x) * gradient.q
         gain = self.width * self.value_variance
         if n == 1:
@@ -310,7 +383,10 @@ class CausalAttention(PositionalAttention):
         total = (1 + self._noise * self._rows(self._own(x), x)) * gradient.q + (n - 1) * gradient.p
         shared = (total - kept) / (n - 1)
         shared += self._strength(x) * x.gap**2 * self._pairs(self._pair_form(x), x) * gradient.p
-        return (Gradient(gain * (kept + query), gain * (kept + query - shared)),)
+        radial = (sp.S.Zero, sp.S.Zero)
+        if x.fixed_norm is not None and self._weights_variance(x) != 0:
+            radial = self._radial(gradient, x, cross, key)
+        return (Gradient(*(gain * item for item in (kept + query, kept + query - shared, *radial))),)
 
     def weight_gradients(self, gradient: Gradient, x: Signal) -> dict[str, sp.Expr]:
         r"""Second moments of dLoss/dW per weight, for ``value``, ``query`` and ``key``.
@@ -325,22 +401,24 @@ class CausalAttention(PositionalAttention):
         value = n * (out.q * gradient.q + (n - 1) * out.p * gradient.p) / gain
         scale = n * self.width * self.value_variance * gradient.q / (self.heads * self.key_width)
         strength = self.temperature**2 * d**2
-        form, square = self._pair_form(x), jacobian_square(*self._row(x))
+        form, square = self._pair_form(x), self._moment("square", x)
         mean, weighted = self._pairs(form, x), self._pairs(AMPLITUDE * COSINE * form, x)
         correlation = gradient.p / gradient.q
 
-        def path(own: sp.Expr, tilted: sp.Expr, part: sp.Expr) -> sp.Expr:
-            """One row, with G as far as the inner product and the scale fluctuate together, and two rows."""
+        def path(own: sp.Expr, tilted: sp.Expr, part: sp.Expr, share: sp.Expr) -> sp.Expr:
+            """One row, with G as far as a norm and the scale fluctuate together, and two rows with their inner product."""
             dropped = self._noise * x.q * x.gap * square
             row = x.gap**2 * ((1 - part) * own + part * tilted) + dropped
-            pair = x.gap**2 * (x.rho * mean + part * (weighted - x.rho * mean))
+            pair = x.gap**2 * (x.rho * mean + share * (weighted - x.rho * mean))
             return scale * strength * x.q * (self._rows(row, x) + correlation * (n - 1) * pair)
 
-        one = sp.S.One if self.level == "exact" else sp.S.Zero
-        width = self._spread(x)
-        tokens, keys = (1 / d) / width, (1 / self.key_width + 1 / d) / width
-        query = path(self._query_form(x), self._query_form(x, one), tokens)
-        key = path(self._form(x, sp.S.Zero), self._form(x, one), keys)
+        one, item = sp.S.One if self.level == "exact" else sp.S.Zero, self.geometry(x)
+        width = item.key_spread + item.token_spread
+        own_form = self._moment("form", x), self._moment("form", x, one)
+        product = item.product_variance / (1 + x.rho**2) if item.unit else item.token_spread
+        total = width if not item.unit else item.key_spread + product
+        query = path(self._query_form(x), self._query_form(x, one), item.token_spread / width, product / total)
+        key = path(*own_form, (1 / self.key_width + item.token_spread) / width, (1 / self.key_width + product) / total)
         return {"value": value, "query": self.key_variance * query, "key": self.query_variance * key}
 
     def _hidden(self, count: int) -> Array:

@@ -44,6 +44,7 @@ from symprop.functions.softmax_overlap import (
     JacobianOverlap,
     Participation,
     RowGap,
+    RowNode,
     RowOverlap,
     WeightGap,
     WeightMoment,
@@ -238,6 +239,30 @@ def _row_formulas(sphere: bool, normed: bool) -> dict[str, sp.Expr]:
     formulas |= {"excess": _A * (1 - 3 * own + 2 * cube), "diagonal": own - 2 * cube + WeightMoment((4,), *row)}
     formulas |= _radial(sphere, row)
     return formulas | {"mean_slope": formulas["mean"].diff(_A), "own_slope": own.diff(_A)}
+
+
+def row_moment(name: str, item: Geometry, spread: sp.Expr = sp.S.Zero, power: sp.Expr = sp.S.Zero) -> sp.Expr:
+    """A moment of one row by its formula, averaged with G^power over a Gamma law of G with mean 1 and variance ``spread``.
+
+    ``power`` counts the factors of the score variance in the formula. Tokens of fixed norm are mixed from keys on a sphere
+    and normal ones. For a row of some of the tokens, whose number is ``item.tokens``.
+
+    >>> n, d, a = sp.symbols("n d a", positive=True)
+    >>> row_moment("jacobian", Geometry(n, d, d, sp.S.Zero, sp.S.Half))
+    (n - 1)/n**2
+    """
+    def average(sphere: bool) -> sp.Expr:
+        dimension = item.dimension if sphere else sp.oo
+        formula = _row_formulas(sphere, False)[name].replace(
+            lambda node: isinstance(node, RowNode),
+            lambda node: WeightMoment(node.powers, item.variance, item.tokens, dimension, spread, power),
+        )
+        found: sp.Expr = formula.xreplace({_A: item.variance, _N: item.tokens, _D: item.dimension})
+        return sp.factor(found) if item.variance == 0 else found
+
+    if not item.unit:
+        return average(False)
+    return item.deficit**2 * average(True) + (1 - item.deficit**2) * average(False)
 
 
 def _radial(sphere: bool, row: tuple[sp.Expr, ...]) -> dict[str, sp.Expr]:
@@ -531,5 +556,6 @@ __all__ = [
     "formulas",
     "gamma_rule",
     "layer_moment",
+    "row_moment",
     "small_scores",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 import sympy as sp
 
 from symprop.core.errors import InputError, RefusedError
+from symprop.functions.softmax_overlap import WeightNode
 
 ROW, LATER = sp.symbols("t u", integer=True, positive=True)
 """The number of keys of a row, and that of a later row."""
@@ -24,21 +25,56 @@ COSINE = sp.Symbol("rho_s", real=True)
 """Correlation of the scores of two rows."""
 
 
+class _RowsOnSphere(sp.Function):
+    """Of two rows; arguments: variance a, score gap g, tokens t, additional keys of the later row, dimension of the keys."""
+
+    nargs = (5,)
+
+
+class SphereOverlap(_RowsOnSphere):
+    r"""The overlap of two rows of softmax weights for keys on a sphere: :class:`RowOverlap` of cosines.
+
+    >>> a, g, t, m, D = sp.symbols("a g t m D", positive=True)
+    >>> SphereOverlap(0, 0, t, m, D)
+    1/(m + t)
+    """
+
+    @classmethod
+    def eval(cls, variance: sp.Expr, score_gap: sp.Expr, tokens: sp.Expr, extra: sp.Expr, dimension: sp.Expr) -> sp.Expr | None:
+        return 1 / (tokens + extra) if variance == 0 else None
+
+
+class SphereSlope(_RowsOnSphere):
+    r"""How the overlap grows with the covariance of the scores at rows of fixed length.
+
+    :math:`\tfrac{D}{D - 1} E \sum_j (1 - c_j^2) (J_t J_u)_{jj}` for equal scores, with the cosines c of the keys.
+
+    >>> a, g, t, m, D = sp.symbols("a g t m D", positive=True)
+    >>> SphereSlope(0, 0, t, m, D)
+    (1 - 1/t)/(m + t)
+    """
+
+    @classmethod
+    def eval(cls, variance: sp.Expr, score_gap: sp.Expr, tokens: sp.Expr, extra: sp.Expr, dimension: sp.Expr) -> sp.Expr | None:
+        return (1 - 1 / tokens) / (tokens + extra) if variance == 0 else None
+
+
 class OverlapGrowth(sp.Function):
     r"""How the overlap of two rows grows with the scale of their scores at a fixed correlation, :math:`s\, dO/ds`.
 
-    Arguments as those of :class:`~symprop.functions.softmax_overlap.RowOverlap`: variance, score gap, tokens, additional keys.
+    Arguments as those of :class:`~symprop.functions.softmax_overlap.RowOverlap`: variance, score gap, tokens, additional keys;
+    with a dimension, those of :class:`SphereOverlap`.
 
     >>> a, g, n = sp.symbols("a g n", positive=True)
     >>> OverlapGrowth(0, 0, n), OverlapGrowth(a, a, n)
     (0, 0)
     """
 
-    nargs = (3, 4)
+    nargs = (3, 4, 5)
 
     @classmethod
-    def eval(cls, variance: sp.Expr, score_gap: sp.Expr, tokens: sp.Expr, extra: sp.Expr = sp.S.Zero) -> sp.Expr | None:
-        return sp.S.Zero if variance == 0 or variance == score_gap else None
+    def eval(cls, variance: sp.Expr, score_gap: sp.Expr, *rest: sp.Expr) -> sp.Expr | None:
+        return sp.S.Zero if variance == 0 or (variance == score_gap and len(rest) < 3) else None
 
 
 def _sum_of_powers(expression: sp.Expr, index: sp.Symbol, first: sp.Expr, last: sp.Expr) -> sp.Expr | None:
@@ -248,8 +284,14 @@ def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr) -> Callable[
     """
     import numpy as np
 
-    made: Callable[..., Any] = sp.lambdify(arguments, expression, modules=[_moments(), np], cse=True)
+    plain = expression.replace(_is_number, lambda node: node.evalf(20))
+    made: Callable[..., Any] = sp.lambdify(arguments, plain, modules=[_moments(), np], cse=True)
     return made
+
+
+def _is_number(node: sp.Basic) -> bool:
+    """Whether a function is the same everywhere, so that its value can stand for it."""
+    return isinstance(node, sp.Function) and not isinstance(node, WeightNode) and not node.free_symbols
 
 
 def _packed(*values: Any) -> tuple[Any, ...]:
@@ -304,9 +346,14 @@ def _moments() -> Mapping[str, Callable[..., Any]]:
         "Participation": lambda *rest: row(((2, 0),), *rest),
         "RowOverlap": overlap,
         "JacobianOverlap": slope,
+        "SphereOverlap": overlap,
+        "SphereSlope": slope,
         "Larger": np.maximum,
         "OverlapGrowth": pair(causal_numeric.overlap_growth),
     }
 
 
-__all__ = ["AMPLITUDE", "COSINE", "LATER", "ROW", "OverlapGrowth", "PairMean", "RowMean", "compiled", "sharp"]
+__all__ = [
+    "AMPLITUDE", "COSINE", "LATER", "ROW", "OverlapGrowth", "PairMean", "RowMean", "SphereOverlap", "SphereSlope", "compiled",
+    "sharp",
+]
