@@ -16,7 +16,21 @@ import numpy as np
 import sympy as sp
 from symprop.derivations import cowsik2024_simulation as simulation
 
-from symprop.claims import Claim, Curve, Figure, LatexName, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import (
+    Axis,
+    Boundary,
+    Claim,
+    Curve,
+    Diagram,
+    Figure,
+    LatexName,
+    Paper,
+    PaperDerivation,
+    Progress,
+    Region,
+    Result,
+    Status,
+)
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
 from symprop.core.expression import Comparison, factored
@@ -359,6 +373,23 @@ def _dynamics() -> tuple[Result, ...]:
     return tuple(replace(_result(item.subs(X.q, Q_STAR), quantity), names=NAMES) for item, quantity in shown)
 
 
+ANGLE, COMMON = sp.symbols("lyapunov_angle lyapunov_gradient_common")
+DIAGRAM = Diagram(
+    x=Axis(sigma_w, "sigma_w", 0.2, 6.0, 200),
+    y=Axis(A, "A", 0.01, 0.6, 200),
+    evaluators={name: f"exponents_{name}" for name in ("tanh", "erf", "gelu", "relu")},
+    output=ANGLE,
+    title="Angle exponent at collapse, M = {M}",
+    label="exponent per block",
+    values={M: 0.09},
+    boundaries=(
+        Boundary("order and chaos", lambda: ANGLE, "solid"),
+        Boundary("common gradient keeps its size", lambda: COMMON, "dashed"),
+    ),
+    regions=(Region("order: tokens align", ANGLE < 0), Region("chaos: tokens\nmove apart", ANGLE > 0)),
+)
+
+
 DERIVATION = PaperDerivation(
     paper=PAPER,
     view=COWSIK,
@@ -370,6 +401,7 @@ DERIVATION = PaperDerivation(
     accuracy=_accuracy,
     figures=_figures,
     build_dynamics=_dynamics,
+    diagram=DIAGRAM,
     references=(
         Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
               "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "

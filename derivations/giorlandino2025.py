@@ -32,7 +32,7 @@ from symprop.claims import (
 from symprop.codegen import FunctionSpec
 from symprop.codegen.render import load
 from symprop.components import LayerNorm, UniformAttention
-from symprop.core.expression import Comparison, compare, factored
+from symprop.core.expression import Comparison, compare, factored, near_one
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source, merge_unique, neglected_order
 from symprop.core.signal import Gradient
@@ -384,7 +384,7 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
         _scalar("freezing_point", "beta above which the weights of tokens of overlap rho freeze.",
                 _freezing("post").subs(GAP, 1 - rho), "beta", rho, neglected="O(1/log n)"),
         _scalar("angle_exponent", "Exponent per block of the gap at collapse.",
-                wide(_exponent("angle").expression), "lyapunov_angle", *bias, neglected="O(1/d)"),
+                sp.log(near_one(wide(linearised().slope))), "lyapunov_angle", *bias, neglected="O(1/d)"),
         _scalar("query_gradient_frozen", "Squared query gradient over beta, up to its scale, at infinite length.",
                 _query_profile().expression.subs(MU, sp.Min(1, _freezing("post").subs(GAP, 1 - rho) / beta_a)), "F",
                 beta_a, rho, neglected="O(1/log n)"),
@@ -471,6 +471,7 @@ DIAGRAM = Diagram(
         Region("signal and\nattention kept", sp.And(sp.Rational(95, 100) > OVERLAP, beta_a < sp.sqrt(2 / (1 - rho)))),
     ),
     simulate=simulation.at_the_end,
+    limits=(0.0, 1.0),
 )
 
 DERIVATION = PaperDerivation(

@@ -241,7 +241,7 @@ def critical_strength(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -293,7 +293,7 @@ def freezing_point(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         )
         (
             rho,
@@ -309,7 +309,7 @@ def angle_exponent(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\frac{\frac{\alpha_{\mathrm{MLP}}^{2} \alpha_{\mathrm{SA}}^{2}}{\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2} + \frac{\alpha_{\mathrm{SA}}^{2} \left(\sigma_w^2\right)^{2}}{2 \left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right)}}{\alpha_{\mathrm{MLP}}^{2} + \sigma_w^2 \left(\frac{\sigma_w^2}{2} + \frac{\sigma_b^2}{2}\right) + \sigma_b^2} \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(1 - \frac{2 \alpha_{\mathrm{MLP}}^{2} \sigma_v^2 + 2 \alpha_{\mathrm{MLP}}^{2} \sigma_b^2 + \alpha_{\mathrm{SA}}^{2} \sigma_w^2 \sigma_b^2 + 2 \alpha_{\mathrm{SA}}^{2} \sigma_b^2 + \sigma_v^2 \left(\sigma_w^2\right)^{2} + \sigma_v^2 \sigma_w^2 \sigma_b^2 + 2 \sigma_v^2 \sigma_b^2 + \left(\sigma_w^2\right)^{2} \sigma_b^2 + \sigma_w^2 \left(\sigma_b^2\right)^{2} + 2 \left(\sigma_b^2\right)^{2}}{\left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right) \left(2 \alpha_{\mathrm{MLP}}^{2} + \left(\sigma_w^2\right)^{2} + \sigma_w^2 \sigma_b^2 + 2 \sigma_b^2\right)} \right)}
 
     Args:
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -401,7 +401,7 @@ def query_gradient_frozen(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         )
         (
             beta_a, rho,
@@ -466,7 +466,7 @@ def overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -537,7 +537,7 @@ def overlap_uniform(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -611,7 +611,7 @@ def overlap_annealed(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -687,7 +687,7 @@ def preln_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -760,7 +760,7 @@ def noln_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -833,7 +833,7 @@ def tanh_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -1242,7 +1242,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "angle_exponent": (
-        ('bits_of', 'from_bits', 'f_log', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1258,11 +1258,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double gain_v_ = a_gain_v[i];
         const double gain_w_ = a_gain_w[i];
         const double sigma_b2_ = a_sigma_b2[i];
-        const double x0_ = square(alpha_sa_);
-        const double x1_ = square(alpha_mlp_);
-        const double x2_ = x0_/(gain_v_ + sigma_b2_ + x0_);
-        const double x3_ = f_log((x1_*x2_ + 0.5*x2_*square(gain_w_))/(gain_w_*(0.5*gain_w_ + 0.5*sigma_b2_) + sigma_b2_ + x1_));
-        const double next_0 = x3_;
+        const double x0_ = square(gain_w_);
+        const double x1_ = 2.0*sigma_b2_;
+        const double x2_ = square(sigma_b2_);
+        const double x3_ = square(alpha_sa_);
+        const double x4_ = square(alpha_mlp_);
+        const double x5_ = 2.0*x4_;
+        const double x6_ = gain_w_*sigma_b2_;
+        const double x7_ = f_log1p(-(gain_v_*x0_ + gain_v_*x1_ + gain_v_*x5_ + gain_v_*x6_ + gain_w_*x2_ + sigma_b2_*x0_ + x1_*x3_ + x1_*x4_ + 2.0*x2_ + x3_*x6_)/((gain_v_ + sigma_b2_ + x3_)*(x0_ + x1_ + x5_ + x6_)));
+        const double next_0 = x7_;
         result_0[i] = next_0;
     }
 }

@@ -968,7 +968,7 @@ def critical_strength(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -1033,7 +1033,7 @@ def freezing_point(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
     _to_beta = np.empty(_shape)
     # 3 operations a point
@@ -1060,7 +1060,7 @@ def angle_exponent(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\frac{\frac{\alpha_{\mathrm{MLP}}^{2} \alpha_{\mathrm{SA}}^{2}}{\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2} + \frac{\alpha_{\mathrm{SA}}^{2} \left(\sigma_w^2\right)^{2}}{2 \left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right)}}{\alpha_{\mathrm{MLP}}^{2} + \sigma_w^2 \left(\frac{\sigma_w^2}{2} + \frac{\sigma_b^2}{2}\right) + \sigma_b^2} \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(1 - \frac{2 \alpha_{\mathrm{MLP}}^{2} \sigma_v^2 + 2 \alpha_{\mathrm{MLP}}^{2} \sigma_b^2 + \alpha_{\mathrm{SA}}^{2} \sigma_w^2 \sigma_b^2 + 2 \alpha_{\mathrm{SA}}^{2} \sigma_b^2 + \sigma_v^2 \left(\sigma_w^2\right)^{2} + \sigma_v^2 \sigma_w^2 \sigma_b^2 + 2 \sigma_v^2 \sigma_b^2 + \left(\sigma_w^2\right)^{2} \sigma_b^2 + \sigma_w^2 \left(\sigma_b^2\right)^{2} + 2 \left(\sigma_b^2\right)^{2}}{\left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right) \left(2 \alpha_{\mathrm{MLP}}^{2} + \left(\sigma_w^2\right)^{2} + \sigma_w^2 \sigma_b^2 + 2 \sigma_b^2\right)} \right)}
 
     Args:
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -1102,7 +1102,7 @@ def angle_exponent(
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_lyapunov_angle = np.empty(_shape)
-    # 18 operations a point
+    # 35 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1112,14 +1112,20 @@ def angle_exponent(
             (
                 gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
             ) = _values
+            if _changed & 0b10:
+                x0 = np.square(gain_w)
+            if _changed & 0b100:
+                x1 = 2*sigma_b2
+                x2 = np.square(sigma_b2)
             if _changed & 0b1000:
-                x0 = np.square(alpha_sa)
+                x3 = np.square(alpha_sa)
             if _changed & 0b10000:
-                x1 = np.square(alpha_mlp)
-            if _changed & 0b1101:
-                x2 = x0/(gain_v + sigma_b2 + x0)
-            x3 = np.log((x1*x2 + 0.5*x2*np.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
-            _to_lyapunov_angle[_at] = x3
+                x4 = np.square(alpha_mlp)
+                x5 = 2*x4
+            if _changed & 0b110:
+                x6 = gain_w*sigma_b2
+            x7 = np.log1p(-(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6)/((gain_v + sigma_b2 + x3)*(x0 + x1 + x5 + x6)))
+            _to_lyapunov_angle[_at] = x7
 
     _in_parts(_work, workers)
     return _to_lyapunov_angle[()]
@@ -1165,7 +1171,7 @@ def query_gradient_frozen(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
     _to_F = np.empty(_shape)
     # 9 operations a point
@@ -1241,7 +1247,7 @@ def overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -1368,7 +1374,7 @@ def overlap_uniform(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -1500,7 +1506,7 @@ def overlap_annealed(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1646,7 +1652,7 @@ def overlap_exact(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1785,7 +1791,7 @@ def preln_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1920,7 +1926,7 @@ def noln_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -2050,7 +2056,7 @@ def preln_overlap_exact(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
@@ -2194,7 +2200,7 @@ def tanh_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -2319,7 +2325,7 @@ def centred_overlap_exact(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),

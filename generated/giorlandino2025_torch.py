@@ -118,7 +118,7 @@ def _beyond_cells(total, factor, scale, places, arguments):
 
 def _monomial(powers):
     """Sorted, without the factors T(1, 0) = 1."""
-    return tuple(sorted(((int(k), int(p)) for k, p in powers if (k, p) != (1, 0))))
+    return tuple(sorted(((_plain_int(k), _plain_int(p)) for k, p in powers if (k, p) != (1, 0))))
 
 
 def _add_term(terms, key, value):
@@ -201,7 +201,7 @@ def _row_slope(terms, side):
 
 def _pair_monomial(powers):
     """Sorted, without the factors sum w = sum v = 1."""
-    return tuple(sorted(((int(k), int(m)) for k, m in powers if (k, m) not in ((1, 0), (0, 1)))))
+    return tuple(sorted(((_plain_int(k), _plain_int(m)) for k, m in powers if (k, m) not in ((1, 0), (0, 1)))))
 
 
 def _pair_sum(terms):
@@ -274,18 +274,18 @@ def _reach(scale, tokens, power):
     typical, largest = ((size + scale * scale / 2 + 3) / sharp, torch.sqrt(2 * size) + 3 / sharp)
     limit = torch.where(typical < largest, typical, largest)
     moved = torch.where(power * scale < limit, power * scale, limit)
-    return max(9.2, 7.6 + float(moved.max()))
+    return max(9.2, 7.6 + _plain_float(moved.max()))
 
 
 def _key_nodes(scale, dimension, reach):
     """Offsets s zeta, values c and weights of a rule for the law of a key, each of shape (nodes, points)."""
-    if float(dimension.max()) < 0:
+    if _plain_float(dimension.max()) < 0:
         variance, part = _gamma_nodes(-2 / dimension)
-        normal = 0 * scale + float('inf')
+        normal = 0 * scale + _plain_float('inf')
         kinds = [_key_nodes(scale * torch.sqrt(variance[:, k]), normal, reach) for k in range(5)]
         return (torch.concatenate([offset for offset, _, _ in kinds]), torch.concatenate([c * torch.sqrt(variance[:, k]) for k, (_, c, _) in enumerate(kinds)]), torch.concatenate([weight * part[:, k] for k, (_, _, weight) in enumerate(kinds)]))
     if bool(torch.isinf(dimension).any()):
-        half = int((reach / _normal_step(scale)).max()) + 1
+        half = _plain_int((reach / _normal_step(scale)).max()) + 1
         c = torch.arange(-half, half + 1, dtype=torch.float64)[:, None] * (reach / half) + 0 * scale
         weight = torch.exp(-c * c / 2)
         return (scale * c, c, weight / weight.sum(0))
@@ -294,7 +294,7 @@ def _key_nodes(scale, dimension, reach):
     strip = torch.where(strip * torch.sqrt(dimension) > 8.1, 8.1 / torch.sqrt(dimension), strip)
     step = 6.283185307179586 * strip / (33 - (dimension - 1) * torch.log(torch.cos(strip)))
     end = torch.arccosh(torch.exp((reach * reach / 2 + 3) / (dimension - 1)))
-    half = int((end / step).max()) + 1
+    half = _plain_int((end / step).max()) + 1
     y = torch.arange(-half, half + 1, dtype=torch.float64)[:, None] * (end / half)
     weight = torch.exp((1 - dimension) * torch.log(torch.cosh(y)))
     c = torch.tanh(y)
@@ -322,8 +322,8 @@ def _bounds(scale, tokens, lowest):
     size = torch.log(tokens)
     typical = size + scale * scale / 2 + 42
     largest = size + scale * (torch.sqrt(2 * size) + 9) + 42 / lowest
-    many = float(tokens.min()) > 128
-    return (-float(torch.where(typical < largest, typical, largest).max()), 3.0 if many else float(8.7 * scale.max() + 5))
+    many = _plain_float(tokens.min()) > 128
+    return (-_plain_float(torch.where(typical < largest, typical, largest).max()), 3.0 if many else _plain_float(8.7 * scale.max() + 5))
 
 
 def _row_block(requests, scale, tokens, dimension, shared, step):
@@ -333,11 +333,11 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
     totals = [sum((k for k, _ in powers)) for powers in requests]
     first, last = _bounds(scale, tokens, min(totals))
     reach = _reach(scale, tokens, max(totals))
-    start = int(first / step) - 1
-    x = torch.arange(start, int(last / step) + 2, dtype=torch.float64) * step
+    start = _plain_int(first / step) - 1
+    x = torch.arange(start, _plain_int(last / step) + 2, dtype=torch.float64) * step
     averages = {}
     if shared:
-        half = int(reach * float(scale.max()) / step) + 1
+        half = _plain_int(reach * _plain_float(scale.max()) / step) + 1
         c, weight = _common_weights(scale, dimension, torch.arange(-half, half + 1, dtype=torch.float64) * step)
         line = torch.arange(start - half, start + len(x) + half, dtype=torch.float64) * step
         place = torch.arange(len(x))[:, None] + torch.arange(2 * half + 1)[None, :]
@@ -392,22 +392,22 @@ def _row_moments(requests, variance, tokens, dimension, step=0.27):
         key = key[torch.argsort(key)]
         begin = 0
         while begin < len(places):
-            size = 512 if code == 0 else max(1, int(64 / (1 + float(scale[places[begin]])) ** 2))
-            same = int((key[begin:] <= key[begin] + 0.5 * scale[places[begin]] + 0.1).sum())
+            size = 512 if code == 0 else max(1, _plain_int(64 / (1 + _plain_float(scale[places[begin]])) ** 2))
+            same = _plain_int((key[begin:] <= key[begin] + 0.5 * scale[places[begin]] + 0.1).sum())
             here = places[begin:begin + max(1, min(size, same))]
             found[:, here] = _row_block(requests, scale[here], tokens[here], dimension[here], code == 0, step)
             begin += len(here)
     for k, powers in enumerate(requests):
         if all((p == 0 for _, p in powers)):
-            uniform = tokens ** float(sum((1 - k for k, _ in powers)))
+            uniform = tokens ** _plain_float(sum((1 - k for k, _ in powers)))
             found[k] = torch.where((variance == 0) | (tokens == 1), uniform, found[k])
     return found
 
 
 def _tabulate(wanted, load, private, normal, bounds, reach, step, times):
     """E e^(k u) e^(-e^u) over the private part of one row, with u = x + load c: {k: array of shape (points, x, nodes c)}."""
-    start = int(bounds[0] / float(step.min())) - 1
-    count = int(bounds[1] / float(step.min())) + 2 - start
+    start = _plain_int(bounds[0] / _plain_float(step.min())) - 1
+    count = _plain_int(bounds[1] / _plain_float(step.min())) + 2 - start
     nodes = normal.shape[1]
     if times > 0:
         half = (nodes - 1) // 2
@@ -418,7 +418,7 @@ def _tabulate(wanted, load, private, normal, bounds, reach, step, times):
         x = torch.arange(start, start + count, dtype=torch.float64)[None, :] * step[:, None]
         line = (x[:, :, None] + (load[:, None] * normal)[:, None, :]).reshape(len(load), -1)
         place = torch.arange(count * nodes).reshape(count, nodes)
-    offset, _, weight = _key_nodes(private, 0 * private + float('inf'), reach)
+    offset, _, weight = _key_nodes(private, 0 * private + _plain_float('inf'), reach)
     shift, part = (offset.T[:, None, :], weight.T[:, :, None])
     size = max(1, 1000000 // (len(load) * len(offset)))
     tables = {}
@@ -435,7 +435,7 @@ def _pair_block(requests, rows, private, opposite, tokens, extra, width, reach):
     """Moments of a block of points; rows lists variance, load, step and multiple of the common grid of both rows."""
     plans = [_set_partitions(powers) for powers in requests]
     wanted = sorted({block for plan in plans for blocks in plan for block in blocks} | {(0, 0)})
-    half = int((reach / width).max()) + 1
+    half = _plain_int((reach / width).max()) + 1
     normal = torch.arange(-half, half + 1, dtype=torch.float64)[None, :] * width[:, None]
     weight = torch.exp(-normal * normal / 2)
     weight = weight / weight.sum(1)[:, None]
@@ -491,7 +491,7 @@ def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
     power = max((sum((k + m for k, m in powers)) for powers in requests))
     found = torch.zeros((len(requests), len(first)), dtype=torch.float64)
     code = torch.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + torch.where(tokens > 128, 0.0, 2048.0)
-    for kind in sorted({float(item) for item in code}):
+    for kind in sorted({_plain_float(item) for item in code}):
         places = torch.arange(len(first))[code == kind]
         key = sharp[places]
         places = places[torch.argsort(key)]
@@ -499,10 +499,10 @@ def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
         begin = 0
         while begin < len(places):
             reach = _reach(1.5 * key[begin:begin + 1], (tokens + extra)[places].max(), power)
-            cells = 400 * (2 * reach / float(width[places[begin:]].min()) + 1)
-            same = int((key[begin:] <= 1.5 * key[begin] + 0.1).sum())
-            here = places[begin:begin + max(1, min(same, int(1000000.0 / cells)))]
-            rows = [(variance[here], load[here], grid[here], int(multiple[here][0])) for variance, load, grid, multiple in zip((first, second), loads, steps, times, strict=True)]
+            cells = 400 * (2 * reach / _plain_float(width[places[begin:]].min()) + 1)
+            same = _plain_int((key[begin:] <= 1.5 * key[begin] + 0.1).sum())
+            here = places[begin:begin + max(1, min(same, _plain_int(1000000.0 / cells)))]
+            rows = [(variance[here], load[here], grid[here], _plain_int(multiple[here][0])) for variance, load, grid, multiple in zip((first, second), loads, steps, times, strict=True)]
             reach = _reach(sharp[here], (tokens + extra)[here], power)
             found[:, here] = _pair_block(requests, rows, private[here], bool(deficit[here][0] > 1), tokens[here], extra[here], width[here], reach)
             begin += len(here)
@@ -528,13 +528,13 @@ def _averaged_moments(requests, variance, tokens, dimension, spread, evaluate=_r
     """E over G of G^k times a moment of a row at the score variance G a, of shape (requests, broadcast shape)."""
     given = variance if dimension is None else dimension
     shape, (a, n, law, w) = _one_shape(variance, tokens, given, spread)
-    law = 0 * a + float('inf') if dimension is None else law
+    law = 0 * a + _plain_float('inf') if dimension is None else law
     kinds = sorted({powers for powers, _ in requests})
     if bool((w > 0).any()):
         nodes, parts = _gamma_nodes(w)
         wide = [(item[:, None] + 0 * nodes).reshape(-1) for item in (n, law)]
         values = evaluate(kinds, (a[:, None] * nodes).reshape(-1), *wide).reshape(len(kinds), len(a), 5)
-        found = [(parts * nodes ** float(k) * values[kinds.index(powers)]).sum(1) for powers, k in requests]
+        found = [(parts * nodes ** _plain_float(k) * values[kinds.index(powers)]).sum(1) for powers, k in requests]
     else:
         values = evaluate(kinds, a, n, law)
         found = [values[kinds.index(powers)] for powers, _ in requests]
@@ -550,12 +550,12 @@ def _weight_gap(variance, tokens, evaluate=_row_moments):
         nodes, parts = _legendre_nodes(12)
         b, m = (a[small], n[small])
         places = (b[:, None] * nodes).reshape(-1)
-        square, cube, product = evaluate([((2, 0),), ((3, 0),), ((2, 0), (2, 0))], places, (m[:, None] + 0 * nodes).reshape(-1), 0 * places + float('inf'))
+        square, cube, product = evaluate([((2, 0),), ((3, 0),), ((2, 0), (2, 0))], places, (m[:, None] + 0 * nodes).reshape(-1), 0 * places + _plain_float('inf'))
         slope = ((square - 4 * cube + 3 * product).reshape(len(b), 12) * parts).sum(1)
         found[small] = b * m * slope / torch.clip(m - 1, 1.0, None)
     if not bool(small.all()):
         b, m = (a[~small], n[~small])
-        found[~small] = (m * evaluate([((2, 0),)], b, m, 0 * b + float('inf'))[0] - 1) / torch.clip(m - 1, 1.0, None)
+        found[~small] = (m * evaluate([((2, 0),)], b, m, 0 * b + _plain_float('inf'))[0] - 1) / torch.clip(m - 1, 1.0, None)
     return found.reshape(shape)
 
 
@@ -608,6 +608,16 @@ def _overlap_gap(variance, gap, tokens, evaluate=_two_rows):
     return found.reshape(shape)
 
 
+def _plain_float(value):
+    """A number that sizes a grid, without a derivative."""
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)
+
+
+def _plain_int(value):
+    """A whole number that sizes a grid, without a derivative."""
+    return int(value.detach() if isinstance(value, torch.Tensor) else value)
+
+
 class _RowMoments(torch.autograd.Function):
     """Moments of a row; their derivatives in the variance are moments."""
 
@@ -650,7 +660,17 @@ class _RowMoments(torch.autograd.Function):
             else:
                 slope = slopes[0]
             total = total + grad[k]*slope
-        return None, total, None, None
+        return None, total, None, _law_slope(ctx, grad)
+
+
+def _law_slope(ctx, grad):
+    """The gradient in the dimension of the keys, through the rule for their law; None where nobody wants it."""
+    if not ctx.needs_input_grad[3]:
+        return None
+    a, n, D = ctx.saved_tensors
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(_row_moments(ctx.requests, a, n, D), D, grad, create_graph=True)
+    return slope
 
 
 class _TwoRows(torch.autograd.Function):
@@ -682,7 +702,7 @@ class _TwoRows(torch.autograd.Function):
 
 def _differentiable_row(requests, a, n, D):
     """Moments of a row in double precision, with derivatives."""
-    return _RowMoments.apply(requests, a, n.detach(), D.detach())
+    return _RowMoments.apply(requests, a, n.detach(), D)
 
 
 def _differentiable_pair(requests, a, g, n, m):
@@ -747,7 +767,7 @@ def _panel_table(low, high, tokens):
         unit[0] = unit[0] / 2
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
-        own = _row_moments([((2, 0),)], variance, flat + tokens, flat + float('inf'))[0]
+        own = _row_moments([((2, 0),)], variance, flat + tokens, flat + _plain_float('inf'))[0]
         coefficients.append(unit @ torch.log(tokens * own))
     a = (variance[:, None] + 0 * nodes).reshape(-1)
     widest = tokens / (tokens - 1)
@@ -1109,7 +1129,7 @@ def angle_exponent(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\frac{\frac{\alpha_{\mathrm{MLP}}^{2} \alpha_{\mathrm{SA}}^{2}}{\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2} + \frac{\alpha_{\mathrm{SA}}^{2} \left(\sigma_w^2\right)^{2}}{2 \left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right)}}{\alpha_{\mathrm{MLP}}^{2} + \sigma_w^2 \left(\frac{\sigma_w^2}{2} + \frac{\sigma_b^2}{2}\right) + \sigma_b^2} \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(1 - \frac{2 \alpha_{\mathrm{MLP}}^{2} \sigma_v^2 + 2 \alpha_{\mathrm{MLP}}^{2} \sigma_b^2 + \alpha_{\mathrm{SA}}^{2} \sigma_w^2 \sigma_b^2 + 2 \alpha_{\mathrm{SA}}^{2} \sigma_b^2 + \sigma_v^2 \left(\sigma_w^2\right)^{2} + \sigma_v^2 \sigma_w^2 \sigma_b^2 + 2 \sigma_v^2 \sigma_b^2 + \left(\sigma_w^2\right)^{2} \sigma_b^2 + \sigma_w^2 \left(\sigma_b^2\right)^{2} + 2 \left(\sigma_b^2\right)^{2}}{\left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right) \left(2 \alpha_{\mathrm{MLP}}^{2} + \left(\sigma_w^2\right)^{2} + \sigma_w^2 \sigma_b^2 + 2 \sigma_b^2\right)} \right)}
 
     Args:
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -1146,12 +1166,16 @@ def angle_exponent(
         gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 18 operations a point
-    x0 = torch.square(alpha_sa)
-    x1 = torch.square(alpha_mlp)
-    x2 = x0/(gain_v + sigma_b2 + x0)
-    x3 = torch.log((x1*x2 + 0.5*x2*torch.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
-    _to_lyapunov_angle = x3
+    # 35 operations a point
+    x0 = torch.square(gain_w)
+    x1 = 2*sigma_b2
+    x2 = torch.square(sigma_b2)
+    x3 = torch.square(alpha_sa)
+    x4 = torch.square(alpha_mlp)
+    x5 = 2*x4
+    x6 = gain_w*sigma_b2
+    x7 = torch.log1p(-(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6)/((gain_v + sigma_b2 + x3)*(x0 + x1 + x5 + x6)))
+    _to_lyapunov_angle = x7
     return _to_lyapunov_angle.expand(_shape)
 
 

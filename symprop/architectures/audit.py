@@ -13,19 +13,19 @@ import sympy as sp
 
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
-from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, run
+from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, logit_deviations, run
 from symprop.core.display import html_table
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.network.gram import GramGradient
-from symprop.network.gram_attention import pattern
+from symprop.network.gram_attention import AttentionPattern, pattern
 
 STATES = ("auto", "exchangeable", "gram")
 """The state of the tokens: (q, gap) or the whole Gram matrix; ``auto`` takes the first where it suffices."""
 COLLAPSED = 0.99
 """Token cosine from which tokens count as collapsed."""
-VALID_LOGITS, USABLE_LOGITS, LARGE_LOGITS = 0.5, 1.6, 1.0
-"""Logit deviations up to which attention is described at first order, up to which its forward moments still are, and from
-which a repair is offered."""
+VALID_LOGITS, USABLE_LOGITS = 0.5, 1.6
+"""Logit deviations up to which attention is described at first order and beyond which a repair is offered, and up to which
+its forward moments still are."""
 COMPARED_TOKENS = 32
 """Tokens on which the two states are compared where (q, gap) was asked for and does not suffice."""
 RANGE = 1e4
@@ -160,7 +160,23 @@ class _Subject:
         scaled = self.architecture
         if branch_factor != 1:
             scaled = scaled.replace(branch_scale=scaled.branch_scale * sp.Float(branch_factor, 17))
-        return _gram_rows(scaled, self.words, self.padding)
+        return _gram_rows(scaled, self.words, self.visible, self.padding)
+
+    def logits(self, state: str, factor: float) -> float:
+        """The largest deviation of logits, query and key std multiplied by a factor."""
+        model, square = self.architecture, sp.Float(factor, 17) ** 2
+        changed = model.replace(query=model.query * square, key=model.key * square)
+        if state == "exchangeable":
+            return _logits(_exchangeable_rows(ExchangeableModel(changed, self.count), 1.0))
+        return max(logit_deviations(changed, self.words, self.visible, self.padding))
+
+    @cached_property
+    def visible(self) -> AttentionPattern | None:
+        """Who sees whom; a mask that hides nothing is left to the model itself, which knows faster ways."""
+        if not self.padding:
+            return None
+        own = run(self.architecture.replace(layers=1), self.words[:1]).pattern
+        return pattern(len(self.words), causal=self.architecture.causal, padding=self.padding, rotary=own.rotary)
 
 
 def _chosen(subject: _Subject, state: str) -> tuple[tuple[LayerRow, ...], str, str]:
@@ -199,13 +215,10 @@ def _cost(subject: _Subject) -> str:
     )
 
 
-def _gram_rows(architecture: Architecture, words: Words, padding: int) -> tuple[LayerRow, ...]:
+def _gram_rows(
+    architecture: Architecture, words: Words, visible: AttentionPattern | None, padding: int
+) -> tuple[LayerRow, ...]:
     count = len(words)
-    # A mask that hides nothing is left to the model itself, which knows faster ways.
-    visible = None
-    if padding:
-        own = run(architecture.replace(layers=1), words[:1]).pattern
-        visible = pattern(count, causal=architecture.causal, padding=padding, rotary=own.rotary)
     model = run(architecture, words, visible=visible)
     if architecture.head is None:
         gradient = GramGradient(np.diag((np.arange(count) < count - padding).astype(float)))
@@ -218,19 +231,18 @@ def _gram_rows(architecture: Architecture, words: Words, padding: int) -> tuple[
 def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tuple[LayerRow, ...]:
     """The layers of a pass on the Gram matrix, given the gradient at its output; the last ``padding`` tokens do not count."""
     real = slice(0, model.pattern.tokens - padding)
-    gradients, weights = model.backward(gradient)
-    rows = []
-    for layer, (stream, above) in enumerate(zip(model.streams, gradients, strict=True)):
-        inside = layer < len(model.passes)
-        deviation = participation = None
-        if inside:
-            attention = model.attention(layer)
-            spread = (model.pattern.weights * attention.logit_variance).sum(axis=1)[real]
-            deviation, participation = math.sqrt(float(spread.mean())), 1 / float(attention.participation()[real].mean())
-        signal, pulled = mean_moments(stream.gram[real, real]), mean_moments(above.gram[real, real])
-        rows.append(_row(layer, signal, stream.mean_share / stream.width, deviation, participation, pulled,
-                         weights[layer] if inside else {}))  # fmt: skip
-    return tuple(rows)
+
+    def row(layer: int, above: GramGradient, deviation: float | None, participation: float | None,
+            weights: Mapping[str, float]) -> LayerRow:  # fmt: skip
+        stream = model.streams[layer]
+        return _row(layer, mean_moments(stream.gram[real, real]), stream.mean_share / stream.width, deviation, participation,
+                    mean_moments(above.gram[real, real]), weights)  # fmt: skip
+
+    rows = [row(len(model.passes), gradient, None, None, {})]
+    for item in model.pulled(gradient):
+        participation = 1 / float(item.attention.participation()[real].mean())
+        rows.append(row(item.layer, item.gradient, item.attention.logit_deviation(real), participation, item.weights))
+    return tuple(reversed(rows))
 
 
 def _exchangeable_rows(model: ExchangeableModel, branch_factor: float) -> tuple[LayerRow, ...]:
@@ -376,7 +388,7 @@ def _repairs(
             "rank collapse", "the token cosine at the output", cosine, lambda rows: rows[-1].cosine, _alignment
         )
         found.append(_branch_repair(subject, problem, rows, state))
-    if _logits(rows) > LARGE_LOGITS:
+    if _logits(rows) > VALID_LOGITS:
         found.append(_logit_repair(subject, rows, state))
     return found
 
@@ -403,7 +415,7 @@ def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, .
         if abs(problem.distance(full)) <= REACHED:
             factor, after = math.exp(log_factor), problem.of(full)
             return Repair(problem.name, target, factor, before, after,
-                          f"{_scaling(subject.architecture, factor)} {_reached(problem, before, after)}")  # fmt: skip
+                          f"{_scaling(subject.architecture, factor)} {_reached(problem.quantity, before, after)}")  # fmt: skip
     return Repair(problem.name, target, None, before, None,
                   f"No scale of the residual branches brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")
 
@@ -447,24 +459,22 @@ def _scaling(architecture: Architecture, factor: float) -> str:
     return scaled + "."
 
 
-def _reached(problem: _Problem, before: float, after: float) -> str:
-    return f"Audited again, {problem.quantity} is {after:.4g} instead of {before:.4g}."
+def _reached(quantity: str, before: float, after: float) -> str:
+    return f"Audited again, {quantity} is {after:.4g} instead of {before:.4g}."
 
 
 def _logit_repair(subject: _Subject, rows: tuple[LayerRow, ...], state: str) -> Repair:
-    """The factor of query and key std at which the largest logits deviate by one."""
-    problem = _Problem("large logits", "the largest logit deviation", LARGE_LOGITS, _logits)
+    """The factor of query and key std at which the largest logits deviate just so little that no warning is given."""
+    wanted, quantity = VALID_LOGITS * math.exp(-REACHED), "the largest logit deviation"
     before, target = _logits(rows), "query and key std"
-    model, factor, full = subject.architecture, 1.0, rows
+    factor, after = 1.0, before
     for _ in range(ATTEMPTS):
         # A logit is linear in both; the tokens that enter a layer depend on them a little.
-        factor *= math.exp(-problem.distance(full) / 2)
-        square = sp.Float(factor, 17) ** 2
-        changed = model.replace(query=model.query * square, key=model.key * square)
-        full = _Subject(changed, subject.words, subject.padding).rows(state)
-        if abs(problem.distance(full)) <= REACHED:
-            return Repair(problem.name, target, factor, before, problem.of(full),
+        factor *= math.sqrt(wanted / after)
+        after = subject.logits(state, factor)
+        if abs(math.log(after / wanted)) <= REACHED:
+            return Repair("large logits", target, factor, before, after,
                           f"Multiply the std of query and key weights by {factor:.4g}."
-                          f" {_reached(problem, before, problem.of(full))}")  # fmt: skip
-    return Repair(problem.name, target, None, before, None,
-                  f"No scale of query and key weights brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")
+                          f" {_reached(quantity, before, after)}")  # fmt: skip
+    return Repair("large logits", target, None, before, None,
+                  f"No scale of query and key weights brings {quantity} from {before:.4g} to {wanted:.4g}.")

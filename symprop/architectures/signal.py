@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from symprop.network.gram_attention import NO_ROTATION, AttentionGram, Attention
 
 Words = npt.NDArray[np.int64]
 MAX_TOKENS = 2048
+PASS_MATRICES, KEPT_NUMBERS = 32, 5 * 10**7
+"""Matrices in the pass of one layer, about, and numbers that the passes of all layers may fill the memory with."""
 DRAWN_LAYERS = 12
 """Layers from which each draws fewer heads: the errors of many layers are independent and average out."""
 
@@ -28,32 +31,91 @@ WEIGHTS: Mapping[str, str] = {
 """Weight matrices of a layer by the labels of the block."""
 
 
+class Layers(Sequence[GramPass]):
+    """The passes of all layers, from the ``streams`` before each and after the last: layers + 1 signals.
+
+    As many as fit into :data:`KEPT_NUMBERS` are kept; others are propagated anew each time that they are asked for.
+    """
+
+    def __init__(self, traces: Sequence[Trace], signal: GramSignal, seen: AttentionPattern, closure: Closure) -> None:
+        self._traces, self._seen, self._closure = traces, seen, closure
+        streams = [signal]
+        self._kept: dict[int, GramPass] = {}
+        for layer, found in enumerate(forward(traces, signal, seen, closure)):
+            if (layer + 1) * PASS_MATRICES * seen.tokens**2 <= KEPT_NUMBERS:
+                self._kept[layer] = found
+            streams.append(replace(found.output, slope=1.0))
+        self.streams = tuple(streams)
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+    @overload
+    def __getitem__(self, layer: int) -> GramPass: ...
+    @overload
+    def __getitem__(self, layer: slice) -> tuple[GramPass, ...]: ...
+    def __getitem__(self, layer: int | slice) -> GramPass | tuple[GramPass, ...]:
+        if isinstance(layer, slice):
+            return tuple(self[index] for index in range(len(self))[layer])
+        index = range(len(self))[layer]
+        return self._kept.get(index) or _layer(self._traces[index], self.streams[index], self._seen, self._closure, index)
+
+
+def forward(
+    traces: Sequence[Trace], signal: GramSignal, seen: AttentionPattern, closure: Closure = EVERYTHING
+) -> Iterator[GramPass]:
+    """One layer after the other, none of them kept."""
+    for index, trace in enumerate(traces):
+        found = _layer(trace, signal, seen, closure, index)
+        yield found
+        signal = found.output
+
+
+def _layer(trace: Trace, signal: GramSignal, seen: AttentionPattern, closure: Closure, index: int) -> GramPass:
+    return propagate(trace, signal, seen, seed=(index,), closure=closure)
+
+
+def attention_of(layer: GramPass) -> AttentionGram:
+    """The attention of a layer, with its logits."""
+    return next(iter(layer.attention.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class PulledLayer:
+    """A layer on the way back: its attention, the gradient at its input, squared norms of its weight gradients by name."""
+
+    layer: int
+    attention: AttentionGram
+    gradient: GramGradient
+    weights: dict[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class ModelPass:
     """Forward pass of all layers: ``passes`` in order, with the signal that enters each and the one that leaves the last."""
 
     architecture: Architecture
     pattern: AttentionPattern
-    passes: tuple[GramPass, ...]
-    embedded: GramSignal
+    passes: Layers
 
     @property
     def streams(self) -> tuple[GramSignal, ...]:
         """The stream before every layer and after the last: layers + 1 signals."""
-        return (self.embedded, *(item.output for item in self.passes))
+        return self.passes.streams
 
-    def attention(self, layer: int) -> AttentionGram:
-        """The attention of a layer, with its logits."""
-        return next(iter(self.passes[layer].attention.values()))
+    def pulled(self, gradient: GramGradient) -> Iterator[PulledLayer]:
+        """The layers from the last to the first, with the gradient at the stream before each."""
+        for layer in range(len(self.passes) - 1, -1, -1):
+            item = self.passes[layer]
+            gradient, found = item.backward(gradient)
+            # Vectors that tokens share, as the bias of a trained norm, are no weights.
+            weights = {WEIGHTS[name]: value for name, value in found.items() if name in WEIGHTS}
+            yield PulledLayer(layer, attention_of(item), gradient, weights)
 
     def backward(self, gradient: GramGradient) -> tuple[tuple[GramGradient, ...], tuple[dict[str, float], ...]]:
         """Gradients at every stream (layers + 1), and squared norms of the weight gradients of every layer by name."""
-        gradients, weights = [gradient], []
-        for item in reversed(self.passes):
-            below, found = item.backward(gradients[-1])
-            gradients.append(below)
-            weights.append({WEIGHTS[name]: value for name, value in found.items()})
-        return tuple(reversed(gradients)), tuple(reversed(weights))
+        layers = list(self.pulled(gradient))[::-1]
+        return (*(item.gradient for item in layers), gradient), tuple(item.weights for item in layers)
 
     def unit_gradient(self) -> GramGradient:
         """Independent cotangents of unit variance at the last stream."""
@@ -92,6 +154,20 @@ def run(
     its integer. ``visible`` replaces the attention pattern, for padded sequences; ``closure`` says which
     corrections are kept.
     """
+    traces, signal, seen, closure = _start(architecture, words, rows, visible, closure)
+    return ModelPass(architecture, seen, Layers(traces, signal, seen, closure))
+
+
+def logit_deviations(architecture: Architecture, words: Words, visible: AttentionPattern | None, padding: int) -> list[float]:
+    """The deviation of the logits in every layer of :func:`run`, with attention weights at first order in their variance."""
+    traces, signal, seen, closure = _start(architecture, words, 1, visible, Closure(attention="first_order"))
+    real = slice(0, len(words) - padding)
+    return [attention_of(item).logit_deviation(real) for item in forward(traces, signal, seen, closure)]
+
+
+def _start(
+    architecture: Architecture, words: Words, rows: int, visible: AttentionPattern | None, closure: Closure
+) -> tuple[list[Trace], GramSignal, AttentionPattern, Closure]:
     total = len(words)
     if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:
         raise InputError("words", f"shape {words.shape}", f"at most {MAX_TOKENS} tokens, a multiple of {rows} rows")
@@ -99,12 +175,8 @@ def run(
     seen = visible or pattern(tokens, sequences=rows, causal=architecture.causal, rotary=_rotary(architecture))
     signal = embed(architecture, words, seen)
     trace = _trace(architecture.block(called=True), signal, tokens)
-    embedded, passes = signal, []
     closure = replace(closure, draws=closure.draws * DRAWN_LAYERS // max(architecture.layers, DRAWN_LAYERS))
-    for layer in range(architecture.layers):
-        passes.append(propagate(trace, signal, seen, seed=(layer,), closure=closure))
-        signal = passes[-1].output
-    return ModelPass(architecture, seen, tuple(passes), embedded)
+    return [trace] * architecture.layers, signal, seen, closure
 
 
 def embed(architecture: Architecture, words: Words, seen: AttentionPattern) -> GramSignal:

@@ -173,20 +173,28 @@ def _stirling_rest(x):
 {log1p_over}
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return {where}(near, {log1p}({where}(near, step, 0*step)/below), {log}({where}(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
 {prelude}    first, last, ends = v + 8.0, v + N + 8.0, {zero}
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + {log1p}(step/(v + k)) - {log1p}(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = {abs}(4*step - first) <= 3*first
     inner = {where}(small, step, 0*step)
     mean = {zero}
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = {log1p}(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*{where}(small, inner*mean, outer) + 0.5*({log1p}(step/first) - {log1p}(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*{where}(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return {exp}(ends + middle + rest)
 
 
@@ -229,7 +237,7 @@ def _log1p_over(t):
     return torch.where(small, 2*series/(2 + near), torch.log1p(far)/far)''',
 }
 
-_PRELUDE = {"numpy": "", "torch": "    step, v, N = (0*(step + v + N) + item for item in (step, v, N))\n"}
+_PRELUDE = {"numpy": "", "torch": "    step, v, N, u = (0*(step + v + N + u) + item for item in (step, v, N, u))\n"}
 
 
 def unit_rule(points: int) -> list[tuple[float, float]]:
@@ -252,7 +260,8 @@ def half_line_rule() -> list[tuple[float, float]]:
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     write = {"numpy": _numpy_text, "torch": _torch_text}[backend]
-    names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log1p", "abs", "where", "sqrt")}
+    library = "np" if backend == "numpy" else "torch"
+    names = {name: f"{library}.{name}" for name in ("exp", "log", "log1p", "abs", "where", "sqrt")}
     rising = _RISING.format(
         zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_rows(unit_rule(10)), **names
     )

@@ -19,6 +19,7 @@ from sympy.core.function import ArgumentIndexError
 from symprop.core.errors import RefusedError
 from symprop.functions.activation import Activation
 from symprop.functions.arc_cosine import arc_cosine_array
+from symprop.functions.quadrature_activation import QuadratureActivation
 from symprop.functions.table_sum import TableSum
 
 Array = npt.NDArray[np.float64]
@@ -65,8 +66,10 @@ class PairKernel:
 
     def _series(self, first: Array, second: Array, r: Array) -> Array:
         variances, places = np.unique(np.concatenate([first.ravel(), second.ravel()]), return_inverse=True)
-        coefficients, rest = self._coefficients(variances)
         one, other = places[: first.size].reshape(first.shape), places[first.size :].reshape(second.shape)
+        if (r == 1).all() and np.array_equal(first, second):
+            return np.asarray(self._weighed(variances)[2][one])
+        coefficients, rest = self._coefficients(variances)
         # The tail counts as one more power: exact where two tokens coincide.
         total = np.sqrt(rest[one] * rest[other])
         for row in coefficients[::-1]:
@@ -75,14 +78,7 @@ class PairKernel:
 
     def _coefficients(self, variances: Array) -> tuple[Array, Array]:
         """Hermite coefficients of shape (terms, variances), and the second moment that they leave out."""
-        spread = np.sqrt(variances)
-        step = STEP * RESOLVED / max(RESOLVED, float(spread.max(initial=0.0)))
-        count = int(np.ceil(REACH / step))
-        z = np.arange(-count, count + 1) * step
-        weight = np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)
-        function = self.activation.apply if self.order == 0 else self.activation.slope
-        values = function(spread[:, None] * z) * weight
-        whole = (values**2 / np.where(weight > 0, weight, 1.0)).sum(axis=1)
+        z, values, whole = self._weighed(variances)
         rows: list[Array] = []
         before, polynomial, rest = np.zeros_like(z), np.ones_like(z), whole
         for k in range(TERMS):
@@ -92,6 +88,17 @@ class PairKernel:
                 break
             before, polynomial = polynomial, (z * polynomial - np.sqrt(k) * before) / np.sqrt(k + 1)
         return np.array(rows), np.maximum(rest, 0.0)
+
+    def _weighed(self, variances: Array) -> tuple[Array, Array, Array]:
+        """Nodes z, the function at sqrt(v) z times the weight of the node, and the function's second moments."""
+        spread = np.sqrt(variances)
+        step = STEP * RESOLVED / max(RESOLVED, float(spread.max(initial=0.0)))
+        count = int(np.ceil(REACH / step))
+        z = np.arange(-count, count + 1) * step
+        weight = np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)
+        function = self.activation.apply if self.order == 0 else self.activation.slope
+        values = function(spread[:, None] * z) * weight
+        return np.asarray(z), values, (values**2 / np.where(weight > 0, weight, 1.0)).sum(axis=1)
 
 
 class KernelCall(sp.Function):
@@ -150,6 +157,9 @@ class CalledActivation(Activation):
 @lru_cache(maxsize=64)
 def _closed(activation: Activation, order: int) -> Callable[..., Array] | None:
     """The kernel in closed form as a numpy function, None where it is a sum over a table."""
+    if isinstance(activation, QuadratureActivation):
+        # Its kernel is always such a sum, and takes a second to write down.
+        return None
     kernel = (activation.cross, activation.slope_cross)[order]
     expression = kernel(sp.S.Zero, sp.S.Zero, _FIRST, _SECOND, _COVARIANCE)
     if expression.has(TableSum):

@@ -101,7 +101,7 @@ class Closure:
         seen = pattern if self.rotary else replace(pattern, rotary=NO_ROTATION)
         spread = FLUCTUATION[self.fluctuation](x.spread)
         layer = AttentionGram(attention, x.gram, seen, x.width, spread)
-        large = self.attention == "auto" and not seen.turns and layer.logit_deviation > SMALL_LOGITS
+        large = self.attention == "auto" and not seen.turns and layer.logit_deviation() > SMALL_LOGITS
         if not large and self.attention != "sampled":
             return layer
         if seen.turns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -55,6 +56,11 @@ class Picture:
     regions: Mapping[str, NDArray[np.bool_]]
     values: Mapping[sp.Symbol, float]
     simulated: Simulated | None = None
+
+    @property
+    def title(self) -> str:
+        """The title, with the values that it names."""
+        return self.diagram.title.format_map({str(symbol): f"{value:g}" for symbol, value in self.values.items()})
 
     def arrays(self) -> dict[str, Array]:
         """What the data file holds: axes, output, the fields of the boundaries, simulated points and parameters."""
@@ -135,9 +141,9 @@ def compute(
     if progress is not None:
         progress("diagram", 0, 1)
     result = load(spec)(**{str(symbol): value for symbol, value in at.items() if str(symbol) in names})
-    output = getattr(result, str(diagram.output), result)
-    output = np.broadcast_to(output, (len(y), len(x)))
-    at[diagram.output] = output
+    outputs = {name: getattr(result, name, result) for name, _ in spec.outputs}
+    output = np.broadcast_to(outputs[str(diagram.output)], (len(y), len(x)))
+    at |= {sp.Symbol(name): np.broadcast_to(value, output.shape) for name, value in outputs.items()}
     fields = {item.label: (_on_grid(item.field(), at, output.shape), item.style) for item in diagram.boundaries}
     regions = {item.label: _on_grid(item.where, at, output.shape).astype(bool) for item in diagram.regions}
     if progress is not None:
@@ -205,8 +211,8 @@ def draw(picture: Picture, kind: str) -> bytes:
         canvas = Figure(figsize=(5.6, 4.4), layout="constrained", dpi=200)
         FigureCanvasAgg(canvas)
         axes = canvas.subplots()
-        mesh = axes.pcolormesh(picture.x, picture.y, picture.output, cmap="viridis", vmin=0, vmax=1, shading="gouraud",
-                               rasterized=True)
+        colours = _colours(picture)
+        mesh = axes.pcolormesh(picture.x, picture.y, picture.output, **colours, shading="gouraud", rasterized=True)
         canvas.colorbar(mesh, ax=axes, label=diagram.label, pad=0.02)
         lines = []
         crossed = np.zeros(picture.output.shape, dtype=bool)
@@ -224,14 +230,12 @@ def draw(picture: Picture, kind: str) -> bytes:
                           path_effects=[withStroke(linewidth=2.5, foreground="black")], zorder=4)
         if picture.simulated is not None:
             seen = picture.simulated
-            axes.scatter(seen.x, seen.y, c=seen.value, cmap="viridis", vmin=0, vmax=1, s=42, edgecolors="red",
-                         linewidths=1.1, zorder=5)
+            axes.scatter(seen.x, seen.y, c=seen.value, **colours, s=42, edgecolors="red", linewidths=1.1, zorder=5)
             lines.append(Line2D([], [], color="none", marker="o", markeredgecolor="red", markerfacecolor="none",
                                 label="simulated, same colours"))
         axes.set_xlabel(_axis_label(diagram.x))
         axes.set_ylabel(_axis_label(diagram.y))
-        depth = {str(symbol): f"{value:g}" for symbol, value in picture.values.items()}
-        axes.set_title(diagram.title.format_map(depth), fontsize=10)
+        axes.set_title(picture.title, fontsize=10)
         if lines:
             canvas.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         stream = io.BytesIO()
@@ -240,8 +244,19 @@ def draw(picture: Picture, kind: str) -> bytes:
     return stream.getvalue()
 
 
+def _colours(picture: Picture) -> dict[str, Any]:
+    """Map and range of the colours."""
+    finite = picture.output[np.isfinite(picture.output)]
+    low, high = picture.diagram.limits or (float(finite.min(initial=0.0)), float(finite.max(initial=0.0)))
+    if low < 0 < high:
+        low, high = -max(-low, high), max(-low, high)
+        return {"cmap": "RdBu_r", "vmin": low, "vmax": high}
+    return {"cmap": "viridis", "vmin": low, "vmax": high}
+
+
 def _axis_label(axis: Axis) -> str:
-    return f"{info(axis.symbol).meaning.split(':')[0]} ${info(axis.symbol).latex}$"
+    words = re.split("[:;,]", info(axis.symbol).meaning)[0]
+    return f"{axis.name if '^' in words else words} ${info(axis.symbol).latex}$"
 
 
 def crossing(field: Array) -> NDArray[np.bool_]:

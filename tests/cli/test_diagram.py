@@ -106,3 +106,27 @@ def test_stray_arguments_are_still_refused(capsys):
         main([*BASE, "-o", "p.png", "stray"])
     with pytest.raises(SystemExit):
         main(["list", "a=1"])
+
+
+@pytest.mark.parametrize(("name", "arguments", "zero"), [
+    ("cowsik2024", ["--activation", "erf", "-x", "sigma_w:0.5:6:9", "-y", "A:0.02:0.5:7", "M=1/4"], "order and chaos"),
+    ("cowsik2024", ["-x", "sigma_w:0.5:6:5", "-y", "A:0.02:0.5:4"], "order and chaos"),
+    ("kedia2024", ["-x", "gap:0:2:5", "-y", "mu:-1:1:4"], None),
+    ("softmax_attention", ["-x", "gap:0:1:4", "-y", "sigma_q2:0:0.05:3"], None),
+])
+def test_every_diagram_is_its_evaluator(tmp_path, name, arguments, zero):
+    pytest.importorskip("matplotlib")
+    from symprop import bundled
+    from symprop.codegen.render import load
+
+    assert main(["diagram", name, *arguments, "-o", str(tmp_path / "d.svg")]) == 0
+    diagram = bundled.derivation(name).diagram
+    level = arguments[1] if "--activation" in arguments else next(iter(diagram.evaluators))
+    data = np.load(tmp_path / "d.npz")
+    others = {key.removeprefix("parameter: "): value for key, value in data.items() if key.startswith("parameter: ")}
+    spec = bundled.derivation(name).evaluator(diagram.evaluators[level])
+    given = {key: value for key, value in others.items() if key in {item.name for item in spec.parameters}}
+    found = load(spec)(**{diagram.x.name: data[diagram.x.name], diagram.y.name: data[diagram.y.name][:, None]}, **given)
+    np.testing.assert_array_equal(data[str(diagram.output)], getattr(found, str(diagram.output)))
+    if zero is not None:
+        assert (data[f"boundary: {zero}"] < 0).any() and (data[f"boundary: {zero}"] > 0).any()

@@ -14,6 +14,7 @@ import pytest
 from symprop.bundled import derivation
 from symprop.claims import PaperDerivation
 from symprop.core.errors import SympropError, UnknownNameError
+from symprop.notation import COLUMN, LINE
 from symprop.report import pdf
 from symprop.report.appendix import Part, appendix
 from symprop.report.content import dynamics
@@ -21,6 +22,7 @@ from symprop.report.document import Display, Document
 from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
 from symprop.report.tex import bibliography, latex_files
+from symprop.report.width import width
 
 OWN_STATEMENTS = r"""\documentclass[a4paper]{article}
 \usepackage[margin=2.5cm]{geometry}
@@ -151,6 +153,25 @@ def test_input_only_goes_into_another_document(document: Document, tmp_path: Pat
     assert "documentclass" not in page and r"\begin{document}" not in page
     host = preamble + HOST
     assert _compiled(files | {"derivation.tex": page, "appendix.tex": host}, tmp_path) == []
+
+
+def test_two_columns_break_formulas_for_a_column_and_keep_tables_over_both(narrow: Document, document: Document) -> None:
+    page, wide = (str(latex_files(item)["appendix.tex"]) for item in (narrow, document))
+    assert "twocolumn" in page and "twocolumn" not in wide
+    assert "longtable" not in page and page.count(r"\begin{table*}") >= wide.count(r"\begin{longtable}")
+    for text, room in ((page, COLUMN), (wide, LINE)):
+        bodies = [line.split("&", 1)[-1] for block in re.findall(r"\\begin\{align\*\}\n(.*?)\n\\end", text, re.DOTALL)
+                  for line in block.split("\n") if "stackrel" not in line]
+        assert bodies and max(map(width, bodies)) <= room
+    # Both say the same.
+    assert [section.title for section in narrow.sections] == [section.title for section in document.sections]
+    assert re.findall(r"\\label\{[^}]*\}", page) == re.findall(r"\\label\{[^}]*\}", wide)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(engine() is None, reason="no LaTeX engine on the path")
+def test_two_columns_compile_without_warnings(narrow: Document, tmp_path: Path) -> None:
+    assert _compiled(latex_files(narrow), tmp_path) == []
 
 
 def test_an_unknown_style_is_refused(document: Document) -> None:
