@@ -71,7 +71,7 @@ def test_exact_softmax_has_its_limits():
 def test_evaluators_against_thirty_digits():
     for spec in DERIVATION.evaluators:
         interpolated = spec.name.endswith("_exact") or spec.name.startswith("tanh")
-        values = {"rho_T": 0.95, "beta_a": 0.8 if interpolated else 2.5, "L": 12, "n": 128, "q_0": 1.5, **POINT}
+        values = {"rho_T": 0.95, "beta_a": 0.8 if interpolated else 2.5, "L": 12, "n": 16, "q_0": 1.5, **POINT}
         values = {parameter.name: values[parameter.name] for parameter in spec.parameters}
         exact, got = evaluate(spec, values, 30), load(spec)(**values)
         digits = 1e-10 if interpolated else 1e-12
@@ -105,13 +105,13 @@ def test_diagrams_take_seconds(grid):
 
 
 def test_centred_attention_keeps_tokens_apart():
-    """Against the same block without centring, and against feed-forward alone where scores vanish."""
-    centred, plain = (load(DERIVATION.evaluator(name)) for name in ("centred_overlap_exact", "overlap_exact"))
-    depths = np.array([1, 10, 50])
-    assert np.all(centred(**POINT, n=64, beta_a=2.0, L=depths).overlap < plain(**POINT, n=64, beta_a=2.0, L=depths).overlap)
-    alone = load(DERIVATION.evaluator("overlap_uniform"))(**{**POINT, "gain_v": 0.0, "sigma_b2": 0.0}, n=64, L=depths).overlap
-    cold = centred(**{**POINT, "sigma_b2": 0.0}, n=64, beta_a=0.0, L=depths).overlap
-    np.testing.assert_allclose(cold, alone, rtol=1e-12)
+    """Against feed-forward alone, which it is where scores vanish and stays below where they do not."""
+    centred, depths = load(DERIVATION.evaluator("centred_overlap_exact")), np.array([1, 10, 50])
+    point = {**POINT, "sigma_b2": 0.0, "n": 16, "L": depths}
+    alone = load(DERIVATION.evaluator("overlap_uniform"))(**{**point, "gain_v": 0.0}).overlap
+    # What the table misses of 1/n, layer by layer.
+    np.testing.assert_allclose(centred(**point, beta_a=0.0).overlap, alone, rtol=1e-7 * depths[-1])
+    assert np.all(centred(**point, beta_a=2.0).overlap < alone)
 
 
 def test_frozen_query_gradient():
