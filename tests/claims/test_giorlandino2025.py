@@ -110,7 +110,7 @@ def test_centred_attention_keeps_tokens_apart():
     point = {**POINT, "sigma_b2": 0.0, "n": 16, "L": depths}
     alone = load(DERIVATION.evaluator("overlap_uniform"))(**{**point, "gain_v": 0.0}).overlap
     # What the table misses of 1/n, layer by layer.
-    np.testing.assert_allclose(centred(**point, beta_a=0.0).overlap, alone, rtol=1e-7 * depths[-1])
+    np.testing.assert_allclose(centred(**point, beta_a=0.0).overlap, alone, rtol=1e-8)
     assert np.all(centred(**point, beta_a=2.0).overlap < alone)
 
 
