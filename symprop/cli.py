@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("derivations", nargs="+", metavar="NAME", help="bundled derivations; several share notation and numbers")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new or empty folder")
     sub.add_argument("--style", metavar="STYLE", default="article", help="article (default) or input-only, for your document")
+    sub.add_argument("--columns", type=int, metavar="N", default=1, help="1 (default) or 2 columns to a page")
     sub.add_argument("--html", type=Path, metavar="FILE", help="the same as one web page that needs no network")
     sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
@@ -150,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
     sub.add_argument("--html", type=Path, metavar="FILE", help="also write a report as one web page that needs no network")
     sub.add_argument("--appendix", type=Path, metavar="FOLDER", help="also write it as LaTeX, into a new or empty folder")
+    sub.add_argument("--columns", type=int, metavar="N", default=1, help="1 (default) or 2 columns to its page")
 
     sub = command("generate", _generate, "write the files that the bundled derivations emit, or chosen evaluators")
     sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
@@ -372,7 +374,7 @@ def _audit_report(options: argparse.Namespace, found: Audit) -> None:
     from symprop.report.tex import latex_files
 
     if options.appendix is not None:
-        _write_folder(options.appendix, _output_folder(options.appendix), latex_files(report(found)), pdf=True)
+        _write_folder(options.appendix, _output_folder(options.appendix), latex_files(report(found), columns=options.columns), pdf=True)
     if options.html is not None:
         with _progress(options) as progress:
             document = explored(found, progress)
@@ -467,6 +469,8 @@ def _appendix(options: argparse.Namespace) -> int:
         raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
     if options.style not in STYLES:
         raise UnknownNameError("style", options.style, STYLES)
+    if options.columns not in (1, 2):
+        raise InputError("columns", options.columns, "1 or 2")
     old = set() if options.output is None else _output_folder(options.output)
     parts = []
     for derivation in derivations:
@@ -492,7 +496,7 @@ def _write_appendix(options: argparse.Namespace, old: set[str], document: Docume
     from symprop.report.listing import measurement_rows
     from symprop.report.tex import latex_files
 
-    files = latex_files(document, options.style)
+    files = latex_files(document, options.style, options.columns)
     for part in parts:
         for name, text in bundled.evaluator_files(part.derivation, part.derivation.evaluators).items():
             files[f"evaluators/{name}"] = text

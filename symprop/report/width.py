@@ -7,6 +7,8 @@ from functools import lru_cache
 
 LINE = 40.0
 """Width of the text of an article in em, with a margin for safety."""
+COLUMN = 21.5
+"""The same of one of the two columns of an article."""
 WIDE = 30.0
 """A fraction wider than this is not set as one."""
 
@@ -84,6 +86,48 @@ class _Measure:
         if token.isupper():
             return 0.78
         return 0.42 if token in "()[]" else 0.3 if token in ",.;:'|!" else 0.55
+
+
+def flattened(latex: str, available: float) -> str:
+    """The formula with every fraction and root that is wider than ``available`` em written in a line, where it can break.
+
+    >>> flattened(r"1 + \\frac{a + b}{c}", 2.0)
+    '1 + (a + b)\\\\big/c'
+    """
+    tokens = _TOKEN.findall(latex)
+    out = ""
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        count = {"\\frac": 2, "\\sqrt": 1}.get(token, 0)
+        parts: list[str] = []
+        end = position + 1
+        while len(parts) < count and end < len(tokens) and tokens[end] == "{":
+            start, depth = end + 1, 1
+            while depth:
+                end += 1
+                depth += (tokens[end] == "{") - (tokens[end] == "}")
+            parts.append("".join(tokens[start:end]))
+            end += 1
+        if count and len(parts) == count and width(token + "".join(f"{{{part}}}" for part in parts)) > available:
+            inner = [flattened(part, available) for part in parts]
+            if count == 2:
+                top, bottom = (part if _is_atom(part) else f"({part})" for part in inner)
+                # A factor that follows would read as a part of what is divided by.
+                closed = "".join(tokens[end:]).lstrip()[:1] in ("", "+", "-", "=", ",", ")", "]", "}")
+                out += rf"{top}\big/{bottom if closed else f'({inner[1]})'}"
+            else:
+                out += f"({inner[0]})^{{1/2}}"
+            position = end
+        else:
+            out += token
+            position += 1
+    return out
+
+
+def _is_atom(latex: str) -> bool:
+    """Whether a formula needs no brackets beside a slash."""
+    return re.fullmatch(r"\\?[A-Za-z0-9]+(?:_\{?\w+\}?)?", latex) is not None
 
 
 def broken(latex: str, available: float, continued: float | None = None) -> list[str]:

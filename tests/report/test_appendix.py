@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from symprop.claims import PaperDerivation
-from symprop.core.errors import SympropError, UnknownNameError
+from symprop.core.errors import InputError, SympropError, UnknownNameError
 from symprop.report import pdf
 from symprop.report.document import Document
 from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
 from symprop.report.tex import bibliography, latex_files
+from symprop.report.width import flattened
 
 OWN_STATEMENTS = r"""\documentclass[a4paper]{article}
 \usepackage[margin=2.5cm]{geometry}
@@ -148,6 +149,33 @@ def test_input_only_goes_into_another_document(document: Document, tmp_path: Pat
     assert "documentclass" not in page and r"\begin{document}" not in page
     host = preamble + HOST
     assert _compiled(files | {"derivation.tex": page, "appendix.tex": host}, tmp_path) == []
+
+
+@pytest.mark.skipif(engine() is None, reason="no LaTeX engine on the path")
+def test_two_columns_compile_without_warnings(document: Document, tmp_path: Path) -> None:
+    written = latex_files(document, columns=2)
+    assert "longtable" not in str(written["appendix.tex"])
+    assert _compiled(written, tmp_path) == []
+
+
+@pytest.mark.parametrize("columns", [0, 3])
+def test_other_numbers_of_columns_are_refused(document: Document, columns: int) -> None:
+    with pytest.raises(InputError, match="1 or 2"):
+        latex_files(document, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("wide", "flat"),
+    [
+        (r"\frac{a + b}{c} x", r"(a + b)\big/(c) x"),
+        (r"\frac{a + b}{c} + x", r"(a + b)\big/c + x"),
+        (r"\sqrt{a + b}", r"(a + b)^{1/2}"),
+        (r"\frac{1}{n}", r"\frac{1}{n}"),
+        (r"\frac{1}{1 + \frac{a + b}{c}}", r"1\big/(1 + (a + b)\big/c)"),
+    ],
+)
+def test_wide_fractions_go_into_the_line(wide: str, flat: str) -> None:
+    assert flattened(wide, 2.0) == flat
 
 
 def test_an_unknown_style_is_refused(document: Document) -> None:
