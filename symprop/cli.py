@@ -355,6 +355,10 @@ def _audit(options: argparse.Namespace) -> int:
         print(auditing.formulas(model), end="")
         return 0
     words = auditing.words_of(options.words, options.seq_len, model.vocabulary, options.seed)
+    if options.columns not in (1, 2):
+        raise InputError("columns", options.columns, "1 or 2")
+    _writable(options.html, "html")
+    _writable(options.plot, "plot")
     with _progress(options) as progress:
         progress("auditing", 0, 1)
         found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
@@ -395,6 +399,18 @@ def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]
         found = contrast(folder, files, words, forward=options.forward)
     _printed(auditing.contrast_data(found) if options.json else auditing.contrast_text(found))
     return 0
+
+
+def _writable(path: Path | None, option: str) -> None:
+    """Refuses, before anything is derived, a file that could not be written afterwards."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(option, path, "a file, not a folder")
+    if not path.parent.is_dir():
+        raise InputError(option, path, "a file in a folder that exists")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(option, path, "a file that can be written")
 
 
 def _write(path: Path, content: bytes, option: str) -> None:
@@ -471,6 +487,7 @@ def _appendix(options: argparse.Namespace) -> int:
         raise UnknownNameError("style", options.style, STYLES)
     if options.columns not in (1, 2):
         raise InputError("columns", options.columns, "1 or 2")
+    _writable(options.html, "html")
     old = set() if options.output is None else _output_folder(options.output)
     parts = []
     for derivation in derivations:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from symprop.report.width import LINE, broken, flattened, width
 
+BESIDE = 18.0
+"""A chain whose lines have less room than this, in em, beside its left side begins below it."""
+
 
 def chain_latex(
     quantity: str, steps: Sequence[tuple[str, str]], *, indent: float = 0.0, relation: str = "=", line: float = LINE
@@ -30,7 +33,7 @@ def chain_rows(
     # A rule is set in script size over its sign.
     sign_width = max([1.3, *(0.68 * width(rule) + 0.5 for rule, _ in steps)])
     left = width(quantity)
-    beside = left <= 0.25 * room or (len(steps) == 1 and left + sign_width + width(steps[0][1]) <= room)
+    beside = (left <= 0.25 * room and room - sign_width - left >= BESIDE) or (len(steps) == 1 and left + sign_width + width(steps[0][1]) <= room)
     rows = [] if beside else [("", part) for part in _lines(quantity, room, 2.0)]
     lead = "" if beside else r"\quad "
     free = room - sign_width - (left if beside else 1.0)

@@ -101,7 +101,11 @@ class _Writer:
         return LINE if self.columns == 1 else COLUMN
 
     def section(self, section: Section) -> str:
-        return f"\\section{{{section.title}}}\\label{{{section.label}}}\n{self.blocks(section.blocks)}\n"
+        written = (
+            self._table(block, section.title) if isinstance(block, Table) else self._block(block) for block in section.blocks
+        )
+        body = "\n".join(filter(None, written))
+        return f"\\section{{{section.title}}}\\label{{{section.label}}}\n{body}\n"
 
     def blocks(self, blocks: Iterable[Block]) -> str:
         return "\n".join(filter(None, map(self._block, blocks)))
@@ -123,7 +127,7 @@ class _Writer:
             case Proof(inner):
                 return _environment_of("proof", self.blocks(inner)) + "\n"
             case Table():
-                return self._table(block)
+                return self._table(block, "")
             case Picture(_, caption, label):
                 image = rf"\includegraphics[width=0.85\linewidth]{{{_figure_path(block)}}}"
                 return f"\\begin{{figure}}[H]\n\\centering\n{image}\n\\caption{{{caption}}}\\label{{{label}}}\n\\end{{figure}}"
@@ -131,12 +135,13 @@ class _Writer:
                 # Paper has no slider.
                 return ""
 
-    def _table(self, table: Table) -> str:
+    def _table(self, table: Table, title: str) -> str:
         if self.columns == 1:
             return _environment_of(table.size, _rows("longtable", table, table.rows, r" \endhead"))
         # No table breaks over the pages of two columns: it floats across both, in parts that a page can hold.
-        parts = (f"\\{table.size}\n{_rows('tabular', table, rows, '')}" for rows in _paged(table))
-        return "\n".join(_environment_of("table*", f"\\centering\n{part}") for part in parts)
+        caption = f"\\caption{{{title}}}\n" if title else ""
+        parts = (f"\\centering\n{caption}\\{table.size}\n{_rows('tabular', table, rows, '')}" for rows in _paged(table))
+        return "\n".join(_environment_of("table*", part) for part in parts)
 
 
 def _environment_of(name: str, body: str) -> str:
