@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +9,8 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from symprop.claims import Paper
-from symprop.core.errors import InputError, UnknownNameError
+from symprop.core.errors import UnknownNameError
+from symprop.notation import LINE
 from symprop.report.document import (
     Block,
     Display,
@@ -28,33 +28,28 @@ from symprop.report.document import (
 from symprop.report.figures import figure_pdf
 from symprop.report.layout import chain_latex
 from symprop.report.prose import escape
-from symprop.report.width import COLUMN, LINE
 
 STYLES = ("article", "input-only")
 """Forms of ``appendix.tex``: a document of its own, or sections for a document of any class."""
-PAGE_LINES, LINE_SIGNS = 42, 90
-"""What a page of two columns holds of a table that spans them: lines, and signs of a line."""
 
 
-def latex_files(document: Document, style: str = "article", columns: int = 1) -> dict[str, str | bytes]:
+def latex_files(document: Document, style: str = "article") -> dict[str, str | bytes]:
     """The files of a report, by relative path: ``appendix.tex``, ``macros.tex``, ``references.bib``, figures.
 
     With the style ``input-only`` a document of any class takes ``macros.tex`` into its preamble and ``appendix.tex`` into its
-    body; statements that the class or the document defines already stay its own. ``columns`` is 1 or 2, of the document or of the one that takes it in. Raises
-    :class:`~symprop.core.errors.UnknownNameError` for another style, :class:`~symprop.core.errors.InputError` for another
-    number of columns and
+    body; statements that the class or the document defines already stay its own. A document whose formulas are broken for less
+    than a line of one column is set in two, or asks for a class that has two; its tables then are floats over both. Raises
+    :class:`~symprop.core.errors.UnknownNameError` for another style and
     :class:`~symprop.core.errors.MissingExtraError` for figures without matplotlib.
     """
     if style not in STYLES:
         raise UnknownNameError("style", style, STYLES)
-    if columns not in (1, 2):
-        raise InputError("columns", columns, "1 or 2")
-    environment, writer = _environment(), _Writer(columns)
+    environment, writer = _environment(), _Writer(document.line)
     files: dict[str, str | bytes] = {
         "appendix.tex": environment.get_template("appendix.tex").render(
             title=document.title, introduction=writer.blocks(document.introduction), own=style == "article",
-            columns=columns,
             body="\n".join(map(writer.section, document.sections)), keys=sorted(paper.key for paper in document.papers),
+            narrow=writer.narrow,
         ),
         "macros.tex": environment.get_template("macros.tex").render(),
         "references.bib": bibliography(document.papers),
@@ -90,22 +85,21 @@ def _environment() -> Environment:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Writer:
-    """Writes the blocks of a report for pages of one or two columns."""
+    """Writes blocks for a line of ``line`` em; ``title`` is the section that it is in."""
 
-    columns: int
+    line: float
+    title: str = ""
 
     @property
-    def line(self) -> float:
-        return LINE if self.columns == 1 else COLUMN
+    def narrow(self) -> bool:
+        """Whether the lines are those of two columns."""
+        return self.line < LINE
 
     def section(self, section: Section) -> str:
-        written = (
-            self._table(block, section.title) if isinstance(block, Table) else self._block(block) for block in section.blocks
-        )
-        body = "\n".join(filter(None, written))
-        return f"\\section{{{section.title}}}\\label{{{section.label}}}\n{body}\n"
+        self.title = section.title
+        return f"\\section{{{section.title}}}\\label{{{section.label}}}\n{self.blocks(section.blocks)}\n"
 
     def blocks(self, blocks: Iterable[Block]) -> str:
         return "\n".join(filter(None, map(self._block, blocks)))
@@ -127,7 +121,7 @@ class _Writer:
             case Proof(inner):
                 return _environment_of("proof", self.blocks(inner)) + "\n"
             case Table():
-                return self._table(block, "")
+                return self._floats(block) if self.narrow else _long_table(block)
             case Picture(_, caption, label):
                 image = rf"\includegraphics[width=0.85\linewidth]{{{_figure_path(block)}}}"
                 return f"\\begin{{figure}}[H]\n\\centering\n{image}\n\\caption{{{caption}}}\\label{{{label}}}\n\\end{{figure}}"
@@ -135,39 +129,48 @@ class _Writer:
                 # Paper has no slider.
                 return ""
 
-    def _table(self, table: Table, title: str) -> str:
-        if self.columns == 1:
-            return _environment_of(table.size, _rows("longtable", table, table.rows, r" \endhead"))
-        # No table breaks over the pages of two columns: it floats across both, in parts that a page can hold.
-        caption = f"\\caption{{{title}}}\n" if title else ""
-        parts = (f"\\centering\n{caption}\\{table.size}\n{_rows('tabular', table, rows, '')}" for rows in _paged(table))
-        return "\n".join(_environment_of("table*", part) for part in parts)
+    def _floats(self, table: Table) -> str:
+        """The table over both columns, in as many floats as it needs: a table that breaks over pages cannot stand there."""
+        floats = []
+        for number, rows in enumerate(_pages(table)):
+            caption = rf"\caption{{{self.title}{', continued' if number else ''}.}}"
+            body = _environment_of(table.size, _environment_of_table("tabular", table, rows, r"\midrule"))
+            floats.append(f"\\begin{{table*}}[tp]\n\\centering\n{caption}\n{body}\n\\end{{table*}}")
+        return "\n".join(floats)
+
+
+_PAGE, _LETTERS = 30, 110
+"""Lines of a table in a float, and letters in one of them."""
+
+
+def _pages(table: Table) -> list[list[tuple[str, ...]]]:
+    """The rows of a table, as many together as leave room for text on their page."""
+    pages: list[list[tuple[str, ...]]] = [[]]
+    used = 0
+    for row in table.rows:
+        widths = zip(row, table.columns, strict=True)
+        lines = max((1 + int(len(cell) / (share * _LETTERS)) for cell, share in widths if isinstance(share, float)), default=1)
+        if pages[-1] and used + lines > _PAGE:
+            pages.append([])
+            used = 0
+        pages[-1].append(row)
+        used += lines
+    return pages
 
 
 def _environment_of(name: str, body: str) -> str:
     return f"\\begin{{{name}}}\n{body}\n\\end{{{name}}}"
 
 
-def _rows(environment: str, table: Table, rows: Iterable[tuple[str, ...]], after_heads: str) -> str:
+def _long_table(table: Table) -> str:
+    return _environment_of(table.size, _environment_of_table("longtable", table, table.rows, r"\midrule \endhead"))
+
+
+def _environment_of_table(name: str, table: Table, rows: Iterable[tuple[str, ...]], rule: str) -> str:
     columns = "".join(rf"L{{{item}\linewidth}}" if isinstance(item, float) else item for item in table.columns)
-    lines = [rf"\begin{{{environment}}}{{@{{}}{columns}@{{}}}}", rf"\toprule {' & '.join(table.heads)} \\ \midrule{after_heads}"]
+    lines = [rf"\begin{{{name}}}{{@{{}}{columns}@{{}}}}", rf"\toprule {' & '.join(table.heads)} \\ {rule}"]
     lines += [" & ".join(row) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", rf"\end{{{environment}}}"])
-
-
-def _paged(table: Table) -> list[list[tuple[str, ...]]]:
-    """The rows of a table in parts of at most ``PAGE_LINES`` lines, by an estimate from the length of the cells."""
-    parts: list[list[tuple[str, ...]]] = []
-    free = 0
-    for row in table.rows:
-        cells = zip(table.columns, row, strict=True)
-        lines = max(math.ceil(len(cell) / (LINE_SIGNS * part)) if isinstance(part, float) else 1 for part, cell in cells)
-        if not parts or lines > free:
-            parts.append([])
-            free = PAGE_LINES
-        parts[-1].append(row)
-        free -= lines
-    return parts
+    return "\n".join([*lines, r"\bottomrule", rf"\end{{{name}}}"])
 
 
 def _figure_path(picture: Picture) -> str:
