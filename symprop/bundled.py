@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symprop.core.errors import UnknownNameError
+from symprop.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from symprop.claims import PaperDerivation
@@ -35,10 +37,36 @@ def names() -> tuple[str, ...]:
 
 
 def derivation(name: str) -> PaperDerivation:
-    """The bundled derivation of that name; :class:`UnknownNameError` with the nearest one otherwise."""
+    """The bundled derivation of that name, or the one that a Python file declares, whose path ends in ``.py``.
+
+    Such a file is run. Raises :class:`UnknownNameError` with the nearest name for another name, and :class:`InputError` for
+    a file that is not there or declares no derivation.
+    """
+    if name.endswith(".py"):
+        return _derivation_of(Path(name))
     if name not in names():
         raise UnknownNameError("derivation", name, names())
     found: PaperDerivation = importlib.import_module(f"symprop.derivations.{name}").DERIVATION
+    return found
+
+
+def _derivation_of(path: Path) -> PaperDerivation:
+    from symprop.claims import PaperDerivation
+
+    if not path.is_file():
+        raise InputError("derivation", path, "a Python file that exists")
+    name = f"symprop_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    # Dataclasses of the file look their module up by name.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError("derivation", path, f"a file that runs ({type(error).__name__}: {error})") from error
+    found = getattr(module, "DERIVATION", None)
+    if not isinstance(found, PaperDerivation):
+        raise InputError("derivation", path, "a file with an attribute DERIVATION, a PaperDerivation")
     return found
 
 

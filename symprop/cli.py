@@ -369,6 +369,8 @@ def _audit(options: argparse.Namespace) -> int:
         print(keys_text(), end="")
         return 0
     _check_columns(options)
+    _writable(options.html, "html")
+    _writable(options.plot, "plot")
     if options.target is None:
         raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
     found_files = checkpoint_files(options.target)
@@ -420,6 +422,18 @@ def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]
         found = contrast(folder, files, words, forward=options.forward)
     _printed(auditing.contrast_data(found) if options.json else auditing.contrast_text(found))
     return 0
+
+
+def _writable(path: Path | None, option: str) -> None:
+    """Refuses, before anything is derived, a file that could not be written afterwards."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(option, path, "a file, not a folder")
+    if not path.parent.is_dir():
+        raise InputError(option, path, "a file in a folder that exists")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(option, path, "a file that can be written")
 
 
 def _write(path: Path, content: bytes, option: str) -> None:
@@ -505,6 +519,7 @@ def _appendix(options: argparse.Namespace) -> int:
     if options.style not in STYLES:
         raise UnknownNameError("style", options.style, STYLES)
     _check_columns(options)
+    _writable(options.html, "html")
     old = set() if options.output is None else _output_folder(options.output)
     parts = []
     for derivation in derivations:

@@ -228,3 +228,30 @@ def test_audit_refuses_in_one_line(capsys):
     for words in (("gpt3",), ("gpt2", "--seq-len", "0"), ("gpt2", "--growth", "0"), ("gpt2", "--width", "100")):
         code, out, err = run(capsys, "audit", *words)
         assert (code, out) == (2, "") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("appendix", "noci2022"), ("audit", "gpt2")])
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, command):
+    for target, allowed in ((tmp_path, "not a folder"), (tmp_path / "missing" / "a.html", "a folder that exists")):
+        code, out, err = run(capsys, *command, "--html", str(target))
+        assert (code, out, err.count("\n")) == (2, "", 1) and allowed in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [(None, "that exists"), ("1 / 0", "ZeroDivisionError"), ("DERIVATION = 1", "a PaperDerivation")],
+)
+def test_a_file_of_ones_own_that_declares_no_derivation_is_refused(tmp_path, capsys, text, allowed):
+    own = tmp_path / "own.py"
+    if text is not None:
+        own.write_text(text)
+    code, out, err = run(capsys, "derive", str(own))
+    assert (code, out, err.count("\n")) == (2, "", 1) and allowed in err
+
+
+def test_a_file_of_ones_own_names_its_derivation(tmp_path, capsys):
+    own = tmp_path / "own.py"
+    own.write_text("from symprop.bundled import derivation\n\nDERIVATION = derivation('noci2022')\n")
+    words = ("--claim", "eq12", "--format", "latex")
+    assert run(capsys, "derive", str(own), *words) == run(capsys, "derive", "noci2022", *words)
