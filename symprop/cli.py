@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--ablation", action="store_true", help="architectures: what each ingredient of the theory is worth"
     )
+    sub.add_argument("--minutes", type=_count, metavar="N", help="architectures: begin no further model after so many minutes")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("derivations", nargs="+", metavar="NAME", help="bundled derivations; several share notation and numbers")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new or empty folder")
     sub.add_argument("--style", metavar="STYLE", default="article", help="article (default) or input-only, for your document")
+    sub.add_argument("--columns", type=_integer, default=1, metavar="N", help="columns of the LaTeX text, 1 (default) or 2")
     sub.add_argument("--html", type=Path, metavar="FILE", help="the same as one web page that needs no network")
     sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
@@ -118,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a png, svg or pdf file")
     sub.add_argument("--layers", type=_count, metavar="L", help="number of blocks")
     sub.add_argument("--tokens", type=_count, metavar="N", help="number of tokens")
-    sub.add_argument("--closure", metavar="NAME",
-                     help="what stands in for the softmax moments: rem, uniform, annealed, exact")
+    sub.add_argument("--closure", "--activation", metavar="NAME",
+                     help="what stands in for the softmax moments (rem, uniform, annealed, exact), or the activation")
     sub.add_argument("--simulate", type=_count, default=0, metavar="K", help="simulate at K points as well")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="a machine-readable summary")
@@ -157,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
     sub.add_argument("--html", type=Path, metavar="FILE", help="also write a report as one web page that needs no network")
     sub.add_argument("--appendix", type=Path, metavar="FOLDER", help="also write it as LaTeX, into a new or empty folder")
+    sub.add_argument("--columns", type=_integer, default=1, metavar="N", help="columns of the LaTeX text, 1 (default) or 2")
 
     sub = command("generate", _generate, "write the files that the bundled derivations emit, or chosen evaluators")
     sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
@@ -340,7 +344,7 @@ def _verify(options: argparse.Namespace) -> int:
     with _progress(options) as progress:
         measured = derivation.accuracy(options.seed, progress) if options.full and derivation.accuracy is not None else ()
     failed = _failures(verdicts, rows)
-    failed += [f"error of {row.quantity}: beyond its limit at percentile {at}" for row in measured for at in row.missed]
+    failed += [f"error of {row.quantity}: beyond its limit ({at})" for row in measured for at in row.missed]
     if options.json:
         content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "failures": failed}
         content |= {"accuracy": [asdict(row) for row in measured]} if measured else {}
@@ -364,6 +368,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.keys:
         print(keys_text(), end="")
         return 0
+    _check_columns(options)
     if options.target is None:
         raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
     found_files = checkpoint_files(options.target)
@@ -393,7 +398,8 @@ def _audit_report(options: argparse.Namespace, found: Audit) -> None:
     from symprop.report.tex import latex_files
 
     if options.appendix is not None:
-        _write_folder(options.appendix, _output_folder(options.appendix), latex_files(report(found)), pdf=True)
+        files = latex_files(report(found, columns=options.columns))
+        _write_folder(options.appendix, _output_folder(options.appendix), files, pdf=True)
     if options.html is not None:
         with _progress(options) as progress:
             document = explored(found, progress)
@@ -444,12 +450,17 @@ def _verify_architectures(options: argparse.Namespace) -> int:
             else:
                 print(verification.ablation_text(worth), end="")
             return 0
-        rows = verification.verify(first_seed=options.seed, full=options.full, progress=progress)
+        rows: list[verification.Comparison] = []
+        minutes = math.inf if options.minutes is None else options.minutes
+        for found in verification.verify(first_seed=options.seed, full=options.full, minutes=minutes, progress=progress):
+            rows += found
+            if not options.json:
+                print(verification.verification_text(found), end="", flush=True)
     if options.json:
         content = [asdict(row) | {"error": row.error, "agrees": row.agrees} for row in rows]
         print(json.dumps(content, indent=1))
     else:
-        print(verification.verification_text(rows), end="")
+        print(verification.verdict_text(rows), end="")
     return 0 if all(row.agrees for row in rows) else 1
 
 
@@ -493,6 +504,7 @@ def _appendix(options: argparse.Namespace) -> int:
         raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
     if options.style not in STYLES:
         raise UnknownNameError("style", options.style, STYLES)
+    _check_columns(options)
     old = set() if options.output is None else _output_folder(options.output)
     parts = []
     for derivation in derivations:
@@ -505,11 +517,16 @@ def _appendix(options: argparse.Namespace) -> int:
         _write(options.html, html_page(with_sweeps(document, found)).encode(), "html")
         print(options.html)
     if options.output is not None:
-        _write_appendix(options, old, document, parts)
+        _write_appendix(options, old, document if options.columns == 1 else appendix(parts, chosen.in_columns()), parts)
     failed = [item for part in parts for item in _failures(part.verdicts, part.measurements)]
     for item in failed:
         print(f"FAILED {item}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_columns(options: argparse.Namespace) -> None:
+    if options.columns not in (1, 2):
+        raise InputError("columns", options.columns, "1 or 2")
 
 
 def _write_appendix(options: argparse.Namespace, old: set[str], document: Document, parts: Sequence[Part]) -> None:
@@ -630,7 +647,7 @@ def _diagram(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return 0
     print("\n".join(map(str, written)))
-    print(f"{diagram.output} from {low:.6g} to {high:.6g}, closure {level}", file=sys.stderr)
+    print(f"{diagram.output} from {low:.6g} to {high:.6g}, {level}", file=sys.stderr)
     return 0
 
 
