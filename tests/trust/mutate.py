@@ -28,12 +28,14 @@ _COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed module: ``text`` is its source, ``change`` says what differs in ``line``."""
+    """A changed module: ``new`` stands for its bytes from ``begin`` to ``end``; ``change`` says what differs in ``line``."""
 
     path: str
     line: int
     change: str
-    text: str
+    begin: int
+    end: int
+    new: str
 
 
 def _changes(node):
@@ -64,8 +66,9 @@ def _inside(node):
 
 def mutants(path):
     """All mutants of a module."""
-    source = (ROOT / path).read_text(encoding="utf-8")
+    source = (ROOT / path).read_bytes()
     tree = ast.parse(source)
+    starts = [0, *(place + 1 for place, byte in enumerate(source) if byte == 10)]
     seen = set()
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef) or function.name in ("__repr__", "describe", "examples"):
@@ -75,19 +78,10 @@ def mutants(path):
                 continue
             seen.add(id(node))
             for new, change in _changes(node):
-                shown = " ".join((ast.get_source_segment(source, node) or "").split())[:60]
-                yield node.lineno, f"{change} in {shown}", _written(source, node, new)
-
-
-def _written(source, node, new):
-    """The source with one node's text replaced, in brackets of its own."""
-    lines = source.encode().split(b"\n")
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line) + 1)
-    begin = starts[node.lineno - 1] + node.col_offset
-    end = starts[node.end_lineno - 1] + node.end_col_offset
-    return (source.encode()[:begin] + f"({ast.unparse(new)})".encode() + source.encode()[end:]).decode()
+                begin = starts[node.lineno - 1] + node.col_offset
+                end = starts[node.end_lineno - 1] + node.end_col_offset
+                shown = " ".join(source[begin:end].decode().split())[:60]
+                yield Mutant(path, node.lineno, f"{change} in {shown}", begin, end, f"({ast.unparse(new)})")
 
 
 def tests_of(path):
@@ -106,10 +100,10 @@ def tests_of(path):
 
 
 def survives(mutant, folder, seconds):
-    """Whether all tests of a mutant's file pass within the time."""
+    """Whether all tests of a mutant's file pass; None where that takes longer than the time."""
     target = folder / mutant.path
-    original = target.read_text(encoding="utf-8")
-    target.write_text(mutant.text, encoding="utf-8")
+    original = target.read_bytes()
+    target.write_bytes(original[: mutant.begin] + mutant.new.encode() + original[mutant.end :])
     try:
         environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests_of(mutant.path)]
@@ -118,7 +112,7 @@ def survives(mutant, folder, seconds):
     except subprocess.TimeoutExpired:
         return None
     finally:
-        target.write_text(original, encoding="utf-8")
+        target.write_bytes(original)
 
 
 def main(arguments=None):
@@ -132,7 +126,7 @@ def main(arguments=None):
     paths = [path for room in ROOMS for path in sorted((ROOT / "symprop" / room).glob("*.py"))]
     known = []
     for path in (str(path.relative_to(ROOT)) for path in paths if options.only in str(path)):
-        known += [Mutant(path, *found) for found in mutants(path)]
+        known += mutants(path)
     chosen = random.Random(options.seed).sample(known, min(options.sample, len(known)))
     end = time.monotonic() + 60 * options.minutes
     killed = survived = unknown = 0

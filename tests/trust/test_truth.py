@@ -1,6 +1,7 @@
 """Laws that hold whatever the formula: over every component, at drawn moments, without an edit for a new one."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,7 +26,15 @@ VALUES = {
     symbols.sigma_s2: 0.45, symbols.C_rep: 0.2, symbols.V: 11, symbols.zipf: 0.8,
 }  # fmt: skip
 EXACT = {key: sp.nsimplify(number) for key, number in VALUES.items()}
-CASES = [pytest.param(example, id=example.describe()) for component in COMPONENTS for example in component.examples()]
+EXAMPLES = [example for component in COMPONENTS for example in component.examples()]
+
+
+def marks(example):
+    """Digits of the moments of a softmax layer cost minutes, those of any other component less than a second."""
+    return (pytest.mark.slow,) if "attention" in type(example).__module__ else ()
+
+
+CASES = [pytest.param(example, id=example.describe(), marks=marks(example)) for example in EXAMPLES]
 DRAWN = settings(max_examples=4, derandomize=True, deadline=None, database=None)
 SIZES = st.sampled_from((0.01, 0.3, 1.0, 2.5))
 # Token correlations from the least that TOKENS equal ones can have to equal tokens.
@@ -105,7 +114,8 @@ def test_independent_branches_of_a_commuting_kind_can_be_exchanged():
     """Both act linearly on the token mean and on what differs between tokens, so their order is no matter."""
     one, other = blocks()
     for first, second in zip(moments(one, other)[1], moments(other, one)[1], strict=True):
-        point = dict(zip(sorted((first - second).free_symbols, key=str), map(sp.Rational, ("2/3", "5/7", "3", "4", "8/3", "7"))))
+        drawn = map(sp.Rational, ("2/3", "5/7", "3", "4", "8/3", "7"))
+        point = dict(zip(sorted((first - second).free_symbols, key=str), drawn, strict=False))
         assert abs(sp.N((first - second).xreplace(point), 30)) < sp.Float("1e-20")
 
 
@@ -124,5 +134,5 @@ def test_limit_is_approached_at_the_rate_of_one_layer():
     point = {network.input.q: sp.Rational(4, 3), network.input.gap: sp.Rational(1, 3), symbols.n: 5, a_1: 2, a_2: 1}
     end = sp.N(limit.subs(point), 40)
     errors = [sp.N(finite.subs({**point, L: depth}), 40) - end for depth in (10**4, 2 * 10**4, 4 * 10**4)]
-    for before, after in zip(errors, errors[1:], strict=False):
+    for before, after in pairwise(errors):
         assert abs(before / after - 2) < 1e-3
