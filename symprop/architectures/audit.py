@@ -163,6 +163,19 @@ class _Subject:
         """The same model on exchangeable tokens, without what reads an encoder."""
         return ExchangeableModel(self.architecture.replace(cross=False), self.count)
 
+    @cached_property
+    def tame(self) -> ExchangeableModel:
+        """The same with logits as small as its theory allows, which gradients depend on like those of a real softmax."""
+        deviation = max(self.fast.run().score_variance) ** 0.5
+        if deviation <= VALID_LOGITS:
+            return self.fast
+        return ExchangeableModel(self._scaled_logits(self.fast.architecture, (VALID_LOGITS / deviation) ** 0.5), self.count)
+
+    @staticmethod
+    def _scaled_logits(model: Architecture, factor: float) -> Architecture:
+        square = sp.Float(factor, 17) ** 2
+        return model.replace(query=model.query * square, key=model.key * square)
+
     def rows(self, state: str, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> tuple[LayerRow, ...]:
         """The layers in a state, with scaled residual branches and embeddings."""
         if state == "exchangeable":
@@ -177,8 +190,7 @@ class _Subject:
 
     def logits(self, state: str, factor: float) -> float:
         """The largest deviation of logits, query and key std multiplied by a factor."""
-        model, square = self.architecture, sp.Float(factor, 17) ** 2
-        changed = model.replace(query=model.query * square, key=model.key * square)
+        changed = self._scaled_logits(self.architecture, factor)
         if state == "exchangeable":
             return _logits(_exchangeable_rows(ExchangeableModel(changed, self.count)))
         return max(logit_deviations(changed, self.words, self.visible, self.padding))
@@ -454,7 +466,7 @@ def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, .
     """The factor of the residual branches at which the problem is gone."""
     return _scale_repair(
         problem, rows, "branch scale", "residual branches", lambda factor: _scaling(subject.architecture, factor),
-        lambda factor: subject.rows("exchangeable", factor), lambda factor: subject.rows(state, factor),
+        lambda factor: _exchangeable_rows(subject.tame, factor), lambda factor: subject.rows(state, factor),
     )
 
 
@@ -468,7 +480,7 @@ def _embedding_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow
 
     return _scale_repair(
         problem, rows, "embedding std", "embeddings", scaling,
-        lambda factor: subject.rows("exchangeable", embedding_factor=factor),
+        lambda factor: _exchangeable_rows(subject.tame, embedding_factor=factor),
         lambda factor: subject.rows(state, embedding_factor=factor),
     )
 
@@ -482,7 +494,8 @@ def _scale_repair(
 ) -> Repair:
     """The factor of what is ``scaled`` at which the problem is gone, checked on all tokens.
 
-    The ``quick`` state knows how the quantity depends on the factor up to an offset; ``complete`` runs correct the offset.
+    The ``quick`` state knows how the quantity depends on the factor up to a ratio of logarithms, which ``complete`` runs
+    correct.
     """
     before = problem.of(rows)
 
@@ -492,8 +505,7 @@ def _scale_repair(
 
     log_factor, full = 0.0, rows
     for _ in range(ATTEMPTS):
-        offset = problem.distance(full) - fast(log_factor)
-        place = _root(lambda x, offset=offset: fast(x) + offset, log_factor)  # type: ignore[misc]
+        place = _root(_corrected(fast, problem, fast(log_factor), problem.distance(full)), log_factor)
         if place is None:
             break
         log_factor = place
@@ -504,6 +516,20 @@ def _scale_repair(
                           f"{advice(factor)} {_reached(problem.quantity, before, after)}")  # fmt: skip
     return Repair(problem.name, target, None, before, None,
                   f"No scale of the {scaled} brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")
+
+
+def _corrected(
+    fast: Callable[[float], float], problem: _Problem, approximate: float, exact: float
+) -> Callable[[float], float]:
+    """The fast distance as a full run corrects it, which found ``exact`` where the fast one is ``approximate``.
+
+    Without branches nothing grows in either, so that their logarithms keep a ratio; those of different signs a difference.
+    """
+    wanted = problem.logarithm(problem.wanted)
+    if (exact + wanted) * (approximate + wanted) > 0:
+        ratio = (exact + wanted) / (approximate + wanted)
+        return lambda x: (fast(x) + wanted) * ratio - wanted
+    return lambda x: fast(x) + exact - approximate
 
 
 def _root(function: Callable[[float], float], start: float) -> float | None:

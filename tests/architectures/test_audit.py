@@ -189,6 +189,50 @@ def test_large_logits_are_said_with_what_they_do_to_the_theory(name, state, said
     assert any(said in sentence for sentence in found.verdict)
 
 
+def test_layers_that_are_not_kept_are_found_again(monkeypatch):
+    model = small("t5", layers=3)
+    kept = audit(model, tokens=6).rows
+    monkeypatch.setattr(signal, "KEPT_NUMBERS", 32 * 6**2)
+    assert audit(model, tokens=6).rows == kept
+
+
+def test_growth_in_the_first_layer_is_said_and_repaired_at_the_embedding():
+    model = small("gpt2", layers=4, output=0.01, down=0.01)
+    found = audit(model, tokens=8, growth=3)
+    share = math.log(found.rows[0].gradient / found.rows[1].gradient) / math.log(gradient_growth(found.rows))
+    assert any(f"{share:.0%} of that" in sentence and "layer 0" in sentence for sentence in found.verdict)
+    (repair,) = [item for item in found.repairs if item.target == "embedding std"]
+    larger = {name: model.number(name) * repair.factor**2 for name in ("token", "position")}
+    assert gradient_growth(audit(model.replace(**larger), tokens=8).rows) == pytest.approx(repair.after, rel=1e-9)
+    assert repair.after == pytest.approx(3, rel=2 * REACHED)
+
+
+def test_a_state_that_errs_is_not_to_be_relied_on():
+    wild = small("llama", layers=4, **dict.fromkeys(("value", "output", "up", "gate", "down"), 0.05))
+    found = audit(wild, tokens=16, state="exchangeable", growth=1.5)
+    assert found.verdict[0].startswith("Do not rely on these numbers") and not found.repairs
+    assert audit(wild, tokens=16, state="gram", growth=1.5).repairs
+
+
+@pytest.mark.parametrize(("rest", "said"), [({}, "apart"), ({"output": 1 / 64}, "draw together")])
+def test_how_near_tokens_come_is_said(rest, said):
+    found = audit(small("bert", layers=3, **MIXING | {"output": 1e-6} | rest), tokens=8)
+    assert any(said in sentence and f"{found.rows[-1].cosine:.3g}" in sentence for sentence in found.verdict)
+
+
+@pytest.mark.parametrize("name", ["t5_decoder", "transformer_decoder"])
+def test_a_decoder_hears_of_the_words_that_are_no_padding(name):
+    model = small(name)
+    alone, padded = audit(model, tokens=5), audit(model, tokens=9, padding=4)
+    for one, other in zip(alone.rows, padded.rows, strict=True):
+        assert (one.q, one.gradient) == pytest.approx((other.q, other.gradient), rel=0.1)
+    assert {"cross_query", "cross_key", "cross_value", "cross_output"} < set(alone.rows[0].weights)
+    with pytest.raises(RefusedError, match="encoder"):
+        audit(model, tokens=5, state="exchangeable")
+    with pytest.raises(RefusedError, match="two inputs"):
+        formulas(model)
+
+
 def test_large_logits_are_repaired():
     wild = small("t5", query=0.5, key=0.5)
     found = audit(wild, tokens=8)

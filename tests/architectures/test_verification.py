@@ -40,7 +40,7 @@ def test_every_layer_of_a_drawn_model(name, setting):
     assert len(wrong) <= 2, wrong
 
 
-@pytest.mark.parametrize("name", ["t5", "gpt_neox", "vit"])
+@pytest.mark.parametrize("name", ["t5", "t5_decoder", "gpt_neox", "vit"])
 def test_a_small_drawn_model(name):
     setting = replace(SMALL, seeds=12)
     pytest.importorskip("transformers")

@@ -7,7 +7,7 @@ import sympy as sp
 from symprop.core.errors import RefusedError
 from symprop.functions.activation import Erf, Gelu, LeakyRelu, Relu, Sine, SquaredRelu
 from symprop.functions.logistic import Silu, Tanh
-from symprop.functions.pair_kernel import PairKernel
+from symprop.functions.pair_kernel import CLOSE, NODES, PairKernel
 from symprop.functions.quadrature_activation import GeluTanh
 
 CLOSED = (Relu(), LeakyRelu(sp.Rational(1, 3)), SquaredRelu(), Gelu(), Erf(), Sine())
@@ -56,3 +56,17 @@ def test_a_zero_variance_has_no_noise():
 def test_slopes_have_no_further_derivative():
     with pytest.raises(RefusedError, match="once at most"):
         PairKernel(Gelu(), 2).of(1.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("activation", SUMS, ids=lambda item: item.name)
+def test_many_close_variances_are_interpolated_to_the_error_of_the_series(activation, order):
+    rng = np.random.default_rng(0)
+    for low in (1e-3, 1.0, 30.0):
+        v = low * rng.uniform(1, CLOSE - 0.01, NODES + 4)
+        r = rng.uniform(-0.9, 0.9, (len(v), len(v))) + 2 * np.eye(len(v))
+        c = np.sqrt(np.outer(v, v)) * np.minimum(r, 1.0)
+        kernel = PairKernel(activation, order)
+        found = kernel.of(v[:, None], v, c)
+        alone = [[float(kernel.of(one, other, c[i, j])) for j, other in enumerate(v)] for i, one in enumerate(v)]
+        assert found == pytest.approx(np.array(alone), rel=1e-11, abs=1e-11 * np.diag(found).max())
