@@ -59,7 +59,7 @@ def study_tasks(name: str, seed: int, full: bool) -> list[Task]:
     """The simulations of a derivation's study, for a sweep; each returns its rows as plain values."""
     from symprop.simulate.sweep import Task
 
-    asked = [(name, seed, full, index) for index in range(len(_study_points(name, seed, full)))]
+    asked = [(name, seed, full, index) for index in range(len(derivation(name).study_points(seed, full)))]
     return [Task(("study", *item), partial(study_point, *item)) for item in asked]
 
 

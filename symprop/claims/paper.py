@@ -189,7 +189,8 @@ class PaperDerivation:
 
     def study(self, seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
         """Theory beside simulation, all points in this process; ``full`` takes more draws."""
-        points, rows = self.study_points(seed, full), list[Measurement]()
+        points = self.study_points(seed, full)
+        rows: list[Measurement] = []
         for index, point in enumerate(points):
             rows += point()
             if progress is not None:
