@@ -7,9 +7,9 @@ unit input; both stay symbols until an activation is named.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ from symprop.claims import (
     Region,
     Result,
     Status,
+    StudyPoint,
 )
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
@@ -299,33 +300,38 @@ def _factors(activation: Activation) -> simulation.Factors:
     ))
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     sizes = {"width": 512, "draws": 40, "depth": 8} if full else {"width": 256, "draws": 12, "depth": 4}
-    return measured(CELLS, seed, progress, **sizes)
+    return study_points(CELLS, seed, **sizes)
 
 
 def _accuracy(seed: int, progress: Progress | None) -> tuple[Accuracy, ...]:
     """Root mean square errors of both exponents of deviations in tanh blocks at 16 points, in order and in chaos."""
     tenths = (sp.Rational(strength, 10) for strength in (2, 3, 5, 8))
     cells = [(Tanh(), strength, strength, scale) for strength in tenths for scale in (1, 2, 4, 6)]
-    rows = measured(cells, seed, progress, width=512, draws=40, depth=8)
+    rows: list[Measurement] = []
+    for index, point in enumerate(study_points(cells, seed, width=512, draws=40, depth=8)):
+        rows += point()
+        if progress is not None:
+            progress("exponents", index + 1, len(cells))
     return tuple(
         distance(f"{name} exponent at 16 points", [row for row in rows if row.quantity == f"exponent: {name}"], {"rms": 0.01})
         for name in ("angle", "gradient deviation")
     )
 
 
-def measured(cells: Sequence[Cell], seed: int, progress: Progress | None, **sizes: int) -> tuple[Measurement, ...]:
+def study_points(cells: Sequence[Cell], seed: int, **sizes: int) -> list[StudyPoint]:
     """The three exponents of every cell in simulated blocks; ``sizes`` are fields of the simulation's setting."""
-    rows: list[Measurement] = []
-    for index, (activation, attention, feed_forward, scale) in enumerate(cells):
-        values = {A: attention**2, M: feed_forward**2, sigma_w: scale}
-        name = f"{activation.name}, alpha = {attention}, {feed_forward}, sigma_w = {scale}"
-        setting = simulation.Setting(name, values, **sizes)
-        rows += simulation.measured(block(activation), _factors(activation), setting, seed + index)
-        if progress is not None:
-            progress("exponents", index + 1, len(cells))
-    return tuple(rows)
+    return [partial(_measured, *cell, seed + index, sizes) for index, cell in enumerate(cells)]
+
+
+def _measured(
+    activation: Activation, attention: sp.Expr, feed_forward: sp.Expr, scale: int, seed: int, sizes: Mapping[str, int]
+) -> Sequence[Measurement]:
+    values = {A: attention**2, M: feed_forward**2, sigma_w: scale}
+    name = f"{activation.name}, alpha = {attention}, {feed_forward}, sigma_w = {scale}"
+    setting = simulation.Setting(name, values, **sizes)
+    return simulation.measured(block(activation), _factors(activation), setting, seed)
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
@@ -397,7 +403,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: linearised().trace,
     build_claims=_claims,
     build_evaluators=(_evaluators,),
-    study=_study,
+    study_points=_study_points,
     accuracy=_accuracy,
     figures=_figures,
     build_dynamics=_dynamics,

@@ -14,7 +14,7 @@ from symprop.derivations import dong2021_simulation as simulation
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations.named_blocks import ATTENTION, SCORED, X, feed_forward, result
 
-from symprop.claims import Claim, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import Claim, Paper, PaperDerivation, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, UniformAttention
 from symprop.core.expression import factored
@@ -27,7 +27,6 @@ from symprop.depth.rate import SHARE, RateLaw, rate_law
 from symprop.functions.generic_activation import SlopeMoment
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import SYMPROP
-from symprop.simulate.measurement import Measurement
 
 PAPER = Paper(
     "dong2021", "Dong, Yihe and Cordonnier, Jean-Baptiste and Loukas, Andreas",
@@ -136,9 +135,8 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    strength = near_collapse().leading[0]
-    return simulation.study(strength, seed, full, progress)
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
+    return simulation.study_points(near_collapse().leading[0], seed, full)
 
 
 DERIVATION = PaperDerivation(
@@ -148,7 +146,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(Attention(d, 1 / d, d_k, 1 / d, 1 / d), X),
     build_claims=_claims,
     build_evaluators=(_evaluators,),
-    study=_study,
+    study_points=_study_points,
     figures=simulation.figures,
     references=(blocks.NOCI, blocks.KEDIA),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import sympy as sp
 from symprop.derivations.named_blocks import SCORED, X
 from symprop.derivations.named_blocks_simulation import jackknife
 
-from symprop.claims import Figure, Progress
+from symprop.claims import Figure, Progress, StudyPoint
 from symprop.components.base import Array
 from symprop.core.symbols import d, d_k, gain_v, n, sigma_k2, sigma_q2
 from symprop.network import trace_of
@@ -40,25 +42,26 @@ def _layers(share: float, depth: int, draws: int, seed: int) -> list[Array]:
     return grams
 
 
-def study(strength: sp.Expr, seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def study_points(strength: sp.Expr, seed: int, full: bool) -> list[StudyPoint]:
     """Power of the gap through one and two layers, from two inputs through the same weights, and the law layer by layer."""
-    draws, ratio, rows, factor = 400 if full else 80, 1.25, list[Measurement](), float(strength.subs(VALUES))
     # The law is that of the lowest order in the share; two layers leave no digits of a smaller one.
-    for depth, share in ((1, 1e-6), (2, 2e-3)):
-        name = f"n = {TOKENS}, d = {WIDTH}, 1 - rho = {share:g}"
-        low, high = (_layers(share * more, depth, draws, seed) for more in (1.0, ratio))
-        ends = np.stack([_gap(low[depth]), _gap(high[depth])], axis=1)
-        measured, error = jackknife(lambda means: float(np.log(means[1] / means[0]) / np.log(ratio)), ends / ends.mean())
-        rows.append(Measurement(f"power of the gap, {depth} layers", name, float(3**depth), measured, error, draws))
-        above, below = low[depth], low[depth - 1]
-        # Behind a layer the tokens' deviations are no longer Gaussian ones of one size in all directions.
-        spread = (TOKENS - 1) * (below**2).sum(axis=(1, 2)) / np.trace(below, axis1=1, axis2=2) ** 2 / (1 + TOKENS / WIDTH)
-        one, where = _gap(above) / (factor * _gap(below) ** 3), f"layer {depth}, {name}"
-        rows.append(measurement("gap over its law", where, 1.0, one, expected_to_hold=depth == 1))
-        rows.append(measurement("gap over its law and the spread of the spectrum", where, 1.0, one / spread))
-        if progress is not None:
-            progress("layers", depth, 2)
-    return tuple(rows)
+    return [partial(_measured, float(strength.subs(VALUES)), depth, share, 400 if full else 80, seed)
+            for depth, share in ((1, 1e-6), (2, 2e-3))]
+
+
+def _measured(factor: float, depth: int, share: float, draws: int, seed: int) -> tuple[Measurement, ...]:
+    ratio = 1.25
+    name = f"n = {TOKENS}, d = {WIDTH}, 1 - rho = {share:g}"
+    low, high = (_layers(share * more, depth, draws, seed) for more in (1.0, ratio))
+    ends = np.stack([_gap(low[depth]), _gap(high[depth])], axis=1)
+    measured, error = jackknife(lambda means: float(np.log(means[1] / means[0]) / np.log(ratio)), ends / ends.mean())
+    power = Measurement(f"power of the gap, {depth} layers", name, float(3**depth), measured, error, draws)
+    above, below = low[depth], low[depth - 1]
+    # Behind a layer the tokens' deviations are no longer Gaussian ones of one size in all directions.
+    spread = (TOKENS - 1) * (below**2).sum(axis=(1, 2)) / np.trace(below, axis1=1, axis2=2) ** 2 / (1 + TOKENS / WIDTH)
+    one, where = _gap(above) / (factor * _gap(below) ** 3), f"layer {depth}, {name}"
+    law = measurement("gap over its law", where, 1.0, one, expected_to_hold=depth == 1)
+    return power, law, measurement("gap over its law and the spread of the spectrum", where, 1.0, one / spread)
 
 
 def figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import sympy as sp
@@ -28,6 +28,7 @@ from symprop.claims import (
     Region,
     Result,
     Status,
+    StudyPoint,
 )
 from symprop.codegen import FunctionSpec
 from symprop.codegen.render import load
@@ -403,16 +404,15 @@ def _compared(placement: str, beta: float, level: str, layers: Sequence[int], *,
     return simulation.rows(f"{placement}, beta = {beta}, {level}", theory, layers, measured, holds=holds, slack=slack)
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    found = list[Measurement]()
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True)]
     cases += [("pre", 1.0, "rem", False), ("pre", 1.0, "exact", True)]
     cases += [("post", 1.6, "rem", False), ("post", 1.6, "exact", True)] if full else []
     sizes = {"tokens": 128, "width": 512, "draws": 16} if full else {}
-    for index, (placement, beta, level, holds) in enumerate(cases):
-        found += _compared(placement, beta, level, (1, 5, 10, 20, 30, 50), seed=seed + index, holds=holds, **sizes)
-        simulation.report(progress, index + 1, len(cases))
-    return tuple(found)
+    return [
+        partial(_compared, placement, beta, level, (1, 5, 10, 20, 30, 50), seed=seed + index, holds=holds, **sizes)
+        for index, (placement, beta, level, holds) in enumerate(cases)
+    ]
 
 
 def _accuracy(seed: int, progress: Progress | None) -> tuple[Accuracy, ...]:
@@ -481,7 +481,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: traced("post"),
     build_claims=_claims,
     build_evaluators=(_scalar_evaluators, _overlap_evaluators),
-    study=_study,
+    study_points=_study_points,
     accuracy=_accuracy,
     figures=_figures,
     diagram=DIAGRAM,

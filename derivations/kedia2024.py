@@ -35,6 +35,7 @@ from symprop.claims import (
     Progress,
     Result,
     Status,
+    StudyPoint,
     backward_result,
     forward_result,
 )
@@ -104,7 +105,6 @@ from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.quadrature_activation import GeluTanh
 from symprop.network import Block, Trace, sequential, trace_of
 from symprop.notation import KEDIA
-from symprop.simulate.measurement import Measurement
 
 PAPER = Paper(
     "kedia2024",
@@ -553,8 +553,8 @@ def _cases(full: bool) -> tuple[Case, ...]:
     )
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    return simulation.study(_cases(full), seed, full, progress)
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
+    return simulation.study_points(_cases(full), seed, full)
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
@@ -595,7 +595,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(sequential(pre_norm(attention()), pre_norm(feed_forward())), X),
     build_claims=lambda: (*component_claims(), *attention_claims(), *block_claims(), *model_claims(), *recipe_claims()),
     build_evaluators=(_activation_evaluators, _depth_evaluators),
-    study=_study,
+    study_points=_study_points,
     figures=_figures,
     diagram=DIAGRAM,
     references=(

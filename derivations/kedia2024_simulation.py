@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import sympy as sp
 
-from symprop.claims import Curve, Figure, Points, Progress
+from symprop.claims import Curve, Figure, Points, StudyPoint
 from symprop.components.base import Array
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import P, d, d_F, d_k, n, sigma_down2, sigma_k2, sigma_o2, sigma_q2, sigma_up2, sigma_v2
@@ -140,14 +141,10 @@ def measured(case: Case, seed: int, draws: int) -> list[Measurement]:
 _NAMES = {"q": "E y_t^2", "p": "E y_t y_s", "g_q": "E g_t^2", "g_p": "E g_t g_s"}
 
 
-def study(cases: tuple[Case, ...], seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    """Every case, measured."""
-    draws, rows = (40_000 if full else 8_000), []
-    for index, case in enumerate(cases):
-        rows += measured(case, seed + index, draws // case.fewer)
-        if progress is not None:
-            progress("components and blocks", index + 1, len(cases))
-    return tuple(rows)
+def study_points(cases: tuple[Case, ...], seed: int, full: bool) -> list[StudyPoint]:
+    """Every case."""
+    draws = 40_000 if full else 8_000
+    return [partial(measured, case, seed + index, draws // case.fewer) for index, case in enumerate(cases)]
 
 
 def depth_figure(

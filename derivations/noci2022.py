@@ -6,7 +6,7 @@ width d_F. Value and feed-forward variances are free; the paper's values are ``V
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import sympy as sp
 from symprop.derivations import noci2022_gradients as gradients
@@ -20,6 +20,7 @@ from symprop.claims import (
     Result,
     Slip,
     Status,
+    StudyPoint,
     component_result,
     depth_result,
     gram_result,
@@ -63,7 +64,6 @@ from symprop.depth import DepthSolution, solve
 from symprop.functions import GeometricSum, Saturated
 from symprop.network import named, residual, sequential, stack
 from symprop.notation import NOCI
-from symprop.simulate.measurement import Measurement
 
 PAPER = Paper(
     "noci2022",
@@ -485,11 +485,11 @@ def _gradient_evaluators() -> tuple[FunctionSpec, ...]:
     return gradients.build_evaluators()
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     from symprop.derivations import noci2022_simulation as simulation
 
-    forward = simulation.study(stack(BLOCK, L), _predictions(), seed, full, progress)
-    return (*forward, *gradients.study(seed, full, progress))
+    forward = simulation.study_points(stack(BLOCK, L), _predictions(), seed, full)
+    return [*forward, partial(gradients.study, seed, full)]
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
@@ -518,7 +518,7 @@ DERIVATION = PaperDerivation(
     build_solution=solution,
     build_claims=lambda: (*_forward_claims(), *_gradient_claims()),
     build_evaluators=(_forward_evaluators, _gradient_evaluators),
-    study=_study,
+    study_points=_study_points,
     figures=_figures,
     slips=SLIPS,
     references=(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import sympy as sp
 
-from symprop.claims import Curve, Figure, Points, Progress
+from symprop.claims import Curve, Figure, Points, Progress, StudyPoint
 from symprop.components.base import Array
 from symprop.core.symbols import (
     C,
@@ -97,29 +98,32 @@ SOFTMAX = (
 )
 
 
-def study(
-    stack: Stack, predict: Mapping[str, sp.Expr], seed: int, full: bool, progress: Progress | None
-) -> tuple[Measurement, ...]:
+def study_points(stack: Stack, predict: Mapping[str, sp.Expr], seed: int, full: bool) -> list[StudyPoint]:
     """Compare E C, E N and one entry of E K with networks of random weights, and uniform with softmax attention."""
-    rows: list[Measurement] = []
     draws = 60_000 if full else 3_000
-    for index, setting in enumerate(HOLDS):
-        x = setting.given_tokens(seed + index)
-        run = simulate(stack, x, setting.values, depth=setting.depth, draws=draws, seed=seed + index)
-        rows += _rows(setting, x, run, predict)
-        if progress is not None:
-            progress("forward moments", index + 1, len(HOLDS))
+    forward = [partial(_forward, stack, predict, setting, draws, seed + index) for index, setting in enumerate(HOLDS)]
+    return forward + [
+        partial(_beside_uniform, stack, predict["N"], *case, draws // 2, seed + 100 + index)
+        for index, case in enumerate(SOFTMAX)
+    ]
+
+
+def _forward(
+    stack: Stack, predict: Mapping[str, sp.Expr], setting: Setting, draws: int, seed: int
+) -> list[Measurement]:
+    x = setting.given_tokens(seed)
+    return _rows(setting, x, simulate(stack, x, setting.values, depth=setting.depth, draws=draws, seed=seed), predict)
+
+
+def _beside_uniform(
+    stack: Stack, norm: sp.Expr, setting: Setting, holds: bool, draws: int, seed: int
+) -> tuple[Measurement]:
     softmax = Stack(with_softmax(stack.body, d_k, sigma_q2, sigma_k2), stack.depth)
-    for index, (setting, holds) in enumerate(SOFTMAX):
-        x = setting.given_tokens(seed + 100 + index)
-        shared = {"depth": setting.depth, "draws": draws // 2, "seed": seed + 100 + index,
-                  "signal": token_input(gaussian=True)}
-        uniform, real = (simulate(item, x, setting.values, **shared) for item in (stack, softmax))
-        difference = (real.norm[:, -1] - uniform.norm[:, -1]) / _predicted(predict["N"], setting, x)
-        rows.append(measurement(SOFTMAX_QUANTITY, str(setting), 0.0, difference, expected_to_hold=holds))
-        if progress is not None:
-            progress("softmax beside uniform", index + 1, len(SOFTMAX))
-    return tuple(rows)
+    x = setting.given_tokens(seed)
+    shared = {"depth": setting.depth, "draws": draws, "seed": seed, "signal": token_input(gaussian=True)}
+    uniform, real = (simulate(item, x, setting.values, **shared) for item in (stack, softmax))
+    difference = (real.norm[:, -1] - uniform.norm[:, -1]) / _predicted(norm, setting, x)
+    return (measurement(SOFTMAX_QUANTITY, str(setting), 0.0, difference, expected_to_hold=holds),)
 
 
 def _predicted(expression: sp.Expr, setting: Setting, x: Array) -> float:

@@ -16,7 +16,7 @@ from symprop.derivations import named_blocks as blocks
 from symprop.derivations import noci2023_simulation as simulation
 from symprop.derivations.named_blocks import X, result
 
-from symprop.claims import Claim, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import Claim, Paper, PaperDerivation, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, Linear, RMSNorm, UniformAttention
 from symprop.core.expression import factored
@@ -27,7 +27,6 @@ from symprop.depth.local_expansion import small_scores
 from symprop.functions.activation import LeakyRelu
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import SYMPROP
-from symprop.simulate.measurement import Measurement
 
 PAPER = Paper(
     "noci2023", "Noci, Lorenzo and Li, Chuning and Li, Mufan Bill and He, Bobby and Hofmann, Thomas and Maddison, Chris and "
@@ -173,13 +172,13 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     def predicted(setting: simulation.Setting) -> float:
         values = {n: setting.tokens, rho: setting.rho, beta: setting.beta, tau_0: setting.temperature, q_0: 1,
                   depth_ratio: setting.depth / setting.width}
         return float(_solution().subs(values))
 
-    return simulation.study(predicted, seed, full, progress)
+    return simulation.study_points(predicted, seed, full)
 
 
 DERIVATION = PaperDerivation(
@@ -189,7 +188,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(IDENTITY, X),
     build_claims=_claims,
     build_evaluators=(_evaluators,),
-    study=_study,
+    study_points=_study_points,
     figures=simulation.figures,
     references=(
         blocks.NOCI, blocks.KEDIA, blocks.ZHANG_RMS,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from symprop.claims import Figure, Progress
+from symprop.claims import Figure, Progress, StudyPoint
 from symprop.components.base import Array
 from symprop.simulate.measurement import Measurement, measurement
 from symprop.simulate.network import equicorrelated_tokens
@@ -31,24 +32,22 @@ class Setting:
         return f"n = {self.tokens}, d = {self.width}, L = {self.depth}, beta = {self.beta}, tau_0 = {self.temperature}"
 
 
-def study(
-    predicted: Callable[[Setting], float], seed: int, full: bool, progress: Progress | None
-) -> tuple[Measurement, ...]:
+def study_points(predicted: Callable[[Setting], float], seed: int, full: bool) -> list[StudyPoint]:
     """Mean of q beside the integrated drift; deeper, where the noise counts, and its variance, nothing of which is derived."""
-    rows: list[Measurement] = []
-    for depth, draws in ((2, 24000 if full else 4000), (8, 8000 if full else 1000)):
-        setting, batches = Setting(depth=depth), draws // BATCH
-        parts = []
-        for index in range(batches):
-            parts.append(_second_moments(setting, BATCH, np.random.default_rng([seed, depth, index])))
-            if progress is not None:
-                progress(f"shaped attention, {depth} layers", index + 1, batches)
-        shaped, identity = (np.concatenate(item) for item in zip(*parts, strict=True))
-        rows.append(measurement("second moment", str(setting), predicted(setting), shaped, controls=identity[:, None] - 1,
-                                expected_to_hold=depth == 2))
-    rows.append(measurement("variance of the second moment", str(setting), 0.0, (shaped - shaped.mean()) ** 2,
-                            expected_to_hold=False))
-    return tuple(rows)
+    return [partial(_measured, predicted, Setting(depth=depth), draws // BATCH, seed)
+            for depth, draws in ((2, 24000 if full else 4000), (8, 8000 if full else 1000))]
+
+
+def _measured(predicted: Callable[[Setting], float], setting: Setting, batches: int, seed: int) -> tuple[Measurement, ...]:
+    parts = [_second_moments(setting, BATCH, np.random.default_rng([seed, setting.depth, index])) for index in range(batches)]
+    shaped, identity = (np.concatenate(item) for item in zip(*parts, strict=True))
+    shallow = setting.depth == 2
+    mean = measurement("second moment", str(setting), predicted(setting), shaped, controls=identity[:, None] - 1,
+                       expected_to_hold=shallow)
+    if shallow:
+        return (mean,)
+    squares = (shaped - shaped.mean()) ** 2
+    return mean, measurement("variance of the second moment", str(setting), 0.0, squares, expected_to_hold=False)
 
 
 def _second_moments(setting: Setting, draws: int, rng: np.random.Generator) -> tuple[Array, Array]:

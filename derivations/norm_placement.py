@@ -7,7 +7,7 @@ sigma_v^2; the feed-forward branch has second moment m and slope chi at unit inp
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import sympy as sp
 from symprop.derivations import named_blocks as blocks
@@ -15,7 +15,7 @@ from symprop.derivations import norm_placement_simulation as simulation
 from symprop.derivations.named_blocks import ATTENTION, MOMENTS, SCORED, X, feed_forward, result
 from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
 
-from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Linear, RMSNorm
 from symprop.core.expression import factored
@@ -26,7 +26,6 @@ from symprop.functions.activation import Relu
 from symprop.functions.rising_ratio import RisingRatio
 from symprop.network import Block, parallel, peri_norm, pre_norm, sequential, trace_of
 from symprop.notation import SYMPROP
-from symprop.simulate.measurement import Measurement
 
 PAPER = Paper("norm_placement", "symprop", "Norms around the branches of a transformer block: growth, overlap and gradients "
               "over depth", "symprop", 2026)
@@ -211,10 +210,10 @@ def _cases() -> dict[str, tuple[Block, float]]:
             for item in (PRE, PERI, PARALLEL)}
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     variance = _score_variance().expression
-    return (*simulation.placements(_cases(), seed, full, progress),
-            *simulation.scores(lambda share: float(variance.subs({X.q: 1, X.gap: share})), seed, 400 if full else 100))
+    return [*simulation.placements(_cases(), seed, full), partial(
+        simulation.scores, lambda share: float(variance.subs({X.q: 1, X.gap: share})), seed, 400 if full else 100)]
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
@@ -232,7 +231,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(block(PRE), X),
     build_claims=_claims,
     build_evaluators=(_evaluators,),
-    study=_study,
+    study_points=_study_points,
     figures=_figures,
     references=(
         blocks.XIONG, blocks.NOCI, blocks.KEDIA, blocks.BA, blocks.ZHANG_RMS,

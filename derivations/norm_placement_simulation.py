@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from symprop.derivations.named_blocks_simulation import Setting, end_row, path, power_row
 
-from symprop.claims import Progress
+from symprop.claims import StudyPoint
 from symprop.core.symbols import gain_v, sigma_w
 from symprop.network import Block
 from symprop.simulate.measurement import Measurement, measurement
@@ -17,19 +18,18 @@ UNIT_GAINS = {gain_v: 1.0, sigma_w: 2**0.5}
 """Both branches add a second moment of one to a stream of equal tokens."""
 
 
-def placements(
-    cases: Mapping[str, tuple[Block, float]], seed: int, full: bool, progress: Progress | None
-) -> tuple[Measurement, ...]:
+def placements(cases: Mapping[str, tuple[Block, float]], seed: int, full: bool) -> list[StudyPoint]:
     """Growth and exponent of every placement, given as its ReLU block and the exponent's law."""
-    rows: list[Measurement] = []
-    for index, (name, (block, law)) in enumerate(cases.items()):
-        setting = Setting(f"{name}, ReLU", UNIT_GAINS, width=384 if full else 160, depth=80 if full else 32,
-                          draws=48 if full else 20, share=0.1)
-        found = path(block, setting, seed + index)
-        rows += [power_row("power of 1 - rho", found, setting, law), end_row("second moment", found, setting)]
-        if progress is not None:
-            progress("placements", index + 1, len(cases))
-    return tuple(rows)
+    sizes = {"width": 384, "depth": 80, "draws": 48} if full else {"width": 160, "depth": 32, "draws": 20}
+    return [
+        partial(_placement, Setting(f"{name}, ReLU", UNIT_GAINS, share=0.1, **sizes), *case, seed + index)
+        for index, (name, case) in enumerate(cases.items())
+    ]
+
+
+def _placement(setting: Setting, block: Block, law: float, seed: int) -> tuple[Measurement, ...]:
+    found = path(block, setting, seed)
+    return power_row("power of 1 - rho", found, setting, law), end_row("second moment", found, setting)
 
 
 def scores(variance: Callable[[float], float], seed: int, draws: int) -> tuple[Measurement, ...]:

@@ -14,7 +14,7 @@ from symprop.derivations import rate_laws_simulation as simulation
 from symprop.derivations.named_blocks import X, feed_forward, result
 from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
 
-from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import DynamicTanh, Linear
 from symprop.core.symbols import alpha_2, c_2, chi, d, gain_w, layer, m_f, sigma_b2, sigma_w
@@ -26,7 +26,6 @@ from symprop.functions.generic_activation import GenericActivation, SlopeMoment
 from symprop.functions.logistic import Tanh
 from symprop.network import Block, post_norm, pre_norm, residual, sequential, trace_of
 from symprop.notation import SYMPROP
-from symprop.simulate.measurement import Measurement
 
 PAPER = Paper("rate_laws", "symprop", "Alignment of tokens over depth at the edge of order and chaos", "symprop", 2026)
 SLOPE = sp.Symbol("g", positive=True)
@@ -158,8 +157,8 @@ def _cases(width: int, draws: int) -> dict[str, tuple[Block, Setting, RateLaw | 
     }
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    return simulation.study(_cases(*((384, 48) if full else (192, 20))), _erf, seed, progress)
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
+    return simulation.study_points(_cases(*((384, 48) if full else (192, 20))), _erf, seed)
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
@@ -175,7 +174,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(relu_block(), X),
     build_claims=_claims,
     build_evaluators=(_evaluators,),
-    study=_study,
+    study_points=_study_points,
     figures=_figures,
     references=(blocks.NOCI, blocks.KEDIA, blocks.BA),
 )

@@ -7,7 +7,7 @@ gradient step does to the output is the sum of all squared weight gradients (Wan
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import sympy as sp
 from symprop.derivations import named_blocks as blocks
@@ -15,7 +15,7 @@ from symprop.derivations import scaled_residuals_simulation as simulation
 from symprop.derivations.named_blocks import ATTENTION, X, feed_forward, result
 from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
 
-from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import LayerNorm, Linear, UniformAttention
 from symprop.core.expression import factored
@@ -29,7 +29,6 @@ from symprop.depth.update import model_update
 from symprop.functions.activation import Relu
 from symprop.network import Block, post_norm, pre_norm, residual, sequential, stack, token_input, trace_of
 from symprop.notation import SYMPROP
-from symprop.simulate.measurement import Measurement
 
 PAPER = Paper("scaled_residuals", "symprop", "Residual branches that shrink with depth: DS-Init, T-Fixup, ReZero and DeepNorm",
               "symprop", 2026)
@@ -297,7 +296,7 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
-def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     depth = DEPTH
     numbers = {name: float(item.subs(L, depth)) for name, item in zip(("skip", "scale"), LAW["encoder"][1:], strict=True)}
     cases = {
@@ -306,11 +305,11 @@ def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measuremen
         "tfixup": (None, 0.67 * depth**-0.25, 0.67**2 * depth**-0.5, update(FIXED_UP, 2 * L)),
     }
     updates = [
-        simulation.update_row(name, 2 * depth, skip, scale, second, float(found.expression.subs(
+        partial(simulation.updates, name, 2 * depth, skip, scale, second, float(found.expression.subs(
             {lam: skip or 1, beta: scale, TOKEN.q: second, L: depth})), seed + index, 400 if full else 80)
         for index, (name, (skip, scale, second, found)) in enumerate(cases.items())
     ]
-    return (*updates, *simulation.overlaps(_paths(384 if full else 192, 48 if full else 20), seed, progress))
+    return [*updates, *simulation.overlaps(_paths(384 if full else 192, 48 if full else 20), seed)]
 
 
 def _paths(width: int, draws: int) -> dict[str, tuple[Block, Setting]]:
@@ -340,7 +339,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(deepnorm(VALUES), X),
     build_claims=_claims,
     build_evaluators=(_evaluators,),
-    study=_study,
+    study_points=_study_points,
     figures=_figures,
     references=(
         blocks.NOCI, blocks.KEDIA, blocks.BA,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from symprop.derivations.named_blocks_simulation import Setting, path, share_row
 
-from symprop.claims import Progress
+from symprop.claims import StudyPoint
 from symprop.components.base import Array
 from symprop.network import Block
 from symprop.simulate.measurement import Measurement, measurement
@@ -15,9 +16,9 @@ from symprop.simulate.measurement import Measurement, measurement
 WIDTH = 128
 
 
-def update_row(
+def updates(
     name: str, sublayers: int, skip: float | None, scale: float, second: float, predicted: float, seed: int, draws: int
-) -> Measurement:
+) -> tuple[Measurement]:
     """Sum of all squared weight gradients of real sublayers for one token and a gradient of squared norm 1/width.
 
     Each is norm(skip x + W_2 W_1 x), or x + W_2 W_1 x where ``skip`` is None, for a token of the given second moment.
@@ -41,16 +42,13 @@ def update_row(
         inner = np.einsum("bij,bi->bj", last, g)
         total += (g**2).sum(axis=1) * (hidden**2).sum(axis=1) + (inner**2).sum(axis=1) * (below**2).sum(axis=1)
         g = (1.0 if skip is None else skip) * g + np.einsum("bij,bi->bj", first, inner)
-    return measurement("update of the model", f"{name}, {sublayers} sublayers, d = {WIDTH}", predicted, total)
+    return (measurement("update of the model", f"{name}, {sublayers} sublayers, d = {WIDTH}", predicted, total),)
 
 
-def overlaps(
-    cases: Mapping[str, tuple[Block, Setting]], seed: int, progress: Progress | None
-) -> tuple[Measurement, ...]:
+def overlaps(cases: Mapping[str, tuple[Block, Setting]], seed: int) -> list[StudyPoint]:
     """Logarithm of what is left of 1 - rho after all layers, with the real softmax."""
-    rows = []
-    for index, (block, setting) in enumerate(cases.values()):
-        rows.append(share_row("log (1 - rho)_L/(1 - rho)_0", path(block, setting, seed + index), setting))
-        if progress is not None:
-            progress("overlaps", index + 1, len(cases))
-    return tuple(rows)
+    return [partial(_overlap, *case, seed + index) for index, case in enumerate(cases.values())]
+
+
+def _overlap(block: Block, setting: Setting, seed: int) -> tuple[Measurement]:
+    return (share_row("log (1 - rho)_L/(1 - rho)_0", path(block, setting, seed), setting),)

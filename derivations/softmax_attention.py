@@ -432,7 +432,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(LAYER, token_input(gaussian=True)),
     build_claims=claims,
     build_evaluators=(_evaluators, _more_evaluators, _positional_evaluators),
-    study=simulation.study,
+    study_points=simulation.study_points,
     figures=simulation.figures,
     accuracy=softmax_attention_accuracy.study,
     diagram=DIAGRAM,

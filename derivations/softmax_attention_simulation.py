@@ -9,11 +9,10 @@ from symprop.derivations import kedia2024_simulation as single
 from symprop.derivations.kedia2024_blocks import scored_attention
 from symprop.derivations.kedia2024_simulation import GRADIENT, Case, Setting
 
-from symprop.claims import Curve, Figure, Points, Progress
+from symprop.claims import Curve, Figure, Points, Progress, StudyPoint
 from symprop.components import RMSNorm
 from symprop.core.symbols import P
 from symprop.network import sequential
-from symprop.simulate.measurement import Measurement
 
 
 def _uniform_gradient(setting: Setting) -> float:
@@ -33,9 +32,9 @@ def _cases(full: bool) -> Iterator[Case]:
                fewer=8)
 
 
-def study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+def study_points(seed: int, full: bool) -> list[StudyPoint]:
     """Output and input gradient of a layer beside its simulation."""
-    return single.study(tuple(_cases(full)), seed, full, progress)
+    return single.study_points(tuple(_cases(full)), seed, full)
 
 
 def figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:

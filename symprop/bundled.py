@@ -6,6 +6,8 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from symprop.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from symprop.claims import PaperDerivation
+    from symprop.claims import PaperDerivation, StudyPoint
     from symprop.codegen.spec import FunctionSpec
+    from symprop.simulate.sweep import Task
 
 BACKENDS = ("numpy", "torch", "compiled")
 INDEX = "index.json"
@@ -68,6 +71,24 @@ def _derivation_of(path: Path) -> PaperDerivation:
     if not isinstance(found, PaperDerivation):
         raise InputError("derivation", path, "a file with an attribute DERIVATION, a PaperDerivation")
     return found
+
+
+def study_point(name: str, seed: int, full: bool, index: int) -> list[dict[str, Any]]:
+    """One simulation of a derivation's study, as plain values: what another process is asked for."""
+    return [asdict(row) for row in _study_points(name, seed, full)[index]()]
+
+
+@cache
+def _study_points(name: str, seed: int, full: bool) -> Sequence[StudyPoint]:
+    return derivation(name).study_points(seed, full)
+
+
+def study_tasks(name: str, seed: int, full: bool) -> list[Task]:
+    """The simulations of a derivation's study, for a sweep; each returns its rows as plain values."""
+    from symprop.simulate.sweep import Task
+
+    asked = [(name, seed, full, index) for index in range(len(derivation(name).study_points(seed, full)))]
+    return [Task(("study", *item), partial(study_point, *item)) for item in asked]
 
 
 def evaluator_files(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from symprop.report.appendix import Part
     from symprop.report.document import Document
     from symprop.simulate.measurement import Measurement
+    from symprop.simulate.sweep import Sweep
 
 Z_LIMIT = 4.0
 """A row of the verification table that is further off than this many standard errors counts as a disagreement."""
@@ -77,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     def derivation_argument(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("derivation", metavar="NAME", help="a bundled derivation, e.g. noci2022")
 
+    def sweep_arguments(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--workers", type=_count, default=1, metavar="N", help="processes for the simulation (default 1)")
+        sub.add_argument("--resume", type=Path, metavar="FOLDER", help="keep finished simulations there and use those kept")
+        sub.add_argument("--scheduler", metavar="ADDRESS", help="simulate on a dask cluster, e.g. tcp://host:8786")
+
     sub = command("list", _list, "components, derivations, claims and evaluators")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -101,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--minutes", type=_count, metavar="N", help="architectures: begin no further model after so many minutes")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
+    sweep_arguments(sub)
 
     sub = command("appendix", _appendix, "derive, verify and write a LaTeX appendix, figures and evaluators, or a web page")
     sub.add_argument("derivations", nargs="+", metavar="NAME", help="bundled derivations; several share notation and numbers")
@@ -112,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--no-pdf", action="store_true", help="leave the PDF to you")
+    sweep_arguments(sub)
 
     sub = command("diagram", _diagram, "a phase diagram of a derivation, as a picture with its data beside it")
     derivation_argument(sub)
@@ -126,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--simulate", type=_count, default=0, metavar="K", help="simulate at K points as well")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="a machine-readable summary")
+    sweep_arguments(sub)
 
     sub = command("init", _init, "the variances of an initialisation, as a table and as a torch snippet")
     sub.add_argument("recipe", metavar="RECIPE", help="deepscalelm")
@@ -456,6 +465,10 @@ def _printed(content: dict[str, Any] | str) -> None:
 def _verify_architectures(options: argparse.Namespace) -> int:
     from symprop.architectures import verification
 
+    for option, value, unused in (("workers", options.workers, 1), ("resume", options.resume, None),
+                                  ("scheduler", options.scheduler, None)):
+        if value != unused:
+            raise InputError(option, value, "no such option for architectures, whose simulation is one task")
     with _progress(options) as progress:
         if options.ablation:
             worth = verification.ablate(first_seed=options.seed, progress=progress)
@@ -482,13 +495,23 @@ def _checked(
     derivation: PaperDerivation, options: argparse.Namespace
 ) -> tuple[tuple[Verdict, ...], tuple[Measurement, ...]]:
     from symprop.claims import check
+    from symprop.simulate.measurement import Measurement
 
     with _progress(options) as progress:
         verdicts = []
         for done, claim in enumerate(derivation.claims):
             verdicts.append(check(claim))
             progress("claims", done + 1, len(derivation.claims))
-        return tuple(verdicts), derivation.study(options.seed, options.full, progress)
+        tasks = bundled.study_tasks(derivation.key, options.seed, options.full)
+        found = _sweep(options).results(tasks, lambda done: progress("simulation", done, len(tasks)))
+        return tuple(verdicts), tuple(Measurement(**row) for rows in found for row in rows)
+
+
+def _sweep(options: argparse.Namespace) -> Sweep:
+    from symprop.cache import source_key
+    from symprop.simulate.sweep import Sweep
+
+    return Sweep(options.workers, options.resume, options.scheduler, source_key())
 
 
 def _failures(verdicts: Sequence[Verdict], rows: Sequence[Measurement]) -> list[str]:
@@ -643,7 +666,7 @@ def _diagram(options: argparse.Namespace) -> int:
     level = options.closure or next(iter(diagram.evaluators))
     with _progress(options) as progress:
         picture = compute(derivation, replace(diagram, x=axes["x"], y=axes["y"]), level, values, simulate=options.simulate,
-                          seed=options.seed, progress=progress)
+                          seed=options.seed, progress=progress, sweep=_sweep(options))
         files = {target.name: draw(picture, kind), f"{target.stem}.npz": data_file(picture)}
     written = write_files(files, target.parent)
     low, high = float(picture.output.min()), float(picture.output.max())

@@ -14,6 +14,7 @@ from symprop.claims.paper import (
     Progress,
     Region,
     Slip,
+    StudyPoint,
 )
 from symprop.claims.results import (
     backward_result,
@@ -43,6 +44,7 @@ __all__ = [
     "Result",
     "Slip",
     "Status",
+    "StudyPoint",
     "Verdict",
     "backward_result",
     "check",

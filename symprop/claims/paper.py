@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of a task, the steps done and the steps in all."""
+StudyPoint: TypeAlias = "Callable[[], Sequence[Measurement]]"
+"""One simulation of a study, seeded by itself: points can run in any order and in different processes."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ class PaperDerivation:
     ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
     built when first asked for, evaluators in groups so that one is found without deriving all.
     ``build_dynamics`` lists what the map of a block does over depth where it is not affine: exponents and boundaries.
-    ``study(seed, full, progress)`` measures the theory against simulation; ``figures(seed, full, progress)`` gathers
-    the data of the appendix's figures, ``diagram`` says what a diagram over two parameters shows. ``accuracy(seed, progress)``
-    takes minutes: percentiles of the error over many settings.
+    ``study_points(seed, full)`` are the simulations that the theory is measured against, in their order;
+    ``figures(seed, full, progress)`` gathers the data of the appendix's figures, ``diagram`` says what a diagram over two
+    parameters shows. ``accuracy(seed, progress)`` takes minutes: percentiles of the error over many settings.
     """
 
     paper: Paper
@@ -149,7 +151,7 @@ class PaperDerivation:
     build_trace: Callable[[], Trace]
     build_claims: Callable[[], tuple[Claim, ...]]
     build_evaluators: tuple[Callable[[], tuple[FunctionSpec, ...]], ...]
-    study: Callable[[int, bool, Progress | None], tuple[Measurement, ...]]
+    study_points: Callable[[int, bool], Sequence[StudyPoint]]
     figures: Callable[[int, bool, Progress | None], tuple[Figure, ...]]
     slips: tuple[Slip, ...] = ()
     references: tuple[Paper, ...] = field(default=())
@@ -184,6 +186,16 @@ class PaperDerivation:
         if self.solution is not None:
             return self.solution.provenance
         return Derived(sp.S.Zero, self.trace.assumptions, self.trace.neglected, self.trace.sources)
+
+    def study(self, seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
+        """Theory beside simulation, all points in this process; ``full`` takes more draws."""
+        points = self.study_points(seed, full)
+        rows: list[Measurement] = []
+        for index, point in enumerate(points):
+            rows += point()
+            if progress is not None:
+                progress("simulation", index + 1, len(points))
+        return tuple(rows)
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:

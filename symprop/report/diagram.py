@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,7 @@ from symprop.codegen.render import load
 from symprop.core.errors import InputError, MissingExtraError, UnknownNameError
 from symprop.core.symbols import info
 from symprop.depth.iterate import numpy_compile
+from symprop.simulate.sweep import Sweep, Task
 
 FORMATS = ("png", "svg", "pdf")
 MOST_POINTS = 4_000_000
@@ -116,10 +118,12 @@ def compute(
     draws: int = 4,
     seed: int = 0,
     progress: Progress | None = None,
+    sweep: Sweep | None = None,
 ) -> Picture:
     """Evaluate a diagram on its grid, at ``simulate`` points also by simulation.
 
-    ``values`` replace defaults. Raises :class:`UnknownNameError` for a level that the diagram lacks and
+    ``values`` replace defaults; ``sweep`` says where simulations run and are kept.
+    Raises :class:`UnknownNameError` for a level that the diagram lacks and
     :class:`InputError` for a value outside its range, or a grid of more than 4 million points.
     """
     if level not in diagram.evaluators:
@@ -150,7 +154,7 @@ def compute(
         progress("diagram", 1, 1)
     found = Picture(diagram, level, x, y, output, fields, regions, others)
     if simulate:
-        found = replace(found, simulated=_simulated(found, simulate, draws, seed, progress))
+        found = replace(found, simulated=_simulated(derivation.key, found, simulate, draws, seed, progress, sweep or Sweep()))
     return found
 
 
@@ -163,7 +167,9 @@ def _on_grid(expression: sp.Basic, at: Mapping[sp.Symbol, Any], shape: tuple[int
     return np.broadcast_to(np.asarray(values[0], dtype=float), shape)
 
 
-def _simulated(picture: Picture, points: int, draws: int, seed: int, progress: Progress | None) -> Simulated:
+def _simulated(
+    key: str, picture: Picture, points: int, draws: int, seed: int, progress: Progress | None, sweep: Sweep
+) -> Simulated:
     """Simulate at points of a low-discrepancy sequence inside the axes."""
     diagram = picture.diagram
     if diagram.simulate is None:
@@ -173,12 +179,13 @@ def _simulated(picture: Picture, points: int, draws: int, seed: int, progress: P
     places = 0.06 + 0.88 * (steps % 1)
     x = diagram.x.low + places[:, 0] * (diagram.x.high - diagram.x.low)
     y = diagram.y.low + places[:, 1] * (diagram.y.high - diagram.y.low)
-    found = []
+    tasks = []
     for index in range(points):
         at = {**picture.values, diagram.x.symbol: float(x[index]), diagram.y.symbol: float(y[index])}
-        found.append(diagram.simulate(at, draws, seed + index))
-        if progress is not None:
-            progress("simulation", index + 1, points)
+        named = sorted((str(symbol), float(value)) for symbol, value in at.items())
+        identity = ("diagram", key, tuple(named), draws, seed + index)
+        tasks.append(Task(identity, partial(diagram.simulate, at, draws, seed + index)))
+    found = sweep.results(tasks, None if progress is None else lambda done: progress("simulation", done, points))
     value, stderr = np.array(found).T
     return Simulated(x, y, value, stderr)
 

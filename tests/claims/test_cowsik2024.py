@@ -29,7 +29,8 @@ def test_refuted_claims_say_why_and_what_is_right():
 
 
 def test_exponents_agree_with_the_real_softmax():
-    rows = measured(CELLS, 5, None, tokens=16, width=128, key_width=16, draws=12, depth=4)
+    points = study_points(CELLS, 5, tokens=16, width=128, key_width=16, draws=12, depth=4)
+    rows = [row for point in points for row in point()]
     assert all(abs(row.z) < 4 for row in rows)
     # Nine scores: the root mean square of standard normal ones lies within 0.36 and 1.76 with probability 0.998.
     assert 0.3 < rms_z(rows) < 1.8

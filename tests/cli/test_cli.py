@@ -160,7 +160,7 @@ def test_verify_fails_when_a_claim_does_not_hold(capsys, monkeypatch):
     from dataclasses import replace
 
     wrong = replace(claim, stated=claim.stated * 2)
-    broken = replace(derivation, build_claims=lambda: (wrong,), study=lambda *_: ())
+    broken = replace(derivation, build_claims=lambda: (wrong,), study_points=lambda *_: ())
     monkeypatch.setattr(bundled, "derivation", lambda _: broken)
     code, out, _ = run(capsys, "verify", "noci2022", "--json")
     assert code == 1

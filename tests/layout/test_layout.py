@@ -23,7 +23,7 @@ ALLOWED = {
         "core", "functions", "components", "network", "depth", "notation", "wick", "simulate", "codegen", "claims",
     },
 }
-OPTIONAL = {"torch", "matplotlib", "scipy", "transformers", "safetensors", "numba"}
+OPTIONAL = {"torch", "matplotlib", "scipy", "transformers", "safetensors", "numba", "joblib", "dask", "distributed"}
 ENTRIES = {"pyproject.toml", "README.md", "symprop", "derivations", "tests", "generated",
            "LICENSE", "CHANGELOG.md", "CITATION.cff", "docs"}
 
