@@ -178,9 +178,16 @@ def _opposite(terms: tuple[ge.Term, ...], order: int) -> sp.Expr:
 
 def _cross(terms: tuple[ge.Term, ...], order: int, v1: sp.Expr, v2: sp.Expr, c: sp.Expr) -> sp.Expr:
     """E phi phi at zero means, or its derivative in the covariance."""
-    if v1 != v2:
+    if v1 != v2 and not _homogeneous(terms):
         return _kernel(terms, order).subs({ge.V1: v1, ge.V2: v2, ge.COV: c}, simultaneous=True)
-    return _opposite(terms, order).subs({ge.V1: v1, ge.COV: c}, simultaneous=True)
+    # A homogeneous function sees no variance but the geometric mean of the two.
+    v = v1 if v1 == v2 else sp.sqrt(v1 * v2)
+    return _opposite(terms, order).subs({ge.V1: v, ge.COV: c}, simultaneous=True)
+
+
+def _homogeneous(terms: tuple[ge.Term, ...]) -> bool:
+    """Whether phi(a x) is a power of a times phi(x) for positive a."""
+    return _noise(terms) == 0 and len({power for _, power, _ in terms}) == 1
 
 
 def _noise(terms: tuple[ge.Term, ...]) -> sp.Expr:
