@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
-from symprop.derivations.cowsik2024 import CELLS, measured
+from symprop.derivations.cowsik2024 import CELLS, study_points
 
 from symprop.bundled import derivation
 from symprop.claims import Status, check
