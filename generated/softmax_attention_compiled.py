@@ -18,7 +18,7 @@ try:
 except ImportError:
     import softmax_attention_numpy as _numpy
 
-__all__ = ['causal_gradient', 'causal_output', 'causal_weights', 'centred_gradient', 'centred_output', 'input_gradient', 'output_moments', 'output_q', 'prenorm_gradient', 'prenorm_output', 'query_key_norm_gradient', 'query_key_norm_output', 'rotary_gradient', 'rotary_output', 'rotary_weights', 'weight_gradients']
+__all__ = ['causal_gradient', 'causal_output', 'causal_prenorm_gradient', 'causal_prenorm_output', 'causal_weights', 'centred_gradient', 'centred_output', 'input_gradient', 'output_moments', 'output_q', 'prenorm_gradient', 'prenorm_output', 'query_key_norm_gradient', 'query_key_norm_output', 'rotary_gradient', 'rotary_output', 'rotary_weights', 'weight_gradients']
 
 _CHECKED_POINTS = 100_000
 _BLOCK = 256
@@ -156,6 +156,10 @@ def _run(kernel, arguments, outputs, workers, settle=0.0):
 causal_gradient = _numpy.causal_gradient
 
 causal_output = _numpy.causal_output
+
+causal_prenorm_gradient = _numpy.causal_prenorm_gradient
+
+causal_prenorm_output = _numpy.causal_prenorm_output
 
 causal_weights = _numpy.causal_weights
 
