@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import subprocess
 import sys
 import time
@@ -78,16 +79,31 @@ def _correlation(rho: Any, n: Any, d: Any, L: Any, alpha_1: Any, sigma_v2: Any) 
     return 1 - (1 - rho) / (1 + np.expm1(L * np.log1p(alpha_1**2 * sigma_v2 * d)) * (1 + (n - 1) * rho) / n)
 
 
+def _angle_integral(t: Any) -> Any:
+    """sin - angle*cos of the angle of cosine 1 - t, by its series where the two terms cancel."""
+    far = np.sqrt(t * (2 - t)) - np.arccos(1 - t) * (1 - t)
+    near = t < 0.25
+    if near.any():
+        y = t[near]
+        far[near] = y**1.5 * np.polynomial.polynomial.polyval(y, _SERIES)
+    return far
+
+
+_SERIES = [2**0.5 * math.comb(2 * j, j) / 8**j / ((2 * j + 1) * (j + 1.5)) for j in range(18)]
+
+
 def _relu_cross(sigma2: Any, rho: Any) -> Any:
-    c = sigma2 * rho
-    return (np.sqrt(sigma2**2 - c**2) + c * (np.pi - np.arccos(c / sigma2))) / (2 * np.pi)
+    return sigma2 * _angle_integral(1 + rho) / (2 * np.pi)
 
 
 def _gelu_cross(sigma2: Any, rho: Any) -> Any:
-    c, spread = sigma2 * rho, 1 + sigma2
-    root = np.sqrt(spread**2 - c**2)
-    angle = np.pi / 2 + np.arcsin(c / spread)
-    return (c * angle + (sigma2**2 + (c / spread) ** 2 * (1 - sigma2**2)) / root) / (2 * np.pi)
+    c, spread, square = sigma2 * rho, 1 + sigma2, sigma2 * sigma2
+    t = (spread + c) / spread
+    angle = 2 * np.arcsin(np.sqrt(t / 2))
+    product = (sigma2 - c) * (sigma2 + c)
+    rest = 3 * sigma2 * square + 2 * square * product - square + (1 - sigma2) * product
+    root = np.sqrt(1 + 2 * sigma2 + product)
+    return (c * angle + square * spread * _angle_integral(t) - rest / (spread * root)) / (2 * np.pi * (1 + square))
 
 
 STABLE: Mapping[str, Callable[..., Any]] = {
