@@ -7,14 +7,30 @@ unit input; both stay symbols until an activation is named.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
 from symprop.derivations import cowsik2024_simulation as simulation
 
-from symprop.claims import Claim, Curve, Figure, LatexName, Paper, PaperDerivation, Progress, Result, Status
+from symprop.claims import (
+    Axis,
+    Boundary,
+    Claim,
+    Curve,
+    Diagram,
+    Figure,
+    LatexName,
+    Paper,
+    PaperDerivation,
+    Progress,
+    Region,
+    Result,
+    Status,
+)
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
 from symprop.core.expression import Comparison, factored
@@ -43,7 +59,7 @@ from symprop.functions.generic_activation import GenericActivation, SlopeMoment
 from symprop.functions.logistic import Tanh
 from symprop.network import Block, residual, sequential, token_input, trace_of
 from symprop.notation import COWSIK
-from symprop.simulate.measurement import Measurement
+from symprop.simulate.measurement import Accuracy, Measurement, distance
 
 PAPER = Paper(
     "cowsik2024",
@@ -268,6 +284,14 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
     )
 
 
+Cell: TypeAlias = tuple[Activation, sp.Rational, sp.Rational, int]
+"""Activation, strengths of attention and feed-forward, scale of the weights."""
+WEAK, STRONG = sp.Rational(3, 10), sp.Rational(3, 5)
+CELLS: tuple[Cell, ...] = ((Tanh(), WEAK, WEAK, 3), (Relu(), WEAK, WEAK, 1), (Tanh(), WEAK, STRONG, 4))
+"""In order, without a boundary, and in chaos."""
+
+
+@lru_cache(maxsize=4)
 def _factors(activation: Activation) -> simulation.Factors:
     found = linearised().exponents
     return simulation.Factors(*(
@@ -276,18 +300,29 @@ def _factors(activation: Activation) -> simulation.Factors:
 
 
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    tanh, relu = (Tanh(), _factors(Tanh())), (Relu(), _factors(Relu()))
-    half, strong = sp.Rational(3, 10), sp.Rational(1, 2)
-    cells = [(*tanh, half, half, sp.Integer(3)), (*relu, half, half, sp.Integer(1)), (*tanh, half, 2 * half, sp.Integer(4))]
-    if full:
-        grid = [(a, s) for a in (sp.Rational(1, 5), half, strong, sp.Rational(4, 5)) for s in (1, 2, 4, 6)]
-        cells = [(*tanh, a, a, sp.Integer(s)) for a, s in grid]
+    sizes = {"width": 512, "draws": 40, "depth": 8} if full else {"width": 256, "draws": 12, "depth": 4}
+    return measured(CELLS, seed, progress, **sizes)
+
+
+def _accuracy(seed: int, progress: Progress | None) -> tuple[Accuracy, ...]:
+    """Root mean square errors of both exponents of deviations in tanh blocks at 16 points, in order and in chaos."""
+    tenths = (sp.Rational(strength, 10) for strength in (2, 3, 5, 8))
+    cells = [(Tanh(), strength, strength, scale) for strength in tenths for scale in (1, 2, 4, 6)]
+    rows = measured(cells, seed, progress, width=512, draws=40, depth=8)
+    return tuple(
+        distance(f"{name} exponent at 16 points", [row for row in rows if row.quantity == f"exponent: {name}"], {"rms": 0.01})
+        for name in ("angle", "gradient deviation")
+    )
+
+
+def measured(cells: Sequence[Cell], seed: int, progress: Progress | None, **sizes: int) -> tuple[Measurement, ...]:
+    """The three exponents of every cell in simulated blocks; ``sizes`` are fields of the simulation's setting."""
     rows: list[Measurement] = []
-    for index, (activation, factors, attention, feed_forward, scale) in enumerate(cells):
+    for index, (activation, attention, feed_forward, scale) in enumerate(cells):
         values = {A: attention**2, M: feed_forward**2, sigma_w: scale}
-        setting = simulation.Setting(f"{activation.name}, alpha = {attention}, {feed_forward}, sigma_w = {scale}", values,
-                                     width=512 if full else 256, draws=40 if full else 12, depth=8 if full else 4)
-        rows += simulation.measured(block(activation), factors, setting, seed + index)
+        name = f"{activation.name}, alpha = {attention}, {feed_forward}, sigma_w = {scale}"
+        setting = simulation.Setting(name, values, **sizes)
+        rows += simulation.measured(block(activation), _factors(activation), setting, seed + index)
         if progress is not None:
             progress("exponents", index + 1, len(cells))
     return tuple(rows)
@@ -338,6 +373,23 @@ def _dynamics() -> tuple[Result, ...]:
     return tuple(replace(_result(item.subs(X.q, Q_STAR), quantity), names=NAMES) for item, quantity in shown)
 
 
+ANGLE, COMMON = sp.symbols("lyapunov_angle lyapunov_gradient_common")
+DIAGRAM = Diagram(
+    x=Axis(sigma_w, "sigma_w", 0.2, 6.0, 200),
+    y=Axis(A, "A", 0.01, 0.6, 200),
+    evaluators={name: f"exponents_{name}" for name in ("tanh", "erf", "gelu", "relu")},
+    output=ANGLE,
+    title="Angle exponent at collapse, M = {M}",
+    label="exponent per block",
+    values={M: 0.09},
+    boundaries=(
+        Boundary("order and chaos", lambda: ANGLE, "solid"),
+        Boundary("common gradient keeps its size", lambda: COMMON, "dashed"),
+    ),
+    regions=(Region("order: tokens align", ANGLE < 0), Region("chaos: tokens\nmove apart", ANGLE > 0)),
+)
+
+
 DERIVATION = PaperDerivation(
     paper=PAPER,
     view=COWSIK,
@@ -346,8 +398,10 @@ DERIVATION = PaperDerivation(
     build_claims=_claims,
     build_evaluators=(_evaluators,),
     study=_study,
+    accuracy=_accuracy,
     figures=_figures,
     build_dynamics=_dynamics,
+    diagram=DIAGRAM,
     references=(
         Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
               "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "

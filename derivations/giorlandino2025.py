@@ -5,12 +5,14 @@ Tokens enter attention behind a norm wherever the block has one there: what free
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import sympy as sp
 from symprop.derivations import giorlandino2025_simulation as simulation
-from symprop.derivations.giorlandino2025_blocks import GAP, STREAM, UNIT, block, over_depth, traced, wide
+from symprop.derivations.giorlandino2025_blocks import GAP, STREAM, UNIT, attention, block, of_rows, over_depth, traced, wide
 
 from symprop.claims import (
     Axis,
@@ -30,18 +32,23 @@ from symprop.claims import (
 from symprop.codegen import FunctionSpec
 from symprop.codegen.render import load
 from symprop.components import LayerNorm, UniformAttention
-from symprop.core.expression import Comparison, compare, factored
+from symprop.core.expression import Comparison, compare, factored, near_one
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source, merge_unique, neglected_order
-from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, gain_v, gain_w, n, q_0, rho, rho_T, sigma_b2
+from symprop.core.signal import Gradient
+from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, d_k, gain_v, gain_w, n, q_0, rho, rho_T, sigma_b2
 from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.phase import OddsLaw, odds_law
+from symprop.functions.activation import Activation
 from symprop.functions.arc_cosine import ArcCosine
+from symprop.functions.depth_nodes import ExpMinusOne
+from symprop.functions.logistic import Tanh
 from symprop.functions.softmax_closures import ANNEALED, CLOSURES, EXACT, REM, UNIFORM, Closure
 from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
+from symprop.functions.softmax_values import value
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import GIORLANDINO
-from symprop.simulate.measurement import Measurement
+from symprop.simulate.measurement import Accuracy, Measurement, distance
 
 PAPER = Paper(
     "giorlandino2025", "Giorlandino, Alessio and Goldt, Sebastian",
@@ -51,7 +58,7 @@ PAPER = Paper(
 SOURCE = Source("giorlandino2025", "")
 Y, MU = sp.Symbol("Y", nonnegative=True), sp.Symbol("mu", positive=True)
 """Participation of a row, and the index of the frozen weights' law."""
-SIZE = sp.Symbol("q", nonnegative=True)
+SIZE, SCORE = sp.Symbol("q", nonnegative=True), sp.Symbol("a", positive=True)
 STANDARD = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.2, "sigma_b2": 4e-4, "alpha_mlp": 1.0}
 """The paper's values."""
 
@@ -67,13 +74,17 @@ def _frozen_weights(expression: sp.Expr) -> sp.Expr:
     return wide(expression).replace(Participation, lambda *_: Y).replace(RowGap, lambda *_: Y)
 
 
+def _first_half(*, centred: bool = False) -> sp.Expr:
+    """Overlap after the attention half in that before it."""
+    trace = traced("post", centred=centred)
+    middle = next(step for step in trace.steps if isinstance(step.component, LayerNorm))
+    return _frozen_weights(1 - trace.substitute_moments(middle.atoms.gap)).subs(GAP, 1 - rho)
+
+
 @lru_cache(maxsize=1)
 def _halves() -> tuple[sp.Expr, sp.Expr]:
     """Overlap after the attention half in that before it, and after the feed-forward half in that before it."""
-    steps = traced("post").steps
-    middle = next(k for k, step in enumerate(steps) if isinstance(step.component, LayerNorm))
-    first = steps[middle].atoms
-    half = _frozen_weights(1 - traced("post").substitute_moments(first.gap)).subs(GAP, 1 - rho)
+    half = _first_half()
     whole = trace_of(sequential(*block("post").blocks[2:]), UNIT).expand()
     return half, (1 - whole.gap).subs(GAP, 1 - rho)
 
@@ -90,6 +101,16 @@ def _feed_forward_half() -> Result:
 def linearised() -> Collapse:
     """The Post-LN block at collapse, where attention adds nothing to the gap at linear order."""
     return collapse(trace_of(block("post", scored=False), UNIT))
+
+
+def _centred_half() -> Result:
+    half = _first_half(centred=True)
+    return _result(half, r"\rho_0", ("attention", "norm of the skip and of the centred attention's output", half))
+
+
+def _centred_exponent() -> Result:
+    slope = collapse(trace_of(block("post", scored=False, centred=True), UNIT)).slope
+    return _result(sp.log(slope), r"\lambda_{angle}", ("chain rule", "step by step, at equal tokens", slope))
 
 
 def _exponent(name: str) -> Result:
@@ -173,16 +194,83 @@ def _query_profile() -> Result:
     return _result(slope, "F", ("moments", "E[Y_2 - 2 Y_3 + Y_2^2] over frozen weights", slope), neglected="O(1/log n)")
 
 
+FLOW, SHARE = sp.Symbol("g", positive=True), sp.Symbol("F", positive=True)
+"""Second moment of the gradient of attention's output, and what the softmax passes of it."""
+
+
+@lru_cache(maxsize=1)
+def _query_norm() -> sp.Expr:
+    """E||dLoss/dW_Q||^2 of normalised tokens at any width, for gradients that are independent of each other."""
+    return attention().weight_gradients(Gradient(FLOW, FLOW), UNIT).query
+
+
+@lru_cache(maxsize=1)
+def _wide_query_norm() -> sp.Expr:
+    """The same for wide tokens and keys; how both widths go to infinity does not matter once the rows are sharp."""
+    return d**2 * wide(sp.expand(of_rows(_query_norm() / d**2)))
+
+
 def _query_slope() -> sp.Expr:
-    """The same at n tokens: what the softmax passes of a gradient, F = (n - 1) times its slope."""
-    return (n - 1) * SoftmaxSlope(beta_a**2 * sp.log(n) * (1 - rho), n)
+    """What the softmax passes of a gradient at infinite width, F."""
+    (node,) = _wide_query_norm().atoms(SoftmaxSlope)
+    return (n - 1) * node.subs(GAP, 1 - rho)
+
+
+def _query_gradient() -> Result:
+    found = factored(_wide_query_norm().replace(SoftmaxSlope, lambda *_: SHARE / (n - 1)))
+    return _query_result(found, ("gradient", "independent gradients of the tokens' outputs", found))
+
+
+def _query_result(expression: sp.Expr, *steps: tuple[str, str, sp.Expr], neglected: str = "O(1/d)") -> Result:
+    return _result(expression, r"\|\partial L/\partial W_Q\|^2", *steps, neglected=neglected)
+
+
+def _query_scaling() -> Result:
+    """In the frozen regime, for a mean over tokens: gradients of second moment 1/n^2."""
+    put = {SHARE: _query_profile().expression.subs(MU, _freezing("post") / beta_a), FLOW: 1 / n**2}
+    found = sp.factor(_query_gradient().expression.subs(put, simultaneous=True))
+    return _query_result(found, ("profile", "frozen weights, a loss that is a mean over tokens", found), neglected="O(1/log n)")
+
+
+def _query_maximum() -> Result:
+    profile = _query_profile().expression
+    (at,) = sp.solve(sp.diff(profile, MU), MU)
+    return _result(profile.subs(MU, at), r"\max_\beta F", ("maximum", f"at mu = {at}, twice the freezing point", profile),
+                   neglected="O(1/log n)")
+
+
+def _below_freezing() -> Result:
+    """F by its expansion in 1/n, which holds while the weights are not frozen."""
+    series = _query_slope().replace(SoftmaxSlope, lambda _, count: SoftmaxSlope(SCORE, count).expansion(0))
+    leading = sp.limit(series * n, n, sp.oo)
+    found = (leading / n).replace(ExpMinusOne, lambda x: sp.exp(x) - 1).subs(SCORE, beta_a**2 * (1 - rho) * sp.log(n))
+    return _result(sp.powsimp(sp.expand(found)), "F", ("expansion", "leading order in 1/n at a given score variance", leading),
+                   neglected="O(e^(2a)/n^2)")
+
+
+def _witness(found: sp.Expr, at: dict[sp.Symbol, sp.Expr], stated: float, holds: Callable[[float], bool]) -> Comparison:
+    """A value at a point, which refutes what is stated of it where that does not hold."""
+    number = float(value(found.subs(at)))
+    return Comparison(None, "", 1) if holds(number) else Comparison(False, "", 1, at, sp.Float(stated), sp.Float(number))
 
 
 def _not_vanishing() -> Comparison:
-    """F at and below the freezing point for a hundred tokens that are orthogonal."""
+    """F at the freezing point for a hundred tokens that are orthogonal."""
     at = {n: sp.Integer(100), rho: sp.S.Zero, beta_a: sp.sqrt(2)}
-    value = sp.N(_query_slope().subs(at), 15)
-    return Comparison(False, "", 1, at, sp.S.Zero, value) if value > sp.Float(0.05) else Comparison(None, "", 1)
+    return _witness(_query_slope(), at, 0.0, lambda share: share < 0.05)
+
+
+def _floor() -> Comparison:
+    """The norm over that of infinite width, well below the freezing point at a width below the number of tokens."""
+    at = {n: sp.Integer(768), d: sp.Integer(64), d_k: sp.Integer(64), beta_a: sp.Rational(2, 5), GAP: sp.Rational(4, 5)}
+    return _witness(_query_norm() / _wide_query_norm(), at, 1.0, lambda ratio: ratio < 2)
+
+
+def _not_monotone() -> Comparison:
+    """F at four times the freezing point, less that at twice."""
+    profile = _query_profile().expression
+    rise = profile.subs(MU, sp.Rational(1, 4)) - profile.subs(MU, sp.S.Half)
+    return _witness(rise, {beta_a: sp.Integer(4)}, 0.0, lambda rise: rise > 0)
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -192,6 +280,7 @@ def _claims() -> tuple[Claim, ...]:
     kernel = (sp.sqrt(1 - c**2) + c * (sp.pi - sp.acos(c))) / sp.pi
     second = (gain_w**2 / 2 + other) / (size + sigma_b2 + other)
     halves, law, query = "signal propagation, Post-LN", "rank collapse", "entropy collapse"
+    gain, freezing = "gain-controlled attention", sp.sqrt(2 / GAP)
     odds_wanted = (rho_T / (1 - rho_T) / (rho / (1 - rho))) ** (1 / L) - 1
     critical = sp.sqrt(gain_v / odds_wanted)
     return (
@@ -213,6 +302,11 @@ def _claims() -> tuple[Claim, ...]:
               note="With ReLU a high beta delays collapse and does not prevent it: as the gap falls beta_c grows past beta."),
         Claim("no-interior-fixed-point", law, "both halves raise the overlap, whatever the weights",
               lambda: _result(_halves()[0], r"\rho_0"), statement=_interior, stated_latex=r"\rho' > \rho_0 > \rho"),
+        Claim("centred-half", gain, "overlap after centred attention", _centred_half,
+              (skip * rho - gain_v * (1 - rho) / n) / (skip + gain_v * (1 - rho) * (Y - 1 / n)),
+              note="Rows that do not overlap: centred attention never raises the overlap."),
+        Claim("centred-exponent", gain, "exponent of the gap at collapse with centred attention", _centred_exponent,
+              sp.log(second), note="Centred attention adds nothing at equal tokens: what aligns them is feed-forward alone."),
         Claim("beta-c", query, "freezing point of the weights, Post-LN", lambda: _beta_c("post"), sp.sqrt(2 / GAP)),
         Claim("beta-c-preln-stream", query, "freezing point, Pre-LN, from the stream that is not normalised",
               lambda: _beta_c("pre"), sp.sqrt(2 / (SIZE * GAP)), expected=Status.REFUTED, corrected_by="beta-c-preln",
@@ -222,18 +316,39 @@ def _claims() -> tuple[Claim, ...]:
         Claim("beta-c-no-norm", query, "freezing point without norms", lambda: _beta_c("none"), sp.sqrt(2 / (SIZE * GAP))),
         Claim("query-gradient", query, "squared query gradient over beta, in the frozen regime", _query_profile,
               MU * (1 - MU) / 3),
+        Claim("query-gradient-norm", query, "squared norm of the query gradient, wide tokens", _query_gradient,
+              d**2 * n * gain_v * GAP**2 * beta_a * sp.sqrt(sp.log(n)) * SHARE * FLOW,
+              note="F is what the softmax passes of a gradient, g the second moment of the gradient of an output."),
+        Claim("query-gradient-scaling", query, "the same in the frozen regime for a loss that is a mean over tokens",
+              _query_scaling, gain_v * GAP**2 * d**2 / n * sp.sqrt(sp.log(n)) * freezing / 3 * (1 - freezing / beta_a)),
+        Claim("query-gradient-maximum", query, "largest F over beta", _query_maximum, sp.Rational(1, 12)),
+        Claim("query-gradient-monotone", query, "F grows with beta above the freezing point",
+              lambda: _result(_query_profile().expression, "F"), statement=_not_monotone,
+              stated_latex=r"\partial F/\partial\beta > 0", expected=Status.REFUTED, corrected_by="query-gradient-scaling",
+              note="F is largest at twice the freezing point; what grows is beta F, the norm itself."),
+        Claim("query-gradient-below", query, "F below the freezing point at finite length", _below_freezing,
+              n ** (beta_a**2 * (1 - rho) - 1), note="For scores of variance below log(n)/2 it falls as a power of n."),
         Claim("query-gradient-vanishes", query, "the query gradient vanishes at and below the freezing point",
               lambda: _result(_query_slope(), "F", neglected="exact"), statement=_not_vanishing, stated_latex="F(\\beta_c) = 0",
-              expected=Status.REFUTED, corrected_by="query-gradient",
+              expected=Status.REFUTED, corrected_by="query-gradient-below",
               note="At infinite length only; at finite length F falls as a power of n below beta_c, and is not small at it."),
+        Claim("query-gradient-floor", query, "finite width does not matter below the freezing point",
+              lambda: _query_result(_query_norm()), statement=_floor,
+              stated_latex=r"\|\partial L/\partial W_Q\|^2 = \|\partial L/\partial W_Q\|^2_{d \to \infty}",
+              expected=Status.REFUTED, corrected_by="query-gradient-norm",
+              note="Heads of finite width pass a share 1/d of the gradient whatever beta: it hides the decay of F in n."),
     )
 
 
-def _overlap(placement: str, closure: Closure) -> FunctionSpec:
-    depth = over_depth(placement, closure)
-    trace = traced(placement)
+def _overlap(
+    placement: str, closure: Closure, activation: Activation | None = None, *, centred: bool = False
+) -> FunctionSpec:
+    depth = over_depth(placement, closure, activation, centred=centred)
+    trace = traced(placement, activation, centred=centred)
     where = {"post": "Post-LN", "pre": "Pre-LN", "none": "norm-free"}[placement]
     name = "" if placement == "post" else {"pre": "preln_", "none": "noln_"}[placement]
+    name = f"{'centred_' if centred else ''}{f'{activation.name}_' if activation else ''}{name}"
+    kind = f"{where} {activation.name if activation else 'ReLU'} blocks{' with centred attention' if centred else ''}"
     outputs = {"overlap": 1 - depth.gap / depth.second, "one_minus_overlap": depth.gap / depth.second}
     outputs |= {} if placement == "post" else {"second_moment": depth.second}
     derived = Derived(
@@ -241,9 +356,9 @@ def _overlap(placement: str, closure: Closure) -> FunctionSpec:
         merge_unique((SOURCE,), trace.sources, (closure.source,)),
     )
     return FunctionSpec.from_derived(
-        f"{name}overlap_{closure.name}", f"Overlap of tokens after L {where} ReLU blocks, softmax moments closed by: "
+        f"{name}overlap_{closure.name}", f"Overlap of tokens after L {kind}, softmax moments closed by: "
         f"{closure.assumption.name}.", depth.arguments,
-        {key: derived.with_expression(value) for key, value in outputs.items()}, recursion=depth.recursion,
+        {key: derived.with_expression(item) for key, item in outputs.items()}, recursion=depth.recursion,
         formula=r"\rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)",
     )
 
@@ -257,7 +372,8 @@ def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *argument
 def _overlap_evaluators() -> tuple[FunctionSpec, ...]:
     closed = tuple(_overlap("post", closure) for closure in (REM, UNIFORM, ANNEALED, EXACT))
     others = (("pre", REM), ("none", REM), ("pre", EXACT))
-    return (*closed, *(_overlap(placement, closure) for placement, closure in others))
+    return (*closed, *(_overlap(placement, closure) for placement, closure in others), _overlap("post", REM, Tanh()),
+            _overlap("post", EXACT, centred=True))
 
 
 def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
@@ -268,28 +384,44 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
         _scalar("freezing_point", "beta above which the weights of tokens of overlap rho freeze.",
                 _freezing("post").subs(GAP, 1 - rho), "beta", rho, neglected="O(1/log n)"),
         _scalar("angle_exponent", "Exponent per block of the gap at collapse.",
-                wide(_exponent("angle").expression), "lyapunov_angle", *bias, neglected="O(1/d)"),
+                sp.log(near_one(wide(linearised().slope))), "lyapunov_angle", *bias, neglected="O(1/d)"),
         _scalar("query_gradient_frozen", "Squared query gradient over beta, up to its scale, at infinite length.",
                 _query_profile().expression.subs(MU, sp.Min(1, _freezing("post").subs(GAP, 1 - rho) / beta_a)), "F",
                 beta_a, rho, neglected="O(1/log n)"),
     )
 
 
+def _compared(placement: str, beta: float, level: str, layers: Sequence[int], *, seed: int, holds: bool = True,
+              slack: float = simulation.ACCURACY / 2, tokens: int = 64, width: int = 256, draws: int = 4) -> list[Measurement]:
+    """Overlaps after some of the layers at the paper's values, of the evaluator and in simulated blocks."""
+    spec = _overlap(placement, CLOSURES[level])
+    given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": tokens}
+    names = {parameter.name for parameter in spec.parameters}
+    theory = load(spec)(**{key: value for key, value in given.items() if key in names}, L=np.array(layers)).overlap
+    values = {symbol: given[str(symbol)] for symbol in (rho, q_0, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)}
+    measured = simulation.overlaps(placement, values, depth=layers[-1], width=width, draws=draws, seed=seed)
+    return simulation.rows(f"{placement}, beta = {beta}, {level}", theory, layers, measured, holds=holds, slack=slack)
+
+
 def _study(seed: int, full: bool, progress: Progress | None) -> tuple[Measurement, ...]:
-    layers, found = (1, 5, 10, 20, 30, 50), list[Measurement]()
+    found = list[Measurement]()
     cases = [("post", 0.5, "uniform", True), ("post", 3.0, "rem", True)]
     cases += [("pre", 1.0, "rem", False), ("pre", 1.0, "exact", True)]
     cases += [("post", 1.6, "rem", False), ("post", 1.6, "exact", True)] if full else []
+    sizes = {"tokens": 128, "width": 512, "draws": 16} if full else {}
     for index, (placement, beta, level, holds) in enumerate(cases):
-        spec = _overlap(placement, CLOSURES[level])
-        given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": 128 if full else 64}
-        names = {parameter.name for parameter in spec.parameters}
-        theory = load(spec)(**{key: value for key, value in given.items() if key in names}, L=np.array(layers)).overlap
-        values = {symbol: given[str(symbol)] for symbol in (rho, q_0, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)}
-        measured = simulation.overlaps(placement, values, depth=layers[-1], width=512 if full else 256,
-                                       draws=16 if full else 4, seed=seed + index)
-        found += simulation.rows(f"{placement}, beta = {beta}, {level}", theory, layers, measured, holds=holds)
+        found += _compared(placement, beta, level, (1, 5, 10, 20, 30, 50), seed=seed + index, holds=holds, **sizes)
         simulation.report(progress, index + 1, len(cases))
+    return tuple(found)
+
+
+def _accuracy(seed: int, progress: Progress | None) -> tuple[Accuracy, ...]:
+    """The largest absolute error of the overlap over 50 layers, on both sides of the freezing point."""
+    found = []
+    for index, beta in enumerate((0.5, 3.0)):
+        rows = _compared("post", beta, "exact", range(1, 51), seed=seed + index, slack=0.0, draws=48)
+        found.append(distance(f"overlap after each of 50 layers, {rows[0].setting}", rows, {"largest": simulation.ACCURACY}))
+        simulation.report(progress, index + 1, 2)
     return tuple(found)
 
 
@@ -308,6 +440,12 @@ def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, 
         simulation.report(progress, index + 1, 2)
     return (Figure("overlap", "Overlap of tokens over the layers of a Post-LN ReLU network, 64 tokens of width 256: random "
                    "energy model and simulation.", "layer", "overlap", tuple(curves), tuple(points)),)
+
+
+def _dynamics() -> tuple[Result, ...]:
+    """Exponents at collapse, without and with centring, the freezing point and the critical strength."""
+    angle, common, centred = _exponent("angle"), _exponent("common"), _centred_exponent()
+    return angle, common, replace(centred, quantity=r"\lambda_{angle}^{centred}"), _beta_c("post"), _critical_result()
 
 
 OVERLAP = sp.Symbol("overlap")
@@ -333,6 +471,7 @@ DIAGRAM = Diagram(
         Region("signal and\nattention kept", sp.And(sp.Rational(95, 100) > OVERLAP, beta_a < sp.sqrt(2 / (1 - rho)))),
     ),
     simulate=simulation.at_the_end,
+    limits=(0.0, 1.0),
 )
 
 DERIVATION = PaperDerivation(
@@ -343,8 +482,10 @@ DERIVATION = PaperDerivation(
     build_claims=_claims,
     build_evaluators=(_scalar_evaluators, _overlap_evaluators),
     study=_study,
+    accuracy=_accuracy,
     figures=_figures,
     diagram=DIAGRAM,
+    build_dynamics=_dynamics,
     references=(
         Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
               "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "

@@ -12,14 +12,14 @@ from functools import lru_cache
 import sympy as sp
 
 from symprop.codegen.recursion import Recursion
-from symprop.components import Attention, Elementwise, LayerNorm, Linear
+from symprop.components import Attention, Elementwise, LayerNorm, Linear, ShapedAttention
 from symprop.core.signal import Signal
 from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, d_k, gain_v, gain_w, n, q_0, rho, sigma_b2
 from symprop.depth.iterate import LayerMap, layer_map
 from symprop.functions.activation import Activation, Relu
 from symprop.functions.softmax_closures import Closure
 from symprop.functions.softmax_layer import LayerMoment
-from symprop.functions.softmax_overlap import Participation, RowGap
+from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
 from symprop.network import Block, Trace, residual, sequential, trace_of
 
 GAP = sp.Symbol("gap_X", nonnegative=True)
@@ -29,10 +29,10 @@ STREAM = UNIT.replace(q=sp.Symbol("q_X", positive=True))
 """Tokens of any size."""
 
 
-def attention(*, scored: bool = True) -> Attention:
-    """Softmax attention, or with all weights equal."""
+def attention(*, scored: bool = True, centred: bool = False) -> Attention:
+    """Softmax attention, or with all weights equal; centred where gain control takes the mean of a row's weights off."""
     scale = beta_a * sp.sqrt(sp.log(n)) / d if scored else sp.S.Zero
-    return Attention(d, gain_v / d, d_k, scale, scale, value_bias=sigma_b2)
+    return (ShapedAttention if centred else Attention)(d, gain_v / d, d_k, scale, scale, value_bias=sigma_b2)
 
 
 def feed_forward(activation: Activation) -> Block:
@@ -40,10 +40,11 @@ def feed_forward(activation: Activation) -> Block:
     return sequential(Linear(d, gain_w / d, sigma_b2), Elementwise(activation), Linear(d, gain_w / d, sigma_b2))
 
 
-def block(placement: str, activation: Activation | None = None, *, scored: bool = True) -> Block:
+def block(placement: str, activation: Activation | None = None, *, scored: bool = True, centred: bool = False) -> Block:
     """A block whose norms are at ``placement``: ``post``, ``pre`` or ``none``."""
     halves: list[Block] = []
-    for branch, skip in ((attention(scored=scored), alpha_sa), (feed_forward(activation or Relu()), alpha_mlp)):
+    branches = (attention(scored=scored, centred=centred), alpha_sa), (feed_forward(activation or Relu()), alpha_mlp)
+    for branch, skip in branches:
         inside = sequential(LayerNorm(), branch) if placement == "pre" else branch
         halves.append(residual(inside, 1, skip))
         halves += [LayerNorm()] if placement == "post" else []
@@ -51,29 +52,38 @@ def block(placement: str, activation: Activation | None = None, *, scored: bool 
 
 
 @lru_cache(maxsize=8)
-def traced(placement: str) -> Trace:
-    """The ReLU block, step by step."""
-    return trace_of(block(placement), UNIT if placement == "post" else STREAM)
+def traced(placement: str, activation: Activation | None = None, *, centred: bool = False) -> Trace:
+    """The block, step by step; of ReLU unless told."""
+    return trace_of(block(placement, activation, centred=centred), UNIT if placement == "post" else STREAM)
 
 
 def _rows(moment: LayerMoment) -> sp.Expr:
     _, _, variance, tokens, _, _, deficit, *_ = moment.args
-    rows = {"mean": Participation(variance, tokens), "token_gap": RowGap(variance, variance * deficit, tokens)}
+    own, square = Participation(variance, tokens), (tokens - 1) * SoftmaxSlope(variance, tokens)
+    rows = {
+        "mean": own, "token_gap": RowGap(variance, variance * deficit, tokens), "spread": own - 1 / tokens, "lean": sp.S.Zero,
+        "form": square, "scaled_form": square, "along": sp.S.Zero, "scaled_along": sp.S.Zero,
+    }  # fmt: skip
     return rows.get(moment.name, moment)
+
+
+def of_rows(expression: sp.Expr) -> sp.Expr:
+    """A layer's moments as those of one or two rows, from which they differ by fluctuations that vanish with the widths."""
+    return sp.sympify(expression).replace(lambda node: isinstance(node, LayerMoment), _rows)
 
 
 def wide(expression: sp.Expr) -> sp.Expr:
     """Infinitely wide tokens and keys at a given number of tokens."""
     narrow = sp.Dummy("narrow")
-    # The fluctuations that distinguish a layer's moments from those of one or two rows vanish with the widths.
-    rows = sp.sympify(expression).replace(lambda node: isinstance(node, LayerMoment), _rows)
-    return rows.subs({d: 1 / narrow, d_k: 1 / narrow}).subs(narrow, 0)
+    return of_rows(expression).subs({d: 1 / narrow, d_k: 1 / narrow}).subs(narrow, 0)
 
 
 @lru_cache(maxsize=16)
-def mapped(placement: str, closure: Closure | None = None) -> LayerMap:
+def mapped(
+    placement: str, closure: Closure | None = None, activation: Activation | None = None, *, centred: bool = False
+) -> LayerMap:
     """The map of a block at infinite width, its softmax moments closed or kept."""
-    updates = layer_map(traced(placement), backward=False).updates
+    updates = layer_map(traced(placement, activation, centred=centred), backward=False).updates
     put = {key: wide(value) for key, value in updates.items()}
     return LayerMap(put if closure is None else {key: closure(value) for key, value in put.items()})
 
@@ -93,9 +103,11 @@ class Depth:
         return tuple(symbol for symbol in order if symbol in self.recursion.free_symbols)
 
 
-def over_depth(placement: str, closure: Closure) -> Depth:
+def over_depth(
+    placement: str, closure: Closure, activation: Activation | None = None, *, centred: bool = False
+) -> Depth:
     """Tokens of second moment q_0 (1 behind a norm) and overlap rho, after L blocks."""
-    layer = mapped(placement, closure)
+    layer = mapped(placement, closure, activation, centred=centred)
     if placement == "post":
         return Depth(Recursion.of(layer, {GAP: 1 - rho}, settled=GAP), sp.S.One, GAP)
     start = {STREAM.q: q_0, GAP: q_0 * (1 - rho)}

@@ -40,11 +40,11 @@ def at_the_end(values: Mapping[sp.Symbol, float], draws: int, seed: int) -> tupl
 
 
 def rows(
-    name: str, predicted: Sequence[float], layers: Sequence[int], found: Array, *, holds: bool = True
+    name: str, predicted: Sequence[float], layers: Sequence[int], found: Array, *, holds: bool = True, slack: float
 ) -> list[Measurement]:
-    """Measured beside predicted overlaps, with the stated accuracy of the theory added to the standard error."""
+    """Measured beside predicted overlaps; ``slack`` is what the theory is allowed to be off, added to the standard error."""
     at = found[:, list(layers)]
-    spread = np.hypot(at.std(axis=0, ddof=1) / len(at) ** 0.5, ACCURACY / 2)
+    spread = np.hypot(at.std(axis=0, ddof=1) / len(at) ** 0.5, slack)
     return [
         Measurement(f"overlap after layer {layer}", name, float(theory), float(mean), float(error), len(at), holds)
         for layer, theory, mean, error in zip(layers, predicted, at.mean(axis=0), spread, strict=True)

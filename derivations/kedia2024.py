@@ -26,7 +26,9 @@ from symprop.derivations.kedia2024_blocks import (
 from symprop.derivations.kedia2024_simulation import GRADIENT, Case, Setting
 
 from symprop.claims import (
+    Axis,
     Claim,
+    Diagram,
     Figure,
     Paper,
     PaperDerivation,
@@ -575,6 +577,17 @@ def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, 
     return tuple(built)
 
 
+DIAGRAM = Diagram(
+    x=Axis(gap, "gap", 0.0, 2.0, 101),
+    y=Axis(mu, "mu", -2.0, 2.0, 81),
+    evaluators={name: f"{name}_moments_at_mean" for name in ("relu", "gelu", "squared_relu", "abs", "erf", "sin")},
+    output=sp.Symbol("change"),
+    title="Gap behind an activation of tokens with variance {sigma2}",
+    label="gap behind the activation",
+    values={sigma2: 1.0},
+)
+
+
 DERIVATION = PaperDerivation(
     paper=PAPER,
     view=KEDIA,
@@ -584,6 +597,7 @@ DERIVATION = PaperDerivation(
     build_evaluators=(_activation_evaluators, _depth_evaluators),
     study=_study,
     figures=_figures,
+    diagram=DIAGRAM,
     references=(
         Paper("cho2009", "Cho, Youngmin and Saul, Lawrence", "Kernel Methods for Deep Learning",
               "Advances in Neural Information Processing Systems 22", 2009),

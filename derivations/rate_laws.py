@@ -154,7 +154,7 @@ def _cases(width: int, draws: int) -> dict[str, tuple[Block, Setting, RateLaw | 
         "critical ReLU": (relu_block(), setting("critical ReLU", {sigma_w: 2**0.25, alpha_2: 0.5}, 0.6), law("relu")),
         "critical erf": (smooth_block(Erf()), setting("critical erf", smooth, 0.6), law("smooth")),
         "Pre-LN ReLU": (marginal_block(), setting("Pre-LN ReLU", {sigma_w: 2**0.5}, 0.5), None),
-        "saturating erf": (saturating_block(), setting("saturating erf", {SLOPE: 0.5, gain_w: 1.0}, 1e-9), None),
+        "saturating erf": (saturating_block(Erf()), setting("saturating erf", {SLOPE: 0.5, gain_w: 1.0}, 1e-9), None),
     }
 
 

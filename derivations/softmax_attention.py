@@ -10,9 +10,18 @@ from symprop.derivations import softmax_attention_accuracy
 from symprop.derivations import softmax_attention_simulation as simulation
 from symprop.derivations.giorlandino2025_blocks import wide
 
-from symprop.claims import Claim, Paper, PaperDerivation, Result, Status
+from symprop.claims import Axis, Claim, Diagram, Paper, PaperDerivation, Result, Status
 from symprop.codegen import FunctionSpec
-from symprop.components import Attention, QueryKeyNormAttention, RMSNorm, ShapedAttention, UniformAttention
+from symprop.components import (
+    Attention,
+    CausalAttention,
+    QueryKeyNormAttention,
+    RMSNorm,
+    RotaryAttention,
+    ShapedAttention,
+    UniformAttention,
+)
+from symprop.components.base import Component
 from symprop.core.expression import Comparison
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived
@@ -305,15 +314,16 @@ def _between_tokens(gap: sp.Expr) -> sp.Expr:
 
 
 SCORED = (sigma_q2, sigma_k2)
+_PARAMETERS = (sigma_v2, d_k, sigma_q2, sigma_k2)
 DEFAULTS = {d_o: d, d_k: d, q: sp.S.One, gap: q, gain2: sp.S.One, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d,
             P: sp.S.Zero, s2: sp.S.One, r_g: sp.S.Zero}
 
 
-def _spec(layer: Attention, scores: tuple[sp.Symbol, ...], name: str, summary: str, **outputs: sp.Expr) -> FunctionSpec:
+def _spec(layer: Component, scores: tuple[sp.Symbol, ...], name: str, summary: str, **outputs: sp.Expr) -> FunctionSpec:
     """An evaluator of a layer: of its output, or of a gradient where an expression has that of the output."""
     derived = {key: Derived(item, layer.assumptions, layer.neglected, layer.sources) for key, item in outputs.items()}
-    above = (s2, r_g) if any(item.has(s2) for item in outputs.values()) else ()
-    arguments = (n, d, d_o, d_k, q, gap, sigma_v2, *scores, P, *above)
+    used = set().union(*(item.free_symbols for item in outputs.values()))
+    arguments = (n, d, d_o, d_k, q, gap, sigma_v2, *scores, *(item for item in (P, s2, r_g) if item in used))
     return FunctionSpec.from_derived(
         name, summary, arguments, derived, formula=rf"\text{{see {type(layer).__name__}}}",
         defaults={key: item for key, item in DEFAULTS.items() if key in arguments},
@@ -363,16 +373,55 @@ def _more_evaluators() -> tuple[FunctionSpec, ...]:
     return tuple(found)
 
 
+def _positional_evaluators() -> tuple[FunctionSpec, ...]:
+    """Attention under a causal mask, averaged over positions, and with rotary positions."""
+    found = []
+    for name, of, layer in (
+        ("causal", "attention under a causal mask, averaged over positions", CausalAttention(d_o, *_PARAMETERS, dropout=P)),
+        ("rotary", "attention with rotary positions of all d_k coordinates and base 10000", RotaryAttention(d_o, *_PARAMETERS)),
+    ):
+        output, (back,), weights = layer.forward(X), layer.backward(G, X), layer.weight_gradients(G, X)
+        # One token has its value alone, whatever its position.
+        alone = X.replace(tokens=sp.S.One, gap=sp.S.Zero)
+        single = (layer.forward(alone).q, layer.backward(Gradient(s2, sp.S.Zero), alone)[0].q)
+
+        def several(one: sp.Expr, other: sp.Expr) -> sp.Expr:
+            return sp.Piecewise((one, sp.Eq(n, 1)), (_any_length(other), True))
+
+        found += [
+            _spec(layer, SCORED, f"{name}_output", f"Second moment and token gap of the output of {of}.",
+                  q=several(single[0], output.q), gap=_between_tokens(output.gap)),
+            _spec(layer, SCORED, f"{name}_gradient", f"Second moment and token gap of the input gradient of {of}.",
+                  variance=several(single[1], back.q), gap=_between_tokens(back.gap)),
+            _spec(layer, SCORED, f"{name}_weights", f"Mean squared gradient of a weight of {of}.",
+                  query=several(sp.S.Zero, weights["query"]), key=several(sp.S.Zero, weights["key"]),
+                  value=several(layer.weight_gradients(Gradient(s2, sp.S.Zero), alone)["value"], weights["value"])),
+        ]
+    return tuple(found)
+
+
+DIAGRAM = Diagram(
+    x=Axis(gap, "gap", 0.0, 1.0, 101),
+    y=Axis(sigma_q2, "sigma_q2", 0.0, 0.08, 81),
+    evaluators={"exact": "output_moments"},
+    output=sp.Symbol("q"),
+    title="Second moment behind attention, {n} tokens of width {d} with unit variance",
+    label="second moment",
+    values={n: 64, d: 256, d_o: 256, d_k: 64, q: 1.0, sigma_v2: 1 / 256, sigma_k2: 1 / 256, P: 0.0},
+)
+
+
 DERIVATION = PaperDerivation(
     paper=PAPER,
     view=KEDIA,
     values={},
     build_trace=lambda: trace_of(LAYER, token_input(gaussian=True)),
     build_claims=claims,
-    build_evaluators=(_evaluators, _more_evaluators),
+    build_evaluators=(_evaluators, _more_evaluators, _positional_evaluators),
     study=simulation.study,
     figures=simulation.figures,
     accuracy=softmax_attention_accuracy.study,
+    diagram=DIAGRAM,
     references=(
         Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
               "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),

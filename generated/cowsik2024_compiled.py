@@ -572,7 +572,7 @@ def gradient_growth(
 
     .. math::
 
-        \mathrm{growth} = \left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M m\right)}{A M - A - M} + A - \frac{A \left(A M - A - M m\right)}{A M - A - M} + M \chi - \frac{M \left(A M - A - M m\right)}{A M - A - M} + \frac{A M - A - M m}{A M - A - M}\right)}{A M - A - M m}\right)^{L}}{n}
+        \mathrm{growth} = \left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(- \frac{M \left(- \chi + m\right) \left(A M - A - M\right)}{A M - A - M m} + 1\right)^{L}}{n}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -745,8 +745,8 @@ static inline double square(double x) { return x*x; }
     "times_growth": r"""
 static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
-    "each_pow": r"""
-static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
+    "each_atan": r"""
+static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
 """,
     "CELLS": r"""
 enum { TERMS = 8, CELLS = 80 };
@@ -977,7 +977,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_gelu": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square', 'each_atan'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -987,29 +987,57 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
+    double a_x0[BLOCK];
+    double a_x1[BLOCK];
+    double a_x2[BLOCK];
+    double a_x3[BLOCK];
+    double a_x4[BLOCK];
+    double a_x5[BLOCK];
+    double a_y0[BLOCK];
+    double a_x6[BLOCK];
+    for (long i = 0; i < count; i++) {
+        const double A_ = a_A[i];
+        const double sigma_w_ = a_sigma_w[i];
+        const double x0_ = -A_;
+        a_x0[i] = x0_;
+        const double x1_ = f_log1p(x0_);
+        a_x1[i] = x1_;
+        const double x2_ = square(sigma_w_);
+        a_x2[i] = x2_;
+        const double x3_ = sqrt(2.0*x2_ + 1.0);
+        a_x3[i] = x3_;
+        const double x4_ = square(x2_);
+        a_x4[i] = x4_;
+        const double x5_ = 5.0*x2_;
+        a_x5[i] = x5_;
+        const double y0_ = x2_/x3_;
+        a_y0[i] = y0_;
+    }
+    each_atan(count, a_y0, a_x6);
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = f_log1p(-A_);
-        const double x1_ = square(sigma_w_);
-        const double x2_ = f_asin(x1_/(x1_ + 1.0));
-        const double x3_ = sqrt(2.0*x1_ + 1.0);
-        const double x4_ = square(x1_);
-        const double x5_ = 5.0*x1_;
-        const double x6_ = 0.15915494309189535*x2_;
-        const double x7_ = x1_*x6_ + 0.25*x1_ - 0.3183098861837907*x3_*x4_/((-3.0*x1_) - 2.0*x4_ - 1.0);
-        const double x8_ = 0.15915494309189535*x1_*x3_*(x5_ + 3.0)/(8.0*x4_ + x5_ + 4.0*square(sigma_w_*x1_) + 1.0) + x6_ + 0.25;
-        const double x9_ = x1_*x8_;
-        const double x10_ = -A_*M_;
-        const double x11_ = A_ + M_*x7_;
-        const double x12_ = f_log1p(-M_*(x7_ - x9_)*((-A_) - M_ - x10_)/((-x10_) - x11_));
-        const double x13_ = x11_ - A_*M_*x7_;
-        const double x14_ = f_log1p(M_*(A_*x1_*x8_ + M_*x1_*x8_ - A_*M_*x9_ - x13_)/x13_);
-        const double x15_ = x0_ + x14_;
-        const double next_0 = x15_;
-        const double next_1 = x12_;
-        const double next_2 = x15_;
+        const double x0_ = a_x0[i];
+        const double x1_ = a_x1[i];
+        const double x2_ = a_x2[i];
+        const double x3_ = a_x3[i];
+        const double x4_ = a_x4[i];
+        const double x5_ = a_x5[i];
+        const double x6_ = a_x6[i];
+        const double x7_ = 0.3183098861837907*x3_*x4_/((-3.0*x2_) - 2.0*x4_ - 1.0);
+        const double x8_ = 0.15915494309189535*x6_;
+        const double x9_ = x2_*x8_ + 0.25*x2_ - x7_;
+        const double x10_ = x2_*(0.15915494309189535*x2_*x3_*(x5_ + 3.0)/(8.0*x4_ + x5_ + 4.0*square(sigma_w_*x2_) + 1.0) + x8_ + 0.25);
+        const double x11_ = -A_*M_;
+        const double x12_ = M_*x9_;
+        const double x13_ = A_ + x12_;
+        const double x14_ = f_log1p(-M_*(A_*x10_ + A_*x12_ + M_*x10_ + x0_ - A_*M_*x10_ - x12_)/(A_*M_*x9_ - x13_));
+        const double x15_ = f_log1p(-M_*((-A_) - M_ - x11_)*(0.15915494309189535*x2_*x6_ + 0.25*x2_ - x10_ - x7_)/((-x11_) - x13_));
+        const double x16_ = x1_ + x14_;
+        const double next_0 = x16_;
+        const double next_1 = x15_;
+        const double next_2 = x16_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1018,7 +1046,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_erf": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square', 'each_atan'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1028,26 +1056,48 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
+    double a_x0[BLOCK];
+    double a_x1[BLOCK];
+    double a_x2[BLOCK];
+    double a_x5[BLOCK];
+    double a_y0[BLOCK];
+    double a_x6[BLOCK];
+    for (long i = 0; i < count; i++) {
+        const double A_ = a_A[i];
+        const double sigma_w_ = a_sigma_w[i];
+        const double x0_ = f_log1p(-A_);
+        a_x0[i] = x0_;
+        const double x1_ = square(sigma_w_);
+        a_x1[i] = x1_;
+        const double x2_ = sqrt(x1_ + 0.25);
+        a_x2[i] = x2_;
+        const double x3_ = 4.0*x1_ + 1.0;
+        const double x4_ = sqrt(x3_);
+        const double x5_ = -1.0/x3_;
+        a_x5[i] = x5_;
+        const double y0_ = 2.0*x1_/x4_;
+        a_y0[i] = y0_;
+    }
+    each_atan(count, a_y0, a_x6);
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];
-        const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = f_log1p(-A_);
-        const double x1_ = square(sigma_w_);
-        const double x2_ = f_asin(x1_/(x1_ + 0.5));
-        const double x3_ = sqrt(x1_ + 0.25);
-        const double x4_ = 1.0/(((-4.0*x1_) - 1.0));
-        const double x5_ = 0.6366197723675814*x2_;
-        const double x6_ = 2.5464790894703255*x1_*x3_*x4_;
-        const double x7_ = -A_*M_;
-        const double x8_ = A_ + M_*x5_;
-        const double x9_ = f_log1p(-M_*(x5_ + x6_)*((-A_) - M_ - x7_)/((-x7_) - x8_));
-        const double x10_ = x8_ - 0.6366197723675814*A_*M_*x2_;
-        const double x11_ = f_log1p(M_*(2.5464790894703255*A_*M_*x1_*x3_*x4_ - A_*x6_ - M_*x6_ - x10_)/x10_);
-        const double x12_ = x0_ + x11_;
-        const double next_0 = x12_;
-        const double next_1 = x9_;
-        const double next_2 = x12_;
+        const double x0_ = a_x0[i];
+        const double x1_ = a_x1[i];
+        const double x2_ = a_x2[i];
+        const double x5_ = a_x5[i];
+        const double x6_ = a_x6[i];
+        const double x7_ = 2.5464790894703255*x1_*x2_*x5_;
+        const double x8_ = 0.6366197723675814*x6_;
+        const double x9_ = -A_*M_;
+        const double x10_ = A_ + M_*x8_;
+        const double x11_ = f_log1p(-M_*(x7_ + x8_)*((-A_) - M_ - x9_)/((-x10_) - x9_));
+        const double x12_ = x10_ - 0.6366197723675814*A_*M_*x6_;
+        const double x13_ = f_log1p(M_*(2.5464790894703255*A_*M_*x1_*x2_*x5_ - A_*x7_ - M_*x7_ - x12_)/x12_);
+        const double x14_ = x0_ + x13_;
+        const double next_0 = x14_;
+        const double next_1 = x11_;
+        const double next_2 = x14_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1152,7 +1202,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gradient_growth": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'times_growth', 'each_pow'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'times_growth'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1163,42 +1213,24 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_n = in[4];
     const double *restrict a_L = in[5];
     double *restrict result_0 = out[0];
-    double a_x0[BLOCK];
-    double a_x1[BLOCK];
-    double a_x8[BLOCK];
-    double a_y0[BLOCK];
-    double a_x9[BLOCK];
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
+        const double L_ = a_L[i];
         const double M_ = a_M[i];
         const double chi_ = a_chi[i];
         const double m_ = a_m[i];
         const double n_ = a_n[i];
         const double x0_ = f_log1p(-A_);
-        a_x0[i] = x0_;
         const double x1_ = 1.0/((n_));
-        a_x1[i] = x1_;
-        const double x2_ = A_*M_;
-        const double x3_ = A_ - x2_;
-        const double x4_ = (-M_) - x3_;
-        const double x5_ = M_*chi_;
-        const double x6_ = (-M_*m_) - x3_;
-        const double x7_ = x6_/x4_;
-        const double x8_ = f_log1p(x5_/(A_ + x7_*(1.0 - A_)) - M_);
-        a_x8[i] = x8_;
-        const double y0_ = x4_*(x2_*x7_ + x3_ + x5_ + x7_ - A_*x7_ - M_*x7_)/x6_;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_y0, a_L, a_x9);
-    for (long i = 0; i < count; i++) {
-        const double L_ = a_L[i];
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x8_ = a_x8[i];
-        const double x9_ = a_x9[i];
-        const double x10_ = f_exp(L_*(x0_ + x8_));
-        const double x11_ = times_growth(1.0 - x1_, x10_);
-        const double next_0 = x1_*x9_ + x11_;
+        const double x2_ = A_ - A_*M_;
+        const double x3_ = M_*m_;
+        const double x4_ = A_ + x3_ - A_*M_*m_;
+        const double x5_ = f_log1p(-M_*((-M_) - x2_)*(m_ - chi_)/((-x2_) - x3_));
+        const double x6_ = f_log1p(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x4_)/x4_);
+        const double x7_ = f_exp(L_*x5_);
+        const double x8_ = f_exp(L_*(x0_ + x6_));
+        const double x9_ = times_growth(1.0 - x1_, x8_);
+        const double next_0 = x1_*x7_ + x9_;
         result_0[i] = next_0;
     }
 }

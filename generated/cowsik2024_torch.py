@@ -418,26 +418,27 @@ def exponents_gelu(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 70 operations a point
-    x0 = torch.log1p(-A)
-    x1 = torch.square(sigma_w)
-    x2 = torch.arcsin(x1/(x1 + 1))
-    x3 = torch.sqrt(2*x1 + 1)
-    x4 = torch.square(x1)
-    x5 = 5*x1
-    x6 = 0.15915494309189535*x2
-    x7 = x1*x6 + 0.25*x1 - 0.3183098861837907*x3*x4/((-3*x1) - 2*x4 - 1)
-    x8 = 0.15915494309189535*x1*x3*(x5 + 3)/(8*x4 + x5 + 4*torch.square(sigma_w*x1) + 1) + x6 + 0.25
-    x9 = x1*x8
-    x10 = -A*M
-    x11 = A + M*x7
-    x12 = torch.log1p(-M*(x7 - x9)*((-A) - M - x10)/((-x10) - x11))
-    x13 = x11 - A*M*x7
-    x14 = torch.log1p(M*(A*x1*x8 + M*x1*x8 - A*M*x9 - x13)/x13)
-    x15 = x0 + x14
-    _to_lyapunov_angle = x15
-    _to_lyapunov_gradient_common = x12
-    _to_lyapunov_gradient_deviation = x15
+    # 76 operations a point
+    x0 = -A
+    x1 = torch.log1p(x0)
+    x2 = torch.square(sigma_w)
+    x3 = torch.sqrt(2*x2 + 1)
+    x4 = torch.square(x2)
+    x5 = 5*x2
+    x6 = torch.arctan(x2/x3)
+    x7 = 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
+    x8 = 0.15915494309189535*x6
+    x9 = x2*x8 + 0.25*x2 - x7
+    x10 = x2*(0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*torch.square(sigma_w*x2) + 1) + x8 + 0.25)
+    x11 = -A*M
+    x12 = M*x9
+    x13 = A + x12
+    x14 = torch.log1p(-M*(A*x10 + A*x12 + M*x10 + x0 - A*M*x10 - x12)/(A*M*x9 - x13))
+    x15 = torch.log1p(-M*((-A) - M - x11)*(0.15915494309189535*x2*x6 + 0.25*x2 - x10 - x7)/((-x11) - x13))
+    x16 = x1 + x14
+    _to_lyapunov_angle = x16
+    _to_lyapunov_gradient_common = x15
+    _to_lyapunov_gradient_deviation = x16
     return ExponentsGeluResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -487,23 +488,25 @@ def exponents_erf(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 49 operations a point
+    # 50 operations a point
     x0 = torch.log1p(-A)
     x1 = torch.square(sigma_w)
-    x2 = torch.arcsin(x1/(x1 + 0.5))
-    x3 = torch.sqrt(x1 + 0.25)
-    x4 = 1/((-4*x1) - 1)
-    x5 = 0.6366197723675814*x2
-    x6 = 2.5464790894703255*x1*x3*x4
-    x7 = -A*M
-    x8 = A + M*x5
-    x9 = torch.log1p(-M*(x5 + x6)*((-A) - M - x7)/((-x7) - x8))
-    x10 = x8 - 0.6366197723675814*A*M*x2
-    x11 = torch.log1p(M*(2.5464790894703255*A*M*x1*x3*x4 - A*x6 - M*x6 - x10)/x10)
-    x12 = x0 + x11
-    _to_lyapunov_angle = x12
-    _to_lyapunov_gradient_common = x9
-    _to_lyapunov_gradient_deviation = x12
+    x2 = torch.sqrt(x1 + 0.25)
+    x3 = 4*x1 + 1
+    x4 = torch.sqrt(x3)
+    x5 = -1/x3
+    x6 = torch.arctan(2*x1/x4)
+    x7 = 2.5464790894703255*x1*x2*x5
+    x8 = 0.6366197723675814*x6
+    x9 = -A*M
+    x10 = A + M*x8
+    x11 = torch.log1p(-M*(x7 + x8)*((-A) - M - x9)/((-x10) - x9))
+    x12 = x10 - 0.6366197723675814*A*M*x6
+    x13 = torch.log1p(M*(2.5464790894703255*A*M*x1*x2*x5 - A*x7 - M*x7 - x12)/x12)
+    x14 = x0 + x13
+    _to_lyapunov_angle = x14
+    _to_lyapunov_gradient_common = x11
+    _to_lyapunov_gradient_deviation = x14
     return ExponentsErfResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -677,7 +680,7 @@ def gradient_growth(
 
     .. math::
 
-        \mathrm{growth} = \left(\left(1 - A\right) \left(\frac{M \chi}{A + \frac{\left(1 - A\right) \left(A M - A - M m\right)}{A M - A - M}} - M + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(\frac{\left(A M - A - M\right) \left(- A M + \frac{A M \left(A M - A - M m\right)}{A M - A - M} + A - \frac{A \left(A M - A - M m\right)}{A M - A - M} + M \chi - \frac{M \left(A M - A - M m\right)}{A M - A - M} + \frac{A M - A - M m}{A M - A - M}\right)}{A M - A - M m}\right)^{L}}{n}
+        \mathrm{growth} = \left(\left(1 - A\right) \left(- \frac{M \left(- A M \chi + A M m + A \chi - A + M \chi - M m\right)}{A M m - A - M m} + 1\right)\right)^{L} \left(1 - \frac{1}{n}\right) + \frac{\left(- \frac{M \left(- \chi + m\right) \left(A M - A - M\right)}{A M - A - M m} + 1\right)^{L}}{n}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -713,18 +716,16 @@ def gradient_growth(
         A, M, m, chi, n, L,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 36 operations a point
+    # 39 operations a point
     x0 = torch.log1p(-A)
     x1 = 1/n
-    x2 = A*M
-    x3 = A - x2
-    x4 = (-M) - x3
-    x5 = M*chi
-    x6 = (-M*m) - x3
-    x7 = x6/x4
-    x8 = torch.log1p(x5/(A + x7*(1 - A)) - M)
-    x9 = torch.pow(x4*(x2*x7 + x3 + x5 + x7 - A*x7 - M*x7)/x6, L)
-    x10 = torch.exp(L*(x0 + x8))
-    x11 = _times_growth(1 - x1, x10)
-    _to_growth = x1*x9 + x11
+    x2 = A - A*M
+    x3 = M*m
+    x4 = A + x3 - A*M*m
+    x5 = torch.log1p(-M*((-M) - x2)*(m - chi)/((-x2) - x3))
+    x6 = torch.log1p(M*(A*chi + M*chi - A*M*chi - x4)/x4)
+    x7 = torch.exp(L*x5)
+    x8 = torch.exp(L*(x0 + x6))
+    x9 = _times_growth(1 - x1, x8)
+    _to_growth = x1*x7 + x9
     return _to_growth.expand(_shape)

@@ -19,7 +19,7 @@ try:
 except ImportError:
     import giorlandino2025_numpy as _numpy
 
-__all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapRemResult', 'angle_exponent', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen']
+__all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapRemResult', 'TanhOverlapRemResult', 'angle_exponent', 'centred_overlap_exact', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen', 'tanh_overlap_rem']
 
 _CHECKED_POINTS = 100_000
 _BLOCK = 256
@@ -191,6 +191,13 @@ class NolnOverlapRemResult(NamedTuple):
     second_moment: np.ndarray
 
 
+class TanhOverlapRemResult(NamedTuple):
+    """The results of :func:`tanh_overlap_rem`."""
+
+    overlap: np.ndarray
+    one_minus_overlap: np.ndarray
+
+
 def critical_strength(
     rho, rho_T, L, gain_v, *, check=None, workers=1,
 ):
@@ -234,7 +241,7 @@ def critical_strength(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -286,7 +293,7 @@ def freezing_point(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         )
         (
             rho,
@@ -302,7 +309,7 @@ def angle_exponent(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\frac{\frac{\alpha_{\mathrm{MLP}}^{2} \alpha_{\mathrm{SA}}^{2}}{\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2} + \frac{\alpha_{\mathrm{SA}}^{2} \left(\sigma_w^2\right)^{2}}{2 \left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right)}}{\alpha_{\mathrm{MLP}}^{2} + \sigma_w^2 \left(\frac{\sigma_w^2}{2} + \frac{\sigma_b^2}{2}\right) + \sigma_b^2} \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(1 - \frac{2 \alpha_{\mathrm{MLP}}^{2} \sigma_v^2 + 2 \alpha_{\mathrm{MLP}}^{2} \sigma_b^2 + \alpha_{\mathrm{SA}}^{2} \sigma_w^2 \sigma_b^2 + 2 \alpha_{\mathrm{SA}}^{2} \sigma_b^2 + \sigma_v^2 \left(\sigma_w^2\right)^{2} + \sigma_v^2 \sigma_w^2 \sigma_b^2 + 2 \sigma_v^2 \sigma_b^2 + \left(\sigma_w^2\right)^{2} \sigma_b^2 + \sigma_w^2 \left(\sigma_b^2\right)^{2} + 2 \left(\sigma_b^2\right)^{2}}{\left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right) \left(2 \alpha_{\mathrm{MLP}}^{2} + \left(\sigma_w^2\right)^{2} + \sigma_w^2 \sigma_b^2 + 2 \sigma_b^2\right)} \right)}
 
     Args:
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -394,7 +401,7 @@ def query_gradient_frozen(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         )
         (
             beta_a, rho,
@@ -459,7 +466,7 @@ def overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -530,7 +537,7 @@ def overlap_uniform(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -604,7 +611,7 @@ def overlap_annealed(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -680,7 +687,7 @@ def preln_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -753,7 +760,7 @@ def noln_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -768,6 +775,80 @@ def noln_overlap_rem(
         ) = _checked(_arguments, _domains)
     _results = _run(_compiled, _arguments, 3, workers, settle)
     return NolnOverlapRemResult(*_results)
+
+
+def tanh_overlap_rem(
+    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
+):
+    r"""Overlap of tokens after L Post-LN tanh blocks, softmax moments closed by: random energy model.
+
+    .. math::
+
+        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+
+    Args:
+        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        L: depth: number of blocks, an integer >= 1.
+        beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
+        gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
+        gain_w: gain of the feed-forward weights: their variance times fan-in, a number >= 0.
+        sigma_b2: variance of a bias, a number >= 0.
+        alpha_sa: strength of the skip around attention, a number >= 0.
+        alpha_mlp: strength of the skip around the feed-forward branch, a number >= 0.
+
+    Returns the fields overlap, one_minus_overlap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). Ranges are checked as in the numpy module.
+    ``workers`` threads share the points, with the same result.
+
+    The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
+    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
+    the result is then that of the depth reached.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+        fresh branch: a residual branch has zero mean given the stream it is added to
+        wide norm: the size of a token is its expectation, exact as the width tends to infinity
+        Gaussian coordinates: the coordinates that enter an activation are jointly Gaussian over tokens (exact as
+            the width of the layer below tends to infinity)
+        random energy model: infinitely many tokens: a row's weights are those of independent energies, and two rows
+            do not overlap
+
+    Neglected: O(1/d), O(1/log n).
+    Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
+    A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
+    """
+    _compiled = _kernel("tanh_overlap_rem")
+    _arguments = (
+        rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    )
+    if _compiled is None:
+        return _numpy.tanh_overlap_rem(*_arguments, check=check, workers=workers, settle=settle)
+    _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
+    if _points and (check or check is None and _points <= _CHECKED_POINTS):
+        _domains = (
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('L', 1.0, None, True, False, 'an integer >= 1'),
+            ('beta_a', 0.0, None, False, False, 'a number >= 0'),
+            ('gain_v', 0.0, None, False, False, 'a number >= 0'),
+            ('gain_w', 0.0, None, False, False, 'a number >= 0'),
+            ('sigma_b2', 0.0, None, False, False, 'a number >= 0'),
+            ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
+            ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
+        )
+        (
+            rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+        ) = _checked(_arguments, _domains)
+    _results = _run(_compiled, _arguments, 2, workers, settle)
+    return TanhOverlapRemResult(*_results)
+
+centred_overlap_exact = _numpy.centred_overlap_exact
 
 overlap_exact = _numpy.overlap_exact
 
@@ -870,6 +951,27 @@ static inline double f_log(double x) {
     return x > 0.0 && x < INFINITY ? value : (x == 0.0 ? -INFINITY : (x > 0.0 ? x : NAN));
 }
 """,
+    "f_log1p": r"""
+/* The rounding of 1 + x is put back. */
+static inline double f_log1p(double x) {
+    const double grown = 1.0 + x, lost = (x - (grown - 1.0))/grown;
+    return f_log(grown) + (grown > 0.0 && grown < INFINITY ? lost : 0.0);
+}
+""",
+    "near_asin": r"""
+/* asin(x) for |x| <= 1/2. */
+static inline double near_asin(double x) {
+    const double z = x*x;
+    return x + x*z*((((((((((((0x1.d72b2bc8155f8p-6*z + -0x1.e6aaa8a0a04ccp-7)*z + 0x1.1d189408314eep-6)*z + 0x1.65a9c4dfcf8b2p-8)*z + 0x1.52420b04b37bep-7)*z + 0x1.782651caa6547p-7)*z + 0x1.c9cf07674736ap-7)*z + 0x1.1c4d35cf95421p-6)*z + 0x1.6e8bb1c8209a2p-6)*z + 0x1.f1c71c1db0623p-6)*z + 0x1.6db6db6e31f13p-5)*z + 0x1.3333333332ecap-4)*z + 0x1.5555555555556p-3);
+}
+""",
+    "f_asin": r"""
+static inline double f_asin(double x) {
+    const double size = fabs(x), far = size > 0.5 ? 1.0 : 0.0;
+    const double inner = near_asin(far != 0.0 ? sqrt(0.5*(1.0 - size)) : size);
+    return copysign(far != 0.0 ? M_PI_2 - 2.0*inner : inner, x);
+}
+""",
     "square": r"""
 static inline double square(double x) { return x*x; }
 """,
@@ -890,8 +992,198 @@ static inline double arc_cosine_1(double gap, double v) {
     return v*(t > 1.0 ? M_PI*(t - 1.0) + p : p);
 }
 """,
+    "each_atan": r"""
+static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
+""",
     "each_pow": r"""
 static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
+""",
+    "CELLS": r"""
+enum { TERMS = 8, CELLS = 80 };
+typedef double row_of_terms __attribute__((vector_size(8*TERMS), aligned(8), may_alias));
+static const double FIRST_NODES[TERMS] = {0x1.f6297cff75cb0p-1, 0x1.a9b66290ea1a3p-1, 0x1.1c73b39ae68c8p-1, 0x1.8f8b83c69a60bp-3, -0x1.8f8b83c69a60bp-3, -0x1.1c73b39ae68c8p-1, -0x1.a9b66290ea1a3p-1, -0x1.f6297cff75cb0p-1};
+static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8584caap-1, 0x1.491b7523c161dp-1, 0x1.5e3a8748a0bf5p-2, 0x1.27044533e63a0p-142, -0x1.5e3a8748a0bf5p-2, -0x1.491b7523c161dp-1, -0x1.bb67ae8584caap-1, -0x1.f838b8c811c17p-1};
+static const double FIRST[TERMS][TERMS] = {{-0x1.975f5e0553158p-6, 0x1.561b82ab7f990p-4, -0x1.7f218e25a7461p-3, 0x1.41bfee2424771p-1, 0x1.41bfee2424771p-1, -0x1.7f218e25a7461p-3, 0x1.561b82ab7f990p-4, -0x1.975f5e0553158p-6}, {-0x1.9f5a7a42af70cp-6, 0x1.9b72fb49bd86ap-4, -0x1.58cf11526ee87p-2, 0x1.9c4f05393254ep+1, -0x1.9c4f05393254ep+1, 0x1.58cf11526ee87p-2, -0x1.9b72fb49bd86ap-4, 0x1.9f5a7a42af70cp-6}, {0x1.8a23711a3cc28p-1, -0x1.46a4beb6e5672p+1, 0x1.5857528f6c920p+2, -0x1.cc92c2ae82ed7p+1, -0x1.cc92c2ae82ed7p+1, 0x1.5857528f6c920p+2, -0x1.46a4beb6e5672p+1, 0x1.8a23711a3cc28p-1}, {0x1.91dc2dc185adep-1, -0x1.88d9d09b3d542p+1, 0x1.35e61823516abp+3, -0x1.271a43b33f515p+4, 0x1.271a43b33f515p+4, -0x1.35e61823516abp+3, 0x1.88d9d09b3d542p+1, -0x1.91dc2dc185adep-1}, {-0x1.96c84c6c6602ep+1, 0x1.3583d0e96027bp+3, -0x1.90064a835d16ep+3, 0x1.8069196a2cdfdp+2, 0x1.8069196a2cdfdp+2, -0x1.90064a835d16ep+3, 0x1.3583d0e96027bp+3, -0x1.96c84c6c6602ep+1}, {-0x1.9ec07300a79cap+1, 0x1.74401b0f36033p+3, -0x1.68033a209803ep+4, 0x1.ec9b19b1a454fp+4, -0x1.ec9b19b1a454fp+4, 0x1.68033a209803ep+4, -0x1.74401b0f36033p+3, 0x1.9ec07300a79cap+1}, {0x1.87de2a6aea963p+1, -0x1.d906bcf328d46p+2, 0x1.d906bcf328d46p+2, -0x1.87de2a6aea963p+1, -0x1.87de2a6aea963p+1, 0x1.d906bcf328d46p+2, -0x1.d906bcf328d46p+2, 0x1.87de2a6aea963p+1}, {0x1.8f8b83c69a60bp+1, -0x1.1c73b39ae68c8p+3, 0x1.a9b66290ea1a3p+3, -0x1.f6297cff75cb0p+3, 0x1.f6297cff75cb0p+3, -0x1.a9b66290ea1a3p+3, 0x1.1c73b39ae68c8p+3, -0x1.8f8b83c69a60bp+1}};
+static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
+""",
+    "TABLE_LOGISTIC_PAIRS": r"""
+static const double TABLE_LOGISTIC_PAIRS[][3] = {{0x1.7150dc5e21591p-32, 0x1.54dc284911bf1p-2, 0x1.54dc284911bf1p-2}, {0x1.9880fe574cd0ap-25, 0x1.fc80db9dd5542p-2, 0x1.54dc284911bf1p-2}, {0x1.c3d9a22973b09p-20, 0x1.fc80db9dd5542p-2, 0x1.fc80db9dd5542p-2}, {0x1.69740f0dd6fdep-21, 0x1.7b4c869c37c05p-1, 0x1.54dc284911bf1p-2}, {0x1.8fce9d12f8bdcp-15, 0x1.7b4c869c37c05p-1, 0x1.fc80db9dd5542p-2}, {0x1.61c21bad8a55ep-12, 0x1.7b4c869c37c05p-1, 0x1.7b4c869c37c05p-1}, {0x1.ac02e2df2ea0fp-19, 0x1.1aec7b35a00d4p+0, 0x1.54dc284911bf1p-2}, {0x1.d96d6d4a03d31p-13, 0x1.1aec7b35a00d4p+0, 0x1.fc80db9dd5542p-2}, {0x1.a2e63079fd27cp-9, 0x1.1aec7b35a00d4p+0, 0x1.7b4c869c37c05p-1}, {0x1.f008ffe1d3a5ap-8, 0x1.1aec7b35a00d4p+0, 0x1.1aec7b35a00d4p+0}, {0x1.e02410e318bf7p-18, 0x1.a61298e1e069cp+0, 0x1.54dc284911bf1p-2}, {0x1.098b548b8d8a9p-11, 0x1.a61298e1e069cp+0, 0x1.fc80db9dd5542p-2}, {0x1.d5eb42287727ep-8, 0x1.a61298e1e069cp+0, 0x1.7b4c869c37c05p-1}, {0x1.163990aac3397p-5, 0x1.a61298e1e069cp+0, 0x1.1aec7b35a00d4p+0}, {0x1.381c7a8b34b42p-5, 0x1.a61298e1e069cp+0, 0x1.a61298e1e069cp+0}, {0x1.3e91bfe113627p-17, 0x1.3ad44655c78bcp+1, 0x1.54dc284911bf1p-2}, {0x1.605f66047d859p-11, 0x1.3ad44655c78bcp+1, 0x1.fc80db9dd5542p-2}, {0x1.37c985326725bp-7, 0x1.3ad44655c78bcp+1, 0x1.7b4c869c37c05p-1}, {0x1.7133189d5ffd0p-5, 0x1.3ad44655c78bcp+1, 0x1.1aec7b35a00d4p+0}, {0x1.9e2a8e8ba8cbcp-4, 0x1.3ad44655c78bcp+1, 0x1.a61298e1e069cp+0}, {0x1.12cbb4b56ff16p-4, 0x1.3ad44655c78bcp+1, 0x1.3ad44655c78bcp+1}, {0x1.1b8b5bdf969c4p-17, 0x1.d5ab83615f8b3p+1, 0x1.54dc284911bf1p-2}, {0x1.39a196164f496p-11, 0x1.d5ab83615f8b3p+1, 0x1.fc80db9dd5542p-2}, {0x1.158204c30ece8p-7, 0x1.d5ab83615f8b3p+1, 0x1.7b4c869c37c05p-1}, {0x1.489bad0fff4edp-5, 0x1.d5ab83615f8b3p+1, 0x1.1aec7b35a00d4p+0}, {0x1.70a183a7d2a96p-4, 0x1.d5ab83615f8b3p+1, 0x1.a61298e1e069cp+0}, {0x1.e92ab7aa0dec9p-4, 0x1.d5ab83615f8b3p+1, 0x1.3ad44655c78bcp+1}, {0x1.b362b8c7aaecdp-5, 0x1.d5ab83615f8b3p+1, 0x1.d5ab83615f8b3p+1}, {0x1.5c729fb0b7dddp-18, 0x1.5e552770df8a7p+2, 0x1.54dc284911bf1p-2}, {0x1.816be49b84d4fp-12, 0x1.5e552770df8a7p+2, 0x1.fc80db9dd5542p-2}, {0x1.55078e02ab6c7p-8, 0x1.5e552770df8a7p+2, 0x1.7b4c869c37c05p-1}, {0x1.93d39b5b6d665p-6, 0x1.5e552770df8a7p+2, 0x1.1aec7b35a00d4p+0}, {0x1.c502b8587ed54p-5, 0x1.5e552770df8a7p+2, 0x1.a61298e1e069cp+0}, {0x1.2c91928c6fecfp-4, 0x1.5e552770df8a7p+2, 0x1.3ad44655c78bcp+1}, {0x1.0b85d36678d03p-4, 0x1.5e552770df8a7p+2, 0x1.d5ab83615f8b3p+1}, {0x1.48c23fac4c6fcp-6, 0x1.5e552770df8a7p+2, 0x1.5e552770df8a7p+2}, {0x1.0ede3569afb04p-19, 0x1.0551439081d4ep+3, 0x1.54dc284911bf1p-2}, {0x1.2b9c180b36e49p-13, 0x1.0551439081d4ep+3, 0x1.fc80db9dd5542p-2}, {0x1.0919f4a37fbf3p-9, 0x1.0551439081d4ep+3, 0x1.7b4c869c37c05p-1}, {0x1.39eac610e391dp-7, 0x1.0551439081d4ep+3, 0x1.1aec7b35a00d4p+0}, {0x1.60268d95d7f9ap-6, 0x1.0551439081d4ep+3, 0x1.a61298e1e069cp+0}, {0x1.d34c3a8baa75ap-6, 0x1.0551439081d4ep+3, 0x1.3ad44655c78bcp+1}, {0x1.9febc1a38d5c1p-6, 0x1.0551439081d4ep+3, 0x1.d5ab83615f8b3p+1}, {0x1.ff2015891fefep-7, 0x1.0551439081d4ep+3, 0x1.5e552770df8a7p+2}, {0x1.8d5390458a00ap-9, 0x1.0551439081d4ep+3, 0x1.0551439081d4ep+3}, {0x1.b1ee632106b78p-22, 0x1.85d6fd931e0bbp+3, 0x1.54dc284911bf1p-2}, {0x1.dff9bcc410b3fp-16, 0x1.85d6fd931e0bbp+3, 0x1.fc80db9dd5542p-2}, {0x1.a8b16d20bb847p-12, 0x1.85d6fd931e0bbp+3, 0x1.7b4c869c37c05p-1}, {0x1.f6e55bfa7027dp-10, 0x1.85d6fd931e0bbp+3, 0x1.1aec7b35a00d4p+0}, {0x1.1a12b3edd8acep-8, 0x1.85d6fd931e0bbp+3, 0x1.a61298e1e069cp+0}, {0x1.764e5b60729a5p-8, 0x1.85d6fd931e0bbp+3, 0x1.3ad44655c78bcp+1}, {0x1.4d2735ea81d31p-8, 0x1.85d6fd931e0bbp+3, 0x1.d5ab83615f8b3p+1}, {0x1.9969798d2a8bap-9, 0x1.85d6fd931e0bbp+3, 0x1.5e552770df8a7p+2}, {0x1.3e424a53ff3c6p-10, 0x1.85d6fd931e0bbp+3, 0x1.0551439081d4ep+3}, {0x1.fdda02fcd49e8p-14, 0x1.85d6fd931e0bbp+3, 0x1.85d6fd931e0bbp+3}, {0x1.02dd81d0a4931p-25, 0x1.22c94ca7a81fep+4, 0x1.54dc284911bf1p-2}, {0x1.1e555946bbf13p-19, 0x1.22c94ca7a81fep+4, 0x1.fc80db9dd5542p-2}, {0x1.fab557097d251p-16, 0x1.22c94ca7a81fep+4, 0x1.7b4c869c37c05p-1}, {0x1.2c01ba32b4514p-13, 0x1.22c94ca7a81fep+4, 0x1.1aec7b35a00d4p+0}, {0x1.508bca0dd272dp-12, 0x1.22c94ca7a81fep+4, 0x1.a61298e1e069cp+0}, {0x1.be973efd664ecp-12, 0x1.22c94ca7a81fep+4, 0x1.3ad44655c78bcp+1}, {0x1.8d7d9682fd42fp-12, 0x1.22c94ca7a81fep+4, 0x1.d5ab83615f8b3p+1}, {0x1.e879ecfa6ca90p-13, 0x1.22c94ca7a81fep+4, 0x1.5e552770df8a7p+2}, {0x1.7bb85454ddc17p-14, 0x1.22c94ca7a81fep+4, 0x1.0551439081d4ep+3}, {0x1.3027fd84a8c31p-16, 0x1.22c94ca7a81fep+4, 0x1.85d6fd931e0bbp+3}, {0x1.6ae4d209d2b2fp-21, 0x1.22c94ca7a81fep+4, 0x1.22c94ca7a81fep+4}, {0x1.1dd2b57147952p-31, 0x1.b1cd5e7807b7cp+4, 0x1.54dc284911bf1p-2}, {0x1.3c26d5d48904ep-25, 0x1.b1cd5e7807b7cp+4, 0x1.fc80db9dd5542p-2}, {0x1.17bcf306a459ap-21, 0x1.b1cd5e7807b7cp+4, 0x1.7b4c869c37c05p-1}, {0x1.4b3fbcde4a3f7p-19, 0x1.b1cd5e7807b7cp+4, 0x1.1aec7b35a00d4p+0}, {0x1.7397eabb62293p-18, 0x1.b1cd5e7807b7cp+4, 0x1.a61298e1e069cp+0}, {0x1.ed191acb14905p-18, 0x1.b1cd5e7807b7cp+4, 0x1.3ad44655c78bcp+1}, {0x1.b6e276545b180p-18, 0x1.b1cd5e7807b7cp+4, 0x1.d5ab83615f8b3p+1}, {0x1.0dac36aea2cd5p-18, 0x1.b1cd5e7807b7cp+4, 0x1.5e552770df8a7p+2}, {0x1.a343737ca53bfp-20, 0x1.b1cd5e7807b7cp+4, 0x1.0551439081d4ep+3}, {0x1.4fd49f84eb07ep-22, 0x1.b1cd5e7807b7cp+4, 0x1.85d6fd931e0bbp+3}, {0x1.90af5d702065ep-26, 0x1.b1cd5e7807b7cp+4, 0x1.22c94ca7a81fep+4}, {0x1.ba6966baf07aap-33, 0x1.b1cd5e7807b7cp+4, 0x1.b1cd5e7807b7cp+4}};
+""",
+    "each_tanh_gap_536181": r"""
+static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    double a_y0[BLOCK];
+    double a_x3[BLOCK];
+    for (long i = 0; i < count; i++) {
+        const double next_0 = 0.0;
+        to[i] = next_0;
+    }
+    for (size_t row = 0; row < sizeof TABLE_LOGISTIC_PAIRS/sizeof TABLE_LOGISTIC_PAIRS[0]; row++) {
+        const double weight_ = TABLE_LOGISTIC_PAIRS[row][0];
+        const double noise_x_ = TABLE_LOGISTIC_PAIRS[row][1];
+        const double noise_y_ = TABLE_LOGISTIC_PAIRS[row][2];
+        for (long i = 0; i < count; i++) {
+            const double gap_xy_ = a_gap_xy[i];
+            const double v_x_ = a_v_x[i];
+            const double x0_ = 0.0625*noise_x_*noise_y_ + v_x_*(0.25*noise_x_ + 0.25*noise_y_);
+            const double x1_ = sqrt(x0_);
+            const double x2_ = sqrt(gap_xy_*(2.0*v_x_ - gap_xy_) + x0_);
+            const double y0_ = gap_xy_/(x1_ + x2_);
+            a_y0[i] = y0_;
+        }
+        each_atan(count, a_y0, a_x3);
+        for (long i = 0; i < count; i++) {
+            const double x3_ = a_x3[i];
+            const double next_0 = 1.2732395447351628*weight_*x3_;
+            to[i] += next_0;
+        }
+    }
+}
+static __attribute__((noinline)) void factor_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    for (long i = 0; i < count; i++) {
+        const double gap_xy_ = a_gap_xy[i];
+        const double next_0 = gap_xy_;
+        to[i] = next_0;
+    }
+}
+static void fit_tanh_gap_536181(long cell, double *coefficients) {
+    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
+    double half[TERMS][TERMS + 1];
+    for (long j = 0; j < TERMS; j++)
+        for (long k = 0; k <= TERMS; k++) {
+            const double near = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
+            const double far = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            gap[j*(TERMS + 1) + k] = near;
+            v[j*(TERMS + 1) + k] = 0.5*(near + far);
+        }
+    sum_tanh_gap_536181(TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_gap_536181(TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < TERMS; a++)
+        for (long k = 0; k <= TERMS; k++) {
+            half[a][k] = 0.0;
+            for (long j = 0; j < TERMS; j++)
+                half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
+        }
+    for (long a = 0; a < TERMS; a++)
+        for (long b = 0; b < TERMS; b++) {
+            coefficients[a*TERMS + b] = 0.0;
+            for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
+        }
+}
+static double table_tanh_gap_536181[CELLS*CELLS][TERMS*TERMS];
+static char state_tanh_gap_536181[CELLS*CELLS];
+/* The first thread that needs a cell fits it, others wait for it. */
+static __attribute__((noinline)) void fill_tanh_gap_536181(int64_t cell) {
+    char empty = 0;
+    if (__atomic_compare_exchange_n(&state_tanh_gap_536181[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+        fit_tanh_gap_536181(cell, table_tanh_gap_536181[cell]);
+        __atomic_store_n(&state_tanh_gap_536181[cell], 2, __ATOMIC_RELEASE);
+    }
+    while (__atomic_load_n(&state_tanh_gap_536181[cell], __ATOMIC_ACQUIRE) != 2);
+}
+static __attribute__((noinline)) void each_tanh_gap_536181(
+    long count, const double *restrict v, const double *restrict gap, double *restrict to
+) {
+    double x[BLOCK], y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK];
+    factor_tanh_gap_536181(count, v, gap, factor);
+    for (long i = 0; i < count; i++) {
+        x[i] = f_log1p(gap[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
+        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+3)*0x1.0000000000000p+2;
+    }
+    for (long i = 0; i < count; i++) {
+        const double near = x[i], far = y[i];
+        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
+        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
+        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
+        y[i] = 2.0*(far - column) - 1.0;
+        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    }
+    for (long i = 0; i < count; i++)
+        if (__atomic_load_n(&state_tanh_gap_536181[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i]);
+    for (long i = 0; i < count; i++) {
+        const double *c = table_tanh_gap_536181[cell[i]];
+        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
+        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
+        const double t = y[i], t2 = t*t, t4 = t2*t2;
+        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
+                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    }
+    for (long i = 0; i < count; i++)
+        if (x[i] != x[i]) sum_tanh_gap_536181(1, v + i, gap + i, to + i);
+}
+""",
+    "each_tanh_second_b371ff": r"""
+static __attribute__((noinline)) void sum_tanh_second_b371ff(long count, const double *restrict a_v_x, double *restrict to) {
+    for (long i = 0; i < count; i++) {
+        const double next_0 = 0.0;
+        to[i] = next_0;
+    }
+    for (size_t row = 0; row < sizeof TABLE_LOGISTIC_PAIRS/sizeof TABLE_LOGISTIC_PAIRS[0]; row++) {
+        const double weight_ = TABLE_LOGISTIC_PAIRS[row][0];
+        const double noise_x_ = TABLE_LOGISTIC_PAIRS[row][1];
+        const double noise_y_ = TABLE_LOGISTIC_PAIRS[row][2];
+        for (long i = 0; i < count; i++) {
+            const double v_x_ = a_v_x[i];
+            const double x0_ = sqrt(0.25*noise_x_ + v_x_);
+            const double x1_ = sqrt(0.25*noise_y_ + v_x_);
+            const double x2_ = f_asin(v_x_/(x0_*x1_));
+            const double next_0 = 0.6366197723675814*weight_*x2_;
+            to[i] += next_0;
+        }
+    }
+}
+static __attribute__((noinline)) void factor_tanh_second_b371ff(long count, const double *restrict a__x, double *restrict to) {
+    for (long i = 0; i < count; i++) {
+        const double _x_ = a__x[i];
+        const double next_0 = _x_;
+        to[i] = next_0;
+    }
+}
+static void fit_tanh_second_b371ff(long cell, double *coefficients) {
+    double v[TERMS], total[TERMS], factor[TERMS];
+    for (long j = 0; j < TERMS; j++)
+        v[j] = 0.5*0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
+    sum_tanh_second_b371ff(TERMS, v, total);
+    factor_tanh_second_b371ff(TERMS, v, factor);
+    for (long k = 0; k < TERMS; k++) {
+        coefficients[k] = 0.0;
+        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+    }
+}
+static double table_tanh_second_b371ff[CELLS][TERMS];
+static char state_tanh_second_b371ff[CELLS];
+/* The first thread that needs a cell fits it, others wait for it. */
+static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
+    char empty = 0;
+    if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+        fit_tanh_second_b371ff(cell, table_tanh_second_b371ff[cell]);
+        __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
+    }
+    while (__atomic_load_n(&state_tanh_second_b371ff[cell], __ATOMIC_ACQUIRE) != 2);
+}
+static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const double *restrict v, double *restrict to) {
+    double x[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK];
+    factor_tanh_second_b371ff(count, v, factor);
+    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
+    for (long i = 0; i < count; i++) {
+        const double place = x[i];
+        const int inside = (place > -1.0) & (place < CELLS);
+        const double corner = inside ? trunc(place) : 0.0;
+        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
+        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+    }
+    for (long i = 0; i < count; i++)
+        if (__atomic_load_n(&state_tanh_second_b371ff[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i]);
+    for (long i = 0; i < count; i++) {
+        const double *c = table_tanh_second_b371ff[cell[i]];
+        double value = c[TERMS - 1];
+        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
+        to[i] = factor[i]*value;
+    }
+    for (long i = 0; i < count; i++)
+        if (x[i] != x[i]) sum_tanh_second_b371ff(1, v + i, to + i);
+}
 """,
 }
 
@@ -950,7 +1242,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "angle_exponent": (
-        ('bits_of', 'from_bits', 'f_log', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -966,11 +1258,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double gain_v_ = a_gain_v[i];
         const double gain_w_ = a_gain_w[i];
         const double sigma_b2_ = a_sigma_b2[i];
-        const double x0_ = square(alpha_sa_);
-        const double x1_ = square(alpha_mlp_);
-        const double x2_ = x0_/(gain_v_ + sigma_b2_ + x0_);
-        const double x3_ = f_log((x1_*x2_ + 0.5*x2_*square(gain_w_))/(gain_w_*(0.5*gain_w_ + 0.5*sigma_b2_) + sigma_b2_ + x1_));
-        const double next_0 = x3_;
+        const double x0_ = square(gain_w_);
+        const double x1_ = 2.0*sigma_b2_;
+        const double x2_ = square(sigma_b2_);
+        const double x3_ = square(alpha_sa_);
+        const double x4_ = square(alpha_mlp_);
+        const double x5_ = 2.0*x4_;
+        const double x6_ = gain_w_*sigma_b2_;
+        const double x7_ = f_log1p(-(gain_v_*x0_ + gain_v_*x1_ + gain_v_*x5_ + gain_v_*x6_ + gain_w_*x2_ + sigma_b2_*x0_ + x1_*x3_ + x1_*x4_ + 2.0*x2_ + x3_*x6_)/((gain_v_ + sigma_b2_ + x3_)*(x0_ + x1_ + x5_ + x6_)));
+        const double next_0 = x7_;
         result_0[i] = next_0;
     }
 }
@@ -1504,6 +1800,116 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
+    }
+}
+""",
+    ),
+    "tanh_overlap_rem": (
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'maximum', 'each_atan', 'CELLS', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff'),
+        r"""
+enum { INPUTS = 8, OUTPUTS = 2 };
+static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
+    const double *restrict a_rho = in[0];
+    const double *restrict a_L = in[1];
+    const double *restrict a_beta_a = in[2];
+    const double *restrict a_gain_v = in[3];
+    const double *restrict a_gain_w = in[4];
+    const double *restrict a_sigma_b2 = in[5];
+    const double *restrict a_alpha_sa = in[6];
+    const double *restrict a_alpha_mlp = in[7];
+    double *restrict result_0 = out[0];
+    double *restrict result_1 = out[1];
+    double a_x1[BLOCK];
+    double a_x2[BLOCK];
+    double a_x3[BLOCK];
+    double a_x5[BLOCK];
+    double a_x6[BLOCK];
+    double a_x8[BLOCK];
+    double a_x12[BLOCK];
+    double a_x13[BLOCK];
+    double a_y0[BLOCK];
+    double a_x14[BLOCK];
+    double a_gap_X[BLOCK];
+    for (long i = 0; i < count; i++) {
+        const double alpha_mlp_ = a_alpha_mlp[i];
+        const double alpha_sa_ = a_alpha_sa[i];
+        const double gain_w_ = a_gain_w[i];
+        const double rho_ = a_rho[i];
+        const double sigma_b2_ = a_sigma_b2[i];
+        const double x0_ = -rho_;
+        const double x1_ = x0_ + 1.0;
+        a_x1[i] = x1_;
+        const double x2_ = square(alpha_sa_);
+        a_x2[i] = x2_;
+        const double x3_ = square(alpha_mlp_);
+        a_x3[i] = x3_;
+        const double x5_ = gain_w_ + sigma_b2_;
+        a_x5[i] = x5_;
+    }
+    each_tanh_second_b371ff(count, a_x5, a_x6);
+    for (long i = 0; i < count; i++) {
+        const double gain_w_ = a_gain_w[i];
+        const double sigma_b2_ = a_sigma_b2[i];
+        const double x1_ = a_x1[i];
+        const double x2_ = a_x2[i];
+        const double x3_ = a_x3[i];
+        const double x6_ = a_x6[i];
+        const double x7_ = gain_w_*x6_;
+        const double x8_ = sigma_b2_ + x2_;
+        a_x8[i] = x8_;
+        const double x11_ = sigma_b2_ + x3_ + x7_;
+        const double x12_ = 1.0/((x11_));
+        a_x12[i] = x12_;
+        const double next_0 = x1_;
+        a_gap_X[i] = next_0;
+    }
+    double layers = 0.0;
+    for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
+    for (double at = 0.0; at < layers; at += 1.0) {
+        const double layer_ = at;
+        int64_t moved = 0;
+        for (long i = 0; i < count; i++) {
+            const double beta_a_ = a_beta_a[i];
+            const double gain_v_ = a_gain_v[i];
+            const double gain_w_ = a_gain_w[i];
+            const double gap_X_ = a_gap_X[i];
+            const double x2_ = a_x2[i];
+            const double x8_ = a_x8[i];
+            const double x4_ = sqrt(gap_X_);
+            const double x9_ = beta_a_*x4_;
+            const double x10_ = gap_X_*maximum(x9_ - 1.4142135623730951, 0.0)/maximum(x9_, 1.4142135623730951);
+            const double x13_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
+            a_x13[i] = x13_;
+            const double y0_ = gain_w_*x13_;
+            a_y0[i] = y0_;
+        }
+        each_tanh_gap_536181(count, a_x5, a_y0, a_x14);
+        for (long i = 0; i < count; i++) {
+            const double gain_w_ = a_gain_w[i];
+            const double x12_ = a_x12[i];
+            const double x13_ = a_x13[i];
+            const double x14_ = a_x14[i];
+            const double x3_ = a_x3[i];
+            const double next_0 = x12_*(gain_w_*x14_ + x13_*x3_);
+            moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+        }
+        if (!moved) break;
+        if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
+            double worst = -INFINITY;
+            for (long i = 0; i < count; i++) {
+                const double gap_X_ = a_gap_X[i];
+                const double next_0 = gap_X_;
+                worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+            }
+            if (worst <= settle) break;
+        }
+    }
+    for (long i = 0; i < count; i++) {
+        const double gap_X_ = a_gap_X[i];
+        const double next_0 = 1.0 - gap_X_;
+        const double next_1 = gap_X_;
+        result_0[i] = next_0;
+        result_1[i] = next_1;
     }
 }
 """,

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapExactResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapExactResult', 'PrelnOverlapRemResult', 'angle_exponent', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen']
+__all__ = ['CentredOverlapExactResult', 'NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapExactResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapExactResult', 'PrelnOverlapRemResult', 'TanhOverlapRemResult', 'angle_exponent', 'centred_overlap_exact', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen', 'tanh_overlap_rem']
 
 _BLOCK = 16384
-_LOOP_BLOCK = 8192
+_LOOP_BLOCK = 16384
 _SETTLE_EVERY = 8
 _CHECKED_POINTS = 100_000
 
@@ -114,13 +114,43 @@ def _arc_cosine_1(gap, v):
     near = t < 0.25
     if np.all(near):
         return v*_arc_cosine_1_near(t)
+    if np.any(near):
+        p = _arc_cosine_1_whole(np.minimum(t, 2 - t))
+        return v*np.where(t > 1, np.pi*(t - 1) + p, p)
     cosine = 1 - t
-    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
-    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+    return v*(np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine)
 
 
 def _arc_cosine_1_near(y):
-    """The same at v = 1 by a polynomial."""
+    """The same at v = 1 up to y = 0.25, by a polynomial."""
+    p = 7.667526491976487e-07*y + 7.40893339328835e-07
+    p *= y
+    p += 2.6742078771907288e-06
+    p *= y
+    p += 6.691130682994991e-06
+    p *= y
+    p += 1.8156141715699865e-05
+    p *= y
+    p += 5.112561946358706e-05
+    p *= y
+    p += 0.000152110660613719
+    p *= y
+    p += 0.0004882563381924334
+    p *= y
+    p += 0.0017537370565508792
+    p *= y
+    p += 0.007576144084141088
+    p *= y
+    p += 0.04714045207910317
+    p *= y
+    p += 0.9428090415820634
+    p *= y
+    p *= np.sqrt(y)
+    return p
+
+
+def _arc_cosine_1_whole(y):
+    """The same at v = 1 up to y = 1.0, by a polynomial."""
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
     p *= y
     p += 6.765053154679045e-06
@@ -157,6 +187,66 @@ def _arc_cosine_1_near(y):
     p *= y
     p *= np.sqrt(y)
     return p
+
+_CELLS = {}
+
+
+def _cells(total, factor, scale, counts):
+    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
+    key, directions = (total, counts), len(counts)
+    if key in _CELLS:
+        return _CELLS[key]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [np.cos(np.pi*(np.arange(6 + 1 + k) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = np.meshgrid(*nodes, indexing="ij")
+    nodes = [item.reshape(-1) for item in nodes]
+    cells = np.meshgrid(*[np.arange(float(count)) for count in counts], indexing="ij")
+    powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
+        (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
+    ]
+    design = np.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], axis=1)
+    lengths = [
+        scale*np.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
+        for cell, node in zip(cells, nodes)
+    ]
+    at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
+    _CELLS[key] = np.linalg.pinv(design) @ (total(*at)/factor(*at))
+    return _CELLS[key]
+
+
+def _on_cells(total, factor, scale, *arguments):
+    """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
+    lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
+    places = [np.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
+    tops = [np.fmax.reduce(place, axis=None) for place in places]
+    if max(tops) >= 80:
+        return _beyond_cells(total, factor, scale, places, arguments)
+    counts = tuple([int(top)//16*16 + 16 for top in tops])
+    corners = [np.floor(place) for place in places]
+    x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
+    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).astype(np.intp)
+    table = _cells(total, factor, scale, counts)
+    table = iter(table)
+    value = 0.0
+    for power in [6] if len(counts) == 1 else range(6 + 1):
+        inner = np.take(next(table), index, mode="clip")
+        for _ in range(power):
+            inner *= y
+            inner += np.take(next(table), index, mode="clip")
+        value = value*x + inner
+    return factor(*arguments)*value
+
+
+def _beyond_cells(total, factor, scale, places, arguments):
+    """The same where some lengths have no cells: there by the sum itself."""
+    arguments = np.broadcast_arrays(*arguments)
+    far = np.fmax.reduce(np.broadcast_arrays(*places), axis=0) >= 80
+    if np.all(far):
+        return total(*arguments)
+    result = np.empty(far.shape)
+    result[far] = total(*(item[far] for item in arguments))
+    result[~far] = _on_cells(total, factor, scale, *(item[~far] for item in arguments))
+    return result[()]
 
 
 def _set_partitions(powers):
@@ -646,6 +736,130 @@ def _softmax_table_row_gap(a, g, n):
     """The gap of two rows, interpolated."""
     return _tabulated(_table_row_gap, a, g, n)
 
+_LOGISTIC_PAIRS = (
+    (3.358908202646442e-10, 0.33287108369807955, 0.33287108369807955),
+    (4.755611076670592e-08, 0.4965853037914095, 0.33287108369807955),
+    (1.683272908048908e-06, 0.4965853037914095, 0.4965853037914095),
+    (6.732593378177899e-07, 0.7408182206817179, 0.33287108369807955),
+    (4.766071847208512e-05, 0.7408182206817179, 0.4965853037914095),
+    (0.00033737014277564713, 0.7408182206817179, 0.7408182206817179),
+    (3.1889324954824186e-06, 1.1051709180756477, 0.33287108369807955),
+    (0.00022574779933435534, 1.1051709180756477, 0.4965853037914095),
+    (0.003195947091621241, 1.1051709180756477, 0.7408182206817179),
+    (0.007568895789360564, 1.1051709180756477, 1.1051709180756477),
+    (7.154656688520929e-06, 1.6487212707001282, 0.33287108369807955),
+    (0.0005064854789853707, 1.6487212707001282, 0.4965853037914095),
+    (0.007170394565460312, 1.6487212707001282, 0.7408182206817179),
+    (0.03396299605638047, 1.6487212707001282, 1.1051709180756477),
+    (0.03809951719599393, 1.6487212707001282, 1.6487212707001282),
+    (9.49410599751083e-06, 2.45960311115695, 0.33287108369807955),
+    (0.0006720974930079045, 2.45960311115695, 0.4965853037914095),
+    (0.009514989888708294, 2.45960311115695, 0.7408182206817179),
+    (0.04506830985610544, 2.45960311115695, 1.1051709180756477),
+    (0.1011148040948226, 2.45960311115695, 1.6487212707001282),
+    (0.06708880032874406, 2.45960311115695, 2.45960311115695),
+    (8.450280744633292e-06, 3.669296667619244, 0.33287108369807955),
+    (0.0005982040336573065, 3.669296667619244, 0.4965853037914095),
+    (0.008468868565719892, 3.669296667619244, 0.7408182206817179),
+    (0.04011329461352795, 3.669296667619244, 1.1051709180756477),
+    (0.08999778202011507, 3.669296667619244, 1.6487212707001282),
+    (0.11942550414903076, 3.669296667619244, 2.45960311115695),
+    (0.05314766015848491, 3.669296667619244, 3.669296667619244),
+    (5.192276078174832e-06, 5.4739473917272, 0.33287108369807955),
+    (0.00036756654455523825, 5.4739473917272, 0.4965853037914095),
+    (0.005203697367205335, 5.4739473917272, 0.7408182206817179),
+    (0.02464761897655023, 5.4739473917272, 1.1051709180756477),
+    (0.055299148607412946, 5.4739473917272, 1.6487212707001282),
+    (0.07338101621189284, 5.4739473917272, 2.45960311115695),
+    (0.0653131730864978, 5.4739473917272, 3.669296667619244),
+    (0.020065843754486487, 5.4739473917272, 5.4739473917272),
+    (2.0181238838673657e-06, 8.16616991256765, 0.33287108369807955),
+    (0.00014286505788773028, 8.16616991256765, 0.4965853037914095),
+    (0.0020225630885302103, 8.16616991256765, 0.7408182206817179),
+    (0.00957998915853558, 8.16616991256765, 1.1051709180756477),
+    (0.021493566767616913, 8.16616991256765, 1.6487212707001282),
+    (0.028521592305572475, 8.16616991256765, 2.45960311115695),
+    (0.025385798550095155, 8.16616991256765, 3.669296667619244),
+    (0.015598307147456133, 8.16616991256765, 5.4739473917272),
+    (0.0030313600170934806, 8.16616991256765, 8.16616991256765),
+    (4.041299224725313e-07, 12.182493960703473, 0.33287108369807955),
+    (2.8608771359249536e-05, 12.182493960703473, 0.4965853037914095),
+    (0.00040501887455846427, 12.182493960703473, 0.7408182206817179),
+    (0.0019183957470973172, 12.182493960703473, 1.1051709180756477),
+    (0.004304093292236201, 12.182493960703473, 1.6487212707001282),
+    (0.005711457546974695, 12.182493960703473, 2.45960311115695),
+    (0.005083513892265843, 12.182493960703473, 3.669296667619244),
+    (0.0031235657575808514, 12.182493960703473, 5.4739473917272),
+    (0.0012140615335731616, 12.182493960703473, 8.16616991256765),
+    (0.00012155809595285722, 12.182493960703473, 12.182493960703473),
+    (3.0135882793678105e-08, 18.17414536944306, 0.33287108369807955),
+    (2.1333500258498668e-06, 18.17414536944306, 0.4965853037914095),
+    (3.0202171762599217e-05, 18.17414536944306, 0.7408182206817179),
+    (0.0001430543648753077, 18.17414536944306, 1.1051709180756477),
+    (0.00032095532593655573, 18.17414536944306, 1.6487212707001282),
+    (0.00042590218057510123, 18.17414536944306, 2.45960311115695),
+    (0.00037907655513375304, 18.17414536944306, 3.669296667619244),
+    (0.00023292363750966995, 18.17414536944306, 5.4739473917272),
+    (9.053231162946294e-05, 18.17414536944306, 8.16616991256765),
+    (1.8129122980281048e-05, 18.17414536944306, 12.182493960703473),
+    (6.759424320071975e-07, 18.17414536944306, 18.17414536944306),
+    (5.199091557966527e-10, 27.112638920657886, 0.33287108369807955),
+    (3.6804901935411295e-08, 27.112638920657886, 0.4965853037914095),
+    (5.210527838797044e-07, 27.112638920657886, 0.7408182206817179),
+    (2.467997190742657e-06, 27.112638920657886, 1.1051709180756477),
+    (5.537173531585396e-06, 27.112638920657886, 1.6487212707001282),
+    (7.347733752176857e-06, 27.112638920657886, 2.45960311115695),
+    (6.5398904392884516e-06, 27.112638920657886, 3.669296667619244),
+    (4.018436512108488e-06, 27.112638920657886, 5.4739473917272),
+    (1.5618781780458603e-06, 27.112638920657886, 8.16616991256765),
+    (3.127665809076246e-07, 27.112638920657886, 12.182493960703473),
+    (2.3322937748199693e-08, 27.112638920657886, 18.17414536944306),
+    (2.0118555939413417e-10, 27.112638920657886, 27.112638920657886),
+)
+
+
+def _tanh_gap_536181_sum(v_x, gap_xy):
+    """Tanh gap, summed over the rows of a table."""
+    total = 0.0
+    for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
+        x0 = 0.0625*noise_x*noise_y + v_x*(0.25*noise_x + 0.25*noise_y)
+        x1 = np.sqrt(x0)
+        x2 = np.sqrt(gap_xy*(2*v_x - gap_xy) + x0)
+        x3 = np.arctan(gap_xy/(x1 + x2))
+        total = total + 1.2732395447351628*weight*x3
+    return total
+
+
+def _tanh_gap_536181_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return gap_xy
+
+
+def _tanh_gap_536181(v_x, gap_xy):
+    """Tanh gap, by polynomials on cells."""
+    return _on_cells(_tanh_gap_536181_sum, _tanh_gap_536181_factor, 0.08321777092451989, v_x, gap_xy)
+
+
+def _tanh_second_b371ff_sum(v_x):
+    """Tanh second, summed over the rows of a table."""
+    total = 0.0
+    for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
+        x0 = np.sqrt(0.25*noise_x + v_x)
+        x1 = np.sqrt(0.25*noise_y + v_x)
+        x2 = np.arcsin(v_x/(x0*x1))
+        total = total + 0.6366197723675814*weight*x2
+    return total
+
+
+def _tanh_second_b371ff_factor(_x):
+    """What it vanishes with."""
+    return _x
+
+
+def _tanh_second_b371ff(_x):
+    """Tanh second, by polynomials on cells."""
+    return _on_cells(_tanh_second_b371ff_sum, _tanh_second_b371ff_factor, 0.08321777092451989, _x)
+
 
 class OverlapRemResult(NamedTuple):
     """The results of :func:`overlap_rem`."""
@@ -699,6 +913,20 @@ class PrelnOverlapExactResult(NamedTuple):
     second_moment: np.ndarray
 
 
+class TanhOverlapRemResult(NamedTuple):
+    """The results of :func:`tanh_overlap_rem`."""
+
+    overlap: np.ndarray
+    one_minus_overlap: np.ndarray
+
+
+class CentredOverlapExactResult(NamedTuple):
+    """The results of :func:`centred_overlap_exact`."""
+
+    overlap: np.ndarray
+    one_minus_overlap: np.ndarray
+
+
 def critical_strength(
     rho, rho_T, L, gain_v, *, check=None, workers=1,
 ):
@@ -740,7 +968,7 @@ def critical_strength(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -805,7 +1033,7 @@ def freezing_point(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
     _to_beta = np.empty(_shape)
     # 3 operations a point
@@ -832,7 +1060,7 @@ def angle_exponent(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\frac{\frac{\alpha_{\mathrm{MLP}}^{2} \alpha_{\mathrm{SA}}^{2}}{\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2} + \frac{\alpha_{\mathrm{SA}}^{2} \left(\sigma_w^2\right)^{2}}{2 \left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right)}}{\alpha_{\mathrm{MLP}}^{2} + \sigma_w^2 \left(\frac{\sigma_w^2}{2} + \frac{\sigma_b^2}{2}\right) + \sigma_b^2} \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(1 - \frac{2 \alpha_{\mathrm{MLP}}^{2} \sigma_v^2 + 2 \alpha_{\mathrm{MLP}}^{2} \sigma_b^2 + \alpha_{\mathrm{SA}}^{2} \sigma_w^2 \sigma_b^2 + 2 \alpha_{\mathrm{SA}}^{2} \sigma_b^2 + \sigma_v^2 \left(\sigma_w^2\right)^{2} + \sigma_v^2 \sigma_w^2 \sigma_b^2 + 2 \sigma_v^2 \sigma_b^2 + \left(\sigma_w^2\right)^{2} \sigma_b^2 + \sigma_w^2 \left(\sigma_b^2\right)^{2} + 2 \left(\sigma_b^2\right)^{2}}{\left(\alpha_{\mathrm{SA}}^{2} + \sigma_v^2 + \sigma_b^2\right) \left(2 \alpha_{\mathrm{MLP}}^{2} + \left(\sigma_w^2\right)^{2} + \sigma_w^2 \sigma_b^2 + 2 \sigma_b^2\right)} \right)}
 
     Args:
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -874,7 +1102,7 @@ def angle_exponent(
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_lyapunov_angle = np.empty(_shape)
-    # 18 operations a point
+    # 35 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -884,14 +1112,20 @@ def angle_exponent(
             (
                 gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
             ) = _values
+            if _changed & 0b10:
+                x0 = np.square(gain_w)
+            if _changed & 0b100:
+                x1 = 2*sigma_b2
+                x2 = np.square(sigma_b2)
             if _changed & 0b1000:
-                x0 = np.square(alpha_sa)
+                x3 = np.square(alpha_sa)
             if _changed & 0b10000:
-                x1 = np.square(alpha_mlp)
-            if _changed & 0b1101:
-                x2 = x0/(gain_v + sigma_b2 + x0)
-            x3 = np.log((x1*x2 + 0.5*x2*np.square(gain_w))/(gain_w*(0.5*gain_w + 0.5*sigma_b2) + sigma_b2 + x1))
-            _to_lyapunov_angle[_at] = x3
+                x4 = np.square(alpha_mlp)
+                x5 = 2*x4
+            if _changed & 0b110:
+                x6 = gain_w*sigma_b2
+            x7 = np.log1p(-(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6)/((gain_v + sigma_b2 + x3)*(x0 + x1 + x5 + x6)))
+            _to_lyapunov_angle[_at] = x7
 
     _in_parts(_work, workers)
     return _to_lyapunov_angle[()]
@@ -937,7 +1171,7 @@ def query_gradient_frozen(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
     _to_F = np.empty(_shape)
     # 9 operations a point
@@ -1013,7 +1247,7 @@ def overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -1140,7 +1374,7 @@ def overlap_uniform(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -1272,7 +1506,7 @@ def overlap_annealed(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1418,7 +1652,7 @@ def overlap_exact(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1557,7 +1791,7 @@ def preln_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1692,7 +1926,7 @@ def noln_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1822,7 +2056,7 @@ def preln_overlap_exact(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
@@ -1909,4 +2143,268 @@ def preln_overlap_exact(
         _to_overlap[()],
         _to_one_minus_overlap[()],
         _to_second_moment[()],
+    )
+
+
+def tanh_overlap_rem(
+    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
+):
+    r"""Overlap of tokens after L Post-LN tanh blocks, softmax moments closed by: random energy model.
+
+    .. math::
+
+        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+
+    Args:
+        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        L: depth: number of blocks, an integer >= 1.
+        beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
+        gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
+        gain_w: gain of the feed-forward weights: their variance times fan-in, a number >= 0.
+        sigma_b2: variance of a bias, a number >= 0.
+        alpha_sa: strength of the skip around attention, a number >= 0.
+        alpha_mlp: strength of the skip around the feed-forward branch, a number >= 0.
+
+    Returns the fields overlap, one_minus_overlap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
+    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
+    the result is then that of the depth reached.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+        fresh branch: a residual branch has zero mean given the stream it is added to
+        wide norm: the size of a token is its expectation, exact as the width tends to infinity
+        Gaussian coordinates: the coordinates that enter an activation are jointly Gaussian over tokens (exact as
+            the width of the layer below tends to infinity)
+        random energy model: infinitely many tokens: a row's weights are those of independent energies, and two rows
+            do not overlap
+
+    Neglected: O(1/d), O(1/log n).
+    Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
+    A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
+    """
+    _arguments = (
+        rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('L', 1.0, None, True, False, 'an integer >= 1'),
+        ('beta_a', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_v', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_w', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_b2', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
+    )
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
+    # 34 operations a point, and 93 a layer
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b1000000:
+                x2 = np.square(alpha_sa)
+            if _changed & 0b10000000:
+                x3 = np.square(alpha_mlp)
+            if _changed & 0b110000:
+                x5 = gain_w + sigma_b2
+                x6 = _tanh_second_b371ff(x5)
+                x7 = gain_w*x6
+            if _changed & 0b1100000:
+                x8 = sigma_b2 + x2
+            if _changed & 0b10110000:
+                x11 = sigma_b2 + x3 + x7
+                x12 = 1/x11
+            _state = (
+                x1,
+            )
+            for _layer in range(int(np.max(L))):
+                gap_X, = _state
+                x4 = np.sqrt(gap_X)
+                x9 = beta_a*x4
+                x10 = gap_X*np.maximum(x9 - 1.4142135623730951, 0)/np.maximum(x9, 1.4142135623730951)
+                x13 = (gain_v*x10 + gap_X*x2)/(gain_v*(x10 + 1 - gap_X) + x8)
+                x14 = _tanh_gap_536181(x5, gain_w*x13)
+                _next = (
+                    x12*(gain_w*x14 + x13*x3),
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    gap_X, = _state
+                    if settle > 0 and np.max(gap_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            gap_X, = _state
+            _to_overlap[_at] = 1 - gap_X
+            _to_one_minus_overlap[_at] = gap_X
+
+    _in_parts(_work, workers)
+    return TanhOverlapRemResult(
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
+    )
+
+
+def centred_overlap_exact(
+    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
+):
+    r"""Overlap of tokens after L Post-LN ReLU blocks with centred attention, softmax moments closed by: exact softmax.
+
+    .. math::
+
+        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+
+    Args:
+        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        L: depth: number of blocks, an integer >= 1.
+        n: number of tokens, an integer >= 1.
+        beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
+        gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
+        gain_w: gain of the feed-forward weights: their variance times fan-in, a number >= 0.
+        sigma_b2: variance of a bias, a number >= 0.
+        alpha_sa: strength of the skip around attention, a number >= 0.
+        alpha_mlp: strength of the skip around the feed-forward branch, a number >= 0.
+
+    Returns the fields overlap, one_minus_overlap.
+
+    Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
+    broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
+    where ranges are checked: always with ``check=True``, never with ``check=False``, up to 100000 points by
+    default. Unchecked, the result there is meaningless.
+
+    The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
+    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
+    the result is then that of the depth reached.
+
+    Assumes:
+        Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
+            key weights are Gaussian and independent, so that the scores of a row are Gaussian given its query, at a
+            scale that fluctuates
+        independent dropout: attention weights are dropped independently of each other
+        independent weights: the entries of every weight matrix are independent, of zero mean and given variance
+        independent gradient: the incoming gradient is independent of the layer's own weights
+        fresh branch: a residual branch has zero mean given the stream it is added to
+        wide norm: the size of a token is its expectation, exact as the width tends to infinity
+        Gaussian coordinates: the coordinates that enter an activation are jointly Gaussian over tokens (exact as
+            the width of the layer below tends to infinity)
+        exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
+
+    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Source: giorlandino2025; cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023,
+    shaped attention; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4;
+    noci2022, Eq. 1.
+    """
+    _arguments = (
+        rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    )
+    _arguments = [np.asarray(_value) for _value in _arguments]
+    _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
+    _domains = (
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('L', 1.0, None, True, False, 'an integer >= 1'),
+        ('n', 1.0, None, True, False, 'an integer >= 1'),
+        ('beta_a', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_v', 0.0, None, False, False, 'a number >= 0'),
+        ('gain_w', 0.0, None, False, False, 'a number >= 0'),
+        ('sigma_b2', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_sa', 0.0, None, False, False, 'a number >= 0'),
+        ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
+    )
+    _to_overlap = np.empty(_shape)
+    _to_one_minus_overlap = np.empty(_shape)
+    # 16 operations a point, and 24 a layer
+    if check is None:
+        check = np.prod(_shape) <= _CHECKED_POINTS
+
+    def _work(_part):
+        _parts = _blocks(_shape, _arguments, _domains if check else None, _LOOP_BLOCK, _part, workers)
+        for _at, _changed, _values in _parts:
+            (
+                rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+            ) = _values
+            if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = -rho
+                x1 = x0 + 1
+            if _changed & 0b100:
+                x2 = 1/n
+                x3 = np.log(n)
+                x4 = -x2
+            if _changed & 0b1000:
+                x5 = np.square(beta_a)
+            if _changed & 0b100000:
+                x6 = 0.5*gain_w
+                x7 = x6
+            if _changed & 0b10000000:
+                x8 = np.square(alpha_sa)
+            if _changed & 0b100000000:
+                x9 = np.square(alpha_mlp)
+            if _changed & 0b1100:
+                x10 = x3*x5
+            if _changed & 0b1100000:
+                x11 = gain_w + sigma_b2
+                x12 = x11*x6
+            if _changed & 0b101100000:
+                x14 = sigma_b2 + x12 + x9
+                x15 = 1/x14
+            _state = (
+                x1,
+            )
+            for _layer in range(int(np.max(L))):
+                gap_X, = _state
+                x13 = gain_v*gap_X
+                x16 = gap_X*x10
+                x17 = _softmax_table_participation(x16, n)
+                x18 = _softmax_table_row_gap(x16, x10*np.square(gap_X), n)
+                x19 = 1/(x13*(x17 + x4) + x8)
+                x20 = gap_X*x8 + x13*x18
+                x21 = x19*x20
+                x22 = _arc_cosine_1(gain_w*x21, x11)
+                _next = (
+                    x15*(gain_w*(x19*x20*x7 - 0.15915494309189535*x22) + x21*x9),
+                )
+                if np.ndim(L):
+                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
+                _state, _last = _next, _state
+                if _layer % _SETTLE_EVERY == 0:
+                    gap_X, = _state
+                    if settle > 0 and np.max(gap_X) <= settle:
+                        break
+                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                        break
+            gap_X, = _state
+            _to_overlap[_at] = 1 - gap_X
+            _to_one_minus_overlap[_at] = gap_X
+
+    _in_parts(_work, workers)
+    return CentredOverlapExactResult(
+        _to_overlap[()],
+        _to_one_minus_overlap[()],
     )

@@ -1356,12 +1356,19 @@ static double stirling_rest(double x) {
         - y*(1.0/156.0 - y*3617.0/122400.0)))))));
 }
 """,
+    "log_ratio": r"""
+/* log(above/below) of positive numbers whose difference is step; no digit is lost where either is small to the other. */
+static double log_ratio(double step, double below, double above) {
+    return 2.0*step >= -below ? f_log1p(step/below) : f_log(above/below);
+}
+""",
     "rising_ratio": r"""
-/* The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step. */
-static double rising_ratio(double step, double v, double N) {
-    const double first = v + 8.0, last = v + N + 8.0;
+/* The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one. */
+static double rising_ratio(double step, double v, double N, double u) {
+    const double first = v + 8.0, last = v + N + 8.0, other_first = u + 8.0, other_last = u + N + 8.0;
+    const double at_last = log_ratio(step, last, other_last);
     double ends = 0.0, middle;
-    for (int k = 0; k < 8; k++) ends += f_log1p(step/(v + k)) - f_log1p(step/(v + N + k));
+    for (int k = 0; k < 8; k++) ends += log_ratio(step, v + k, u + k) - log_ratio(step, v + N + k, u + N + k);
     if (fabs(4.0*step - first) <= 3.0*first) {
         double mean = 0.0;
         for (int k = 0; k < 10; k++) {
@@ -1370,15 +1377,15 @@ static double rising_ratio(double step, double v, double N) {
         }
         middle = step*mean;
     } else {
-        middle = f_log1p(step/last) + log1p_over(N/(first + step)) - log1p_over(N/first);
+        middle = at_last + log1p_over(N/other_first) - log1p_over(N/first);
     }
-    middle = N*middle + 0.5*(f_log1p(step/first) - f_log1p(step/last));
-    const double rest = stirling_rest(last + step) - stirling_rest(last) - stirling_rest(first + step) + stirling_rest(first);
+    middle = N*middle + 0.5*(log_ratio(step, first, other_first) - at_last);
+    const double rest = stirling_rest(other_last) - stirling_rest(last) - stirling_rest(other_first) + stirling_rest(first);
     return f_exp(ends + middle + rest);
 }
 """,
     "each_rising_ratio": r"""
-static void each_rising_ratio(long count, const double *restrict x, const double *restrict y, const double *restrict z, double *restrict to) { for (long i = 0; i < count; i++) to[i] = rising_ratio(x[i], y[i], z[i]); }
+static void each_rising_ratio(long count, const double *restrict x, const double *restrict y, const double *restrict z, const double *restrict t, double *restrict to) { for (long i = 0; i < count; i++) to[i] = rising_ratio(x[i], y[i], z[i], t[i]); }
 """,
     "each_normal_moment": r"""
 /* Moments of order k of the positive part of normal variables of mean m and variance v; no digit is lost at negative m. */
@@ -4801,7 +4808,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments": (
-        ('near_asin', 'f_asin', 'square', 'each_atan', 'each_pow'),
+        ('square', 'each_atan', 'each_pow'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4813,14 +4820,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_3 = out[3];
     double *restrict result_4 = out[4];
     double *restrict result_5 = out[5];
+    double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
+    double a_y0[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
-    double a_y0[BLOCK];
     double a_x7[BLOCK];
+    double a_y1[BLOCK];
     double a_x8[BLOCK];
     double a_x9[BLOCK];
     double a_x10[BLOCK];
@@ -4828,101 +4837,104 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x12[BLOCK];
     double a_x13[BLOCK];
     double a_x14[BLOCK];
+    double a_y2[BLOCK];
     double a_x15[BLOCK];
-    double a_y1[BLOCK];
     double a_x16[BLOCK];
     double a_x17[BLOCK];
+    double a_y3[BLOCK];
     double a_x18[BLOCK];
-    double a_y2[BLOCK];
-    double a_x19[BLOCK];
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
-        const double x0_ = sigma2_ + 1.0;
+        const double x0_ = sqrt(sigma2_ + 1.0);
+        a_x0[i] = x0_;
         const double x1_ = 2.0*sigma2_ + 1.0;
         a_x1[i] = x1_;
         const double x2_ = square(sigma2_);
         a_x2[i] = x2_;
         const double x3_ = 5.0*sigma2_;
         a_x3[i] = x3_;
-        const double x4_ = sqrt(x0_);
+        const double x4_ = sqrt(x1_);
         a_x4[i] = x4_;
-        const double x5_ = f_asin(sigma2_/x0_);
-        a_x5[i] = x5_;
-        const double x6_ = sqrt(x1_);
-        a_x6[i] = x6_;
         const double y0_ = -1.5;
         a_y0[i] = y0_;
     }
-    each_pow(count, a_x1, a_y0, a_x7);
+    each_pow(count, a_x1, a_y0, a_x5);
+    for (long i = 0; i < count; i++) {
+        const double sigma2_ = a_sigma2[i];
+        const double x4_ = a_x4[i];
+        const double x5_ = a_x5[i];
+        const double x6_ = 1.0/((x4_));
+        a_x6[i] = x6_;
+        const double x7_ = 0.15915494309189535*x5_;
+        a_x7[i] = x7_;
+        const double y1_ = sigma2_*x6_;
+        a_y1[i] = y1_;
+    }
+    each_atan(count, a_y1, a_x8);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x1_ = a_x1[i];
-        const double x5_ = a_x5[i];
         const double x6_ = a_x6[i];
-        const double x7_ = a_x7[i];
-        const double x8_ = 0.15915494309189535*x5_;
-        a_x8[i] = x8_;
-        const double x9_ = 1.0/((x6_));
+        const double x8_ = a_x8[i];
+        const double x9_ = x6_/(3.141592653589793*sigma2_ + 3.141592653589793);
         a_x9[i] = x9_;
-        const double x10_ = 0.15915494309189535*x7_;
+        const double x10_ = 0.15915494309189535*x8_;
         a_x10[i] = x10_;
-        const double x11_ = x9_/(3.141592653589793*sigma2_ + 3.141592653589793);
+        const double x11_ = gap_*(2.0*sigma2_ - gap_);
         a_x11[i] = x11_;
-        const double x12_ = gap_*(2.0*sigma2_ - gap_);
+        const double x12_ = sigma2_ - gap_;
         a_x12[i] = x12_;
-        const double x13_ = sigma2_ - gap_;
+        const double x13_ = x1_ + x11_;
         a_x13[i] = x13_;
-        const double x14_ = x1_ + x12_;
+        const double x14_ = sqrt(x13_);
         a_x14[i] = x14_;
-        const double x15_ = sqrt(x14_);
-        a_x15[i] = x15_;
-        const double y1_ = -1.5;
-        a_y1[i] = y1_;
-    }
-    each_pow(count, a_x14, a_y1, a_x16);
-    for (long i = 0; i < count; i++) {
-        const double gap_ = a_gap[i];
-        const double x15_ = a_x15[i];
-        const double x6_ = a_x6[i];
-        const double x17_ = 1.0/((x15_ + x6_));
-        a_x17[i] = x17_;
-        const double x18_ = 1.0/((x15_));
-        a_x18[i] = x18_;
-        const double y2_ = gap_*x17_;
+        const double y2_ = -1.5;
         a_y2[i] = y2_;
     }
-    each_atan(count, a_y2, a_x19);
+    each_pow(count, a_x13, a_y2, a_x15);
+    for (long i = 0; i < count; i++) {
+        const double gap_ = a_gap[i];
+        const double x14_ = a_x14[i];
+        const double x4_ = a_x4[i];
+        const double x16_ = 1.0/((x14_ + x4_));
+        a_x16[i] = x16_;
+        const double x17_ = 1.0/((x14_));
+        a_x17[i] = x17_;
+        const double y3_ = gap_*x16_;
+        a_y3[i] = y3_;
+    }
+    each_atan(count, a_y3, a_x18);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
+        const double x0_ = a_x0[i];
         const double x1_ = a_x1[i];
         const double x10_ = a_x10[i];
         const double x11_ = a_x11[i];
         const double x12_ = a_x12[i];
         const double x13_ = a_x13[i];
-        const double x14_ = a_x14[i];
+        const double x15_ = a_x15[i];
         const double x16_ = a_x16[i];
         const double x17_ = a_x17[i];
         const double x18_ = a_x18[i];
-        const double x19_ = a_x19[i];
         const double x2_ = a_x2[i];
         const double x3_ = a_x3[i];
         const double x4_ = a_x4[i];
         const double x6_ = a_x6[i];
-        const double x8_ = a_x8[i];
+        const double x7_ = a_x7[i];
         const double x9_ = a_x9[i];
-        const double x20_ = x12_*x17_;
-        const double x21_ = 0.3183098861837907*x19_;
-        const double x22_ = 0.15915494309189535*x20_;
-        const double x23_ = x13_*x18_*x20_;
-        const double x24_ = x22_*x9_;
-        const double next_0 = 0.3989422804014327*sigma2_/x4_;
-        const double next_1 = sigma2_*x8_ + 0.25*sigma2_ - 0.3183098861837907*x2_*x6_/((-3.0*sigma2_) - 2.0*x2_ - 1.0);
-        const double next_2 = gap_*x8_ + 0.25*gap_ + x13_*x21_ + x18_*x24_ - x20_*(sigma2_ - 1.0)/(6.283185307179586*sigma2_ + 6.283185307179586);
+        const double x19_ = x11_*x16_;
+        const double x20_ = 0.3183098861837907*x18_;
+        const double x21_ = 0.15915494309189535*x19_;
+        const double x22_ = x12_*x17_*x19_;
+        const double x23_ = x21_*x6_;
+        const double next_0 = 0.3989422804014327*sigma2_/x0_;
+        const double next_1 = sigma2_*x10_ + 0.25*sigma2_ - 0.3183098861837907*x2_*x4_/((-3.0*sigma2_) - 2.0*x2_ - 1.0);
+        const double next_2 = gap_*x10_ + 0.25*gap_ + x12_*x20_ + x17_*x23_ - x19_*(sigma2_ - 1.0)/(6.283185307179586*sigma2_ + 6.283185307179586);
         const double next_3 = 0.5;
-        const double next_4 = 0.15915494309189535*sigma2_*x6_*(x3_ + 3.0)/(4.0*sigma2_*x2_ + 8.0*x2_ + x3_ + 1.0) + x8_ + 0.25;
-        const double next_5 = gap_*x10_ + gap_*x11_ + x10_*x23_ + x11_*x23_ + x13_*x16_*x24_ + x21_ + x13_*x22_/(x1_*x14_);
+        const double next_4 = 0.15915494309189535*sigma2_*x4_*(x3_ + 3.0)/(4.0*sigma2_*x2_ + 8.0*x2_ + x3_ + 1.0) + x10_ + 0.25;
+        const double next_5 = gap_*x7_ + gap_*x9_ + x12_*x15_*x23_ + x20_ + x22_*x7_ + x22_*x9_ + x12_*x21_/(x1_*x13_);
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -4934,7 +4946,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "erf_moments": (
-        ('near_asin', 'f_asin', 'each_atan'),
+        ('each_atan',),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4946,50 +4958,62 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_3 = out[3];
     double *restrict result_4 = out[4];
     double *restrict result_5 = out[5];
+    double a_x0[BLOCK];
+    double a_x1[BLOCK];
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
     double a_x4[BLOCK];
+    double a_y0[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
     double a_x7[BLOCK];
-    double a_y0[BLOCK];
     double a_x8[BLOCK];
+    double a_y1[BLOCK];
+    double a_x9[BLOCK];
+    for (long i = 0; i < count; i++) {
+        const double sigma2_ = a_sigma2[i];
+        const double x0_ = sqrt(sigma2_ + 0.5);
+        a_x0[i] = x0_;
+        const double x1_ = 4.0*sigma2_ + 1.0;
+        a_x1[i] = x1_;
+        const double x2_ = sigma2_ + 0.25;
+        a_x2[i] = x2_;
+        const double x3_ = sqrt(x1_);
+        const double x4_ = sqrt(x2_);
+        a_x4[i] = x4_;
+        const double y0_ = 2.0*sigma2_/x3_;
+        a_y0[i] = y0_;
+    }
+    each_atan(count, a_y0, a_x5);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
-        const double x0_ = sigma2_ + 0.5;
-        const double x1_ = sigma2_ + 0.25;
-        const double x2_ = f_asin(sigma2_/x0_);
-        a_x2[i] = x2_;
-        const double x3_ = sqrt(x1_);
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x0_);
-        a_x4[i] = x4_;
-        const double x5_ = gap_*(2.0*sigma2_ - gap_);
-        a_x5[i] = x5_;
-        const double x6_ = sqrt(x1_ + x5_);
-        a_x6[i] = x6_;
-        const double x7_ = 1.0/((x3_ + x6_));
-        a_x7[i] = x7_;
-        const double y0_ = gap_*x7_;
-        a_y0[i] = y0_;
-    }
-    each_atan(count, a_y0, a_x8);
-    for (long i = 0; i < count; i++) {
-        const double sigma2_ = a_sigma2[i];
         const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
+        const double x4_ = a_x4[i];
+        const double x6_ = gap_*(2.0*sigma2_ - gap_);
+        a_x6[i] = x6_;
+        const double x7_ = sqrt(x2_ + x6_);
+        a_x7[i] = x7_;
+        const double x8_ = 1.0/((x4_ + x7_));
+        a_x8[i] = x8_;
+        const double y1_ = gap_*x8_;
+        a_y1[i] = y1_;
+    }
+    each_atan(count, a_y1, a_x9);
+    for (long i = 0; i < count; i++) {
+        const double x0_ = a_x0[i];
+        const double x1_ = a_x1[i];
         const double x4_ = a_x4[i];
         const double x5_ = a_x5[i];
         const double x6_ = a_x6[i];
         const double x7_ = a_x7[i];
         const double x8_ = a_x8[i];
+        const double x9_ = a_x9[i];
         const double next_0 = 0.0;
-        const double next_1 = 0.6366197723675814*x2_;
-        const double next_2 = 1.2732395447351628*x8_;
-        const double next_3 = 0.7978845608028654/x4_;
-        const double next_4 = -2.5464790894703255*x3_/((-4.0*sigma2_) - 1.0);
-        const double next_5 = 0.6366197723675814*x5_*x7_/(x3_*x6_);
+        const double next_1 = 0.6366197723675814*x5_;
+        const double next_2 = 1.2732395447351628*x9_;
+        const double next_3 = 0.7978845608028654/x0_;
+        const double next_4 = 2.5464790894703255*x4_/x1_;
+        const double next_5 = 0.6366197723675814*x6_*x8_/(x4_*x7_);
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5796,7 +5820,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "preln_gradient": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'log_ratio', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5807,6 +5831,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double a_y0[BLOCK];
     double a_y1[BLOCK];
+    double a_y2[BLOCK];
     double a_x1[BLOCK];
     for (long i = 0; i < count; i++) {
         const double a_q_ = a_a_q[i];
@@ -5817,8 +5842,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y0[i] = y0_;
         const double y1_ = q_0_*x0_;
         a_y1[i] = y1_;
+        const double y2_ = x0_*(c_g_ + q_0_);
+        a_y2[i] = y2_;
     }
-    each_rising_ratio(count, a_y0, a_y1, a_L, a_x1);
+    each_rising_ratio(count, a_y0, a_y1, a_L, a_y2, a_x1);
     for (long i = 0; i < count; i++) {
         const double x1_ = a_x1[i];
         const double next_0 = x1_;

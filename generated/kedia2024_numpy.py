@@ -122,13 +122,43 @@ def _arc_cosine_1(gap, v):
     near = t < 0.25
     if np.all(near):
         return v*_arc_cosine_1_near(t)
+    if np.any(near):
+        p = _arc_cosine_1_whole(np.minimum(t, 2 - t))
+        return v*np.where(t > 1, np.pi*(t - 1) + p, p)
     cosine = 1 - t
-    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
-    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+    return v*(np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine)
 
 
 def _arc_cosine_1_near(y):
-    """The same at v = 1 by a polynomial."""
+    """The same at v = 1 up to y = 0.25, by a polynomial."""
+    p = 7.667526491976487e-07*y + 7.40893339328835e-07
+    p *= y
+    p += 2.6742078771907288e-06
+    p *= y
+    p += 6.691130682994991e-06
+    p *= y
+    p += 1.8156141715699865e-05
+    p *= y
+    p += 5.112561946358706e-05
+    p *= y
+    p += 0.000152110660613719
+    p *= y
+    p += 0.0004882563381924334
+    p *= y
+    p += 0.0017537370565508792
+    p *= y
+    p += 0.007576144084141088
+    p *= y
+    p += 0.04714045207910317
+    p *= y
+    p += 0.9428090415820634
+    p *= y
+    p *= np.sqrt(y)
+    return p
+
+
+def _arc_cosine_1_whole(y):
+    """The same at v = 1 up to y = 1.0, by a polynomial."""
     p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
     p *= y
     p += 6.765053154679045e-06
@@ -223,20 +253,28 @@ def _log1p_over(t):
     return np.where(zero, 1.0, np.log1p(t)/np.where(zero, 1.0, t))
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return np.where(near, np.log1p(np.where(near, step, 0*step)/below), np.log(np.where(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
     first, last, ends = v + 8.0, v + N + 8.0, 0.0
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + np.log1p(step/(v + k)) - np.log1p(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = np.abs(4*step - first) <= 3*first
     inner = np.where(small, step, 0*step)
     mean = 0.0
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = np.log1p(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*np.where(small, inner*mean, outer) + 0.5*(np.log1p(step/first) - np.log1p(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*np.where(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return np.exp(ends + middle + rest)
 
 
@@ -3312,37 +3350,36 @@ def gelu_moments(
                 with np.errstate(divide="ignore"):
                     _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
-                x0 = sigma2 + 1
+                x0 = np.sqrt(sigma2 + 1)
                 x1 = 2*sigma2 + 1
                 x2 = np.square(sigma2)
                 x3 = 5*sigma2
-                x4 = np.sqrt(x0)
-                x5 = np.arcsin(sigma2/x0)
-                x6 = np.sqrt(x1)
-                x7 = np.power(x1, -1.5)
-                x8 = 0.15915494309189535*x5
-                x9 = 1/x6
-                x10 = 0.15915494309189535*x7
-                x11 = x9/(3.141592653589793*sigma2 + 3.141592653589793)
-            x12 = gap*(2*sigma2 - gap)
-            x13 = sigma2 - gap
-            x14 = x1 + x12
-            x15 = np.sqrt(x14)
-            x16 = np.power(x14, -1.5)
-            x17 = 1/(x15 + x6)
-            x18 = 1/x15
-            x19 = np.arctan(gap*x17)
-            x20 = x12*x17
-            x21 = 0.3183098861837907*x19
-            x22 = 0.15915494309189535*x20
-            x23 = x13*x18*x20
-            x24 = x22*x9
-            _to_mean[_at] = 0.3989422804014327*sigma2/x4
-            _to_second[_at] = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
-            _to_change[_at] = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+                x4 = np.sqrt(x1)
+                x5 = np.power(x1, -1.5)
+                x6 = 1/x4
+                x7 = 0.15915494309189535*x5
+                x8 = np.arctan(sigma2*x6)
+                x9 = x6/(3.141592653589793*sigma2 + 3.141592653589793)
+                x10 = 0.15915494309189535*x8
+            x11 = gap*(2*sigma2 - gap)
+            x12 = sigma2 - gap
+            x13 = x1 + x11
+            x14 = np.sqrt(x13)
+            x15 = np.power(x13, -1.5)
+            x16 = 1/(x14 + x4)
+            x17 = 1/x14
+            x18 = np.arctan(gap*x16)
+            x19 = x11*x16
+            x20 = 0.3183098861837907*x18
+            x21 = 0.15915494309189535*x19
+            x22 = x12*x17*x19
+            x23 = x21*x6
+            _to_mean[_at] = 0.3989422804014327*sigma2/x0
+            _to_second[_at] = sigma2*x10 + 0.25*sigma2 - 0.3183098861837907*x2*x4/((-3*sigma2) - 2*x2 - 1)
+            _to_change[_at] = gap*x10 + 0.25*gap + x12*x20 + x17*x23 - x19*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
             _to_slope_mean[_at] = 0.5
-            _to_slope_second[_at] = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
-            _to_slope_change[_at] = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
+            _to_slope_second[_at] = 0.15915494309189535*sigma2*x4*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x10 + 0.25
+            _to_slope_change[_at] = gap*x7 + gap*x9 + x12*x15*x23 + x20 + x22*x7 + x22*x9 + x12*x21/(x1*x13)
 
     _in_parts(_work, workers)
     return GeluMomentsResult(
@@ -3412,21 +3449,22 @@ def erf_moments(
                 with np.errstate(divide="ignore"):
                     _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b1:
-                x0 = sigma2 + 0.5
-                x1 = sigma2 + 0.25
-                x2 = np.arcsin(sigma2/x0)
+                x0 = np.sqrt(sigma2 + 0.5)
+                x1 = 4*sigma2 + 1
+                x2 = sigma2 + 0.25
                 x3 = np.sqrt(x1)
-                x4 = np.sqrt(x0)
-            x5 = gap*(2*sigma2 - gap)
-            x6 = np.sqrt(x1 + x5)
-            x7 = 1/(x3 + x6)
-            x8 = np.arctan(gap*x7)
+                x4 = np.sqrt(x2)
+                x5 = np.arctan(2*sigma2/x3)
+            x6 = gap*(2*sigma2 - gap)
+            x7 = np.sqrt(x2 + x6)
+            x8 = 1/(x4 + x7)
+            x9 = np.arctan(gap*x8)
             _to_mean[_at] = 0
-            _to_second[_at] = 0.6366197723675814*x2
-            _to_change[_at] = 1.2732395447351628*x8
-            _to_slope_mean[_at] = 0.7978845608028654/x4
-            _to_slope_second[_at] = -2.5464790894703255*x3/((-4*sigma2) - 1)
-            _to_slope_change[_at] = 0.6366197723675814*x5*x7/(x3*x6)
+            _to_second[_at] = 0.6366197723675814*x5
+            _to_change[_at] = 1.2732395447351628*x9
+            _to_slope_mean[_at] = 0.7978845608028654/x0
+            _to_slope_second[_at] = 2.5464790894703255*x4/x1
+            _to_slope_change[_at] = 0.6366197723675814*x6*x8/(x4*x7)
 
     _in_parts(_work, workers)
     return ErfMomentsResult(
@@ -4467,7 +4505,7 @@ def preln_gradient(
         ('c_g', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_gradient = np.empty(_shape)
-    # 4 operations a point
+    # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4479,7 +4517,7 @@ def preln_gradient(
             ) = _values
             if _changed & 0b100:
                 x0 = 1/a_q
-            x1 = _rising_ratio(c_g*x0, q_0*x0, L)
+            x1 = _rising_ratio(c_g*x0, q_0*x0, L, x0*(c_g + q_0))
             _to_gradient[_at] = x1
 
     _in_parts(_work, workers)

@@ -112,21 +112,29 @@ def _log1p_over(t):
     return torch.where(small, 2*series/(2 + near), torch.log1p(far)/far)
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
-    step, v, N = (0*(step + v + N) + item for item in (step, v, N))
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return torch.where(near, torch.log1p(torch.where(near, step, 0*step)/below), torch.log(torch.where(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
+    step, v, N, u = (0*(step + v + N + u) + item for item in (step, v, N, u))
     first, last, ends = v + 8.0, v + N + 8.0, 0.0
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + torch.log1p(step/(v + k)) - torch.log1p(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = torch.abs(4*step - first) <= 3*first
     inner = torch.where(small, step, 0*step)
     mean = 0.0
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = torch.log1p(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*torch.where(small, inner*mean, outer) + 0.5*(torch.log1p(step/first) - torch.log1p(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*torch.where(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return torch.exp(ends + middle + rest)
 
 
@@ -3167,37 +3175,36 @@ def gelu_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 89 operations a point
-    x0 = sigma2 + 1
+    x0 = torch.sqrt(sigma2 + 1)
     x1 = 2*sigma2 + 1
     x2 = torch.square(sigma2)
     x3 = 5*sigma2
-    x4 = torch.sqrt(x0)
-    x5 = torch.arcsin(sigma2/x0)
-    x6 = torch.sqrt(x1)
-    x7 = torch.pow(x1, -1.5)
-    x8 = 0.15915494309189535*x5
-    x9 = 1/x6
-    x10 = 0.15915494309189535*x7
-    x11 = x9/(3.141592653589793*sigma2 + 3.141592653589793)
-    x12 = gap*(2*sigma2 - gap)
-    x13 = sigma2 - gap
-    x14 = x1 + x12
-    x15 = torch.sqrt(x14)
-    x16 = torch.pow(x14, -1.5)
-    x17 = 1/(x15 + x6)
-    x18 = 1/x15
-    x19 = torch.arctan(gap*x17)
-    x20 = x12*x17
-    x21 = 0.3183098861837907*x19
-    x22 = 0.15915494309189535*x20
-    x23 = x13*x18*x20
-    x24 = x22*x9
-    _to_mean = 0.3989422804014327*sigma2/x4
-    _to_second = sigma2*x8 + 0.25*sigma2 - 0.3183098861837907*x2*x6/((-3*sigma2) - 2*x2 - 1)
-    _to_change = gap*x8 + 0.25*gap + x13*x21 + x18*x24 - x20*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+    x4 = torch.sqrt(x1)
+    x5 = torch.pow(x1, -1.5)
+    x6 = 1/x4
+    x7 = 0.15915494309189535*x5
+    x8 = torch.arctan(sigma2*x6)
+    x9 = x6/(3.141592653589793*sigma2 + 3.141592653589793)
+    x10 = 0.15915494309189535*x8
+    x11 = gap*(2*sigma2 - gap)
+    x12 = sigma2 - gap
+    x13 = x1 + x11
+    x14 = torch.sqrt(x13)
+    x15 = torch.pow(x13, -1.5)
+    x16 = 1/(x14 + x4)
+    x17 = 1/x14
+    x18 = torch.arctan(gap*x16)
+    x19 = x11*x16
+    x20 = 0.3183098861837907*x18
+    x21 = 0.15915494309189535*x19
+    x22 = x12*x17*x19
+    x23 = x21*x6
+    _to_mean = 0.3989422804014327*sigma2/x0
+    _to_second = sigma2*x10 + 0.25*sigma2 - 0.3183098861837907*x2*x4/((-3*sigma2) - 2*x2 - 1)
+    _to_change = gap*x10 + 0.25*gap + x12*x20 + x17*x23 - x19*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
     _to_slope_mean = sigma2.new_full((), 0.5)
-    _to_slope_second = 0.15915494309189535*sigma2*x6*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x8 + 0.25
-    _to_slope_change = gap*x10 + gap*x11 + x10*x23 + x11*x23 + x13*x16*x24 + x21 + x13*x22/(x1*x14)
+    _to_slope_second = 0.15915494309189535*sigma2*x4*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x10 + 0.25
+    _to_slope_change = gap*x7 + gap*x9 + x12*x15*x23 + x20 + x22*x7 + x22*x9 + x12*x21/(x1*x13)
     return GeluMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3245,21 +3252,22 @@ def erf_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 28 operations a point
-    x0 = sigma2 + 0.5
-    x1 = sigma2 + 0.25
-    x2 = torch.arcsin(sigma2/x0)
+    x0 = torch.sqrt(sigma2 + 0.5)
+    x1 = 4*sigma2 + 1
+    x2 = sigma2 + 0.25
     x3 = torch.sqrt(x1)
-    x4 = torch.sqrt(x0)
-    x5 = gap*(2*sigma2 - gap)
-    x6 = torch.sqrt(x1 + x5)
-    x7 = 1/(x3 + x6)
-    x8 = torch.arctan(gap*x7)
+    x4 = torch.sqrt(x2)
+    x5 = torch.arctan(2*sigma2/x3)
+    x6 = gap*(2*sigma2 - gap)
+    x7 = torch.sqrt(x2 + x6)
+    x8 = 1/(x4 + x7)
+    x9 = torch.arctan(gap*x8)
     _to_mean = sigma2.new_full((), 0)
-    _to_second = 0.6366197723675814*x2
-    _to_change = 1.2732395447351628*x8
-    _to_slope_mean = 0.7978845608028654/x4
-    _to_slope_second = -2.5464790894703255*x3/((-4*sigma2) - 1)
-    _to_slope_change = 0.6366197723675814*x5*x7/(x3*x6)
+    _to_second = 0.6366197723675814*x5
+    _to_change = 1.2732395447351628*x9
+    _to_slope_mean = 0.7978845608028654/x0
+    _to_slope_second = 2.5464790894703255*x4/x1
+    _to_slope_change = 0.6366197723675814*x6*x8/(x4*x7)
     return ErfMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -4027,9 +4035,9 @@ def preln_gradient(
         L, q_0, a_q, c_g,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 4 operations a point
+    # 6 operations a point
     x0 = 1/a_q
-    x1 = _rising_ratio(c_g*x0, q_0*x0, L)
+    x1 = _rising_ratio(c_g*x0, q_0*x0, L, x0*(c_g + q_0))
     _to_gradient = x1
     return _to_gradient.expand(_shape)
 

@@ -505,7 +505,7 @@ def correlation(
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             None,
             ('n', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         )
@@ -565,7 +565,7 @@ def correlation_limit(
         _domains = (
             ('a_1', 0.0, None, False, False, 'a number >= 0'),
             ('n', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         )
@@ -857,7 +857,7 @@ def value_gradient_gaussian(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d_o', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
         )
@@ -989,7 +989,7 @@ def query_gradient_gaussian(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d_o', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -1124,7 +1124,7 @@ def key_gradient_gaussian(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d_o', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
@@ -1270,7 +1270,7 @@ def input_gradient_gaussian(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d_o', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
@@ -2024,7 +2024,7 @@ def query_gradient_eq18(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d_o', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -2078,7 +2078,7 @@ def eq18_missing_factor(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         )
         (
             n, d, rho,
@@ -2139,7 +2139,7 @@ def matching_temperature(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
@@ -2204,7 +2204,7 @@ def matching_temperature_eq18(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
@@ -2627,7 +2627,7 @@ def distance_to_uniform_gaussian(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
@@ -2778,7 +2778,7 @@ def output_norm_beyond_uniform_gaussian(
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
             ('d', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('d_o', 1.0, None, True, False, 'an integer >= 1'),
             ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
             ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),

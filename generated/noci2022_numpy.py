@@ -564,7 +564,7 @@ def correlation(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         None,
         ('n', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
     )
@@ -649,7 +649,7 @@ def correlation_limit(
     _domains = (
         ('a_1', 0.0, None, False, False, 'a number >= 0'),
         ('n', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
     )
@@ -1026,7 +1026,7 @@ def value_gradient_gaussian(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
@@ -1184,7 +1184,7 @@ def query_gradient_gaussian(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -1345,7 +1345,7 @@ def key_gradient_gaussian(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
@@ -1525,7 +1525,7 @@ def input_gradient_gaussian(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
@@ -2458,7 +2458,7 @@ def query_gradient_eq18(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -2521,7 +2521,7 @@ def eq18_missing_factor(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
     )
     _to_factor = np.empty(_shape)
     # 6 operations a point
@@ -2594,7 +2594,7 @@ def matching_temperature(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
@@ -2674,7 +2674,7 @@ def matching_temperature_eq18(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
@@ -3349,7 +3349,7 @@ def distance_to_uniform_gaussian(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
@@ -3535,7 +3535,7 @@ def output_norm_beyond_uniform_gaussian(
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),

@@ -196,7 +196,7 @@ def norm(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('beta', 0.0, None, False, False, 'a number >= 0'),
             ('tau_0', 0.0, None, False, True, 'a number > 0'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),
@@ -253,7 +253,7 @@ def stopping_depth(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('n', 1.0, None, True, False, 'an integer >= 1'),
-            ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
             ('beta', 0.0, None, False, False, 'a number >= 0'),
             ('tau_0', 0.0, None, False, True, 'a number > 0'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),

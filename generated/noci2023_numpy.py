@@ -139,7 +139,7 @@ def norm(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('beta', 0.0, None, False, False, 'a number >= 0'),
         ('tau_0', 0.0, None, False, True, 'a number > 0'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
@@ -215,7 +215,7 @@ def stopping_depth(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('n', 1.0, None, True, False, 'an integer >= 1'),
-        ('rho', None, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
         ('beta', 0.0, None, False, False, 'a number >= 0'),
         ('tau_0', 0.0, None, False, True, 'a number > 0'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),

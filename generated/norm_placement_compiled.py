@@ -641,12 +641,19 @@ static double stirling_rest(double x) {
         - y*(1.0/156.0 - y*3617.0/122400.0)))))));
 }
 """,
+    "log_ratio": r"""
+/* log(above/below) of positive numbers whose difference is step; no digit is lost where either is small to the other. */
+static double log_ratio(double step, double below, double above) {
+    return 2.0*step >= -below ? f_log1p(step/below) : f_log(above/below);
+}
+""",
     "rising_ratio": r"""
-/* The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step. */
-static double rising_ratio(double step, double v, double N) {
-    const double first = v + 8.0, last = v + N + 8.0;
+/* The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one. */
+static double rising_ratio(double step, double v, double N, double u) {
+    const double first = v + 8.0, last = v + N + 8.0, other_first = u + 8.0, other_last = u + N + 8.0;
+    const double at_last = log_ratio(step, last, other_last);
     double ends = 0.0, middle;
-    for (int k = 0; k < 8; k++) ends += f_log1p(step/(v + k)) - f_log1p(step/(v + N + k));
+    for (int k = 0; k < 8; k++) ends += log_ratio(step, v + k, u + k) - log_ratio(step, v + N + k, u + N + k);
     if (fabs(4.0*step - first) <= 3.0*first) {
         double mean = 0.0;
         for (int k = 0; k < 10; k++) {
@@ -655,21 +662,21 @@ static double rising_ratio(double step, double v, double N) {
         }
         middle = step*mean;
     } else {
-        middle = f_log1p(step/last) + log1p_over(N/(first + step)) - log1p_over(N/first);
+        middle = at_last + log1p_over(N/other_first) - log1p_over(N/first);
     }
-    middle = N*middle + 0.5*(f_log1p(step/first) - f_log1p(step/last));
-    const double rest = stirling_rest(last + step) - stirling_rest(last) - stirling_rest(first + step) + stirling_rest(first);
+    middle = N*middle + 0.5*(log_ratio(step, first, other_first) - at_last);
+    const double rest = stirling_rest(other_last) - stirling_rest(last) - stirling_rest(other_first) + stirling_rest(first);
     return f_exp(ends + middle + rest);
 }
 """,
     "each_rising_ratio": r"""
-static void each_rising_ratio(long count, const double *restrict x, const double *restrict y, const double *restrict z, double *restrict to) { for (long i = 0; i < count; i++) to[i] = rising_ratio(x[i], y[i], z[i]); }
+static void each_rising_ratio(long count, const double *restrict x, const double *restrict y, const double *restrict z, const double *restrict t, double *restrict to) { for (long i = 0; i < count; i++) to[i] = rising_ratio(x[i], y[i], z[i], t[i]); }
 """,
 }
 
 _KERNELS = {
     "pre_stream": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'log_ratio', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -680,32 +687,36 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_L = in[4];
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
-    double a_x2[BLOCK];
+    double a_x3[BLOCK];
     double a_y0[BLOCK];
     double a_y1[BLOCK];
-    double a_x3[BLOCK];
+    double a_y2[BLOCK];
+    double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double L_ = a_L[i];
         const double chi_ = a_chi[i];
         const double gain_v_ = a_gain_v[i];
         const double m_ = a_m[i];
         const double q_0_ = a_q_0[i];
-        const double x0_ = gain_v_ + m_;
-        const double x1_ = 1.0/((x0_));
-        const double x2_ = L_*x0_ + q_0_;
-        a_x2[i] = x2_;
-        const double y0_ = chi_*x1_;
+        const double x0_ = gain_v_ + q_0_;
+        const double x1_ = gain_v_ + m_;
+        const double x2_ = 1.0/((x1_));
+        const double x3_ = L_*x1_ + q_0_;
+        a_x3[i] = x3_;
+        const double y0_ = chi_*x2_;
         a_y0[i] = y0_;
-        const double y1_ = x1_*(gain_v_ + q_0_);
+        const double y1_ = x0_*x2_;
         a_y1[i] = y1_;
+        const double y2_ = x2_*(chi_ + x0_);
+        a_y2[i] = y2_;
     }
-    each_rising_ratio(count, a_y0, a_y1, a_L, a_x3);
+    each_rising_ratio(count, a_y0, a_y1, a_L, a_y2, a_x4);
     for (long i = 0; i < count; i++) {
         const double q_0_ = a_q_0[i];
-        const double x2_ = a_x2[i];
         const double x3_ = a_x3[i];
-        const double next_0 = x2_;
-        const double next_1 = q_0_*x3_/x2_;
+        const double x4_ = a_x4[i];
+        const double next_0 = x3_;
+        const double next_1 = q_0_*x4_/x3_;
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -740,7 +751,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "peri_stream": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'log_ratio', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -750,29 +761,33 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_L = in[3];
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
-    double a_x0[BLOCK];
+    double a_x1[BLOCK];
     double a_y0[BLOCK];
     double a_y1[BLOCK];
-    double a_x1[BLOCK];
+    double a_y2[BLOCK];
+    double a_x2[BLOCK];
     for (long i = 0; i < count; i++) {
         const double L_ = a_L[i];
         const double chi_ = a_chi[i];
         const double m_ = a_m[i];
         const double q_0_ = a_q_0[i];
-        const double x0_ = 2.0*L_ + q_0_;
-        a_x0[i] = x0_;
-        const double y0_ = 0.5*chi_/m_;
+        const double x0_ = 0.5/m_;
+        const double x1_ = 2.0*L_ + q_0_;
+        a_x1[i] = x1_;
+        const double y0_ = chi_*x0_;
         a_y0[i] = y0_;
         const double y1_ = 0.5*q_0_ + 0.5;
         a_y1[i] = y1_;
+        const double y2_ = x0_*(chi_ + m_*q_0_ + m_);
+        a_y2[i] = y2_;
     }
-    each_rising_ratio(count, a_y0, a_y1, a_L, a_x1);
+    each_rising_ratio(count, a_y0, a_y1, a_L, a_y2, a_x2);
     for (long i = 0; i < count; i++) {
         const double q_0_ = a_q_0[i];
-        const double x0_ = a_x0[i];
         const double x1_ = a_x1[i];
-        const double next_0 = x0_;
-        const double next_1 = q_0_*x1_/x0_;
+        const double x2_ = a_x2[i];
+        const double next_0 = x1_;
+        const double next_1 = q_0_*x2_/x1_;
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -804,7 +819,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "parallel_stream": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'log_ratio', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -818,6 +833,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x2[BLOCK];
     double a_y0[BLOCK];
     double a_y1[BLOCK];
+    double a_y2[BLOCK];
     double a_x3[BLOCK];
     for (long i = 0; i < count; i++) {
         const double L_ = a_L[i];
@@ -833,8 +849,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y0[i] = y0_;
         const double y1_ = q_0_*x1_;
         a_y1[i] = y1_;
+        const double y2_ = x1_*(chi_ + q_0_);
+        a_y2[i] = y2_;
     }
-    each_rising_ratio(count, a_y0, a_y1, a_L, a_x3);
+    each_rising_ratio(count, a_y0, a_y1, a_L, a_y2, a_x3);
     for (long i = 0; i < count; i++) {
         const double q_0_ = a_q_0[i];
         const double x2_ = a_x2[i];

@@ -113,20 +113,28 @@ def _log1p_over(t):
     return np.where(zero, 1.0, np.log1p(t)/np.where(zero, 1.0, t))
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return np.where(near, np.log1p(np.where(near, step, 0*step)/below), np.log(np.where(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
     first, last, ends = v + 8.0, v + N + 8.0, 0.0
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + np.log1p(step/(v + k)) - np.log1p(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = np.abs(4*step - first) <= 3*first
     inner = np.where(small, step, 0*step)
     mean = 0.0
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = np.log1p(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*np.where(small, inner*mean, outer) + 0.5*(np.log1p(step/first) - np.log1p(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*np.where(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return np.exp(ends + middle + rest)
 
 
@@ -240,7 +248,7 @@ def pre_stream(
     )
     _to_second_moment = np.empty(_shape)
     _to_share_growth = np.empty(_shape)
-    # 10 operations a point
+    # 12 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -250,14 +258,16 @@ def pre_stream(
             (
                 q_0, gain_v, m, chi, L,
             ) = _values
+            if _changed & 0b11:
+                x0 = gain_v + q_0
             if _changed & 0b110:
-                x0 = gain_v + m
-                x1 = 1/x0
+                x1 = gain_v + m
+                x2 = 1/x1
             if _changed & 0b10111:
-                x2 = L*x0 + q_0
-            x3 = _rising_ratio(chi*x1, x1*(gain_v + q_0), L)
-            _to_second_moment[_at] = x2
-            _to_share_growth[_at] = q_0*x3/x2
+                x3 = L*x1 + q_0
+            x4 = _rising_ratio(chi*x2, x0*x2, L, x2*(chi + x0))
+            _to_second_moment[_at] = x3
+            _to_share_growth[_at] = q_0*x4/x3
 
     _in_parts(_work, workers)
     return PreStreamResult(
@@ -388,7 +398,7 @@ def peri_stream(
     )
     _to_second_moment = np.empty(_shape)
     _to_share_growth = np.empty(_shape)
-    # 9 operations a point
+    # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -398,11 +408,13 @@ def peri_stream(
             (
                 q_0, m, chi, L,
             ) = _values
+            if _changed & 0b10:
+                x0 = 0.5/m
             if _changed & 0b1001:
-                x0 = 2*L + q_0
-            x1 = _rising_ratio(0.5*chi/m, 0.5*q_0 + 0.5, L)
-            _to_second_moment[_at] = x0
-            _to_share_growth[_at] = q_0*x1/x0
+                x1 = 2*L + q_0
+            x2 = _rising_ratio(chi*x0, 0.5*q_0 + 0.5, L, x0*(chi + m*q_0 + m))
+            _to_second_moment[_at] = x1
+            _to_share_growth[_at] = q_0*x2/x1
 
     _in_parts(_work, workers)
     return PeriStreamResult(
@@ -532,7 +544,7 @@ def parallel_stream(
     )
     _to_second_moment = np.empty(_shape)
     _to_share_growth = np.empty(_shape)
-    # 9 operations a point
+    # 11 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -547,7 +559,7 @@ def parallel_stream(
                 x1 = 1/x0
             if _changed & 0b10111:
                 x2 = L*x0 + q_0
-            x3 = _rising_ratio(chi*x1, q_0*x1, L)
+            x3 = _rising_ratio(chi*x1, q_0*x1, L, x1*(chi + q_0))
             _to_second_moment[_at] = x2
             _to_share_growth[_at] = q_0*x3/x2
 

@@ -409,22 +409,11 @@ static inline double f_log(double x) {
     return x > 0.0 && x < INFINITY ? value : (x == 0.0 ? -INFINITY : (x > 0.0 ? x : NAN));
 }
 """,
-    "near_asin": r"""
-/* asin(x) for |x| <= 1/2. */
-static inline double near_asin(double x) {
-    const double z = x*x;
-    return x + x*z*((((((((((((0x1.d72b2bc8155f8p-6*z + -0x1.e6aaa8a0a04ccp-7)*z + 0x1.1d189408314eep-6)*z + 0x1.65a9c4dfcf8b2p-8)*z + 0x1.52420b04b37bep-7)*z + 0x1.782651caa6547p-7)*z + 0x1.c9cf07674736ap-7)*z + 0x1.1c4d35cf95421p-6)*z + 0x1.6e8bb1c8209a2p-6)*z + 0x1.f1c71c1db0623p-6)*z + 0x1.6db6db6e31f13p-5)*z + 0x1.3333333332ecap-4)*z + 0x1.5555555555556p-3);
-}
-""",
-    "f_asin": r"""
-static inline double f_asin(double x) {
-    const double size = fabs(x), far = size > 0.5 ? 1.0 : 0.0;
-    const double inner = near_asin(far != 0.0 ? sqrt(0.5*(1.0 - size)) : size);
-    return copysign(far != 0.0 ? M_PI_2 - 2.0*inner : inner, x);
-}
-""",
     "square": r"""
 static inline double square(double x) { return x*x; }
+""",
+    "each_atan": r"""
+static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
 """,
 }
 
@@ -471,18 +460,36 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "critical_bias_erf": (
-        ('near_asin', 'f_asin', 'square'),
+        ('square', 'each_atan'),
         r"""
 enum { INPUTS = 1, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
     const double *restrict a_sigma_w = in[0];
     double *restrict result_0 = out[0];
+    double a_x0[BLOCK];
+    double a_x1[BLOCK];
+    double a_x2[BLOCK];
+    double a_y0[BLOCK];
+    double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double sigma_w_ = a_sigma_w[i];
         const double x0_ = square(sigma_w_);
-        const double x1_ = f_asin(x0_/(x0_ + 0.5));
-        const double x2_ = sqrt(x0_ + 0.25);
-        const double next_0 = (-2.5464790894703255*x0_*x2_/((-4.0*x0_) - 1.0)) - 0.6366197723675814*x1_;
+        a_x0[i] = x0_;
+        const double x1_ = sqrt(x0_ + 0.25);
+        a_x1[i] = x1_;
+        const double x2_ = 4.0*x0_ + 1.0;
+        a_x2[i] = x2_;
+        const double x3_ = sqrt(x2_);
+        const double y0_ = 2.0*x0_/x3_;
+        a_y0[i] = y0_;
+    }
+    each_atan(count, a_y0, a_x4);
+    for (long i = 0; i < count; i++) {
+        const double x0_ = a_x0[i];
+        const double x1_ = a_x1[i];
+        const double x2_ = a_x2[i];
+        const double x4_ = a_x4[i];
+        const double next_0 = 2.5464790894703255*x0_*x1_/x2_ - 0.6366197723675814*x4_;
         result_0[i] = next_0;
     }
 }

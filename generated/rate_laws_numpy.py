@@ -256,7 +256,7 @@ def critical_bias_erf(
         ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_sigma_b2 = np.empty(_shape)
-    # 15 operations a point
+    # 14 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -267,9 +267,11 @@ def critical_bias_erf(
                 sigma_w,
             ) = _values
             x0 = np.square(sigma_w)
-            x1 = np.arcsin(x0/(x0 + 0.5))
-            x2 = np.sqrt(x0 + 0.25)
-            _to_sigma_b2[_at] = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
+            x1 = np.sqrt(x0 + 0.25)
+            x2 = 4*x0 + 1
+            x3 = np.sqrt(x2)
+            x4 = np.arctan(2*x0/x3)
+            _to_sigma_b2[_at] = 2.5464790894703255*x0*x1/x2 - 0.6366197723675814*x4
 
     _in_parts(_work, workers)
     return _to_sigma_b2[()]

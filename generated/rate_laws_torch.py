@@ -149,11 +149,13 @@ def critical_bias_erf(
         sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 15 operations a point
+    # 14 operations a point
     x0 = torch.square(sigma_w)
-    x1 = torch.arcsin(x0/(x0 + 0.5))
-    x2 = torch.sqrt(x0 + 0.25)
-    _to_sigma_b2 = (-2.5464790894703255*x0*x2/((-4*x0) - 1)) - 0.6366197723675814*x1
+    x1 = torch.sqrt(x0 + 0.25)
+    x2 = 4*x0 + 1
+    x3 = torch.sqrt(x2)
+    x4 = torch.arctan(2*x0/x3)
+    _to_sigma_b2 = 2.5464790894703255*x0*x1/x2 - 0.6366197723675814*x4
     return _to_sigma_b2.expand(_shape)
 
 

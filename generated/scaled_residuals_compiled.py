@@ -502,12 +502,19 @@ static double stirling_rest(double x) {
         - y*(1.0/156.0 - y*3617.0/122400.0)))))));
 }
 """,
+    "log_ratio": r"""
+/* log(above/below) of positive numbers whose difference is step; no digit is lost where either is small to the other. */
+static double log_ratio(double step, double below, double above) {
+    return 2.0*step >= -below ? f_log1p(step/below) : f_log(above/below);
+}
+""",
     "rising_ratio": r"""
-/* The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step. */
-static double rising_ratio(double step, double v, double N) {
-    const double first = v + 8.0, last = v + N + 8.0;
+/* The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one. */
+static double rising_ratio(double step, double v, double N, double u) {
+    const double first = v + 8.0, last = v + N + 8.0, other_first = u + 8.0, other_last = u + N + 8.0;
+    const double at_last = log_ratio(step, last, other_last);
     double ends = 0.0, middle;
-    for (int k = 0; k < 8; k++) ends += f_log1p(step/(v + k)) - f_log1p(step/(v + N + k));
+    for (int k = 0; k < 8; k++) ends += log_ratio(step, v + k, u + k) - log_ratio(step, v + N + k, u + N + k);
     if (fabs(4.0*step - first) <= 3.0*first) {
         double mean = 0.0;
         for (int k = 0; k < 10; k++) {
@@ -516,15 +523,15 @@ static double rising_ratio(double step, double v, double N) {
         }
         middle = step*mean;
     } else {
-        middle = f_log1p(step/last) + log1p_over(N/(first + step)) - log1p_over(N/first);
+        middle = at_last + log1p_over(N/other_first) - log1p_over(N/first);
     }
-    middle = N*middle + 0.5*(f_log1p(step/first) - f_log1p(step/last));
-    const double rest = stirling_rest(last + step) - stirling_rest(last) - stirling_rest(first + step) + stirling_rest(first);
+    middle = N*middle + 0.5*(log_ratio(step, first, other_first) - at_last);
+    const double rest = stirling_rest(other_last) - stirling_rest(last) - stirling_rest(other_first) + stirling_rest(first);
     return f_exp(ends + middle + rest);
 }
 """,
     "each_rising_ratio": r"""
-static void each_rising_ratio(long count, const double *restrict x, const double *restrict y, const double *restrict z, double *restrict to) { for (long i = 0; i < count; i++) to[i] = rising_ratio(x[i], y[i], z[i]); }
+static void each_rising_ratio(long count, const double *restrict x, const double *restrict y, const double *restrict z, const double *restrict t, double *restrict to) { for (long i = 0; i < count; i++) to[i] = rising_ratio(x[i], y[i], z[i], t[i]); }
 """,
 }
 
@@ -591,7 +598,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "ds_init_gap": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'rising_ratio', 'each_rising_ratio'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'step', 'GAUSS', 'log1p_over', 'stirling_rest', 'log_ratio', 'rising_ratio', 'each_rising_ratio'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -600,6 +607,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double a_y0[BLOCK];
     double a_y1[BLOCK];
+    double a_y2[BLOCK];
     double a_x0[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gain_v_ = a_gain_v[i];
@@ -607,8 +615,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y0[i] = y0_;
         const double y1_ = gain_v_ + 1.0;
         a_y1[i] = y1_;
+        const double y2_ = 1.0;
+        a_y2[i] = y2_;
     }
-    each_rising_ratio(count, a_y0, a_y1, a_L, a_x0);
+    each_rising_ratio(count, a_y0, a_y1, a_L, a_y2, a_x0);
     for (long i = 0; i < count; i++) {
         const double x0_ = a_x0[i];
         const double next_0 = x0_;

@@ -123,20 +123,28 @@ def _log1p_over(t):
     return np.where(zero, 1.0, np.log1p(t)/np.where(zero, 1.0, t))
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return np.where(near, np.log1p(np.where(near, step, 0*step)/below), np.log(np.where(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
     first, last, ends = v + 8.0, v + N + 8.0, 0.0
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + np.log1p(step/(v + k)) - np.log1p(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = np.abs(4*step - first) <= 3*first
     inner = np.where(small, step, 0*step)
     mean = 0.0
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = np.log1p(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*np.where(small, inner*mean, outer) + 0.5*(np.log1p(step/first) - np.log1p(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*np.where(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return np.exp(ends + middle + rest)
 
 
@@ -377,7 +385,7 @@ def ds_init_gap(
             (
                 gain_v, L,
             ) = _values
-            x0 = _rising_ratio(-gain_v, gain_v + 1, L)
+            x0 = _rising_ratio(-gain_v, gain_v + 1, L, 1)
             _to_gap_growth[_at] = x0
 
     _in_parts(_work, workers)

@@ -46,21 +46,29 @@ def _log1p_over(t):
     return torch.where(small, 2*series/(2 + near), torch.log1p(far)/far)
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
-    step, v, N = (0*(step + v + N) + item for item in (step, v, N))
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return torch.where(near, torch.log1p(torch.where(near, step, 0*step)/below), torch.log(torch.where(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
+    step, v, N, u = (0*(step + v + N + u) + item for item in (step, v, N, u))
     first, last, ends = v + 8.0, v + N + 8.0, 0.0
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + torch.log1p(step/(v + k)) - torch.log1p(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = torch.abs(4*step - first) <= 3*first
     inner = torch.where(small, step, 0*step)
     mean = 0.0
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = torch.log1p(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*torch.where(small, inner*mean, outer) + 0.5*(torch.log1p(step/first) - torch.log1p(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*torch.where(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return torch.exp(ends + middle + rest)
 
 
@@ -246,7 +254,7 @@ def ds_init_gap(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 3 operations a point
-    x0 = _rising_ratio(-gain_v, gain_v + 1, L)
+    x0 = _rising_ratio(-gain_v, gain_v + 1, L, 1)
     _to_gap_growth = x0
     return _to_gap_growth.expand(_shape)
 

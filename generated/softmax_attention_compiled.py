@@ -18,7 +18,7 @@ try:
 except ImportError:
     import softmax_attention_numpy as _numpy
 
-__all__ = ['centred_gradient', 'centred_output', 'input_gradient', 'output_moments', 'output_q', 'prenorm_gradient', 'prenorm_output', 'query_key_norm_gradient', 'query_key_norm_output', 'weight_gradients']
+__all__ = ['causal_gradient', 'causal_output', 'causal_weights', 'centred_gradient', 'centred_output', 'input_gradient', 'output_moments', 'output_q', 'prenorm_gradient', 'prenorm_output', 'query_key_norm_gradient', 'query_key_norm_output', 'rotary_gradient', 'rotary_output', 'rotary_weights', 'weight_gradients']
 
 _CHECKED_POINTS = 100_000
 _BLOCK = 256
@@ -153,6 +153,12 @@ def _run(kernel, arguments, outputs, workers, settle=0.0):
     return [value[()] for value in results]
 
 
+causal_gradient = _numpy.causal_gradient
+
+causal_output = _numpy.causal_output
+
+causal_weights = _numpy.causal_weights
+
 centred_gradient = _numpy.centred_gradient
 
 centred_output = _numpy.centred_output
@@ -170,6 +176,12 @@ prenorm_output = _numpy.prenorm_output
 query_key_norm_gradient = _numpy.query_key_norm_gradient
 
 query_key_norm_output = _numpy.query_key_norm_output
+
+rotary_gradient = _numpy.rotary_gradient
+
+rotary_output = _numpy.rotary_output
+
+rotary_weights = _numpy.rotary_weights
 
 weight_gradients = _numpy.weight_gradients
 

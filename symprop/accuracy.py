@@ -30,6 +30,8 @@ DIGITS = 20
 _SIZES = (0.0, 1e-12, 1e-6, 1.0, 1e6, 1e12)
 _COUNTS = (1, 2, 3, 4, 7, 64, 129, 1000, 10**6, 10**9)
 _LAYERS = (1, 2, 3, 10, 40)
+_LEAST = 1e-300
+"""The neighbour of zero: below some 1e-308 a double no longer carries its digits."""
 _LARGEST, _SMALLEST = sp.Float("1.7e308"), sp.Float("1e-290")
 
 
@@ -80,8 +82,7 @@ def _needs(parameter: Parameter) -> set[sp.Basic]:
 
 def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, sp.Expr], rng: np.random.Generator, counts: tuple[int, ...]) -> Any:
     domain = parameter.domain
-    ends = [None if end is None else end.subs(dict(point)) for end in (domain.lower, domain.upper)]
-    low, high = (None if end is None or end.free_symbols or not end.is_finite else float(end) for end in ends)
+    low, high = domain.bounds(point)
     if domain.integer:
         inside = [k for k in counts if (low is None or k >= low) and (high is None or k <= high)]
         return int(rng.choice(inside or [int(low or 0)]))
@@ -89,7 +90,7 @@ def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, sp.Expr], rng: np.ran
         far = high - low
         near = [0.0, far * 1e-12, far * 1e-6, far * rng.random(), far / 2]
         return min(max(float(rng.choice([low + x for x in near] + [high - x for x in near] + [
-            math.nextafter(low, high), math.nextafter(high, low)])), low), high)
+            math.nextafter(low, high) if low else _LEAST, math.nextafter(high, low) if high else -_LEAST])), low), high)
     size = float(rng.choice([*_SIZES, *np.exp(rng.normal(size=3)), *np.exp(8 * rng.normal(size=2))]))
     size = size or (1e-6 if domain.open_lower else 0.0)
     return low + size if low is not None else high - size if high is not None else size * float(rng.choice([-1.0, 1.0]))

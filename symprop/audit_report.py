@@ -19,7 +19,7 @@ from symprop.report.appendix import (
     step_blocks,
     with_sweeps,
 )
-from symprop.report.content import BlockStep, block_steps, occurring_symbols
+from symprop.report.content import BlockStep, block_steps
 from symprop.report.document import Block, Document, Items, Paragraph, Picture, Section, Sweep, Table, label_of
 from symprop.report.printer import latex
 from symprop.report.prose import escape, prose
@@ -39,8 +39,8 @@ _COLUMNS: tuple[tuple[str, str, Callable[[LayerRow], float | None]], ...] = (
 )
 
 
-def report(found: Audit) -> Document:
-    """The verdict, the model, its layers, a figure, and the formulas of one layer.
+def report(found: Audit, *, columns: int = 1) -> Document:
+    """The verdict, the model, its layers, a figure, and the formulas of one layer, broken for text in one or two columns.
 
     >>> from symprop.architectures.presets import preset
     >>> made = report(audit(preset("bert").replace(layers=1), tokens=2))
@@ -48,7 +48,7 @@ def report(found: Audit) -> Document:
     ['sec:verdict', 'sec:model', 'sec:layers', 'sec:figures', 'sec:layer', 'sec:assumptions', 'sec:notation']
     """
     model = found.architecture
-    trace, own = auditing.layer_trace(model), view("symprop")
+    trace, own = auditing.layer_trace(model), view("symprop") if columns == 1 else view("symprop").in_columns()
     steps = block_steps(trace, own, tidy=False)
     figure = auditing.figure(found)
     origin = f"{escape(model.name)} ({prose(str(model.source))})"
@@ -61,9 +61,9 @@ def report(found: Audit) -> Document:
         Section("Figures", "sec:figures", (Picture(figure, prose(figure.caption), label_of("fig", figure.name)),)),
         _formula_section(model, steps),
         Section("Assumptions", "sec:assumptions", assumption_statements(label_assumptions(trace.assumptions, {}))),
-        Section("Notation", "sec:notation", (notation_table(occurring_symbols(occurring), own),)),
+        Section("Notation", "sec:notation", (notation_table(occurring, own),)),
     )
-    return Document(f"Audit of {escape(model.name)}", (Paragraph(introduction),), sections)
+    return Document(f"Audit of {escape(model.name)}", (Paragraph(introduction),), sections, line=own.line)
 
 
 def explored(found: Audit, progress: Progress | None = None) -> Document:

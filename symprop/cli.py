@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -13,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from symprop import __version__, bundled, completion
-from symprop.core.errors import InputError, SympropError, UnknownNameError
+from symprop.core.errors import InputError, SympropError, UnknownNameError, one_line
 
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
@@ -55,8 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {one_line(message, 200)} ({self.prog} --help says what is allowed)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="symprop", description="Signal propagation in transformers, derived.")
+    parser = _Parser(prog="symprop", description="Signal propagation in transformers, derived.")
     parser.add_argument("--version", action="version", version=f"symprop {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -90,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--ablation", action="store_true", help="architectures: what each ingredient of the theory is worth"
     )
+    sub.add_argument("--minutes", type=_count, metavar="N", help="architectures: begin no further model after so many minutes")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -97,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("derivations", nargs="+", metavar="NAME", help="bundled derivations; several share notation and numbers")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new or empty folder")
     sub.add_argument("--style", metavar="STYLE", default="article", help="article (default) or input-only, for your document")
+    sub.add_argument("--columns", type=_integer, default=1, metavar="N", help="columns of the LaTeX text, 1 (default) or 2")
     sub.add_argument("--html", type=Path, metavar="FILE", help="the same as one web page that needs no network")
     sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
@@ -111,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a png, svg or pdf file")
     sub.add_argument("--layers", type=_count, metavar="L", help="number of blocks")
     sub.add_argument("--tokens", type=_count, metavar="N", help="number of tokens")
-    sub.add_argument("--closure", metavar="NAME",
-                     help="what stands in for the softmax moments: rem, uniform, annealed, exact")
+    sub.add_argument("--closure", "--activation", metavar="NAME",
+                     help="what stands in for the softmax moments (rem, uniform, annealed, exact), or the activation")
     sub.add_argument("--simulate", type=_count, default=0, metavar="K", help="simulate at K points as well")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="a machine-readable summary")
@@ -132,24 +142,25 @@ def _parser() -> argparse.ArgumentParser:
                           "folder with one compares trained weights with their initialisation")
     sub.add_argument("--forward", action="store_true", help="for a checkpoint: also run the model (transformers)")
     sub.add_argument("--keys", action="store_true", help="what a .toml file may contain")
-    sub.add_argument("--depth", type=int, metavar="N", help="number of layers")
-    sub.add_argument("--width", type=int, metavar="N", help="width of the residual stream, a multiple of a head's width")
-    sub.add_argument("--seq-len", type=int, default=128, metavar="N", help="tokens of the sequence (default 128)")
+    sub.add_argument("--depth", type=_integer, metavar="N", help="number of layers")
+    sub.add_argument("--width", type=_integer, metavar="N", help="width of the residual stream, a multiple of a head's width")
+    sub.add_argument("--seq-len", type=_integer, default=128, metavar="N", help="tokens of the sequence (default 128)")
     sub.add_argument("--words", default="distinct", metavar="KIND",
                      help="distinct (default), or drawn from the vocabulary: uniform, or zipf so that words repeat")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of drawn words (default 0)")
-    sub.add_argument("--padding", type=int, default=0, metavar="N", help="tokens at the end that nobody sees")
+    sub.add_argument("--padding", type=_integer, default=0, metavar="N", help="tokens at the end that nobody sees")
     sub.add_argument("--state", default="auto", metavar="NAME",
                      help="exchangeable (fast), gram (any tokens), or auto: the first where it suffices")
     sub.add_argument("--init", action="append", default=[], metavar="KEY=EXPR",
                      help="a variance or scale, e.g. output=0.02**2/(2*L) or branch_scale=1/sqrt(L); may be repeated")
-    sub.add_argument("--growth", type=float, default=10.0, metavar="X", help="allowed change of the gradient (default 10)")
-    sub.add_argument("--cosine", type=float, default=0.9, metavar="X", help="token cosine that a repair aims at (default 0.9)")
+    sub.add_argument("--growth", type=_float, default=10.0, metavar="X", help="allowed change of the gradient (default 10)")
+    sub.add_argument("--cosine", type=_float, default=0.9, metavar="X", help="token cosine that a repair aims at (default 0.9)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
     sub.add_argument("--latex", action="store_true", help="the formulas of one layer of this model, in LaTeX")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
     sub.add_argument("--html", type=Path, metavar="FILE", help="also write a report as one web page that needs no network")
     sub.add_argument("--appendix", type=Path, metavar="FOLDER", help="also write it as LaTeX, into a new or empty folder")
+    sub.add_argument("--columns", type=_integer, default=1, metavar="N", help="columns of the LaTeX text, 1 (default) or 2")
 
     sub = command("generate", _generate, "write the files that the bundled derivations emit, or chosen evaluators")
     sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
@@ -177,7 +188,7 @@ def _completion(options: argparse.Namespace) -> int:
 
 def _seed(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"seed = {text[:30]!r} is not allowed: expected an integer in [0, 999999999]")
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer in [0, 999999999]")
     return int(text)
 
 
@@ -185,6 +196,19 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:10]) <= 10**6:
         raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer in [1, 1000000]")
     return int(text)
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected a number") from None
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -320,7 +344,7 @@ def _verify(options: argparse.Namespace) -> int:
     with _progress(options) as progress:
         measured = derivation.accuracy(options.seed, progress) if options.full and derivation.accuracy is not None else ()
     failed = _failures(verdicts, rows)
-    failed += [f"error of {row.quantity}: beyond its limit at percentile {at}" for row in measured for at in row.missed]
+    failed += [f"error of {row.quantity}: beyond its limit ({at})" for row in measured for at in row.missed]
     if options.json:
         content = {"claims": verdict_rows(verdicts), "simulation": measurement_rows(rows), "failures": failed}
         content |= {"accuracy": [asdict(row) for row in measured]} if measured else {}
@@ -343,6 +367,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.keys:
         print(keys_text(), end="")
         return 0
+    _check_columns(options)
     if options.target is None:
         raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
     found_files = checkpoint_files(options.target)
@@ -372,7 +397,8 @@ def _audit_report(options: argparse.Namespace, found: Audit) -> None:
     from symprop.report.tex import latex_files
 
     if options.appendix is not None:
-        _write_folder(options.appendix, _output_folder(options.appendix), latex_files(report(found)), pdf=True)
+        files = latex_files(report(found, columns=options.columns))
+        _write_folder(options.appendix, _output_folder(options.appendix), files, pdf=True)
     if options.html is not None:
         with _progress(options) as progress:
             document = explored(found, progress)
@@ -418,12 +444,17 @@ def _verify_architectures(options: argparse.Namespace) -> int:
             else:
                 print(verification.ablation_text(worth), end="")
             return 0
-        rows = verification.verify(first_seed=options.seed, full=options.full, progress=progress)
+        rows: list[verification.Comparison] = []
+        minutes = math.inf if options.minutes is None else options.minutes
+        for found in verification.verify(first_seed=options.seed, full=options.full, minutes=minutes, progress=progress):
+            rows += found
+            if not options.json:
+                print(verification.verification_text(found), end="", flush=True)
     if options.json:
         content = [asdict(row) | {"error": row.error, "agrees": row.agrees} for row in rows]
         print(json.dumps(content, indent=1))
     else:
-        print(verification.verification_text(rows), end="")
+        print(verification.verdict_text(rows), end="")
     return 0 if all(row.agrees for row in rows) else 1
 
 
@@ -467,6 +498,7 @@ def _appendix(options: argparse.Namespace) -> int:
         raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
     if options.style not in STYLES:
         raise UnknownNameError("style", options.style, STYLES)
+    _check_columns(options)
     old = set() if options.output is None else _output_folder(options.output)
     parts = []
     for derivation in derivations:
@@ -479,11 +511,16 @@ def _appendix(options: argparse.Namespace) -> int:
         _write(options.html, html_page(with_sweeps(document, found)).encode(), "html")
         print(options.html)
     if options.output is not None:
-        _write_appendix(options, old, document, parts)
+        _write_appendix(options, old, document if options.columns == 1 else appendix(parts, chosen.in_columns()), parts)
     failed = [item for part in parts for item in _failures(part.verdicts, part.measurements)]
     for item in failed:
         print(f"FAILED {item}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_columns(options: argparse.Namespace) -> None:
+    if options.columns not in (1, 2):
+        raise InputError("columns", options.columns, "1 or 2")
 
 
 def _write_appendix(options: argparse.Namespace, old: set[str], document: Document, parts: Sequence[Part]) -> None:
@@ -600,7 +637,7 @@ def _diagram(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return 0
     print("\n".join(map(str, written)))
-    print(f"{diagram.output} from {low:.6g} to {high:.6g}, closure {level}", file=sys.stderr)
+    print(f"{diagram.output} from {low:.6g} to {high:.6g}, {level}", file=sys.stderr)
     return 0
 
 

@@ -22,13 +22,12 @@ from symprop.architectures.audit import VALID_LOGITS, LayerRow, layer_rows
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import mean_moments
 from symprop.architectures.readers import load
-from symprop.architectures.signal import WEIGHTS, ModelPass, Words, embed, run
+from symprop.architectures.signal import WEIGHTS, Course, Layers, ModelPass, Words, embed, run
 from symprop.architectures.tensor_file import TensorFiles
 from symprop.components import LayerNorm, Linear, RMSNorm
 from symprop.core.errors import InputError, MissingExtraError
 from symprop.network import Block, Parallel, Residual, Sequential, named, sequential, token_input, trace_of
 from symprop.network.builders import Named
-from symprop.network.gram import GramGradient, propagate
 
 Array = npt.NDArray[np.float64]
 
@@ -288,19 +287,6 @@ def top_singular(weight: Array) -> float:
     return math.sqrt(square)
 
 
-@dataclass(frozen=True, eq=False)
-class _TrainedPass(ModelPass):
-    """Layers that differ; vectors that tokens share, as the bias of a norm, are no weights."""
-
-    def backward(self, gradient: GramGradient) -> tuple[tuple[GramGradient, ...], tuple[dict[str, float], ...]]:
-        gradients, weights = [gradient], []
-        for item in reversed(self.passes):
-            below, found = item.backward(gradients[-1])
-            gradients.append(below)
-            weights.append({WEIGHTS[name]: value for name, value in found.items() if name in WEIGHTS})
-        return tuple(reversed(gradients)), tuple(reversed(weights))
-
-
 def _initial(architecture: Architecture, words: Words) -> tuple[LayerRow, ...]:
     model = run(architecture, words)
     return layer_rows(model, model.unit_gradient())
@@ -313,13 +299,9 @@ def _trained(weights: _Weights, words: Words) -> tuple[LayerRow, ...]:
     if embedded.embedding_norm:
         gain = weights.embedding_norm
         signal = replace(signal, gram=gain.gain2 * signal.gram + gain.bias)
-    start, passes = signal, []
-    for layer in range(embedded.layers):
-        trace = trace_of(_trained_block(weights, layer), token_input(sp.Integer(len(words)), sp.Integer(embedded.width),
-                                                                     gaussian=True))  # fmt: skip
-        passes.append(propagate(trace, signal, seen))
-        signal = passes[-1].output
-    model = _TrainedPass(embedded, seen, tuple(passes), start)
+    start = token_input(sp.Integer(len(words)), sp.Integer(embedded.width), gaussian=True)
+    traces = [trace_of(_trained_block(weights, layer), start) for layer in range(embedded.layers)]
+    model = ModelPass(embedded, seen, Layers(Course(traces, signal, seen)))
     return layer_rows(model, model.unit_gradient())
 
 

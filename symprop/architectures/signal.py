@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +16,90 @@ from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
 from symprop.network.gram import EVERYTHING, Closure, GramGradient, GramPass, GramSignal, propagate
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern, pattern, rotary_angles
+from symprop.network.gram_memory import Memory, MemoryAttentionGram
 
 Words = npt.NDArray[np.int64]
 MAX_TOKENS = 2048
+PASS_MATRICES, KEPT_NUMBERS = 32, 5 * 10**7
+"""Matrices in the pass of one layer, about, and numbers that the passes of all layers may fill the memory with."""
 DRAWN_LAYERS = 12
 """Layers from which each draws fewer heads: the errors of many layers are independent and average out."""
 
 WEIGHTS: Mapping[str, str] = {
-    "S.query": "query", "S.key": "key", "S.value": "value", "O": "output", "U": "up", "G.gate": "gate", "G.up": "up",
+    "S.query": "query", "S.key": "key", "S.value": "value", "O": "output", "C.query": "cross_query", "C.key": "cross_key",
+    "C.value": "cross_value", "P": "cross_output", "U": "up", "G.gate": "gate", "G.up": "up",
     "D": "down",
 }  # fmt: skip
 """Weight matrices of a layer by the labels of the block."""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a forward pass starts from: the trace of every layer, the signal that enters the first, who sees whom, what is kept
+    of the corrections, and for a decoder what its encoder has read."""
+
+    traces: Sequence[Trace]
+    signal: GramSignal
+    seen: AttentionPattern
+    closure: Closure = EVERYTHING
+    memory: Memory | None = None
+
+    def layer(self, index: int, signal: GramSignal) -> GramPass:
+        """One layer, at the signal that enters it."""
+        return propagate(self.traces[index], signal, self.seen, seed=(index,), closure=self.closure, memory=self.memory)
+
+    def forward(self) -> Iterator[GramPass]:
+        """One layer after the other, none of them kept."""
+        signal = self.signal
+        for index in range(len(self.traces)):
+            found = self.layer(index, signal)
+            yield found
+            signal = found.output
+
+
+class Layers(Sequence[GramPass]):
+    """The passes of all layers, from the ``streams`` before each and after the last: layers + 1 signals.
+
+    As many as fit into :data:`KEPT_NUMBERS` are kept; others are propagated anew each time that they are asked for.
+    """
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        streams = [course.signal]
+        self._kept: dict[int, GramPass] = {}
+        for layer, found in enumerate(course.forward()):
+            if (layer + 1) * PASS_MATRICES * course.seen.tokens**2 <= KEPT_NUMBERS:
+                self._kept[layer] = found
+            streams.append(replace(found.output, slope=1.0))
+        self.streams = tuple(streams)
+
+    def __len__(self) -> int:
+        return len(self._course.traces)
+
+    @overload
+    def __getitem__(self, layer: int) -> GramPass: ...
+    @overload
+    def __getitem__(self, layer: slice) -> tuple[GramPass, ...]: ...
+    def __getitem__(self, layer: int | slice) -> GramPass | tuple[GramPass, ...]:
+        if isinstance(layer, slice):
+            return tuple(self[index] for index in range(len(self))[layer])
+        index = range(len(self))[layer]
+        return self._kept.get(index) or self._course.layer(index, self.streams[index])
+
+
+def widest_attention(layer: GramPass) -> AttentionGram | MemoryAttentionGram:
+    """The attention of a layer whose logits deviate most."""
+    return max(layer.attention.values(), key=lambda item: item.logit_deviation())
+
+
+@dataclass(frozen=True, eq=False)
+class PulledLayer:
+    """A layer on the way back: its attention, the gradient at its input, squared norms of its weight gradients by name."""
+
+    layer: int
+    attention: AttentionGram | MemoryAttentionGram
+    gradient: GramGradient
+    weights: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,26 +108,26 @@ class ModelPass:
 
     architecture: Architecture
     pattern: AttentionPattern
-    passes: tuple[GramPass, ...]
-    embedded: GramSignal
+    passes: Layers
 
     @property
     def streams(self) -> tuple[GramSignal, ...]:
         """The stream before every layer and after the last: layers + 1 signals."""
-        return (self.embedded, *(item.output for item in self.passes))
+        return self.passes.streams
 
-    def attention(self, layer: int) -> AttentionGram:
-        """The attention of a layer, with its logits."""
-        return next(iter(self.passes[layer].attention.values()))
+    def pulled(self, gradient: GramGradient) -> Iterator[PulledLayer]:
+        """The layers from the last to the first, with the gradient at the stream before each."""
+        for layer in range(len(self.passes) - 1, -1, -1):
+            item = self.passes[layer]
+            gradient, found = item.backward(gradient)
+            # Vectors that tokens share, as the bias of a trained norm, are no weights.
+            weights = {WEIGHTS[name]: value for name, value in found.items() if name in WEIGHTS}
+            yield PulledLayer(layer, widest_attention(item), gradient, weights)
 
     def backward(self, gradient: GramGradient) -> tuple[tuple[GramGradient, ...], tuple[dict[str, float], ...]]:
         """Gradients at every stream (layers + 1), and squared norms of the weight gradients of every layer by name."""
-        gradients, weights = [gradient], []
-        for item in reversed(self.passes):
-            below, found = item.backward(gradients[-1])
-            gradients.append(below)
-            weights.append({WEIGHTS[name]: value for name, value in found.items()})
-        return tuple(reversed(gradients)), tuple(reversed(weights))
+        layers = list(self.pulled(gradient))[::-1]
+        return (*(item.gradient for item in layers), gradient), tuple(item.weights for item in layers)
 
     def unit_gradient(self) -> GramGradient:
         """Independent cotangents of unit variance at the last stream."""
@@ -92,6 +166,20 @@ def run(
     its integer. ``visible`` replaces the attention pattern, for padded sequences; ``closure`` says which
     corrections are kept.
     """
+    course = _start(architecture, words, rows, visible, closure)
+    return ModelPass(architecture, course.seen, Layers(course))
+
+
+def logit_deviations(architecture: Architecture, words: Words, visible: AttentionPattern | None, padding: int) -> list[float]:
+    """The deviation of the logits in every layer of :func:`run`, with attention weights at first order in their variance."""
+    course = _start(architecture, words, 1, visible, Closure(attention="first_order"))
+    real = slice(0, len(words) - padding)
+    return [widest_attention(item).logit_deviation(real) for item in course.forward()]
+
+
+def _start(
+    architecture: Architecture, words: Words, rows: int, visible: AttentionPattern | None, closure: Closure
+) -> Course:
     total = len(words)
     if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:
         raise InputError("words", f"shape {words.shape}", f"at most {MAX_TOKENS} tokens, a multiple of {rows} rows")
@@ -99,12 +187,23 @@ def run(
     seen = visible or pattern(tokens, sequences=rows, causal=architecture.causal, rotary=_rotary(architecture))
     signal = embed(architecture, words, seen)
     trace = _trace(architecture.block(called=True), signal, tokens)
-    embedded, passes = signal, []
     closure = replace(closure, draws=closure.draws * DRAWN_LAYERS // max(architecture.layers, DRAWN_LAYERS))
-    for layer in range(architecture.layers):
-        passes.append(propagate(trace, signal, seen, seed=(layer,), closure=closure))
-        signal = passes[-1].output
-    return ModelPass(architecture, seen, tuple(passes), embedded)
+    memory = _memory(architecture, words, seen, closure) if architecture.cross else None
+    return Course([trace] * architecture.layers, signal, seen, closure, memory)
+
+
+def _memory(architecture: Architecture, words: Words, seen: AttentionPattern, closure: Closure) -> Memory:
+    """The output of the encoder, which reads the same words; tokens that nobody sees are padding there as well."""
+    rows = seen.rows
+    together = np.kron(np.eye(rows), np.ones((seen.tokens // rows,) * 2)) * seen.visible.any(axis=0)
+    weights = together / together.sum(axis=1, keepdims=True)
+    encoder = architecture.replace(cross=False, causal=False)
+    own = AttentionPattern(weights, seen.positions, rows=rows)
+    model = run(encoder, words, rows=rows, visible=own, closure=closure)
+    last = model.streams[-1]
+    if encoder.final_norm:
+        last = propagate(_trace(_norm(encoder), last, 1), last, own).output
+    return Memory(last.gram, weights, last.spread)
 
 
 def embed(architecture: Architecture, words: Words, seen: AttentionPattern) -> GramSignal:

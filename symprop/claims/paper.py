@@ -109,10 +109,11 @@ class Region:
 class Diagram:
     """An evaluator over two of its parameters.
 
-    ``evaluators`` names one for each level of approximation, the default first; ``output`` is a symbol named like the
-    output that gives the colour, ``label`` its words, ``title`` may use {L}. ``values`` are defaults of the other
+    ``evaluators`` names one for each level of approximation or activation, the default first; ``output`` is a symbol named
+    like the output that gives the colour, ``label`` its words, ``title`` may use {L}. ``values`` are defaults of the other
     parameters, ``names`` further names of parameters on the command line. ``simulate(values, draws, seed)`` returns the
-    simulated output and its standard error at one point.
+    simulated output and its standard error at one point. Colours span ``limits``, without them the values; where these have
+    both signs, zero is white. Boundaries and regions may use any output of the evaluator, by a symbol of its name.
     """
 
     x: Axis
@@ -126,6 +127,7 @@ class Diagram:
     regions: tuple[Region, ...] = ()
     names: Mapping[str, sp.Symbol] = field(default_factory=dict)
     simulate: Callable[[Mapping[sp.Symbol, float], int, int], tuple[float, float]] | None = None
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ class PaperDerivation:
             for spec in group():
                 if spec.name == name:
                     return spec
-        raise UnknownNameError("evaluator", f"{self.key}:{name}", (f"{self.key}:{spec.name}" for spec in self.evaluators))
+        known = (f"{self.key}:{spec.name}" for spec in self.evaluators)
+        raise UnknownNameError("evaluator", f"{self.key}:{name}" if name else self.key, known)
 
     def claim(self, name: str) -> Claim:
         """The claim of that id; :class:`UnknownNameError` with the nearest one otherwise."""

@@ -27,7 +27,8 @@ from symprop.core.symbols import is_registered, layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.piece_rule import Place
-from symprop.functions.rising_ratio import RisingRatio
+from symprop.functions.rising_ratio import ReciprocalSum, RisingRatio
+from symprop.functions.rotary_means import RotaryAverage, RotaryMean
 from symprop.functions.softmax_layer import AVERAGES, LayerMoment
 from symprop.functions.softmax_overlap import (
     JacobianOverlap,
@@ -41,6 +42,9 @@ from symprop.functions.softmax_overlap import (
 )
 from symprop.functions.softmax_tabulated import TabulatedParticipation, TabulatedRowGap
 from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
+from symprop.functions.token_means import PairMean, RowMean
+
+_MEANS = (RowMean, PairMean, RotaryMean)
 
 UNITS = ("", "_unit", "_normed")
 """Ends of the names for Gaussian tokens, tokens of fixed norm, and normalised queries and keys."""
@@ -112,7 +116,7 @@ class ArcCosine2(_Lowered):
 
 
 class RisingStep(_Lowered):
-    """RisingRatio(v + step, v, N), given step, v and N: the step is not the difference of two large numbers."""
+    """RisingRatio(u, v, N), given u - v, v, N and u: neither the step nor u is a difference of two large numbers."""
 
 
 class Step(_Lowered):
@@ -147,8 +151,8 @@ class TableRowGap(_Lowered):
     """TabulatedRowGap of (variance, gap, tokens)."""
 
 
-class SoftmaxLayer(_Lowered):
-    """Averaged moments of a layer: (name of the function, the arguments of a LayerMoment but for name, level and unit)."""
+class SoftmaxCall(_Lowered):
+    """A function of the module that gives several averaged moments: (its name, its arguments)."""
 
 
 class Entry(_Lowered):
@@ -171,6 +175,26 @@ def _called(node: TableSum) -> Any:
 def _digest(*parts: Any) -> str:
     # Of the characters whatever their order: that of the factors of a printed product may depend on the hash seed.
     return sha256("".join(sorted(" ".join(map(str, parts)))).encode()).hexdigest()[:6]
+
+
+@dataclass(frozen=True)
+class Means:
+    """Moments that are averaged together: over what, bound symbols, moments, parameters, and how many numbers come first."""
+
+    kind: type
+    bound: tuple[sp.Symbol, ...]
+    moments: tuple[sp.Expr, ...]
+    free: tuple[sp.Symbol, ...]
+    numbers: int
+
+
+MEANS: dict[str, Means] = {}
+"""Averages that a lowered expression calls by name."""
+
+
+def _mean_key(node: sp.Expr) -> tuple[Any, ...]:
+    """What averages that are evaluated together have in common: all but the moment."""
+    return (node.func, *node.args[1:])
 
 
 class LogGeometricSum(_Lowered):
@@ -327,13 +351,30 @@ def _bind(
 _LARGEST = sp.Float(sys.float_info.max)
 
 
+def _by_tangent(sine: sp.Expr) -> sp.Expr | None:
+    """The angle of a sine that nears 1 where its terms are large, by its tangent; None for any other.
+
+    >>> x = sp.Symbol("x", nonnegative=True)
+    >>> _by_tangent(x/(x + sp.Rational(1, 2)))
+    atan(2*x/sqrt(4*x + 1))
+    """
+    over, below = sp.fraction(sp.together(sine))
+    apart = sp.expand(below - over)
+    if over.is_nonnegative and apart.is_positive:
+        return sp.atan(over / sp.sqrt(sp.expand(apart * (below + over))))
+    return None
+
+
 class _Lowering:
     def __init__(self, expressions: Iterable[sp.Expr]) -> None:
         self.alone: set[sp.Expr] = set()
         self.known: dict[Any, Any] = {}
         self.requests: dict[tuple[type, tuple[sp.Expr, ...]], dict[Any, None]] = {}
+        self.means: dict[tuple[Any, ...], dict[sp.Lambda, None]] = {}
         for expression in list(expressions):
             for node in sp.preorder_traversal(expression):
+                if isinstance(node, _MEANS):
+                    self.means.setdefault(_mean_key(node), {}).setdefault(node.args[0])
                 for moment in _moments(node):
                     kind, request, arguments = _request(moment)
                     self.requests.setdefault((kind, arguments), {}).setdefault(request)
@@ -350,7 +391,7 @@ class _Lowering:
 
     def _lowered(self, node: Any) -> Any:
         if not node.free_symbols:
-            return node if isinstance(node, Boolean) else _number(node)
+            return node if isinstance(node, (Boolean, Str)) else _number(node)
         if node.is_Symbol:
             return node
         if node.is_Add:
@@ -373,7 +414,7 @@ class _Lowering:
             return LogGeometricSum(first, second, self.lower(node.args[2]))
         if isinstance(node, RisingRatio):
             u, v, count = node.args
-            return RisingStep(self.lower(sp.cancel(u - v)), self.lower(v), self.lower(count))
+            return RisingStep(*(self.lower(item) for item in (sp.cancel(u - v), v, count, u)))
         if isinstance(node, sp.Heaviside):
             return Step(self.lower(node.args[0]))
         if isinstance(node, ArcCosine):
@@ -389,8 +430,13 @@ class _Lowering:
             return _called(node)(*(self.lower(argument) for argument in node.arguments))
         if isinstance(node, LayerMoment):
             name = layer_name(node.level, node.geometry.unit)
-            values = SoftmaxLayer(Str(name), *(self.lower(argument) for argument in node.args[2:-1]))
+            values = SoftmaxCall(Str(name), *(self.lower(argument) for argument in node.args[2:-1]))
             return Entry(values, sp.Integer(list(AVERAGES).index(node.name)))
+        if isinstance(node, _MEANS):
+            return self.averaged(node)
+        if isinstance(node, RotaryAverage):
+            values = SoftmaxCall(Str("_softmax_rotary_averages"), *(self.lower(argument) for argument in node.places))
+            return Entry(values, sp.Integer(node.place))
         if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
             return self.lower(_spelled(node))
         if isinstance(node, TabulatedParticipation):
@@ -407,14 +453,32 @@ class _Lowering:
                 Str("None") if argument is sp.oo else self.lower(argument) for argument in arguments
             ))
             return Entry(values, sp.Integer(requests.index(request)))
+        if isinstance(node, sp.harmonic) and len(node.args) == 1:
+            return ReciprocalSum(sp.S.One, self.lower(node.args[0]))
         if isinstance(node, sp.log):
             terms = _log_terms(node.args[0])
             kept = [term for term in terms if term[2]]
             rest = sp.Mul(*(base**k for k, base, plus_one in terms if not plus_one))
             return sp.Add(self.sum_of_logs(kept), *([] if rest == 1 else [Log(self.lower(rest))]))
+        if isinstance(node, sp.asin):
+            tangent = _by_tangent(node.args[0])
+            if tangent is not None:
+                return self.lower(tangent)
         if isinstance(node, sp.Piecewise):
             return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
         return node.func(*(self.lower(argument) for argument in node.args))
+
+    def averaged(self, node: sp.Expr) -> sp.Expr:
+        """One of the averages over the same rows, pairs or lags, by a function of their numbers and parameters."""
+        functions = sorted(self.means[_mean_key(node)], key=lambda item: str(item.expr))
+        bound = node.args[0].signature
+        numbers = [part for item in node.args[1:] for part in (item if isinstance(item, sp.Tuple) else (item,))]
+        free = sorted(set().union(*(item.expr.free_symbols for item in functions)) - set(bound), key=str)
+        moments = tuple(item(*bound) for item in functions)
+        name = f"_means_{_digest(node.func.__name__, *moments, *numbers)}"
+        MEANS[name] = Means(node.func, bound, moments, tuple(free), len(numbers))
+        values = SoftmaxCall(Str(name), *(self.lower(item) for item in numbers), *free)
+        return Entry(values, sp.Integer(functions.index(node.args[0])))
 
     def product(self, factors: Iterable[sp.Expr]) -> sp.Expr:
         """A product with all its exponentials and powers of symbolic exponent merged into one exponential."""

@@ -174,7 +174,7 @@ class _Printer(StrPrinter):
             return str(expr.name)
         if kind in (lowering.SoftmaxRow, lowering.SoftmaxPair, lowering.Entry) and self.backend == "compiled":
             raise RefusedError("moments of softmax weights", "the compiled backend has none", "use the numpy backend")
-        if kind is lowering.SoftmaxLayer:
+        if kind is lowering.SoftmaxCall:
             return f"{expr.args[0].name}({', '.join(self._print(argument) for argument in expr.args[1:])})"
         if kind is lowering.Entry:
             return f"{self._print(expr.args[0])}[{expr.args[1]}]"

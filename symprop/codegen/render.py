@@ -11,7 +11,7 @@ from typing import Any
 
 import sympy as sp
 
-from symprop.codegen import cells, special, special_softmax
+from symprop.codegen import cells, special, special_means, special_softmax
 from symprop.codegen.compiled import compiled_module
 from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.loops import helpers as loop_helpers
@@ -20,6 +20,7 @@ from symprop.codegen.printers import Code
 from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.codegen.special_layer import layer_texts
+from symprop.codegen.special_means import means_texts
 from symprop.codegen.templates import HELPERS, TEMPLATES, template
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.core.symbols import layer
@@ -71,7 +72,7 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str, sibling
         return _tidy(compiled_module(specs, module_doc, _interface, sibling))
     functions = [_function(spec, backend) for spec in specs]
     used = "\n".join(line for item in functions for line in _lines(item))
-    loops = [*loop_texts(used, backend), *layer_texts(used, backend)]
+    loops = [*loop_texts(used, backend), *layer_texts(used, backend), *means_texts(used, backend)]
     used = "\n".join((used, *loops))
     text = template(TEMPLATES[backend]).render(
         module_doc=module_doc,
@@ -96,7 +97,7 @@ def _helpers(backend: str) -> dict[str, str]:
         for kind, name in PIECE_FUNCTIONS.items()
     }
     found = (HELPERS[backend], special.helpers(backend), cells.helpers(backend), special_softmax.helpers(backend),
-             loop_helpers(backend), rule)
+             special_means.helpers(backend), loop_helpers(backend), rule)
     return {name: text for texts in found for name, text in texts.items()}
 
 
@@ -223,7 +224,7 @@ def _plain(expression: sp.Expr, code: Code, like: str) -> str:
 def _domain(parameter: Parameter) -> str:
     """The constant part of a range as the arguments of the generated check, or None where there is nothing to check."""
     domain = parameter.domain
-    lower, upper = (float(b) if b is not None and b.is_number else None for b in (domain.lower, domain.upper))
+    lower, upper = domain.bounds()
     if lower is None and upper is None and not domain.integer:
         return "None"
     return repr((parameter.name, lower, upper, domain.integer, domain.open_lower, str(domain)))

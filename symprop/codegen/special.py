@@ -10,24 +10,24 @@ from sympy.integrals.quadrature import gauss_legendre
 from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.covariance_integral import gauss_legendre as gauss_rule
 
-DEGREE = 17
-"""Degree of the polynomials of the arc-cosine family: their error is below the rounding of a double."""
+DEGREES = {1.0: 17, 0.25: 11}
+"""Degree of the polynomials of the arc-cosine family on [0, end]: their error is below the rounding of a double."""
 
 
 @cache
-def arc_cosine_coefficients(k: int) -> tuple[float, ...]:
-    """P with A_k(y) = y^(k + 1/2) P(y) on [0, 1], highest power first."""
+def arc_cosine_coefficients(k: int, end: float = 1.0) -> tuple[float, ...]:
+    """P with A_k(y) = y^(k + 1/2) P(y) on [0, end], highest power first."""
     with mpmath.workdps(40):
 
         def smooth(y: mpmath.mpf) -> mpmath.mpf:
             y = max(y, mpmath.mpf(10) ** -30)
             return arc_cosine(k, y, mpmath.mpf(1)) / y ** (k + mpmath.mpf(1) / 2)
 
-        return tuple(float(item) for item in mpmath.chebyfit(smooth, [0, 1], DEGREE + 1))
+        return tuple(float(item) for item in mpmath.chebyfit(smooth, [0, end], DEGREES[end] + 1))
 
 
-def _horner(k: int, in_place: bool = False) -> str:
-    first, *rest = arc_cosine_coefficients(k)
+def _horner(k: int, end: float = 1.0, in_place: bool = False) -> str:
+    first, *rest = arc_cosine_coefficients(k, end)
     # In place, the polynomial needs one array for all its steps; a derivative needs every step.
     steps = (f"    p *= y\n    p += {item!r}" if in_place else f"    p = p*y + {item!r}" for item in rest[1:])
     return "\n".join([f"    p = {first!r}*y + {rest[0]!r}", *steps])
@@ -39,6 +39,9 @@ _TITLES = {
     2: "The integral of the function before over the gap",
 }
 
+
+_NEAR = 0.25
+"""Where numpy takes the polynomial for the definition, which cancels near zero."""
 
 _ANGLES = {
     "numpy": '''\
@@ -77,22 +80,29 @@ def _numpy_text(k: int) -> str:
 
 
 def _numpy_first() -> str:
-    """By the polynomial near the end where the definition cancels, by the definition from there on."""
+    """By a polynomial near the end where the definition cancels, by the definition far from it, by a longer one for both."""
+    polynomials = _numpy_polynomial(1, "near", _NEAR), _numpy_polynomial(1, "whole", 1.0)
     return f'''\
 def _arc_cosine_1(gap, v):
     """{_TITLES[1]}; zero at v = 0."""
     t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
-    near = t < 0.25
+    near = t < {_NEAR}
     if np.all(near):
         return v*_arc_cosine_1_near(t)
+    if np.any(near):
+        p = _arc_cosine_1_whole(np.minimum(t, 2 - t))
+        return v*np.where(t > 1, np.pi*(t - 1) + p, p)
     cosine = 1 - t
-    far = np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine
-    return v*(np.where(near, _arc_cosine_1_near(t), far) if np.any(near) else far)
+    return v*(np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine){"".join(polynomials)}'''
 
 
-def _arc_cosine_1_near(y):
-    """The same at v = 1 by a polynomial."""
-{_horner(1, in_place=True)}
+def _numpy_polynomial(k: int, name: str, end: float) -> str:
+    return f'''
+
+
+def _arc_cosine_{k}_{name}(y):
+    """The same at v = 1 up to y = {end}, by a polynomial."""
+{_horner(k, end, in_place=True)}
     p *= y
     p *= np.sqrt(y)
     return p'''
@@ -163,20 +173,28 @@ def _stirling_rest(x):
 {log1p_over}
 
 
-def _rising_ratio(step, v, N):
-    """The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step."""
+def _log_ratio(step, below, above):
+    """log(above/below) of positive numbers whose difference is ``step``; no digit is lost where one is small to the other."""
+    near = 2*step >= -below
+    return {where}(near, {log1p}({where}(near, step, 0*step)/below), {log}({where}(near, below, above)/below))
+
+
+def _rising_ratio(step, v, N, u):
+    """The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one."""
 {prelude}    first, last, ends = v + 8.0, v + N + 8.0, {zero}
+    other_first, other_last = u + 8.0, u + N + 8.0
     for k in range(8):
-        ends = ends + {log1p}(step/(v + k)) - {log1p}(step/(v + N + k))
+        ends = ends + _log_ratio(step, v + k, u + k) - _log_ratio(step, v + N + k, u + N + k)
     # The integral of log(1 + step/t) over t from first to last: by Gauss's rule in the step where that is small.
     small = {abs}(4*step - first) <= 3*first
     inner = {where}(small, step, 0*step)
     mean = {zero}
     for node, weight in _GAUSS:
         mean = mean + weight*_log1p_over(N/(first + node*inner))/(first + node*inner)
-    outer = {log1p}(step/last) + _log1p_over(N/(first + step)) - _log1p_over(N/first)
-    middle = N*{where}(small, inner*mean, outer) + 0.5*({log1p}(step/first) - {log1p}(step/last))
-    rest = _stirling_rest(last + step) - _stirling_rest(last) - _stirling_rest(first + step) + _stirling_rest(first)
+    at_last = _log_ratio(step, last, other_last)
+    outer = at_last + _log1p_over(N/other_first) - _log1p_over(N/first)
+    middle = N*{where}(small, inner*mean, outer) + 0.5*(_log_ratio(step, first, other_first) - at_last)
+    rest = _stirling_rest(other_last) - _stirling_rest(last) - _stirling_rest(other_first) + _stirling_rest(first)
     return {exp}(ends + middle + rest)
 
 
@@ -219,7 +237,7 @@ def _log1p_over(t):
     return torch.where(small, 2*series/(2 + near), torch.log1p(far)/far)''',
 }
 
-_PRELUDE = {"numpy": "", "torch": "    step, v, N = (0*(step + v + N) + item for item in (step, v, N))\n"}
+_PRELUDE = {"numpy": "", "torch": "    step, v, N, u = (0*(step + v + N + u) + item for item in (step, v, N, u))\n"}
 
 
 def unit_rule(points: int) -> list[tuple[float, float]]:
@@ -242,7 +260,8 @@ def half_line_rule() -> list[tuple[float, float]]:
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     write = {"numpy": _numpy_text, "torch": _torch_text}[backend]
-    names = {name: f"{'np' if backend == 'numpy' else 'torch'}.{name}" for name in ("exp", "log1p", "abs", "where", "sqrt")}
+    library = "np" if backend == "numpy" else "torch"
+    names = {name: f"{library}.{name}" for name in ("exp", "log", "log1p", "abs", "where", "sqrt")}
     rising = _RISING.format(
         zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_rows(unit_rule(10)), **names
     )

@@ -193,7 +193,7 @@ static inline double arc_cosine_{k}(double gap, double v) {{
 
 def _each(name: str, arguments: int = 1) -> str:
     """A function of the C library, point by point."""
-    listed = "xyz"[:arguments]
+    listed = "xyzt"[:arguments]
     formal = "".join(f"const double *restrict {item}, " for item in listed)
     call = f"{name}({', '.join(f'{item}[i]' for item in listed)})"
     return f"static void each_{name}(long count, {formal}double *restrict to) {{ " \
@@ -217,12 +217,18 @@ static double stirling_rest(double x) {
     return z*(1.0/12.0 - y*(1.0/360.0 - y*(1.0/1260.0 - y*(1.0/1680.0 - y*(1.0/1188.0 - y*(691.0/360360.0
         - y*(1.0/156.0 - y*3617.0/122400.0)))))));
 }""",
+    "log_ratio": """\
+/* log(above/below) of positive numbers whose difference is step; no digit is lost where either is small to the other. */
+static double log_ratio(double step, double below, double above) {
+    return 2.0*step >= -below ? f_log1p(step/below) : f_log(above/below);
+}""",
     "rising_ratio": """\
-/* The product of (v + step + l)/(v + l) over l < N, for v, v + step > 0; no digit is lost to the size of v or step. */
-static double rising_ratio(double step, double v, double N) {
-    const double first = v + 8.0, last = v + N + 8.0;
+/* The product of (u + l)/(v + l) over l < N, for u = v + step > 0 and v > 0; no digit is lost to the size of one. */
+static double rising_ratio(double step, double v, double N, double u) {
+    const double first = v + 8.0, last = v + N + 8.0, other_first = u + 8.0, other_last = u + N + 8.0;
+    const double at_last = log_ratio(step, last, other_last);
     double ends = 0.0, middle;
-    for (int k = 0; k < 8; k++) ends += f_log1p(step/(v + k)) - f_log1p(step/(v + N + k));
+    for (int k = 0; k < 8; k++) ends += log_ratio(step, v + k, u + k) - log_ratio(step, v + N + k, u + N + k);
     if (fabs(4.0*step - first) <= 3.0*first) {
         double mean = 0.0;
         for (int k = 0; k < 10; k++) {
@@ -231,10 +237,10 @@ static double rising_ratio(double step, double v, double N) {
         }
         middle = step*mean;
     } else {
-        middle = f_log1p(step/last) + log1p_over(N/(first + step)) - log1p_over(N/first);
+        middle = at_last + log1p_over(N/other_first) - log1p_over(N/first);
     }
-    middle = N*middle + 0.5*(f_log1p(step/first) - f_log1p(step/last));
-    const double rest = stirling_rest(last + step) - stirling_rest(last) - stirling_rest(first + step) + stirling_rest(first);
+    middle = N*middle + 0.5*(log_ratio(step, first, other_first) - at_last);
+    const double rest = stirling_rest(other_last) - stirling_rest(last) - stirling_rest(other_first) + stirling_rest(first);
     return f_exp(ends + middle + rest);
 }""",
     "reciprocal_sum": """\
@@ -340,7 +346,7 @@ def functions() -> dict[str, str]:
         "GAUSS": constant_table("GAUSS", unit_rule(10)),
         **_DEPTH,
         **{name: _DEFICIT.format(name=name, **fields) for name, fields in _DEFICITS.items()},
-        "each_rising_ratio": _each("rising_ratio", 3),
+        "each_rising_ratio": _each("rising_ratio", 4),
         "each_reciprocal_sum": _each("reciprocal_sum", 2),
         "each_correlation_deficit": _each("correlation_deficit", 2),
         "each_correlation_slope_deficit": _each("correlation_slope_deficit", 2),

@@ -71,7 +71,7 @@ def _texts(level: str, unit: int, backend: str) -> tuple[str, ...]:
     dimension, key_width, deficit, bias = names
     item = Geometry(sp.S.One, dimension, key_width, sp.S.One, deficit, bias, unit)
     columns = [*zip(*item.one_row, strict=True), *zip(*item.two_rows, strict=True)]
-    rules = _function(f"{name}_nodes", "Nodes and weights of one row and of two rows.", names,
+    rules = list_function(f"{name}_nodes", "Nodes and weights of one row and of two rows.", names,
                       [value for column in columns for value in column], backend)
     if not unit or level == "closed_form":
         return (rules, *_kind(name, f"{name}_nodes", level, False, unit, backend))
@@ -83,8 +83,8 @@ def _texts(level: str, unit: int, backend: str) -> tuple[str, ...]:
 def _kind(name: str, rules: str, level: str, sphere: bool, unit: int, backend: str) -> Iterable[str]:
     row, pair = formulas(level, sphere, unit == 2)
     rows, pairs = list(row), list(pair)
-    yield _function(f"{name}_row", "Moments of one row of weights.", ROW_ARGUMENTS, list(row.values()), backend)
-    yield _function(f"{name}_pair", "Moments of two rows of weights.", PAIR_ARGUMENTS, list(pair.values()), backend)
+    yield list_function(f"{name}_row", "Moments of one row of weights.", ROW_ARGUMENTS, list(row.values()), backend)
+    yield list_function(f"{name}_pair", "Moments of two rows of weights.", PAIR_ARGUMENTS, list(pair.values()), backend)
     slopes = sorted({average.slope for average in AVERAGES.values() if average.slope})
     values = []
     for key, average in AVERAGES.items():
@@ -108,7 +108,7 @@ def _kind(name: str, rules: str, level: str, sphere: bool, unit: int, backend: s
     )
 
 
-def _function(name: str, title: str, arguments: Sequence[sp.Symbol], values: Sequence[sp.Expr], backend: str) -> str:
+def list_function(name: str, title: str, arguments: Sequence[sp.Symbol], values: Sequence[sp.Expr], backend: str) -> str:
     """A function of arrays or tensors that returns a list of values."""
     plain = [sp.Symbol(symbol.name, **symbol.assumptions0) for symbol in arguments]
     put = dict(zip(arguments, plain, strict=True))

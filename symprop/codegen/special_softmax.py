@@ -41,7 +41,10 @@ class _Bare(ast.NodeTransformer):
         return ast.Assign([node.target], node.value, lineno=node.lineno)
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
-        node.id = self.library if node.id == "np" else self._name(node.id)
+        if self.library == "torch" and node.id in ("float", "int"):
+            node.id = f"_plain_{node.id}"
+        else:
+            node.id = self.library if node.id == "np" else self._name(node.id)
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -58,7 +61,7 @@ def _functions(module: ModuleType) -> list[ast.FunctionDef]:
     return [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.FunctionDef)]
 
 
-def _text(module: ModuleType, library: str, *used: ModuleType) -> str:
+def bare_text(module: ModuleType, library: str, *used: ModuleType) -> str:
     """The functions of a module, without what generated code has no use for; ``used`` are modules that it calls."""
     body = _functions(module)
     bare = _Bare({node.name for each in (module, *used) for node in _functions(each)}, library)
@@ -91,6 +94,16 @@ def _softmax_overlap_gap(a, g, n):
     return _overlap_gap(a, g, n)'''
 
 _TORCH = '''\
+def _plain_float(value):
+    """A number that sizes a grid, without a derivative."""
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)
+
+
+def _plain_int(value):
+    """A whole number that sizes a grid, without a derivative."""
+    return int(value.detach() if isinstance(value, torch.Tensor) else value)
+
+
 class _RowMoments(torch.autograd.Function):
     """Moments of a row; their derivatives in the variance are moments."""
 
@@ -133,7 +146,17 @@ class _RowMoments(torch.autograd.Function):
             else:
                 slope = slopes[0]
             total = total + grad[k]*slope
-        return None, total, None, None
+        return None, total, None, _law_slope(ctx, grad)
+
+
+def _law_slope(ctx, grad):
+    """The gradient in the dimension of the keys, through the rule for their law; None where nobody wants it."""
+    if not ctx.needs_input_grad[3]:
+        return None
+    a, n, D = ctx.saved_tensors
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(_row_moments(ctx.requests, a, n, D), D, grad, create_graph=True)
+    return slope
 
 
 class _TwoRows(torch.autograd.Function):
@@ -165,7 +188,7 @@ class _TwoRows(torch.autograd.Function):
 
 def _differentiable_row(requests, a, n, D):
     """Moments of a row in double precision, with derivatives."""
-    return _RowMoments.apply(requests, a, n.detach(), D.detach())
+    return _RowMoments.apply(requests, a, n.detach(), D)
 
 
 def _differentiable_pair(requests, a, g, n, m):
@@ -233,13 +256,13 @@ def _tabulated(function, *values):
 
 
 def _tables(library: str) -> str:
-    return "\n\n\n".join((_text(softmax_tables, library, softmax_numeric), _TABULATED[library], _TABLES))
+    return "\n\n\n".join((bare_text(softmax_tables, library, softmax_numeric), _TABULATED[library], _TABLES))
 
 
 @cache
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     if backend == "numpy":
-        return {ENTRIES: "\n\n\n".join((_text(softmax_numeric, "np"), _NUMPY)), TABLE_ENTRIES: _tables("np")}
-    moments = (_text(softmax_operators, "torch"), _text(softmax_numeric, "torch"), _TORCH)
+        return {ENTRIES: "\n\n\n".join((bare_text(softmax_numeric, "np"), _NUMPY)), TABLE_ENTRIES: _tables("np")}
+    moments = (bare_text(softmax_operators, "torch"), bare_text(softmax_numeric, "torch"), _TORCH)
     return {ENTRIES: "\n\n\n".join(moments), TABLE_ENTRIES: _tables("torch")}

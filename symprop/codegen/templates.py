@@ -18,7 +18,7 @@ __all__ = {{ names }}
 
 _BLOCK = 16384
 {% if loops %}
-_LOOP_BLOCK = 8192
+_LOOP_BLOCK = 16384
 _SETTLE_EVERY = 8
 {% endif %}
 _CHECKED_POINTS = 100_000

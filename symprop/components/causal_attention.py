@@ -193,7 +193,9 @@ class CausalAttention(PositionalAttention):
     def _trace_product(self, x: Signal) -> sp.Expr:
         a = self._pair(x)[0]
         plain = (1 - Participation(a, ROW)) * (1 - Participation(a, LATER))
-        equal = sp.sqrt(jacobian_trace_square(a, ROW) * jacobian_trace_square(a, LATER))
+        # A row of one key has no variance, where a square root has no slope.
+        single = sp.S.Zero if a == 0 else sp.Piecewise((1, sp.Eq(ROW, 1)), (0, True))
+        equal = sp.sqrt(jacobian_trace_square(a, ROW) * jacobian_trace_square(a, LATER) + single) - single
         return plain + COSINE**2 * (equal - plain)
 
     def _pair_form(self, x: Signal) -> sp.Expr:

@@ -17,6 +17,7 @@ from symprop.core.signal import Gradient, Signal
 from symprop.functions.rotary_means import CENTRED, LAG, NORMAL, SCALE, RotaryAverage, RotaryMean
 from symprop.functions.softmax_interpolation import Interpolation
 from symprop.functions.softmax_overlap import Participation, WeightMoment, jacobian_square, jacobian_trace_square
+from symprop.functions.table_sum import Larger
 
 PATTERN = Assumption(
     "exchangeable keys",
@@ -124,7 +125,7 @@ class RotaryAttention(PositionalAttention):
         own, pattern = self.score_variance(x), self.pattern_variance(x)
         sharing, peak, square = (self._average(kind, x) for kind in ("sharing", "peak", "square"))
         fourth = own**2 * 6 * (1 - square) / x.width - pattern**2 * (6 * sharing + 3 * peak)
-        return sp.Max(fourth / self._total(x) ** 2, -3)
+        return Larger(fourth / self._total(x) ** 2, sp.Integer(-3))
 
     def expected_error(self, x: Signal) -> float | None:
         """Largest relative error of the input gradient measured outside the stated range; None inside or unknown."""
@@ -157,7 +158,7 @@ class RotaryAttention(PositionalAttention):
     def _score_mean(self, x: Signal) -> sp.Expr:
         """T, the weighted mean of the scores over their scale."""
         row = self._row(x)
-        return WeightMoment(((1, 1),), *row) * (sp.S.One if row[2] is sp.oo else sp.sqrt(sp.Max(row[2], 1)))
+        return WeightMoment(((1, 1),), *row) * (sp.S.One if row[2] is sp.oo else sp.sqrt(Larger(row[2], sp.S.One)))
 
     def _mean(self, moment: sp.Expr, x: Signal, rows: int = 1) -> sp.Expr:
         """Over the scale of one row, or over that of two and their lag."""
@@ -192,7 +193,7 @@ class RotaryAttention(PositionalAttention):
         )
         spread = self.score_variance(x) / self._total(x) * sp.sqrt(self._cosine_spread(x)) * self._turn(x) * NORMAL
         cosine = x.rho * self._shared(x) / self._total(x) + spread
-        return lines, variance * sp.Max(1 - cosine, 0)
+        return lines, variance * Larger(1 - cosine, sp.S.Zero)
 
     def _uniform(self, x: Signal) -> bool:
         return bool(self._strength(x) == 0 or x.tokens == 1)

@@ -24,7 +24,7 @@ class InputError(SympropError):
 
     def __init__(self, argument: str, value: object, allowed: str) -> None:
         self.argument, self.value, self.allowed = argument, value, allowed
-        super().__init__(f"{argument} = {_one_line(value)} is not allowed: expected {allowed}")
+        super().__init__(f"{argument} = {one_line(value)} is not allowed: expected {allowed}")
 
 
 class UnknownNameError(SympropError):
@@ -42,7 +42,7 @@ class UnknownNameError(SympropError):
         hint = f" did you mean '{near[0]}'?" if near else ""
         shown = ", ".join(self.known[:SHOWN]) or "none"
         more = f" and {len(self.known) - SHOWN} more" if len(self.known) > SHOWN else ""
-        super().__init__(f"unknown {kind} '{_one_line(name)}':{hint} (known: {shown}{more})")
+        super().__init__(f"unknown {kind} '{one_line(name)}':{hint} (known: {shown}{more})")
 
 
 class RefusedError(SympropError):
@@ -72,6 +72,11 @@ class MissingExtraError(SympropError):
         super().__init__(f"{what} need an optional package: pip install 'symprop[{extra}]'")
 
 
-def _one_line(value: object, limit: int = 60) -> str:
+def one_line(value: object, limit: int = 60) -> str:
+    """A value as it is shown within an error: on one line, and cut at ``limit`` characters.
+
+    >>> one_line("a\\n  b")
+    'a b'
+    """
     text = " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -17,12 +17,25 @@ from symprop.core.errors import InputError, UnknownNameError
 
 @dataclass(frozen=True)
 class Domain:
-    """The allowed values of a parameter: an interval, whose bounds may depend on other parameters."""
+    """The allowed values of a parameter: an interval, whose bounds may depend on other parameters.
+
+    ``least`` is the lowest that a lower bound gets: it holds where those parameters are unknown or the bound is infinite.
+    """
 
     lower: sp.Expr | None = None
     upper: sp.Expr | None = None
     integer: bool = False
     open_lower: bool = False
+    least: sp.Expr | None = None
+
+    def bounds(self, others: Mapping[sp.Symbol, object] | None = None) -> tuple[float | None, float | None]:
+        """The bounds where ``others`` have their values, without them those that always hold; None where there is none.
+
+        >>> info("rho").domain.bounds(), info("rho").domain.bounds({symbol("n"): 5})
+        ((-1.0, 1.0), (-0.25, 1.0))
+        """
+        lower = self._bound(self.lower, others)
+        return self._bound(self.least, others) if lower is None else lower, self._bound(self.upper, others)
 
     def __str__(self) -> str:
         kind = "an integer" if self.integer else "a number"
@@ -41,7 +54,7 @@ class Domain:
         number = float(value)
         if not math.isfinite(number) or (self.integer and number != math.floor(number)):
             return False
-        lower, upper = self._bound(self.lower, others), self._bound(self.upper, others)
+        lower, upper = self.bounds(others)
         if lower is not None and (number < lower or (self.open_lower and number == lower)):
             return False
         return upper is None or number <= upper
@@ -76,6 +89,7 @@ def declare(
     upper: sp.Expr | int | None = None,
     integer: bool = False,
     open_lower: bool = False,
+    least: sp.Expr | int | None = None,
 ) -> sp.Symbol:
     """Register a parameter and return its symbol; declaring the same name again must repeat the same facts.
 
@@ -84,13 +98,14 @@ def declare(
     """
     low = None if lower is None else sp.sympify(lower)
     high = None if upper is None else sp.sympify(upper)
+    floor = None if least is None else sp.sympify(least)
     assumptions: dict[str, bool] = {"integer": True} if integer else {"real": True}
     if low is not None and low.is_number:
         if low > 0 or (low == 0 and open_lower):
             assumptions["positive"] = True
         elif low == 0:
             assumptions["nonnegative"] = True
-    info = SymbolInfo(sp.Symbol(name, **assumptions), latex, meaning, Domain(low, high, integer, open_lower))
+    info = SymbolInfo(sp.Symbol(name, **assumptions), latex, meaning, Domain(low, high, integer, open_lower, floor))
     known = _REGISTRY.get(name)
     if known is not None and known != info:
         raise InputError("symbol", name, f"the facts it was first declared with ({known.meaning}, {known.domain})")
@@ -157,7 +172,7 @@ sigma_x2 = declare("sigma_x2", r"\sigma_x^2", "variance of a token coordinate", 
 tau = declare("tau", r"\tau", "inverse temperature of the softmax", lower=0)
 q = declare("q", "q", "second moment of a coordinate, E x^2", lower=0)
 gap = declare("gap", r"\Delta", "E x_t^2 - E x_t x_s for two tokens t, s", lower=0)
-rho = declare("rho", r"\rho", "token correlation p/q", lower=-1 / (n - 1), upper=1)
+rho = declare("rho", r"\rho", "token correlation p/q", lower=-1 / (n - 1), upper=1, least=-1)
 N = declare("N", r"\|X\|_F^2", "squared norm of the given tokens, sum_k |X_k|^2", lower=0)
 C = declare("C", "C(X)", "sum of the inner products of all pairs of given tokens, n^2 |mean token|^2", lower=0, upper=n * N)
 K_ij = declare("K_ij", r"\langle X_k, X_{k'} \rangle", "inner product of two given tokens")

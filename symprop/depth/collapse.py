@@ -66,7 +66,7 @@ class Exponents:
 
     def gradient_growth(self, tokens: sp.Expr, depth: sp.Expr) -> sp.Expr:
         """Second moment of the gradient after ``depth`` blocks for one that starts independent for every token."""
-        return (1 - 1 / tokens) * self.deviation_factor**depth + self.common_factor**depth / tokens
+        return (1 - 1 / tokens) * near_one(self.deviation_factor) ** depth + near_one(self.common_factor) ** depth / tokens
 
     def crossover_depth(self, tokens: sp.Expr) -> sp.Expr:
         """Depth at which the common mode, 1/n of an independent gradient, has caught up with the deviation mode."""

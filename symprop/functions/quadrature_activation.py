@@ -132,14 +132,24 @@ class QuadratureActivation(Activation):
         return TableSum(f"{self.name} {what}", PLANE, summand, m1, m2, v1, v2, c)
 
     def apply(self, x: Array) -> Array:
-        return _evaluated(self._pieces.map(bounded), x)
+        return _evaluated(_in_doubles(self._pieces), x)
 
     def slope(self, x: Array) -> Array:
-        return _evaluated(self._pieces.slope.map(bounded), x)
+        return _evaluated(_slope_in_doubles(self._pieces), x)
 
 
 def _squared(pieces: Pieces) -> Pieces:
     return pieces.map(lambda formula: formula**2)
+
+
+@lru_cache(maxsize=64)
+def _in_doubles(pieces: Pieces) -> Pieces:
+    return pieces.map(bounded)
+
+
+@lru_cache(maxsize=64)
+def _slope_in_doubles(pieces: Pieces) -> Pieces:
+    return _in_doubles(pieces.slope)
 
 
 def _evaluated(pieces: Pieces, x: Array) -> Array:

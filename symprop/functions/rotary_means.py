@@ -85,11 +85,20 @@ class RotaryAverage(_Rotary):
     def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr:
         return self.func(self.args[0], *(item._subs(old, new) for item in self.places))
 
-    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+    @property
+    def place(self) -> int:
+        """Which of the averages of :func:`~symprop.functions.rotary_numeric.lag_averages` it is."""
+        return list(_LATEX).index(str(self.args[0]))
+
+    def in_double(self) -> float:
+        """The value in double precision; every argument must be a number."""
         from symprop.functions.rotary_numeric import lag_correlations
 
-        setting = self._setting()
-        return None if setting is None else sp.Float(lag_correlations(*setting)[2][str(self.args[0])], 15)
+        tokens, width, rotated, base = map(float, self.places)
+        return float(lag_correlations(int(tokens), int(width), int(rotated), base)[2][self.place])
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        return None if self._setting() is None else sp.Float(self.in_double(), 15)
 
     def _eval_is_nonnegative(self) -> bool:
         return True
@@ -128,15 +137,20 @@ class RotaryMean(_Rotary):
         super()._eval_derivative(symbol)
         return self.func(sp.Lambda(self.args[0].signature, self.args[0].expr.diff(symbol)), *self.args[1:])
 
-    def _eval_evalf(self, prec: int) -> sp.Expr | None:
-        from symprop.functions.rotary_numeric import lag_mean
+    def in_double(self) -> float:
+        """The value in double precision; every argument must be a number."""
+        from symprop.functions.rotary_numeric import lag_means
 
-        setting, function = self._setting(), self.args[0]
-        if setting is None or not self.args[1].is_number or function.expr.free_symbols - set(function.signature):
-            return None
         # Numbers that the positions determine are the same at every lag.
-        moment = function.expr.replace(lambda node: isinstance(node, RotaryAverage), lambda node: node.evalf())
-        return sp.Float(lag_mean(compiled(function.signature, moment), *setting, float(self.args[1])), 15)
+        moment = self.args[0].expr.replace(lambda node: isinstance(node, RotaryAverage), lambda node: node.evalf())
+        function = compiled(self.args[0].signature, moment)
+        return float(lag_means(lambda *at: [function(*at)], 1, float(self.args[1]), *map(float, self.places))[0])
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        function = self.args[0]
+        if self._setting() is None or not self.args[1].is_number or function.expr.free_symbols - set(function.signature):
+            return None
+        return sp.Float(self.in_double(), 15)
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         text = rf"\bigl\langle {printer._print(self.args[0].expr)} \bigr\rangle_{{K}}"

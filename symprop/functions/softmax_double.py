@@ -11,11 +11,14 @@ import sympy as sp
 
 from symprop.core.errors import RefusedError
 from symprop.functions import softmax_numeric
+from symprop.functions.rotary_means import RotaryAverage, RotaryMean
 from symprop.functions.softmax_layer import LayerMoment
 from symprop.functions.softmax_overlap import RowNode, WeightNode
 from symprop.functions.softmax_values import value
+from symprop.functions.token_means import PairMean, RowMean
 
-DOUBLE = (WeightNode, LayerMoment)
+_MEANS = (RowMean, PairMean, RotaryMean, RotaryAverage)
+DOUBLE = (WeightNode, LayerMoment, *_MEANS)
 """The nodes that are evaluated in double precision."""
 DOUBLE_DIGITS = 10
 """Their significant digits."""
@@ -30,7 +33,7 @@ def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[s
     >>> {node: round(value, 4) for node, value in in_double(2*Participation(a, n), {a: 36, n: 10**6}).items()}
     {Participation(a, n): 0.2410}
     """
-    nodes = sorted(expression.atoms(*DOUBLE), key=sp.default_sort_key)
+    nodes = sorted(_outermost(expression), key=sp.default_sort_key)
     at = {node: node.xreplace(dict(point)) for node in nodes}
     for node in at.values():
         if node.free_symbols:
@@ -40,10 +43,21 @@ def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[s
     for node, moment in at.items():
         if isinstance(moment, RowNode):
             found[node] = sp.Float(rows[moment])
-        elif isinstance(moment, WeightNode):
+        elif isinstance(moment, (WeightNode, *_MEANS)):
             found[node] = sp.Float(_value(moment))
         else:
             found[node] = sp.Float(value(moment)) if isinstance(moment, LayerMoment) else moment
+    return found
+
+
+def _outermost(expression: sp.Expr) -> set[sp.Expr]:
+    """The moments that are not inside an average of moments."""
+    found, steps = set(), sp.preorder_traversal(expression)
+    for node in steps:
+        if isinstance(node, DOUBLE):
+            found.add(node)
+            if isinstance(node, _MEANS):
+                steps.skip()
     return found
 
 
@@ -66,5 +80,5 @@ def _row(requests: tuple[Any, ...], arguments: tuple[sp.Expr, ...]) -> tuple[flo
 
 
 @lru_cache(maxsize=1024)
-def _value(node: WeightNode) -> float:
-    return node.in_double()
+def _value(node: Any) -> float:
+    return float(node.in_double())

@@ -28,6 +28,11 @@ class Larger(sp.Function):
     def _eval_is_real(self) -> bool:
         return True
 
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        name = r"\min" if isinstance(self, Smaller) else r"\max"
+        text = rf"{name}\left({', '.join(map(printer._print, self.args))}\right)"
+        return text if exp is None else rf"{text}^{{{exp}}}"
+
 
 class Smaller(Larger):
     """The smaller of two real numbers."""

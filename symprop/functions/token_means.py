@@ -20,7 +20,7 @@ ROW, LATER = sp.symbols("t u", integer=True, positive=True)
 """The number of keys of a row, and that of a later row."""
 AMPLITUDE = sp.Symbol("P", positive=True)
 """Product of the fluctuating score scales of two rows, 1 on average at large width."""
-COSINE = sp.Symbol("rho", real=True)
+COSINE = sp.Symbol("rho_s", real=True)
 """Correlation of the scores of two rows."""
 
 
@@ -102,13 +102,12 @@ class RowMean(sp.Function):
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         return _double(self)
 
-    def _value(self) -> float:
-        import numpy as np
+    def in_double(self) -> float:
+        """The value in double precision; every argument must be a number."""
+        from symprop.functions.causal_numeric import row_means
 
-        from symprop.functions.causal_numeric import mean_over_rows
-
-        function = _compiled(self.args[0])
-        return mean_over_rows(lambda tokens: np.asarray(function(tokens)) + 0 * tokens, int(self.tokens))
+        function = compiled(self.args[0].signature, self.args[0].expr)
+        return float(row_means(lambda t: [function(t)], 1, float(self.tokens))[0])
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         raise RefusedError(str(self), "a mean over tokens has no derivative in its number of tokens",
@@ -174,17 +173,12 @@ class PairMean(sp.Function):
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         return _double(self)
 
-    def _value(self) -> float:
-        from symprop.functions.causal_numeric import mean_over_pairs, normal_law
+    def in_double(self) -> float:
+        """The value in double precision; every argument must be a number."""
+        from symprop.functions.causal_numeric import pair_means
 
-        function = _compiled(self.args[0])
-        law = [float(item) for item in self.args[2]]
-        total = 0.0
-        for amplitude, cosine, weight in normal_law(*law):
-            total += weight * mean_over_pairs(
-                lambda t, u, amplitude=amplitude, cosine=cosine: function(t, u, amplitude, cosine) + 0 * t, int(self.tokens)
-            )
-        return total
+        function = compiled(self.args[0].signature, self.args[0].expr)
+        return float(pair_means(lambda *at: [function(*at)], 1, float(self.tokens), [float(item) for item in self.args[2]])[0])
 
     fdiff = RowMean.fdiff
     _eval_derivative = RowMean._eval_derivative
@@ -239,31 +233,51 @@ def _double(node: Any) -> sp.Expr | None:
         return None
     if any(not item.is_number for item in (node.args[2] if len(node.args) > 2 else ())):
         return None
-    return sp.Float(node._value(), 15)
+    return sp.Float(node.in_double(), 15)
 
 
 @lru_cache(maxsize=512)
-def _compiled(function: sp.Lambda) -> Callable[..., Any]:
-    """A function of arrays of tokens, its weight moments in double precision."""
-    return compiled(function.signature, function.expr)
-
-
-def compiled(arguments: Any, expression: sp.Expr) -> Callable[..., Any]:
+def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr) -> Callable[..., Any]:
     """An expression in weight moments as a function of numpy arrays.
-
-    Only the numbers of tokens of a weight moment may be arrays.
 
     >>> import numpy as np
     >>> from symprop.functions.softmax_overlap import Participation
     >>> t = sp.Symbol("t")
-    >>> compiled([t], Participation(1, t))(np.array([1.0, 2.0])).round(6).tolist()
+    >>> compiled((t,), Participation(1, t))(np.array([1.0, 2.0])).round(6).tolist()
     [1.0, 0.636838]
     """
     import numpy as np
 
-    made: Callable[..., Any] = sp.lambdify(arguments, expression,
-                                           modules=[_moments(), np], cse=True)
+    made: Callable[..., Any] = sp.lambdify(arguments, expression, modules=[_moments(), np], cse=True)
     return made
+
+
+def _packed(*values: Any) -> tuple[Any, ...]:
+    """Arrays in a form that a cache can look up."""
+    import numpy as np
+
+    arrays = (np.asarray(value, dtype=np.float64) for value in values)
+    return tuple((array.shape, array.tobytes()) for array in arrays)
+
+
+def _arrays(packed: tuple[Any, ...]) -> list[Any]:
+    import numpy as np
+
+    return [np.frombuffer(data).reshape(shape) for shape, data in packed]
+
+
+@lru_cache(maxsize=1024)
+def _row(powers: Any, weight: float, packed: tuple[Any, ...]) -> Any:
+    from symprop.functions.softmax_numeric import averaged_moments
+
+    return averaged_moments([(powers, weight)], *_arrays(packed))[0]
+
+
+@lru_cache(maxsize=256)
+def _pair_ends(packed: tuple[Any, ...]) -> Any:
+    from symprop.functions.causal_numeric import pair_ends
+
+    return pair_ends(*_arrays(packed))
 
 
 def _moments() -> Mapping[str, Callable[..., Any]]:
@@ -273,29 +287,25 @@ def _moments() -> Mapping[str, Callable[..., Any]]:
 
     def row(powers: Any, variance: Any, tokens: Any, dimension: Any = np.inf, spread: Any = 0.0, weight: Any = 0.0) -> Any:
         pairs = tuple(item if isinstance(item, tuple) else (item, 0) for item in powers)
-        found = causal_numeric.row_moment(
-            pairs, float(variance), np.atleast_1d(tokens + 0.0), float(dimension), float(spread), float(weight)
-        )
-        return found if np.ndim(tokens) else float(found[0])
+        return _row(pairs, float(weight), _packed(variance, tokens, dimension, spread))
 
-    def pair(index: int) -> Callable[..., Any]:
-        def value(variance: Any, gap: Any, tokens: Any, extra: Any = 0.0) -> Any:
-            cosine = 1 - float(gap) / float(variance)
-            return causal_numeric.overlap_and_slope(float(variance), cosine, tokens + 0.0, extra + 0 * tokens)[index]
+    def ends(*at: Any) -> Any:
+        return _pair_ends(_packed(*at))
+
+    def pair(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        def value(variance: Any, gap: Any, tokens: Any, extra: Any = 0.0, dimension: Any = None) -> Any:
+            return evaluate(variance, gap, tokens, extra + 0 * tokens, dimension, ends)
 
         return value
 
-    def growth(variance: Any, gap: Any, tokens: Any, extra: Any = 0.0) -> Any:
-        step = 0.02
-        up, down = (pair(0)(variance * np.exp(sign * step), gap * np.exp(sign * step), tokens, extra) for sign in (1, -1))
-        return (up - down) / step
-
+    overlap, slope = (pair(lambda *at, k=k: causal_numeric.overlap_and_slope(*at)[k]) for k in (0, 1))
     return {
         "WeightMoment": row,
         "Participation": lambda *rest: row(((2, 0),), *rest),
-        "RowOverlap": pair(0),
-        "JacobianOverlap": pair(1),
-        "OverlapGrowth": growth,
+        "RowOverlap": overlap,
+        "JacobianOverlap": slope,
+        "Larger": np.maximum,
+        "OverlapGrowth": pair(causal_numeric.overlap_growth),
     }
 
 

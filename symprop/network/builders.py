@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,18 +12,26 @@ from symprop.components.base import Component
 from symprop.components.norm import LayerNorm
 from symprop.components.sum import Sum
 from symprop.core import symbols
+from symprop.core.display import html_table
 from symprop.core.errors import InputError
 
 
+class _Tree:
+    """Shows itself as an outline, every block with what it holds below it."""
+
+    def _repr_html_(self: Any) -> str:
+        return html_table(type(self).__name__, ("block",), [("\u2003" * depth + text,) for depth, text in outline(self)])
+
+
 @dataclass(frozen=True)
-class Sequential:
+class Sequential(_Tree):
     """Blocks applied one after the other."""
 
     blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(_Tree):
     """A branch added to the stream it reads: ``skip_scale * x + branch_scale * branch(x)``."""
 
     branch: Block
@@ -30,7 +39,7 @@ class Residual:
 
 
 @dataclass(frozen=True)
-class Parallel:
+class Parallel(_Tree):
     """Branches that read one signal, ``before`` applied to the stream, each added to the stream in turn."""
 
     branches: tuple[Block, ...]
@@ -39,7 +48,7 @@ class Parallel:
 
 
 @dataclass(frozen=True)
-class Named:
+class Named(_Tree):
     """A block whose output prints under a name of its own."""
 
     block: Block
@@ -47,7 +56,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Stack:
+class Stack(_Tree):
     """A block repeated over depth, with independent weights in every layer."""
 
     body: Block
@@ -55,6 +64,33 @@ class Stack:
 
 
 Block: TypeAlias = Component | Sequential | Residual | Parallel | Named | Stack
+
+
+def outline(block: Block, depth: int = 0) -> Iterator[tuple[int, str]]:
+    """A block and what it holds, each with its depth in the tree.
+
+    >>> from symprop.components import Linear
+    >>> from symprop.core.symbols import alpha_1, d
+    >>> list(outline(residual(Linear(d, 1/d), alpha_1)))
+    [(0, '1 x + alpha_1 branch(x)'), (1, 'Linear(d, 1/d, 0)')]
+    """
+    match block:
+        case Sequential(blocks):
+            heading, inner = "one after the other", blocks
+        case Residual(branch, added):
+            heading, inner = f"{added.skip_scale} x + {added.branch_scale} branch(x)", (branch,)
+        case Parallel(branches, sums, before):
+            heading = " + ".join([f"{sums[0].skip_scale} x", *(f"{item.branch_scale} branch(y)" for item in sums)])
+            heading, inner = f"{heading} of the first block y(x)", (before, *branches)
+        case Named(named_block, label):
+            heading, inner = f"{label} =", (named_block,)
+        case Stack(body, layers):
+            heading, inner = f"{layers} times", (body,)
+        case _:
+            heading, inner = block.describe(), ()
+    yield depth, heading
+    for item in inner:
+        yield from outline(item, depth + 1)
 
 
 def sequential(*blocks: Block) -> Block:

@@ -277,10 +277,9 @@ class AttentionGram:
         own = np.diag(self.gram)
         return np.asarray(self.logit_scale * own[:, None] * (own - 2 * left + np.diag(both)[:, None]))
 
-    @property
-    def logit_deviation(self) -> float:
-        """Root mean square of a visible logit about the average of its row."""
-        return float(np.sqrt((self.pattern.weights * self.logit_variance).sum(axis=1).mean()))
+    def logit_deviation(self, rows: slice = slice(None)) -> float:
+        """Root mean square of a visible logit about the average of its row, over some rows."""
+        return float(np.sqrt((self.pattern.weights * self.logit_variance).sum(axis=1)[rows].mean()))
 
     @cached_property
     def mean_weights(self) -> Array:
@@ -400,7 +399,10 @@ def symmetric(matrix: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class AttentionGradient:
-    """``gram`` is the gradient's Gram matrix at the input, ``weights`` the squared norms of the weight gradients."""
+    """``gram`` is the gradient's Gram matrix at the input, ``weights`` the squared norms of the weight gradients.
+
+    ``memory`` is the gradient's Gram matrix at the keys and values of another sequence."""
 
     gram: Array
     weights: dict[str, float]
+    memory: Array | None = None

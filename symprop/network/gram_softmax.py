@@ -27,6 +27,8 @@ SMALL_LOGITS = 0.5
 """Logit deviation up to which the first order of :class:`AttentionGram` is kept."""
 PAIRS, FEWEST, MOST = 6000, 8, 96
 """Draws: PAIRS over the number of tokens, between FEWEST and MOST. More tokens average more in one draw."""
+LEAST = 2
+"""Draws of a layer of which there are so many that their errors average out."""
 CHUNK = 2_000_000
 """Numbers in one stack of drawn matrices."""
 WIDEST = 1e12
@@ -37,7 +39,7 @@ WIDEST = 1e12
 class SampledAttentionGram(AttentionGram):
     """An attention layer at logits of any size, without rotary embeddings.
 
-    At most ``most`` heads are drawn (but for FEWEST).
+    At most ``most`` heads are drawn (but for LEAST).
 
     ``fixed_norm`` says that a norm has given every token its size. Equal ``seed`` gives equal draws; layers of one network
     take different ones, or their errors add up. :attr:`error` is the standard error of the output's second moment.
@@ -57,7 +59,7 @@ class SampledAttentionGram(AttentionGram):
     @cached_property
     def draws(self) -> int:
         """Number of drawn heads."""
-        return int(np.clip(PAIRS // self.pattern.tokens, FEWEST, max(self.most, FEWEST)))
+        return min(max(PAIRS // self.pattern.tokens, FEWEST), max(self.most, LEAST))
 
     def _heads(self) -> Iterator[tuple[Array, Array, Array, Array]]:
         """Stacks of weights and of the Gram matrices of tokens, queries and keys, each (draws, tokens, tokens)."""

@@ -6,7 +6,7 @@ from symprop.notation.giorlandino import GIORLANDINO
 from symprop.notation.kedia import KEDIA
 from symprop.notation.noci import NOCI
 from symprop.notation.plain import SYMPROP
-from symprop.notation.view import Coordinate, View
+from symprop.notation.view import COLUMN, LINE, Coordinate, View
 
 VIEWS: tuple[View, ...] = (SYMPROP, NOCI, KEDIA, COWSIK, GIORLANDINO)
 
@@ -19,4 +19,4 @@ def view(name: str) -> View:
     raise UnknownNameError("notation", name, (candidate.name for candidate in VIEWS))
 
 
-__all__ = ["COWSIK", "GIORLANDINO", "KEDIA", "NOCI", "SYMPROP", "VIEWS", "Coordinate", "View", "view"]
+__all__ = ["COLUMN", "COWSIK", "GIORLANDINO", "KEDIA", "LINE", "NOCI", "SYMPROP", "VIEWS", "Coordinate", "View", "view"]

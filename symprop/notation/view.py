@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
@@ -40,12 +40,17 @@ class Coordinate:
         return sp.Symbol(name, **assumption)
 
 
+LINE, COLUMN = 40.0, 20.5
+"""Room for a formula, in em, where text is set in one column and in two."""
+
+
 @dataclass(frozen=True)
 class View:
     """Coordinates on the moment state, with the names of one paper.
 
     ``moments`` is the inverse: from the values of the coordinates, in order, and a signal that supplies tokens and
-    width, to ``(mean, q, gap)``. ``latex_names`` overrides how registered symbols print.
+    width, to ``(mean, q, gap)``. ``latex_names`` overrides how registered symbols print, and ``line`` is the
+    room, in em, for a formula in a report.
     """
 
     name: str
@@ -53,6 +58,11 @@ class View:
     coordinates: tuple[Coordinate, ...]
     moments: Callable[..., tuple[sp.Expr, sp.Expr, sp.Expr]]
     latex_names: Mapping[sp.Symbol, str] = field(default_factory=dict)
+    line: float = LINE
+
+    def in_columns(self) -> View:
+        """The same for text in two columns."""
+        return replace(self, line=COLUMN)
 
     def values(self, signal: Signal) -> tuple[sp.Expr, ...]:
         """The coordinates of a signal."""

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import sympy as sp
+
 from symprop.claims import Figure, Paper, PaperDerivation, Result, Status, Verdict
-from symprop.core.provenance import EXACT, Assumption, Source
+from symprop.core.provenance import EXACT, Assumption, Source, merge_unique
 from symprop.core.symbols import SymbolInfo
 from symprop.functions.softmax_layer import LayerMoment
 from symprop.notation import View
+from symprop.report.abbreviation import abbreviated
 from symprop.report.content import (
     BlockReport,
     BlockStep,
@@ -20,6 +23,7 @@ from symprop.report.content import (
     Names,
     block_report,
     claim_names,
+    dynamics,
     occurring_symbols,
     setting,
     stated_formula,
@@ -40,8 +44,9 @@ from symprop.report.document import (
     joined,
     label_of,
 )
-from symprop.report.printer import latex
+from symprop.report.printer import FUNCTIONS, latex
 from symprop.report.prose import escape, prose, rule_name
+from symprop.report.width import width
 from symprop.simulate.measurement import Measurement, rms_z
 
 
@@ -80,7 +85,7 @@ def appendix(parts: Sequence[Part], view: View) -> Document:
     titles = joined([part.derivation.paper.title for part in parts])
     return Document(
         prose(f"Derivations for: {titles}"), (introduction,), tuple(section for section in sections if section.blocks),
-        tuple(papers.values()),
+        tuple(papers.values()), view.line,
     )  # fmt: skip
 
 
@@ -89,6 +94,7 @@ def _part_sections(context: _Context, part: Part, occurring: list[Any]) -> tuple
     block = block_report(part.derivation, context.view)
     results = [verdict.claim.derived() for verdict in part.verdicts]
     occurring += [formula.expression for formula in (*block.closed, *block.limit)]
+    occurring += [item.expression for item in part.derivation.dynamics]
     occurring += [item.expression for step in block.steps for item in step.equations]
     for verdict, result in zip(part.verdicts, results, strict=True):
         occurring += [result.expression, *(step.expression for step in (*result.setup, *result.steps))]
@@ -96,6 +102,7 @@ def _part_sections(context: _Context, part: Part, occurring: list[Any]) -> tuple
     return (
         _block_section(context, block),
         _limit_section(context, block),
+        _dynamics_section(context, part.derivation.dynamics),
         _claims_section(context, part.verdicts, results),
         *_measurement_sections(context, part.measurements),
         _figure_section(context, part.figures),
@@ -154,13 +161,17 @@ def label_assumptions(items: Iterable[Assumption], known: dict[Assumption, str])
 
 def _notation_section(view: View, occurring: Iterable[Any]) -> Section:
     title = view.title[:1].upper() + view.title[1:] if view.title[1:2] != "(" else view.title
-    table = notation_table(occurring_symbols(occurring), view)
+    table = notation_table(occurring, view)
     return Section("Notation", "sec:notation", (Paragraph(f"{prose(title)}."), table))
 
 
-def notation_table(items: Iterable[SymbolInfo], view: View) -> Table:
-    """What symbols mean and which values they take."""
-    return Table(("l", 0.58, "l"), ("symbol", "meaning", "range"), tuple(_notation(item, view) for item in items))
+def notation_table(formulas: Iterable[Any], view: View) -> Table:
+    """What the symbols in formulas mean and which values they take, and what functions with a sign of their own are."""
+    formulas = tuple(formulas)
+    rows = [_notation(item, view) for item in occurring_symbols(formulas)]
+    used = {type(node).__name__ for formula in formulas for node in sp.sympify(formula, strict=True).atoms(sp.Function)}
+    rows += [(f"${sign}$", meaning, "") for name, (sign, meaning) in FUNCTIONS.items() if name in used]
+    return Table(("l", 0.58, "l"), ("symbol", "meaning", "range"), tuple(rows))
 
 
 def assumption_statements(items: Mapping[Assumption, str]) -> tuple[Statement, ...]:
@@ -210,7 +221,8 @@ def step_blocks(step: BlockStep) -> tuple[Block, ...]:
     """One step of a block: what is applied to what, why, and the equations of its result."""
     inputs = ", ".join(step.inputs)
     ending = ":" if step.equations else "."
-    applied = rf"${step.signal} = {step.component}$ of ${inputs}$ (\emph{{{prose(step.rule)}}}): {prose(step.reason)}{ending}"
+    component = step.component.replace(r",\, ", r",\allowbreak\, ")
+    applied = rf"${step.signal} = {component}$ of ${inputs}$ (\emph{{{prose(step.rule)}}}): {prose(step.reason)}{ending}"
     return (Paragraph(applied), *(_display(equation, 3.0) for equation in step.equations))
 
 
@@ -224,6 +236,15 @@ def _limit_section(context: _Context, block: BlockReport) -> Section:
     if block.correlation:
         blocks += [Paragraph("With residual weights that do not shrink with depth,"), _display(block.correlation)]
     return context.section("Depth limit", "limit", blocks)
+
+
+def _dynamics_section(context: _Context, results: Sequence[Result]) -> Section:
+    blocks: list[Block] = []
+    if results:
+        under = context.assume(merge_unique(*(item.assumptions for item in results)))
+        blocks.append(Paragraph(rf"The map of a block has these exponents and boundaries{f' under {under}' if under else ''}:"))
+        blocks += map(_display, dynamics(context.derivation, context.view))
+    return context.section("Exponents and boundaries over depth", "dynamics", blocks)
 
 
 def _claims_section(context: _Context, verdicts: Sequence[Verdict], results: Sequence[Result]) -> Section:
@@ -272,7 +293,9 @@ def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
     claim, view = verdict.claim, context.view
     names = claim_names(context.derivation, view, result)
     stated = stated_formula(claim, names, view)
-    derived = latex(result.expression, names, view)
+    (expression, *chain), parts = _abbreviated([result.expression, *(step.expression for step in result.steps)], names, view)
+    derived = latex(expression, names, view)
+    where = _where(parts, names, view)
     domain = _inline(setting(claim.domain, names, view))
     relation = r"\le" if claim.relation == "<=" else "="
     refuted = verdict.status is Status.REFUTED
@@ -284,6 +307,7 @@ def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
         blocks.append(Paragraph("does not hold" + _witness(verdict, names, view)))
     else:
         blocks += [Paragraph(f"Under {under}," if under else "We have"), Display(result.quantity, (("", derived),))]
+        blocks += where
         if stated and stated != derived:
             bound = relation != "="
             blocks.append(Paragraph(f"which is {'bounded as printed' if bound else 'the printed formula'}{here}"))
@@ -301,17 +325,33 @@ def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
     statement = Statement(kind, title, context.label("claim", claim.id), tuple(blocks))
     if not result.steps or (refuted and claim.corrected_by):
         return [statement]
-    return [statement, Proof(_proof(context, result, names))]
+    return [statement, Proof((*(where if refuted else ()), *_proof(context, result, chain, names)))]
 
 
-def _proof(context: _Context, result: Result, names: Names) -> tuple[Block, ...]:
+def _abbreviated(
+    formulas: Sequence[sp.Basic], names: Names, view: View
+) -> tuple[tuple[sp.Basic, ...], tuple[tuple[sp.Symbol, sp.Basic], ...]]:
+    found = abbreviated(formulas, lambda item: width(latex(item, names, view)), view.line)
+    return found.formulas, found.names
+
+
+def _where(parts: Sequence[tuple[sp.Symbol, sp.Basic]], names: Names, view: View) -> list[Block]:
+    """What the names of repeated parts stand for."""
+    displays = [Display(latex(name, names, view), (("", latex(part, names, view)),)) for name, part in parts]
+    return [Paragraph("with"), *displays] if displays else []
+
+
+def _proof(context: _Context, result: Result, formulas: Sequence[sp.Basic], names: Names) -> tuple[Block, ...]:
+    """The proof, with the ``formulas`` of its steps as they are to print."""
     view = context.view
     blocks: list[Block] = []
     for step in result.setup:
         rule = prose(step.rule[:1].upper() + step.rule[1:])
         blocks.append(Paragraph(rf"\emph{{{rule}}}: {prose(step.reason)}."))
         blocks.append(Display("", (("", latex(step.expression, names, view)),)))
-    chain = tuple((rule_name(step.rule), latex(step.expression, names, view)) for step in result.steps)
+    chain = tuple(
+        (rule_name(step.rule), latex(formula, names, view)) for step, formula in zip(result.steps, formulas, strict=True)
+    )
     reasons = dict.fromkeys((step.rule, step.reason) for step in result.steps)
     blocks += [
         Display(result.quantity, chain), Paragraph("Here"),

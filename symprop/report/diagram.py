@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -55,6 +56,11 @@ class Picture:
     regions: Mapping[str, NDArray[np.bool_]]
     values: Mapping[sp.Symbol, float]
     simulated: Simulated | None = None
+
+    @property
+    def title(self) -> str:
+        """The title, with the values that it names."""
+        return self.diagram.title.format_map({str(symbol): f"{value:g}" for symbol, value in self.values.items()})
 
     def arrays(self) -> dict[str, Array]:
         """What the data file holds: axes, output, the fields of the boundaries, simulated points and parameters."""
@@ -135,9 +141,9 @@ def compute(
     if progress is not None:
         progress("diagram", 0, 1)
     result = load(spec)(**{str(symbol): value for symbol, value in at.items() if str(symbol) in names})
-    output = getattr(result, str(diagram.output), result)
-    output = np.broadcast_to(output, (len(y), len(x)))
-    at[diagram.output] = output
+    outputs = {name: getattr(result, name, result) for name, _ in spec.outputs}
+    output = np.broadcast_to(outputs[str(diagram.output)], (len(y), len(x)))
+    at |= {sp.Symbol(name): np.broadcast_to(value, output.shape) for name, value in outputs.items()}
     fields = {item.label: (_on_grid(item.field(), at, output.shape), item.style) for item in diagram.boundaries}
     regions = {item.label: _on_grid(item.where, at, output.shape).astype(bool) for item in diagram.regions}
     if progress is not None:
@@ -205,31 +211,31 @@ def draw(picture: Picture, kind: str) -> bytes:
         canvas = Figure(figsize=(5.6, 4.4), layout="constrained", dpi=200)
         FigureCanvasAgg(canvas)
         axes = canvas.subplots()
-        mesh = axes.pcolormesh(picture.x, picture.y, picture.output, cmap="viridis", vmin=0, vmax=1, shading="gouraud",
-                               rasterized=True)
+        colours = _colours(picture)
+        mesh = axes.pcolormesh(picture.x, picture.y, picture.output, **colours, shading="gouraud", rasterized=True)
         canvas.colorbar(mesh, ax=axes, label=diagram.label, pad=0.02)
         lines = []
+        crossed = np.zeros(picture.output.shape, dtype=bool)
         for label, (values, style) in picture.boundaries.items():
             finite = np.where(np.isfinite(values), values, np.nan)
             if np.nanmin(finite, initial=1.0) < 0 < np.nanmax(finite, initial=-1.0):
                 axes.contour(picture.x, picture.y, finite, levels=[0.0], colors="black", linewidths=1.4, linestyles=style)
+                crossed |= crossing(finite)
                 lines.append(Line2D([], [], color="black", linewidth=1.4, linestyle=style, label=label))
         for label, inside in picture.regions.items():
-            place = _label_place(inside)
+            place = label_place(inside, crossed)
             if place is not None:
                 row, column = place
                 axes.text(picture.x[column], picture.y[row], label, color="white", ha="center", va="center", fontsize=10,
                           path_effects=[withStroke(linewidth=2.5, foreground="black")], zorder=4)
         if picture.simulated is not None:
             seen = picture.simulated
-            axes.scatter(seen.x, seen.y, c=seen.value, cmap="viridis", vmin=0, vmax=1, s=42, edgecolors="red",
-                         linewidths=1.1, zorder=5)
+            axes.scatter(seen.x, seen.y, c=seen.value, **colours, s=42, edgecolors="red", linewidths=1.1, zorder=5)
             lines.append(Line2D([], [], color="none", marker="o", markeredgecolor="red", markerfacecolor="none",
                                 label="simulated, same colours"))
         axes.set_xlabel(_axis_label(diagram.x))
         axes.set_ylabel(_axis_label(diagram.y))
-        depth = {str(symbol): f"{value:g}" for symbol, value in picture.values.items()}
-        axes.set_title(diagram.title.format_map(depth), fontsize=10)
+        axes.set_title(picture.title, fontsize=10)
         if lines:
             canvas.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         stream = io.BytesIO()
@@ -238,15 +244,36 @@ def draw(picture: Picture, kind: str) -> bytes:
     return stream.getvalue()
 
 
+def _colours(picture: Picture) -> dict[str, Any]:
+    """Map and range of the colours."""
+    finite = picture.output[np.isfinite(picture.output)]
+    low, high = picture.diagram.limits or (float(finite.min(initial=0.0)), float(finite.max(initial=0.0)))
+    if low < 0 < high:
+        low, high = -max(-low, high), max(-low, high)
+        return {"cmap": "RdBu_r", "vmin": low, "vmax": high}
+    return {"cmap": "viridis", "vmin": low, "vmax": high}
+
+
 def _axis_label(axis: Axis) -> str:
-    return f"{info(axis.symbol).meaning.split(':')[0]} ${info(axis.symbol).latex}$"
+    words = re.split("[:;,]", info(axis.symbol).meaning)[0]
+    return f"{axis.name if '^' in words else words} ${info(axis.symbol).latex}$"
 
 
-def _label_place(inside: NDArray[np.bool_]) -> tuple[int, int] | None:
-    """A point of a region far from its edge; None for a region of under 2% of the picture."""
+def crossing(field: Array) -> NDArray[np.bool_]:
+    """The points of the grid on both sides of the line where a field is zero."""
+    positive, found = field > 0, np.zeros(field.shape, dtype=bool)
+    for axis in (0, 1):
+        changes = np.diff(positive, axis=axis)
+        for ends in ((0, 1), (1, 0)):
+            found |= np.pad(changes, [ends if k == axis else (0, 0) for k in (0, 1)])
+    return found
+
+
+def label_place(inside: NDArray[np.bool_], crossed: NDArray[np.bool_]) -> tuple[int, int] | None:
+    """A point of a region far from its edge and from lines across it; None for a region of under 2% of the picture."""
     if inside.mean() < 0.02:
         return None
-    padded = np.pad(inside, 1)
+    padded = np.pad(inside & ~crossed, 1)
     steps = max(1, min(inside.shape) // 40)
     left = padded
     while True:

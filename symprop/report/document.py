@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from symprop.claims import Curve, Figure, Paper
+from symprop.notation import LINE
 
 KINDS = ("theorem", "lemma", "proposition", "remark")
 """Statements that share one counter within their section."""
@@ -120,12 +121,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A report; ``papers`` are what it may cite."""
+    """A report; ``papers`` are what it may cite, and ``line`` is the room that its formulas were broken for, in em."""
 
     title: str
     introduction: tuple[Block, ...]
     sections: tuple[Section, ...]
     papers: tuple[Paper, ...] = field(default=())
+    line: float = LINE
 
     def blocks(self) -> Iterator[Block]:
         """Every block, outer ones before those they hold."""

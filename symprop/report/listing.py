@@ -19,7 +19,7 @@ from symprop.core.errors import UnknownNameError
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import EXACT, merge_unique
 from symprop.notation import View
-from symprop.report.content import Formula, Names, block_report, claim_names, setting, stated_formula, verdict_rows
+from symprop.report.content import Formula, Names, block_report, claim_names, dynamics, setting, stated_formula, verdict_rows
 from symprop.report.layout import chain_latex
 from symprop.report.prose import pretty, prose, rule_name
 from symprop.report.unicode import unicode_of
@@ -112,17 +112,17 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
 
 
 def accuracy_table(rows: Sequence[Accuracy]) -> Table:
-    """Percentiles of the error in percent, each with its limit and the simulation's standard error there."""
+    """Measures of the error in percent, each with its limit and the simulation's standard error there."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("error of", "settings"):
         table.add_column(heading)
-    for heading in ("percentile", "error %", "limit %", "s.e. %"):
+    for heading in ("measure", "error %", "limit %", "s.e. %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         for index, (at, limit) in enumerate(row.limits.items()):
             labels = ("", "") if index else (pretty(row.quantity), str(row.settings))
             numbers = (f"{100 * item:.2f}" for item in (row.errors[at], limit, row.noise[at]))
-            table.add_row(*labels, str(at), *numbers, style="red" if at in row.missed else "")
+            table.add_row(*labels, f"{at}%" if isinstance(at, int) else at, *numbers, style="red" if at in row.missed else "")
     return table
 
 
@@ -193,9 +193,7 @@ def _overview(derivation: PaperDerivation, view: View) -> dict[str, Any]:
         "depth_limit": list(block.limit),
         "limit_neglected": block.limit_neglected,
         "correlation_limit": block.correlation,
-        "dynamics": [
-            Formula(item.quantity, item.expression, claim_names(derivation, view, item), view) for item in derivation.dynamics
-        ],
+        "dynamics": list(dynamics(derivation, view)),
         "neglected": provenance.neglected,
         "sources": [str(source) for source in provenance.sources],
         "claims": [

@@ -26,7 +26,7 @@ _UNDER = {"lim", "max", "min", "sup", "inf"}
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "vec": "→", "dot": "˙", "overline": "¯", "widehat": "^", "widetilde": "~"}
 _SPACES = {",": 0.17, ":": 0.22, ";": 0.28, "!": 0.0, " ": 0.33, "quad": 1.0, "qquad": 2.0}
 _SIZES = {"bigl": 1.2, "bigr": 1.2, "big": 1.2, "Bigl": 1.8, "Bigr": 1.8, "Big": 1.8, "biggl": 2.4, "biggr": 2.4}
-_IGNORED = {"displaystyle", "textstyle", "limits", "nolimits", "nonumber"}
+_IGNORED = {"displaystyle", "textstyle", "limits", "nolimits", "nonumber", "allowbreak"}
 _STYLED = {"mathbb": 0x1D538, "mathbf": 0x1D400, "mathcal": 0x1D49C}
 _HOLES = {"ℂ": 0x1D53A, "ℍ": 0x1D53F, "ℕ": 0x1D545, "ℙ": 0x1D547, "ℚ": 0x1D548, "ℝ": 0x1D549, "ℤ": 0x1D551,
           "ℬ": 0x1D49D, "ℰ": 0x1D4A0, "ℱ": 0x1D4A1, "ℋ": 0x1D4A3, "ℐ": 0x1D4A4, "ℒ": 0x1D4A7, "ℳ": 0x1D4A8,

@@ -15,14 +15,34 @@ from sympy.printing.latex import LatexPrinter
 
 from symprop.claims import LatexName
 from symprop.core import symbols
-from symprop.notation import View
+from symprop.notation import LINE, View
 from symprop.report.unicode import unicode_of
-from symprop.report.width import WIDE, width
+from symprop.report.width import BESIDE, width
 
 MATRICES = {"Pi": r"\Pi", "W_1": "W^{F_1}", "W_2": "W^{F_2}"}
 """Matrices that print otherwise than their names say."""
+FUNCTIONS = {
+    "ArcCosine": (
+        r"A_k(\Delta, v)", r"$v^k$ times the arc-cosine function of order $k$ at $t = \Delta/v$: $A_0 = \arccos(1 - t)$, "
+        r"$A_k' = A_{k-1}$, $A_k(0) = 0$"),
+    "CorrelationDeficit": (
+        r"H(t, f)",
+        r"one minus the expected sample correlation of Gaussian variables of correlation $1 - t$ at $f$ degrees of freedom"),
+    "KernelCall": (
+        r"\mathbb{E}[\phi\phi](v, w, c)", r"expectation of $\phi(x)\phi(y)$ for Gaussian $x$, $y$ of variances $v$, $w$ and "
+        r"covariance $c$; $\mathbb{E}[\phi^2](v)$ where these are all $v$"),
+    "SlopeMoment": (
+        r"\mathbb{E}[\phi'^2](v)", r"expectation at variance $v$ of the square of the activation or of its derivative"),
+    "SlopeDifference": (
+        r"\Delta[\phi'](v, \Delta)", r"that expectation less the one of the product for two tokens of covariance $v - \Delta$"),
+}
+"""Functions that print by a sign of their own: the sign, and what it means, both in LaTeX."""
 _SQUARE = re.compile(r"(\\?[A-Za-z]+(?:\{[^{}]*\})?(?:_(?:\w|\{[^{}]*\}))?|\\\|[^|]*\\\|(?:_F)?)\^(?:2|\{2\})")
 _MOMENT = re.compile(r"[A-Z]_\w+|[CNTWqp]|q_X")
+_ELEMENTARY = {name: rf"\{name}" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")} | {
+    "asin": r"\arcsin", "acos": r"\arccos", "atan": r"\arctan", "erf": r"\operatorname{erf}", "erfc": r"\operatorname{erfc}",
+    "asinh": r"\operatorname{arsinh}",
+}
 _BUILT_UP = re.compile(r"\\frac|\\sum|\\begin")
 
 
@@ -39,6 +59,7 @@ class ProofPrinter(LatexPrinter):
         super().__init__()
         self._names = dict(names or {})
         self._view_names = dict(view.latex_names) if view else {}
+        self._widest = (view.line if view else LINE) - BESIDE
         self._softmax_named = False
 
     def doprint(self, expression: Any) -> str:
@@ -133,10 +154,10 @@ class ProofPrinter(LatexPrinter):
             if len(growth) == 1:
                 simple, rest = growth, [f for f in rest if f not in growth]
         top = self._product(simple, alone=len(simple) == 1) if simple else "1"
-        if width(bottom) <= 0.7 * WIDE and width(top) > WIDE:
+        if width(bottom) <= 0.7 * self._widest and width(top) > self._widest:
             fraction = rf"\frac{{1}}{{{bottom}}}\,{brackets(top)}"
-        elif max(width(top), width(bottom)) > WIDE:
-            fraction = rf"{brackets(top)}\big/{brackets(bottom)}"
+        elif max(width(top), width(bottom)) > self._widest:
+            fraction = rf"{top if top == '1' else brackets(top)}\big/{brackets(bottom)}"
         else:
             fraction = rf"\frac{{{top}}}{{{bottom}}}"
         return fraction if not rest else rf"{fraction}\,{self._product(rest)}"
@@ -182,14 +203,15 @@ class ProofPrinter(LatexPrinter):
     def _print_Pow(self, expr: sp.Expr) -> str:
         base, exponent = expr.base, expr.exp
         if exponent.is_Rational and exponent < 0:
-            return rf"\frac{{1}}{{{self._print(1 / expr)}}}"
+            below = str(self._print(1 / expr))
+            return rf"1\big/{brackets(below)}" if width(below) > self._widest else rf"\frac{{1}}{{{below}}}"
         if base.is_Symbol and exponent.is_Rational:
             square = _SQUARE.fullmatch(self.name(base))
             if square and (2 * exponent).is_Integer:
                 return _power(square[1], str(2 * exponent))
-        if exponent == sp.Rational(1, 2):
-            return rf"\sqrt{{{self._print(base)}}}"
         text = str(self._print(base))
+        if exponent == sp.Rational(1, 2) and width(text) <= self._widest:
+            return rf"\sqrt{{{text}}}"
         compound = not (base.is_Symbol or (base.is_Integer and base >= 0)) or "^" in text or r"\mathbb{E}" in text
         return _power(brackets(text) if compound else text, str(self._print(exponent)))
 
@@ -223,12 +245,11 @@ class ProofPrinter(LatexPrinter):
 
     def _print_KernelCall(self, expr: sp.Expr, exp: Any = None) -> str:
         order, first, second, covariance = expr.args
-        prime = "'" * int(order)
-        sides = [rf"\mathcal{{N}}\Bigl(0, {self._print(item)}\Bigr)" for item in (first, second)]
+        name = _slope(order)
         if first == second == covariance:
-            return rf"\mathbb{{E}}_{{x \sim {sides[0]}}}\,\phi{prime}(x)^2"
-        cross = rf"\operatorname{{Cov}} = {self._print(covariance)}"
-        return rf"\mathbb{{E}}_{{x \sim {sides[0]},\, y \sim {sides[1]},\, {cross}}}\,\phi{prime}(x) \phi{prime}(y)"
+            return self._called(rf"\mathbb{{E}}[{name}^2]", [str(self._print(first))], exp)
+        arguments = [str(self._print(item)) for item in (first, second, covariance)]
+        return self._called(rf"\mathbb{{E}}[{name}{name}]", arguments, exp)
 
     def _print_CorrelationDeficit(self, expr: sp.Expr, exp: Any = None) -> str:
         return self._called("H", [str(self._print(argument)) for argument in expr.args], exp)
@@ -257,6 +278,15 @@ class ProofPrinter(LatexPrinter):
         call = rf"\log {body}" if argument.is_Symbol or argument.is_Integer else rf"\log{brackets(body)}"
         return call if exp is None else _power(brackets(call), exp)
 
+    def _print_gamma(self, expr: sp.Expr, exp: Any = None) -> str:
+        return self._called(r"\Gamma", [str(self._print(expr.args[0]))], exp)
+
+    def _print_Function(self, expr: sp.Function, exp: Any = None) -> str:
+        name = _ELEMENTARY.get(type(expr).__name__)
+        if name is None:
+            return str(super()._print_Function(expr, exp))
+        return self._called(name, [str(self._print(argument)) for argument in expr.args], exp)
+
     def _print_RisingRatio(self, expr: sp.Expr, exp: Any = None) -> str:
         first, second, count = expr.args
         index = sp.Symbol("j")
@@ -266,7 +296,7 @@ class ProofPrinter(LatexPrinter):
 
     @staticmethod
     def _called(name: str, arguments: list[str], exp: str | None) -> str:
-        call = f"{name}({', '.join(arguments)})"
+        call = name + brackets(", ".join(arguments))
         return call if exp is None else _power(brackets(call), exp)
 
     def _power_of(self, base: sp.Expr, exponent: sp.Expr) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 import sympy as sp
 
 from symprop.claims import Curve, PaperDerivation
-from symprop.core.symbols import L
 from symprop.depth import DepthSolution
 from symprop.depth.iterate import numpy_compile
 from symprop.notation import View
@@ -40,10 +39,9 @@ def _over_diagram(derivation: PaperDerivation, view: View) -> Sweep:
     level = next(iter(diagram.evaluators))
     picture = compute(derivation, diagram, level)
     x = tuple(picture.x.tolist())
-    depth = picture.values.get(L, 0)
     given = ", ".join(f"${latex(key, view=view)} = {value:g}$" for key, value in picture.values.items())
     return Sweep(
-        "diagram", f"{prose(diagram.title.format(L=f'{depth:g}'))}, at {given}.", label_of("fig", f"{derivation.key} diagram"),
+        "diagram", f"{prose(picture.title)}, at {given}.", label_of("fig", f"{derivation.key} diagram"),
         latex(diagram.y.symbol, view=view), tuple(float(value) for value in picture.y),
         tuple((Curve(level, x, tuple(row.tolist())),) for row in picture.output), diagram.x.name, diagram.label,
     )  # fmt: skip

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-LINE = 40.0
-"""Width of the text of an article in em, with a margin for safety."""
-WIDE = 30.0
-"""A fraction wider than this is not set as one."""
+BESIDE = 10.0
+"""A fraction that leaves less room on its line, in em, is not set as one."""
 
 _TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|[{}^_&]|\s+|[^\\{}^_&\s]", re.DOTALL)
 _FACTOR = 111.0
 """Price of a break between factors; its units digit tells it from a break at a sign."""
+_MATRIX = 302.0
+"""Price of a break within a product of matrices, where no sign may stand."""
+_MATRICES = {"W", "X", "A", "J", "S", "\\Pi"}
 _NONE = {"\\left", "\\right", "\\displaystyle", "\\limits", "\\!", "\\bigl", "\\bigr", "\\Bigl", "\\Bigr", "\\big"}
 _WRAPPERS = {"\\mathbb", "\\mathbf", "\\mathrm", "\\text", "\\operatorname", "\\hat", "\\tilde", "\\bar", "\\mathcal"}
 _SPACES = {"\\,": 0.17, "\\;": 0.28, "\\:": 0.23, "\\quad": 1.0, "\\qquad": 2.0, "\\ ": 0.33}
@@ -113,7 +114,7 @@ def broken(latex: str, available: float, continued: float | None = None) -> list
     end = count
     while end > 0:
         start = best[end][1]
-        body = "".join(piece for _, piece in pieces[start:end]).strip()
+        body = "".join(piece for _, piece in pieces[start:end]).strip().removesuffix(r"\,").rstrip()
         cost = pieces[start][0]
         lines.append(rf"\times {body}" if start and cost % 10 == 1 else body)
         end = start
@@ -123,7 +124,7 @@ def broken(latex: str, available: float, continued: float | None = None) -> list
 def _pieces(latex: str) -> list[tuple[float, str]]:
     """The formula cut at every place where a line may end, each piece with the price of a break before it.
 
-    The units digit of the price is 0 at a sign, 1 between factors.
+    The units digit of the price is 0 at a sign, 1 between factors, 2 between matrices.
     """
     pieces: list[tuple[float, str]] = []
     current, price = "", 0.0
@@ -142,18 +143,22 @@ def _pieces(latex: str) -> list[tuple[float, str]]:
                 token, before
             ):
                 cut = deep + _FACTOR
+            elif token in _MATRICES and parentheses and before.endswith(("}", r"\top", "X", r"\Pi")):
+                cut = deep + _MATRIX
             if cut >= 0:
                 pieces.append((price, current))
                 current, price = "", cut
         current += token
         braces += (token == "{") - (token == "}")
-        environments += (token == r"\begin") - (token == r"\end")
+        environments += (token in (r"\begin", r"\left")) - (token in (r"\end", r"\right"))
         parentheses += (token in "([") - (token in ")]")
     return [*pieces, (price, current)]
 
 
 def _is_factor(token: str, before: str) -> bool:
     """Whether a factor of a product begins here."""
+    if before.endswith(("+", "-")):
+        return False
     if token == "(":
         return not before.endswith((r"\bigl", r"\Bigl", "}", "C"))
     return token != r"\mathbb" or before.endswith(r"\,")

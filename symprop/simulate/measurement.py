@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -71,23 +72,27 @@ def rms_z(measurements: Iterable[Measurement]) -> float:
     return math.sqrt(sum(score**2 for score in scores) / len(scores)) if scores else 0.0
 
 
+Measure: TypeAlias = int | str
+"""A percentile of relative errors, or ``largest`` or ``rms`` of absolute ones."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
-    """Percentiles of the relative error over settings whose standard error is below :data:`NOISE`.
+    """Errors over many settings: percentiles of relative ones, or the largest and the root mean square of absolute ones.
 
-    ``limits`` maps a percentile to the largest error allowed there, ``errors`` the same percentiles to the errors found,
-    and ``noise`` to the standard error at that percentile: the error of a perfect theory is about as large.
+    ``limits`` maps a percentile, "largest" or "rms" to the largest error allowed there, ``errors`` the same to the errors
+    found, and ``noise`` to the same of the standard errors: the error of a perfect theory is about as large.
     """
 
     quantity: str
     settings: int
-    errors: Mapping[int, float]
-    noise: Mapping[int, float]
-    limits: Mapping[int, float]
+    errors: Mapping[Measure, float]
+    noise: Mapping[Measure, float]
+    limits: Mapping[Measure, float]
 
     @property
-    def missed(self) -> tuple[int, ...]:
-        """Percentiles at which the error is larger than allowed."""
+    def missed(self) -> tuple[Measure, ...]:
+        """Where the error is larger than allowed."""
         return tuple(at for at, limit in self.limits.items() if not self.errors[at] <= limit)
 
 
@@ -95,8 +100,8 @@ NOISE = 0.02
 """Relative standard error beyond which a setting says nothing of the theory."""
 
 
-def accuracy(quantity: str, rows: Sequence[Measurement], limits: Mapping[int, float]) -> Accuracy:
-    """Percentiles of ``abs(predicted/measured - 1)`` of one quantity at many settings.
+def accuracy(quantity: str, rows: Sequence[Measurement], limits: Mapping[Measure, float]) -> Accuracy:
+    """Percentiles of ``abs(predicted/measured - 1)`` of one quantity at many settings whose noise is below :data:`NOISE`.
 
     What is within one standard error is not counted as an error.
 
@@ -108,7 +113,23 @@ def accuracy(quantity: str, rows: Sequence[Measurement], limits: Mapping[int, fl
     sizes = [max(0.0, abs(row.predicted - row.measured) - row.stderr) / abs(row.measured) for row in known]
     spreads = [row.stderr / abs(row.measured) for row in known]
 
-    def percentiles(of: Sequence[float]) -> dict[int, float]:
-        return {at: round(float(np.percentile(of, at)), 12) if of else math.nan for at in limits}
+    def percentiles(of: Sequence[float]) -> dict[Measure, float]:
+        return {at: round(float(np.percentile(of, int(at))), 12) if of else math.nan for at in limits}
 
     return Accuracy(quantity, len(known), percentiles(sizes), percentiles(spreads), limits)
+
+
+def distance(quantity: str, rows: Sequence[Measurement], limits: Mapping[Measure, float]) -> Accuracy:
+    """``abs(predicted - measured)`` over ``rows``: its largest value and its root mean square, those with a limit.
+
+    >>> rows = [Measurement("rho", "", 0.5, 0.51, 0.001, 10), Measurement("rho", "", 0.7, 0.7, 0.002, 10)]
+    >>> found = distance("rho", rows, {"largest": 0.02})
+    >>> round(found.errors["largest"], 12), found.noise["largest"], found.missed
+    (0.01, 0.002, ())
+    """
+    def summary(of: Sequence[float]) -> dict[Measure, float]:
+        both: dict[Measure, float] = {"largest": max(of), "rms": math.sqrt(sum(item**2 for item in of) / len(of))}
+        return {at: both[at] for at in limits}
+
+    sizes = [abs(row.predicted - row.measured) for row in rows]
+    return Accuracy(quantity, len(rows), summary(sizes), summary([row.stderr for row in rows]), limits)

@@ -99,8 +99,16 @@ def test_pure_attention_in_simulated_layers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DERIVATIONS if name != "dong2021"])
+@pytest.mark.parametrize("name", [name for name in DERIVATIONS if name not in ("dong2021", "rate_laws")])
 def test_simulated_blocks_agree(name):
+    _agree(name)
+
+
+def test_a_law_of_each_kind_is_simulated_in_the_default_run():
+    _agree("rate_laws")
+
+
+def _agree(name):
     rows = DERIVATIONS[name].study(0, False, None)
     held = [row for row in rows if row.expected_to_hold]
     assert held and all(abs(row.z) < 3.5 for row in held)

@@ -96,6 +96,28 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, words, message):
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "arguments are required: COMMAND"),
+        (("derve",), "invalid choice: 'derve'"),
+        (("audit", "gpt2", "--depth", "1e999"), "argument --depth: '1e999' is not allowed: expected an integer"),
+        (("audit", "gpt2", "--width", "\u0663"), "expected an integer"),
+        (("audit", "gpt2", "--cosine", "much"), "expected a number"),
+        (("audit", "gpt2", "--dept\nh=2"), "--dept h=2"),
+        (("verify", "noci2022", "--seed", "-1"), "argument --seed"),
+    ],
+)
+def test_words_that_cannot_be_read_are_one_line_and_exit_code_2(capsys, words, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert not printed.out
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "text",
     ["__import__('os').system('x')", "().__class__", "lambda: 1", "[1][0]", "x", "1e999999", "9**9**9**9", "nan", "inf",
      "'a'*3", "f'{1}'", "٣", "1_000", "0x10", "1j", "True", "sqrt(2, 3)", "exp(exp(exp(99)))**999", "(" * 150, "1/0"],

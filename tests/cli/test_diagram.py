@@ -24,6 +24,20 @@ def test_picture_and_data(tmp_path, suffix, head):
     assert path.read_bytes() == first
 
 
+def test_no_line_crosses_the_name_of_a_region():
+    from symprop.report.diagram import crossing, label_place
+
+    rows, columns = np.mgrid[:40, :60]
+    line = crossing(columns - 14.5)
+    assert line.sum() == 80 and line[:, 14:16].all()
+    whole = np.ones((40, 60), dtype=bool)
+    assert not crossing(np.full((40, 60), -1.0)).any()
+    assert label_place(whole, ~whole) == (19, 29)
+    row, column = label_place(whole, line)
+    assert column - 15 > 15 and row in range(10, 30)
+    assert label_place(rows + columns < 3, ~whole) is None
+
+
 def test_values_are_those_of_an_independent_implementation(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "phase.png"
@@ -92,3 +106,27 @@ def test_stray_arguments_are_still_refused(capsys):
         main([*BASE, "-o", "p.png", "stray"])
     with pytest.raises(SystemExit):
         main(["list", "a=1"])
+
+
+@pytest.mark.parametrize(("name", "arguments", "zero"), [
+    ("cowsik2024", ["--activation", "erf", "-x", "sigma_w:0.5:6:9", "-y", "A:0.02:0.5:7", "M=1/4"], "order and chaos"),
+    ("cowsik2024", ["-x", "sigma_w:0.5:6:5", "-y", "A:0.02:0.5:4"], "order and chaos"),
+    ("kedia2024", ["-x", "gap:0:2:5", "-y", "mu:-1:1:4"], None),
+    ("softmax_attention", ["-x", "gap:0:1:4", "-y", "sigma_q2:0:0.05:3"], None),
+])
+def test_every_diagram_is_its_evaluator(tmp_path, name, arguments, zero):
+    pytest.importorskip("matplotlib")
+    from symprop import bundled
+    from symprop.codegen.render import load
+
+    assert main(["diagram", name, *arguments, "-o", str(tmp_path / "d.svg")]) == 0
+    diagram = bundled.derivation(name).diagram
+    level = arguments[1] if "--activation" in arguments else next(iter(diagram.evaluators))
+    data = np.load(tmp_path / "d.npz")
+    others = {key.removeprefix("parameter: "): value for key, value in data.items() if key.startswith("parameter: ")}
+    spec = bundled.derivation(name).evaluator(diagram.evaluators[level])
+    given = {key: value for key, value in others.items() if key in {item.name for item in spec.parameters}}
+    found = load(spec)(**{diagram.x.name: data[diagram.x.name], diagram.y.name: data[diagram.y.name][:, None]}, **given)
+    np.testing.assert_array_equal(data[str(diagram.output)], getattr(found, str(diagram.output)))
+    if zero is not None:
+        assert (data[f"boundary: {zero}"] < 0).any() and (data[f"boundary: {zero}"] > 0).any()

@@ -93,3 +93,15 @@ def test_no_digit_is_lost_between_aligned_and_opposite_tokens(activation):
                 excess = np.abs(values - table[:, column]).astype(float) / allowed[:, column]
                 worst = int(np.argmax(excess))
                 assert excess[worst] <= 1, (backend, name, variance[worst], gaps[worst] / variance[worst], excess[worst])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+def test_a_saturated_function_keeps_its_second_moment(backend):
+    if backend == "torch":
+        pytest.importorskip("torch")
+    spec = FunctionSpec("second", parameters(sigma2), (("second", Erf().second(ZERO, sigma2)),), "Second moment of erf.")
+    function = load(spec, backend)
+    for variance in (1e-12, 0.3, 1e6, 1e12):
+        with mpmath.workdps(30):
+            want = 2 / mpmath.pi * mpmath.asin(mpmath.mpf(variance) / (mpmath.mpf(variance) + 0.5))
+        assert float(function(sigma2=variance)) == pytest.approx(float(want), rel=1e-14)

@@ -16,7 +16,7 @@ from symprop.components import Elementwise, LayerNorm, Linear, UniformAttention
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.symbols import L, alpha_1, d, gap, layer, n, q_0, rho, sigma_v2, sigma_w2
 from symprop.depth.iterate import LayerMap, iterate, iterate_exact, layer_map
-from symprop.functions.activation import Relu
+from symprop.functions.activation import Erf, Gelu, Relu
 from symprop.network import residual, sequential, token_input, trace_of
 
 X = token_input()
@@ -60,6 +60,30 @@ def test_the_gap_keeps_its_digits_to_the_smallest_numbers(start):
                         recursion=Recursion.of(LAYER, {X.q: 1, X.gap: gap}))
     point = {key: value for key, value in POINT.items() if key not in ("q_0", "rho")} | {"gap": start}
     assert load(spec)(**point) == pytest.approx(float(evaluate(spec, point)["gap_L"]), rel=1e-13, abs=0)
+
+
+@pytest.mark.parametrize(("activation", "gain"), [(Relu(), 1.3), (Gelu(), 1.3), (Erf(), 30.0)], ids=["relu", "gelu", "chaos"])
+def test_no_backend_loses_a_digit_through_collapse(activation, gain, monkeypatch, tmp_path):
+    """Fifty layers from gaps down to 1e-300, towards equal tokens or away from them: a unit of the last place a layer."""
+    monkeypatch.setenv("SYMPROP_CACHE", str(tmp_path))
+    branch = sequential(LayerNorm(), Linear(d, sigma_w2 / d), Elementwise(activation), Linear(d, 1 / d))
+    body = layer_map(trace_of(sequential(ATTENTION, residual(branch, 1, alpha_1)), X), backward=False)
+    spec = FunctionSpec("through", parameters(q_0, gap, n, L, sigma_v2, sigma_w2, alpha_1), (("q_L", X.q), ("gap_L", X.gap)),
+                        "Through collapse.", formula="x",
+                        recursion=Recursion.of(body, {X.q: q_0, X.gap: gap}, settled=X.gap / X.q))
+    gaps = np.array([1e-300, 1e-16, 1.0])
+    point = {"q_0": 1.0, "n": 12, "L": 50, "sigma_v2": 0.4, "sigma_w2": gain, "alpha_1": 0.9}
+    exact = [evaluate(spec, point | {"gap": float(start)}, 25) for start in gaps]
+    for backend in ("numpy", "torch", "compiled"):
+        function = load(spec, backend)
+        found = function(**point, gap=pytest.importorskip("torch").tensor(gaps) if backend == "torch" else gaps)
+        for name in ("q_L", "gap_L"):
+            off = [float(sp.Rational(float(got)) / want[name] - 1)
+                   for got, want in zip(getattr(found, name), exact, strict=True)]
+            assert max(map(abs, off)) < point["L"] * np.finfo(float).eps, (backend, name, off)
+        if backend != "torch" and gain < 2:
+            early = function(**point | {"L": 10**9, "gap": gaps}, settle=1e-6)
+            assert np.all(early.gap_L <= 1e-6 * early.q_L) and np.all(early.gap_L > 0)
 
 
 def test_collapsed_start_stays_collapsed(stream):

@@ -61,3 +61,20 @@ def test_numbers_in_place_of_parameters(backend):
     ratio = RisingRatio(sp.Rational(7, 2), sp.Rational(5, 3), L)
     function = load(FunctionSpec("ratio", parameters(L), (("r", ratio),), "Ratio."), backend)
     assert float(function(L=10**6)) == pytest.approx(float(ratio.subs(L, 10**6).evalf(20)), rel=1e-13)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+def test_no_digit_is_lost_where_one_start_is_small_to_the_other(backend):
+    if backend == "torch":
+        pytest.importorskip("torch")
+    function = load(FunctionSpec("ratio", parameters(q_0, a_q, L), (("r", RisingRatio(q_0, a_q, L)),), "Ratio."), backend)
+    for small in (1e-300, 1e-12, 1e-3, 0.7, 6.0):
+        for large in (1.0, 9.5, 1e3, 1e12):
+            for u, v in ((small, large), (large, small)):
+                for depth in (1, 3, 20, 200):
+                    with mpmath.workdps(40):
+                        want = mpmath.fprod((mpmath.mpf(u) + k) / (mpmath.mpf(v) + k) for k in range(depth))
+                        if 1e-300 < want < 1e300:
+                            got = mpmath.mpf(float(function(q_0=u, a_q=v, L=depth)))
+                            # The rounding of the logarithm is that of the result.
+                            assert abs(got / want - 1) < 4e-16 * (20 + abs(mpmath.log(want))), (u, v, depth)

@@ -5,15 +5,17 @@ from html.parser import HTMLParser
 import pytest
 import sympy as sp
 
-from symprop import Linear, UniformAttention, residual, solve, stack
+from symprop import Linear, UniformAttention, named, residual, sequential, solve, stack
 from symprop.architectures import solve_recipe
 from symprop.architectures.audit import audit
 from symprop.architectures.presets import preset
 from symprop.bundled import derivation
 from symprop.claims import check
+from symprop.components import LayerNorm
 from symprop.core.display import html_table, latex
 from symprop.core.signal import Gradient
-from symprop.core.symbols import alpha_1, d
+from symprop.core.symbols import L, alpha_1, d
+from symprop.network import parallel
 
 
 class Balanced(HTMLParser):
@@ -86,3 +88,11 @@ def test_audits_and_recipes_are_tables_with_a_row_for_each_layer():
 
 def test_tables_escape_what_they_are_given():
     assert text_of(html_table("<script>", ["&"], [["<b>"]])) == ["<script>", "&", "<b>"]
+
+
+def test_a_block_is_an_outline_of_what_it_holds():
+    block = stack(sequential(residual(named(UniformAttention(d, 1 / d), "S"), alpha_1, 2), parallel(Linear(d, 1 / d))), L)
+    shown = [text.strip() for text in text_of(block._repr_html_())]
+    wanted = ["L times", "one after the other", "2 x + alpha_1 branch(x)", "S =", UniformAttention(d, 1 / d).describe()]
+    assert [item for item in shown if item in wanted] == wanted
+    assert {LayerNorm().describe(), Linear(d, 1 / d).describe()} <= set(shown)

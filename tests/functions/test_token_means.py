@@ -22,6 +22,12 @@ def number(expression):
     return float(sp.N(expression, 15))
 
 
+def at(variance, rho, tokens, extra):
+    """Overlap and slope of pairs of rows at one score variance and correlation."""
+    one = np.array([variance])
+    return overlap_and_slope(one, one * (1 - rho), tokens, extra)
+
+
 @pytest.mark.parametrize("moment", [1 / ROW, (ROW - 1) / ROW**2, (1 - 1 / ROW) ** 2, sp.Integer(3), ROW])
 def test_a_rational_row_moment_is_summed_exactly(moment):
     total = RowMean(sp.Lambda(ROW, moment), n)
@@ -58,11 +64,11 @@ def test_a_mean_of_pair_moments_is_the_mean_of_its_exact_values():
 @pytest.mark.parametrize("variance", [0.04, 1.0, 9.0])
 def test_means_over_many_rows_need_few_of_them(variance):
     every = np.arange(1.0, 301.0)
-    exact = compiled([ROW], Participation(variance, ROW))(every).mean()
+    exact = compiled((ROW,), Participation(variance, ROW))(every).mean()
     assert number(RowMean(sp.Lambda(ROW, Participation(variance, ROW)), 300)) == pytest.approx(exact, rel=1e-4)
     later = np.concatenate([np.full(u - 1, float(u)) for u in range(2, 61)])
     earlier = np.concatenate([np.arange(1.0, u) for u in range(2, 61)])
-    overlap, slope = overlap_and_slope(variance, 0.6, earlier, later - earlier)
+    overlap, slope = at(variance, 0.6, earlier, later - earlier)
     for node, values in ((RowOverlap, overlap), (JacobianOverlap, slope)):
         moment = node(variance, variance * (1 - COSINE), ROW, LATER - ROW)
         mean = PairMean(sp.Lambda(BOUND, moment), 60, sharp(sp.Rational(3, 5)))
@@ -75,7 +81,7 @@ def test_equal_scores_agree_with_the_kernel_of_two_rows(scale):
     flat = 0 * tokens
     values = pair_moments([((1, 1),), ((2, 1),), ((1, 2),), ((1, 1), (1, 1))], flat + scale**2, flat + scale**2, flat,
                           tokens, extra)
-    overlap, slope = equal_scores(scale**2, tokens, extra)
+    overlap, slope = equal_scores(np.array([scale**2]), tokens, extra, np.array([np.inf]))[..., 0]
     np.testing.assert_allclose(overlap, values[0], rtol=2e-9)
     np.testing.assert_allclose(slope, values[0] - values[1] - values[2] + values[3], rtol=5e-9)
 
@@ -87,7 +93,7 @@ def test_overlap_between_the_ends_agrees_with_the_kernel_of_two_rows(scale, one,
     for rho in (0.2, 0.6, 0.95):
         values = pair_moments([((1, 1),), ((2, 1),), ((1, 2),), ((1, 1), (1, 1))], flat + scale**2, flat + scale**2,
                               flat + 1 - rho, tokens, extra, 0.5)
-        overlap, slope = overlap_and_slope(scale**2, rho, tokens, extra)
+        overlap, slope = at(scale**2, rho, tokens, extra)
         np.testing.assert_allclose(overlap, values[0], rtol=one)
         np.testing.assert_allclose(slope, values[0] - values[1] - values[2] + values[3], rtol=two)
 
@@ -95,7 +101,7 @@ def test_overlap_between_the_ends_agrees_with_the_kernel_of_two_rows(scale, one,
 def test_reference_points_of_short_rows():
     # 24 B and 20 B at (t, u, s, rho) = (12, 24, .13, .8) and (5, 20, .3, .8), from the kernel of two rows.
     for t, u, scale, value in ((12, 24, 0.13, 0.92503), (5, 20, 0.3, 0.8147)):
-        slope = overlap_and_slope(scale**2, 0.8, np.array([float(t)]), np.array([float(u - t)]))[1]
+        slope = at(scale**2, 0.8, np.array([float(t)]), np.array([float(u - t)]))[1]
         assert u * slope[0] == pytest.approx(value, abs=1e-4)
 
 
@@ -103,7 +109,7 @@ def test_reference_points_of_short_rows():
 @pytest.mark.parametrize("rho", [0.0, 1 - 1e-9])
 def test_edges_of_two_rows(variance, rho):
     tokens, extra = np.array([1.0, 1.0, 2.0, 500.0]), np.array([1.0, 999.0, 1.0, 500.0])
-    overlap, slope = overlap_and_slope(variance, rho, tokens, extra)
+    overlap, slope = at(variance, rho, tokens, extra)
     # One key: the overlap is the mean weight of the later row, and nothing depends on the scores.
     np.testing.assert_allclose(overlap[:2], 1 / (tokens + extra)[:2], rtol=1e-12)
     np.testing.assert_allclose(slope[:2], 0, atol=1e-15)

@@ -55,3 +55,11 @@ def both(derivation: PaperDerivation, sample: ModuleType) -> Document:
         for item in (derivation, other)
     ]
     return appendix(parts, derivation.view)
+
+
+@pytest.fixture(scope="session")
+def narrow(derivation: PaperDerivation, sample: ModuleType) -> Document:
+    """The report of the sample for text in two columns."""
+    verdicts = [check(claim) for claim in derivation.claims]
+    parts = [Part(derivation, verdicts, sample.measurements(), sample.figures())]
+    return appendix(parts, derivation.view.in_columns())

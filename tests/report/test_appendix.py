@@ -11,13 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from symprop.bundled import derivation
 from symprop.claims import PaperDerivation
 from symprop.core.errors import SympropError, UnknownNameError
+from symprop.notation import COLUMN, LINE
 from symprop.report import pdf
-from symprop.report.document import Document
+from symprop.report.appendix import Part, appendix
+from symprop.report.content import dynamics
+from symprop.report.document import Display, Document
 from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
 from symprop.report.tex import bibliography, latex_files
+from symprop.report.width import width
 
 OWN_STATEMENTS = r"""\documentclass[a4paper]{article}
 \usepackage[margin=2.5cm]{geometry}
@@ -150,6 +155,25 @@ def test_input_only_goes_into_another_document(document: Document, tmp_path: Pat
     assert _compiled(files | {"derivation.tex": page, "appendix.tex": host}, tmp_path) == []
 
 
+def test_two_columns_break_formulas_for_a_column_and_keep_tables_over_both(narrow: Document, document: Document) -> None:
+    page, wide = (str(latex_files(item)["appendix.tex"]) for item in (narrow, document))
+    assert "twocolumn" in page and "twocolumn" not in wide
+    assert "longtable" not in page and page.count(r"\begin{table*}") >= wide.count(r"\begin{longtable}")
+    for text, room in ((page, COLUMN), (wide, LINE)):
+        bodies = [line.split("&", 1)[-1] for block in re.findall(r"\\begin\{align\*\}\n(.*?)\n\\end", text, re.DOTALL)
+                  for line in block.split("\n") if "stackrel" not in line]
+        assert bodies and max(map(width, bodies)) <= room
+    # Both say the same.
+    assert [section.title for section in narrow.sections] == [section.title for section in document.sections]
+    assert re.findall(r"\\label\{[^}]*\}", page) == re.findall(r"\\label\{[^}]*\}", wide)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(engine() is None, reason="no LaTeX engine on the path")
+def test_two_columns_compile_without_warnings(narrow: Document, tmp_path: Path) -> None:
+    assert _compiled(latex_files(narrow), tmp_path) == []
+
+
 def test_an_unknown_style_is_refused(document: Document) -> None:
     with pytest.raises(UnknownNameError, match="input-only"):
         latex_files(document, "input")
@@ -196,3 +220,13 @@ LaTeX Font Info: fine
 """
     assert len(log_warnings(log)) == 5
     assert log_warnings("This is pdfTeX\nOutput written on appendix.pdf") == []
+
+
+def test_exponents_and_boundaries_over_depth_are_printed():
+    """Every formula that ``derive`` prints for the depth is a display of its own section, in the paper's symbols."""
+    cowsik = derivation("cowsik2024")
+    document = appendix([Part(cowsik, ())], cowsik.view)
+    section = next(item for item in document.sections if item.label == "sec:dynamics")
+    shown = [block.quantity for block in section.blocks if isinstance(block, Display)]
+    assert shown == [formula.quantity for formula in dynamics(cowsik, cowsik.view)] and r"\chi_c" in shown
+    assert all(block.steps[0][1] for block in section.blocks if isinstance(block, Display))

@@ -10,9 +10,12 @@ from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+from symprop import bundled
 from symprop.claims import Curve, Paper, PaperDerivation
+from symprop.codegen.render import load
 from symprop.report.appendix import with_sweeps
 from symprop.report.document import Display, Document, Paragraph, Picture, Section, Statement, Sweep, numbering
 from symprop.report.mathml import mathml
@@ -196,3 +199,19 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
     # A fraction is drawn as one: higher than a letter.
     assert found["fraction"] > 1.5 * found["letter"] > 0
     assert found["wide"] <= 0
+
+
+@pytest.mark.parametrize("name", ["cowsik2024", "kedia2024", "softmax_attention"])
+def test_a_slider_over_a_diagram_moves_its_evaluator(name: str) -> None:
+    found = bundled.derivation(name)
+    assert found.diagram is not None
+    (sweep,) = sweeps(found, found.view)
+    level, evaluator = next(iter(found.diagram.evaluators.items()))
+    spec = found.evaluator(evaluator)
+    names = {parameter.name for parameter in spec.parameters}
+    given = {str(symbol): value for symbol, value in found.diagram.values.items() if str(symbol) in names}
+    for value, (curve,) in zip(sweep.values[::10], sweep.curves[::10], strict=True):
+        assert curve.label == level
+        theory = load(spec)(**{found.diagram.x.name: np.array(curve.x), found.diagram.y.name: value}, **given)
+        # Softmax moments are interpolated, in the range of the points of one call.
+        np.testing.assert_allclose(curve.y, getattr(theory, str(found.diagram.output)), rtol=1e-9)
