@@ -24,11 +24,12 @@ from symprop.codegen.special_means import means_texts
 from symprop.codegen.templates import HELPERS, TEMPLATES, template
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.core.symbols import layer
+from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.piece_rule import PIECE_FUNCTIONS
 
 BACKENDS = ("numpy", "torch", "compiled")
 BLOCKED_OPERATIONS = 9
-"""Formulas with fewer operations are bound by memory, and gain nothing from blocks that fit a cache."""
+"""Formulas with fewer operations and no angle are bound by memory, and gain nothing from blocks that fit a cache."""
 _SHAPES = {
     "numpy": (
         "Every argument is a number or an array; they broadcast against each other as in numpy and the result has the "
@@ -168,13 +169,14 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
         {"name": name, "text": code.text(result), "constant": not result.free_symbols}
         for (name, _), result in zip(spec.outputs, results, strict=True)
     ]
+    angles = any(expression.has(ArcCosine, AbsoluteGap) for expression in _formulas(spec))
     return _interface(spec, backend) | {
         "branches": any(expression.has(sp.Piecewise) for expression in _formulas(spec)),
         "groups": groups,
         "outputs": outputs,
         "operations": operations,
         "loop": loop,
-        "block": "_LOOP_BLOCK" if loop else "_BLOCK" if operations >= BLOCKED_OPERATIONS else "1 << 24",
+        "block": "_LOOP_BLOCK" if loop else "_BLOCK" if operations >= BLOCKED_OPERATIONS or angles else "1 << 24",
     }
 
 

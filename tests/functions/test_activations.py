@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -10,6 +11,7 @@ from scipy.integrate import quad
 
 from symprop.codegen import FunctionSpec, evaluate, parameters
 from symprop.codegen.render import load
+from symprop.core import symbols as s
 from symprop.core.symbols import gap, sigma2
 from symprop.functions.activation import Absolute, Erf, Gelu, Identity, LeakyRelu, Relu, Sine, SkipSum, SquaredRelu
 from symprop.functions.arc_cosine import ArcCosine
@@ -73,6 +75,26 @@ def test_unequal_moments_reduce_to_the_gap(activation):
     ):
         difference = second(ZERO, v) - change(ZERO, v, v - c) - cross(ZERO, ZERO, v, v, c)
         assert abs(sp.N(difference, 40, maxn=300)) < 1e-35
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("activation", (Relu(), SquaredRelu()), ids=lambda item: item.name)
+def test_opposite_tokens_of_unequal_variances_keep_their_digits(activation, backend):
+    v1, v2, c = parameters(s.q, s.q_0, s.alpha_1)
+    cross = activation.cross(ZERO, ZERO, v1.symbol, v2.symbol, c.symbol)
+    evaluator = load(FunctionSpec("cross", (v1, v2, c), (("cross", cross),), "Of two tokens."), backend)
+    for distance in (1.7, 0.3, 1e-2, 1e-6, 1e-9, 1e-13):
+        covariance = -2 * (1 - distance)
+        with mpmath.workdps(90):
+            cosine = mpmath.mpf(covariance) / 2
+            angle, sine = mpmath.acos(-cosine), mpmath.sqrt(1 - cosine**2)
+            # Cho & Saul 2009, J_1 and J_2, in the supplement of their angle.
+            known = {
+                "relu": 2 * (sine + angle * cosine),
+                "squared_relu": 4 * (3 * sine * cosine + angle * (1 + 2 * cosine**2)),
+            }[activation.name] / (2 * mpmath.pi)
+        found = float(evaluator(1.0, 4.0, covariance))
+        assert abs(found / known - 1) < 1e-14, distance
 
 
 @pytest.mark.parametrize("activation", ALL, ids=lambda item: item.name)
