@@ -287,6 +287,9 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
 
 Cell: TypeAlias = tuple[Activation, sp.Rational, sp.Rational, int]
 """Activation, strengths of attention and feed-forward, scale of the weights."""
+WEAK, STRONG = sp.Rational(3, 10), sp.Rational(3, 5)
+CELLS: tuple[Cell, ...] = ((Tanh(), WEAK, WEAK, 3), (Relu(), WEAK, WEAK, 1), (Tanh(), WEAK, STRONG, 4))
+"""In order, without a boundary, and in chaos."""
 
 
 @lru_cache(maxsize=4)
@@ -298,25 +301,29 @@ def _factors(activation: Activation) -> simulation.Factors:
 
 
 def _study_points(seed: int, full: bool) -> list[StudyPoint]:
-    half = sp.Rational(3, 10)
-    cells = [(Tanh(), half, half, 3), (Relu(), half, half, 1), (Tanh(), half, 2 * half, 4)]
     sizes = {"width": 512, "draws": 40, "depth": 8} if full else {"width": 256, "draws": 12, "depth": 4}
-    return _points(cells, seed, **sizes)
+    return _points(CELLS, seed, **sizes)
 
 
 def _accuracy(seed: int, progress: Progress | None) -> tuple[Accuracy, ...]:
     """Root mean square errors of both exponents of deviations in tanh blocks at 16 points, in order and in chaos."""
     tenths = (sp.Rational(strength, 10) for strength in (2, 3, 5, 8))
     cells = [(Tanh(), strength, strength, scale) for strength in tenths for scale in (1, 2, 4, 6)]
-    rows: list[Measurement] = []
-    for index, point in enumerate(_points(cells, seed, width=512, draws=40, depth=8)):
-        rows += point()
-        if progress is not None:
-            progress("exponents", index + 1, len(cells))
+    rows = measured(cells, seed, progress, width=512, draws=40, depth=8)
     return tuple(
         distance(f"{name} exponent at 16 points", [row for row in rows if row.quantity == f"exponent: {name}"], {"rms": 0.01})
         for name in ("angle", "gradient deviation")
     )
+
+
+def measured(cells: Sequence[Cell], seed: int, progress: Progress | None, **sizes: int) -> tuple[Measurement, ...]:
+    """The three exponents of every cell in simulated blocks; ``sizes`` are fields of the simulation's setting."""
+    rows: list[Measurement] = []
+    for index, point in enumerate(_points(cells, seed, **sizes)):
+        rows += point()
+        if progress is not None:
+            progress("exponents", index + 1, len(cells))
+    return tuple(rows)
 
 
 def _points(cells: Sequence[Cell], seed: int, **sizes: int) -> list[StudyPoint]:

@@ -95,7 +95,7 @@ def _skip_share() -> Result:
 
 
 def _claims() -> tuple[Claim, ...]:
-    pure, path, mlp = "Theorem 2.2", "Section 3.1", "Corollary 3.2"
+    pure, path, mlp = "pure attention", "paths through skips", "feed-forward layers"
     return (
         Claim("cubic", pure, "one layer takes the residual to its cube", _order, sp.Integer(3)),
         Claim("strength", pure, "what it multiplies the cube of the gap by", _strength,

@@ -6,6 +6,7 @@ Tokens enter attention behind a norm wherever the block has one there: what free
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -441,6 +442,12 @@ def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, 
                    "energy model and simulation.", "layer", "overlap", tuple(curves), tuple(points)),)
 
 
+def _dynamics() -> tuple[Result, ...]:
+    """Exponents at collapse, without and with centring, the freezing point and the critical strength."""
+    angle, common, centred = _exponent("angle"), _exponent("common"), _centred_exponent()
+    return angle, common, replace(centred, quantity=r"\lambda_{angle}^{centred}"), _beta_c("post"), _critical_result()
+
+
 OVERLAP = sp.Symbol("overlap")
 DIAGRAM = Diagram(
     x=Axis(beta_a, "beta", 0.2, 5.0, 200),
@@ -478,6 +485,7 @@ DERIVATION = PaperDerivation(
     accuracy=_accuracy,
     figures=_figures,
     diagram=DIAGRAM,
+    build_dynamics=_dynamics,
     references=(
         Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
               "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "

@@ -129,7 +129,7 @@ def _shaped_relu() -> Result:
 
 
 def _stated(pair: bool) -> sp.Expr:
-    """Theorem 4.2 for exchangeable tokens: V has q on its diagonal and p beside it, and averages over tokens are all c."""
+    """The covariance of exchangeable tokens: V has q on its diagonal and p beside it, and averages over tokens are all c."""
     p = q - gap
     c = q / n + (1 - 1 / n) * p
     entry = p if pair else q
@@ -139,7 +139,7 @@ def _stated(pair: bool) -> sp.Expr:
 
 
 def _claims() -> tuple[Claim, ...]:
-    theorem, relu = "Theorem 4.2", "Section 3, Li et al. 2022"
+    theorem, relu = "covariance of shaped attention", "shaped ReLU, Li et al. 2022"
     angle = sp.sqrt(1 - rho**2) - rho * sp.acos(rho)
     strength = beta**2 / tau_0**2 * (1 - rho) ** 2 * (n - 1) / n**2
     return (
@@ -151,10 +151,10 @@ def _claims() -> tuple[Claim, ...]:
               q_0 / sp.sqrt(1 - 2 * strength * q_0**2 * depth_ratio)),
         Claim("finite-time", theorem, "the drift alone reaches infinity: hence a stopping time", _finite_time,
               1 / (2 * strength * q_0**2)),
-        Claim("plain-temperature", "Section 4", "at temperature sqrt(d_k) the drift over a depth of L = t d is finite", _plain,
+        Claim("plain-temperature", "scaling", "at temperature sqrt(d_k) the drift over a depth of L = t d is finite", _plain,
               sp.S.Zero, expected=Status.REFUTED, corrected_by="plain-temperature-power",
               note="It grows like the width: a finite limit needs the further factor sqrt(d)."),
-        Claim("plain-temperature-power", "Section 4", "power of the width in that drift", _plain, sp.S.One),
+        Claim("plain-temperature-power", "scaling", "power of the width in that drift", _plain, sp.S.One),
         Claim("shaped-relu", relu, "drift of the correlation by a shaped ReLU", _shaped_relu,
               c_s**2 / (2 * sp.pi) * angle),
     )

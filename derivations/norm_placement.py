@@ -111,7 +111,7 @@ QUERY, KEY = (trace_of(sequential(Linear(d_k, variance), RMSNorm()), X) for vari
 
 
 def _score(moment: sp.Expr, quantity: str, *steps: tuple[str, str, sp.Expr]) -> Result:
-    found = Derived(moment, QUERY.assumptions, QUERY.neglected, (Source("henry2020", "Section 3"), *QUERY.sources))
+    found = Derived(moment, QUERY.assumptions, QUERY.neglected, (Source("henry2020", "QK norm"), *QUERY.sources))
     return result(moment, quantity, found, *steps)
 
 
@@ -138,13 +138,13 @@ def _claims() -> tuple[Claim, ...]:
     share, wang, qk = "overlap of tokens", "Wang and Komatsuzaki 2021", "Henry et al. 2020; Dehghani et al. 2023"
     both = gain_v + m_f
     return (
-        Claim("pre-growth-lower", f"{xiong}, Lemma 2", "second moment of a Pre-LN stream, lower end: tokens of zero average",
+        Claim("pre-growth-lower", f"{xiong}, size", "second moment of a Pre-LN stream, lower end: tokens of zero average",
               _spread_tokens, 1 + L / 2),
-        Claim("pre-growth-upper", f"{xiong}, Lemma 2", "second moment of a Pre-LN stream, upper end: equal tokens",
+        Claim("pre-growth-upper", f"{xiong}, size", "second moment of a Pre-LN stream, upper end: equal tokens",
               _equal_tokens, 1 + 3 * L / 2),
         Claim("pre-growth", xiong, "second moment of a Pre-LN stream", lambda: _second(PRE), q_0 + L * both),
         Claim("relu-homogeneous", xiong, "ReLU: slope over second moment", _relu_is_homogeneous, sp.S.One),
-        Claim("pre-gradient-relu", f"{xiong}, Theorem 1", "Pre-LN ReLU: squared gradients fall like 1/l with the layer l",
+        Claim("pre-gradient-relu", f"{xiong}, gradient", "Pre-LN ReLU: squared gradients fall like 1/l with the layer l",
               lambda: _relu_common(PRE), sp.S.One),
         Claim("pre-gradient", xiong, "Pre-LN: exponent of the token-common gradient", lambda: _gradient(PRE, "common"),
               (gain_v + chi) / both),

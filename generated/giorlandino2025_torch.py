@@ -2057,8 +2057,8 @@ def centred_overlap_exact(
 
     Neglected: O(1/d), relative 1e-4 in interpolated moments.
     Source: giorlandino2025; cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023,
-    Section 3; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; noci2022,
-    Eq. 1.
+    shaped attention; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4;
+    noci2022, Eq. 1.
     """
     (
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,

@@ -3763,7 +3763,7 @@ def centred_output(
         independent gradient: the incoming gradient is independent of the layer's own weights
 
     Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
-    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, Section 3.
+    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, shaped attention.
     """
     d = np.asarray(d, dtype=float)
     if d_o is None:
@@ -3877,7 +3877,7 @@ def centred_gradient(
         independent gradient: the incoming gradient is independent of the layer's own weights
 
     Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
-    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, Section 3.
+    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, shaped attention.
     """
     d = np.asarray(d, dtype=float)
     if d_o is None:

@@ -3574,7 +3574,7 @@ def centred_output(
         independent gradient: the incoming gradient is independent of the layer's own weights
 
     Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
-    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, Section 3.
+    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, shaped attention.
     """
     (
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
@@ -3653,7 +3653,7 @@ def centred_gradient(
         independent gradient: the incoming gradient is independent of the layer's own weights
 
     Neglected: second order in 1/d_k + 2/d, and what a cubic through the ends misses of the overlap of two rows.
-    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, Section 3.
+    Source: cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023, shaped attention.
     """
     (
         n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from symprop.core.display import COLUMNS, aligned
-from symprop.core.errors import InputError, UnknownNameError
+from symprop.core.errors import InputError, RefusedError, UnknownNameError
 
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit, LayerRow
@@ -221,6 +221,10 @@ def formulas(model: Architecture) -> str:
     from symprop.notation import view
     from symprop.report.content import block_steps
 
+    if model.cross:
+        raise RefusedError(
+            model.name, "a layer has two inputs, and its formulas one", "see the component CrossAttention, or audit in numbers"
+        )
     lines = [rf"% {model.name}: {model.source}; phi is {model.activation}"]
     for name, value in initialisation(model).items():
         lines.append(rf"% {name} = {value}")

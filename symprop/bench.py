@@ -2,8 +2,8 @@
 
 Generated numpy functions at a million points against the best hand-written numpy for the same formula and against
 ``sympy.lambdify(..., cse=True)`` (below 1 means that the generated function is faster), and start-up times against
-``import sympy``; and how long recursions over depth and softmax moments take. Lines whose subject is not available are left
-out by name.
+``import sympy``; and how long recursions over depth, softmax moments and phase diagrams take. Lines whose subject is not
+available are left out by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from symprop import bench_softmax
+from symprop import bench_diagram, bench_softmax
 from symprop.bench_depth import best_of, rows
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, parameters
@@ -78,16 +78,26 @@ def _correlation(rho: Any, n: Any, d: Any, L: Any, alpha_1: Any, sigma_v2: Any) 
     return 1 - (1 - rho) / (1 + np.expm1(L * np.log1p(alpha_1**2 * sigma_v2 * d)) * (1 + (n - 1) * rho) / n)
 
 
+def _first_arc_cosine(above: Any, below: Any) -> tuple[Any, Any]:
+    """The angle with cosine (below - above)/(below + above), and its sine less its cosine times the angle."""
+    angle = 2 * np.arctan2(np.sqrt(above), np.sqrt(below))
+    square, size = angle * angle, above + below
+    series = angle * square * (1 / 3 - square * (1 / 30 - square * (1 / 840 - square * (1 / 45360 - square / 3991680))))
+    direct = (2 * np.sqrt(above * below) - angle * (below - above)) / size
+    return angle, np.where(angle < 0.3, series, direct)
+
+
 def _relu_cross(sigma2: Any, rho: Any) -> Any:
-    c = sigma2 * rho
-    return (np.sqrt(sigma2**2 - c**2) + c * (np.pi - np.arccos(c / sigma2))) / (2 * np.pi)
+    return sigma2 * _first_arc_cosine(1 + rho, 1 - rho)[1] / (2 * np.pi)
 
 
 def _gelu_cross(sigma2: Any, rho: Any) -> Any:
-    c, spread = sigma2 * rho, 1 + sigma2
-    root = np.sqrt(spread**2 - c**2)
-    angle = np.pi / 2 + np.arcsin(c / spread)
-    return (c * angle + (sigma2**2 + (c / spread) ** 2 * (1 - sigma2**2)) / root) / (2 * np.pi)
+    c, spread, square = sigma2 * rho, 1 + sigma2, sigma2 * sigma2
+    excess = 1 + 2 * sigma2 + (sigma2 - c) * (sigma2 + c)
+    angle, first = _first_arc_cosine(spread + c, spread - c)
+    ratio = c / spread
+    rest = (square + ratio * ratio * (1 - square)) / excess - square / (1 + square)
+    return ((c * angle + square * spread * first) / (1 + square) + rest * np.sqrt(excess)) / (2 * np.pi)
 
 
 STABLE: Mapping[str, Callable[..., Any]] = {
@@ -205,7 +215,7 @@ def main(repeats: int = 11) -> None:
     for spec in evaluators():
         print(_evaluator_line(spec, repeats))
     fewer = max(1, repeats // 2)
-    for line in (*rows(fewer), *bench_softmax.rows(repeats), *_start_up_lines(fewer)):
+    for line in (*rows(fewer), *bench_softmax.rows(repeats), *bench_diagram.rows(), *_start_up_lines(fewer)):
         print(line)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import shutil
 import subprocess
 import tempfile
@@ -91,6 +92,31 @@ def _by_hand_in_numpy(columns: dict[str, Any], size: int = 8192) -> Callable[[],
     return run
 
 
+def _by_hand_in_numba(columns: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    """The map with acos, compiled by numba with the same liberty as C."""
+    if importlib.util.find_spec("numba") is None:
+        return {}
+    from math import acos, pi, sqrt
+
+    import numba
+
+    def step(w: Any, x: Any, q: Any, p: Any, layers: int) -> None:
+        for k in range(len(q)):
+            a = 0.5 * x[k] * x[k] * w[k]
+            for _ in range(layers):
+                c = min(p[k] / q[k], 1.0)
+                p[k] += a * q[k] * (sqrt(1 - c * c) + c * (pi - acos(c))) / pi
+                q[k] += a * q[k]
+
+    compiled = numba.njit(fastmath=True)(step)
+
+    def run() -> None:
+        q = columns["q_0"].copy()
+        compiled(columns["sigma_w2"], columns["alpha_1"], q, q * columns["rho"], LAYERS)
+
+    return {"numba with acos": run}
+
+
 def _by_hand_in_python(columns: dict[str, Any], points: int) -> Callable[[], object]:
     from math import acos, pi, sqrt
 
@@ -133,7 +159,7 @@ def rows(repeats: int) -> Iterator[str]:
     runs: dict[str, Callable[[], object]] = {"relu, compiled": lambda: compiled(**columns)}
     numpy_relu = load(relu)
     runs["relu, numpy"] = lambda: numpy_relu(**columns)
-    runs |= {"numpy with arccos, in blocks": _by_hand_in_numpy(columns), **_by_hand_in_c(columns)}
+    runs |= {"numpy with arccos, in blocks": _by_hand_in_numpy(columns), **_by_hand_in_c(columns), **_by_hand_in_numba(columns)}
     runs["relu with 4 derivatives, compiled"] = lambda: slopes(**columns)
     for activation in (Gelu(), Tanh(), Silu()):
         function = load(block(activation), "compiled")
@@ -145,5 +171,7 @@ def rows(repeats: int) -> Iterator[str]:
     spent["scalar Python with acos"] = 1e9 / (few * LAYERS) * best_of([_by_hand_in_python(columns, few)], repeats)[0]
     for name, time_each in spent.items():
         yield f"{name:40}{time_each:8.1f}{time_each / spent['relu, compiled']:18.2f}"
+    if "numba with acos" not in spent:
+        yield "left out: numba (pip install 'symprop[numba]')"
     one, two = best_of([lambda: compiled(**columns), lambda: compiled(**columns, workers=2)], repeats, time.perf_counter)
     yield f"{'relu, compiled: two workers are faster by':58}{one / two:8.2f}"

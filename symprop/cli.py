@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--ablation", action="store_true", help="architectures: what each ingredient of the theory is worth"
     )
+    sub.add_argument("--minutes", type=_count, metavar="N", help="architectures: begin no further model after so many minutes")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the simulation (default 0)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
     sweep_arguments(sub)
@@ -455,12 +457,17 @@ def _verify_architectures(options: argparse.Namespace) -> int:
             else:
                 print(verification.ablation_text(worth), end="")
             return 0
-        rows = verification.verify(first_seed=options.seed, full=options.full, progress=progress)
+        rows: list[verification.Comparison] = []
+        minutes = math.inf if options.minutes is None else options.minutes
+        for found in verification.verify(first_seed=options.seed, full=options.full, minutes=minutes, progress=progress):
+            rows += found
+            if not options.json:
+                print(verification.verification_text(found), end="", flush=True)
     if options.json:
         content = [asdict(row) | {"error": row.error, "agrees": row.agrees} for row in rows]
         print(json.dumps(content, indent=1))
     else:
-        print(verification.verification_text(rows), end="")
+        print(verification.verdict_text(rows), end="")
     return 0 if all(row.agrees for row in rows) else 1
 
 

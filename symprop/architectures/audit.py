@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -15,14 +15,19 @@ from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
 from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, logit_deviations, run
 from symprop.core.display import html_table
-from symprop.core.errors import InputError, UnknownNameError
+from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.network.gram import GramGradient
 from symprop.network.gram_attention import AttentionPattern, pattern
 
 STATES = ("auto", "exchangeable", "gram")
 """The state of the tokens: (q, gap) or the whole Gram matrix; ``auto`` takes the first where it suffices."""
-COLLAPSED = 0.99
-"""Token cosine from which tokens count as collapsed."""
+APART, COLLAPSED = 0.5, 0.99
+"""Token cosines up to which tokens count as apart, and from which as collapsed."""
+UNRELIABLE = 0.25
+"""Error of a moment from which a state that was asked for earns a warning, and no repairs."""
+FIRST_SHARE = 1 / 3
+"""Share of the gradient's growth, in the logarithm, from which the first layer is named as its place."""
+EMBEDDINGS = ("token", "position", "segment", "class_token")
 VALID_LOGITS, USABLE_LOGITS = 0.5, 1.6
 """Logit deviations up to which attention is described at first order and beyond which a repair is offered, and up to which
 its forward moments still are."""
@@ -127,11 +132,16 @@ def audit(
     if not 0 <= padding < len(words):
         raise InputError("padding", padding, f"an integer in [0, {len(words) - 1}]")
     subject = _Subject(architecture, words, padding)
-    rows, chosen, reason = _chosen(subject, state)
+    found = _chosen(subject, state)
     cotangent = "unit cotangents at the output" if architecture.head is None else "cross-entropy"
+    verdict, repairs = _verdict(subject, found.rows, found.state, growth), []
+    if found.error < UNRELIABLE:
+        repairs = _repairs(subject, found.rows, found.state, growth, cosine)
+    else:
+        verdict.insert(0, f"Do not rely on these numbers: {found.reason.partition('; ')[2]}. No repair is solved for in this"
+                          " state; the gram state has them.")  # fmt: skip
     return Audit(
-        architecture, len(words), padding, chosen, reason, cotangent, rows, tuple(_verdict(subject, rows, chosen, growth)),
-        tuple(_repairs(subject, rows, chosen, growth, cosine)),
+        architecture, len(words), padding, found.state, found.reason, cotangent, found.rows, tuple(verdict), tuple(repairs)
     )
 
 
@@ -150,16 +160,19 @@ class _Subject:
 
     @cached_property
     def fast(self) -> ExchangeableModel:
-        """The same model on exchangeable tokens."""
-        return ExchangeableModel(self.architecture, self.count)
+        """The same model on exchangeable tokens, without what reads an encoder."""
+        return ExchangeableModel(self.architecture.replace(cross=False), self.count)
 
-    def rows(self, state: str, branch_factor: float = 1.0) -> tuple[LayerRow, ...]:
-        """The layers in a state, with scaled residual branches."""
+    def rows(self, state: str, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> tuple[LayerRow, ...]:
+        """The layers in a state, with scaled residual branches and embeddings."""
         if state == "exchangeable":
-            return _exchangeable_rows(self.fast, branch_factor)
+            return _exchangeable_rows(self.fast, branch_factor, embedding_factor)
         scaled = self.architecture
         if branch_factor != 1:
             scaled = scaled.replace(branch_scale=scaled.branch_scale * sp.Float(branch_factor, 17))
+        if embedding_factor != 1:
+            size = sp.Float(embedding_factor, 17) ** 2
+            scaled = scaled.replace(**{name: size * getattr(scaled, name) for name in EMBEDDINGS})
         return _gram_rows(scaled, self.words, self.visible, self.padding)
 
     def logits(self, state: str, factor: float) -> float:
@@ -167,7 +180,7 @@ class _Subject:
         model, square = self.architecture, sp.Float(factor, 17) ** 2
         changed = model.replace(query=model.query * square, key=model.key * square)
         if state == "exchangeable":
-            return _logits(_exchangeable_rows(ExchangeableModel(changed, self.count), 1.0))
+            return _logits(_exchangeable_rows(ExchangeableModel(changed, self.count)))
         return max(logit_deviations(changed, self.words, self.visible, self.padding))
 
     @cached_property
@@ -179,24 +192,40 @@ class _Subject:
         return pattern(len(self.words), causal=self.architecture.causal, padding=self.padding, rotary=own.rotary)
 
 
-def _chosen(subject: _Subject, state: str) -> tuple[tuple[LayerRow, ...], str, str]:
-    """The layers, the state that they were found in, and why."""
+@dataclass(frozen=True)
+class _Found:
+    """The layers, the state that they were found in, why, and how far it errs where it was asked for against a reason."""
+
+    rows: tuple[LayerRow, ...]
+    state: str
+    reason: str
+    error: float = 0.0
+
+
+def _chosen(subject: _Subject, state: str) -> _Found:
     against = "a part of the tokens is padding" if subject.padding else obstacle(subject.architecture, subject.words)
     if state == "gram":
-        return subject.rows("gram"), "gram", "as asked for"
+        return _Found(subject.rows("gram"), "gram", "as asked for")
+    if state == "exchangeable" and subject.architecture.cross:
+        raise RefusedError(
+            subject.architecture.name, f"(q, gap) of one sequence is not enough: {against}", "audit it in the gram state"
+        )
     if state == "exchangeable":
         rows = subject.rows("exchangeable")
-        return rows, "exchangeable", f"as asked for, although {against}; {_cost(subject)}" if against else "as asked for"
+        if not against:
+            return _Found(rows, "exchangeable", "as asked for")
+        said, error = _cost(subject)
+        return _Found(rows, "exchangeable", f"as asked for, although {against}; {said}", error)
     if against:
-        return subject.rows("gram"), "gram", against
+        return _Found(subject.rows("gram"), "gram", against)
     rows = subject.rows("exchangeable")
     if _logits(rows) <= VALID_LOGITS:
-        return rows, "exchangeable", "tokens are exchangeable and logits small"
-    return subject.rows("gram"), "gram", f"logits deviate by {_logits(rows):.3g}"
+        return _Found(rows, "exchangeable", "tokens are exchangeable and logits small")
+    return _Found(subject.rows("gram"), "gram", f"logits deviate by {_logits(rows):.3g}")
 
 
-def _cost(subject: _Subject) -> str:
-    """What (q, gap) misses of the Gram matrix, measured on fewer tokens."""
+def _cost(subject: _Subject) -> tuple[str, float]:
+    """What (q, gap) misses of the Gram matrix, measured on fewer tokens, and the largest error of a moment."""
     count = min(subject.count, COMPARED_TOKENS)
     part = _Subject(subject.architecture, subject.words[:count], 0)
     pairs = list(zip(part.rows("exchangeable"), part.rows("gram"), strict=True))
@@ -209,10 +238,12 @@ def _cost(subject: _Subject) -> str:
         for fast, full in pairs for name in full.weights if full.weights[name] > 0
     )  # fmt: skip
     apart = max(abs(fast.cosine - full.cosine) for fast, full in pairs)
-    return (
-        f"on {count} tokens the Gram matrix differs by up to {furthest(lambda row: row.q):.2g} in E x^2 (relative),"
-        f" {apart:.2g} in the cosine, {furthest(lambda row: row.gradient):.2g} in E g^2 and {weights:.2g} in a weight gradient"
+    size, gradient = furthest(lambda row: row.q), furthest(lambda row: row.gradient)
+    said = (
+        f"on {count} tokens the Gram matrix differs by up to {size:.2g} in E x^2 (relative), {apart:.2g} in the cosine,"
+        f" {gradient:.2g} in E g^2 and {weights:.2g} in a weight gradient"
     )
+    return said, max(size, apart, gradient)
 
 
 def _gram_rows(
@@ -245,8 +276,10 @@ def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tu
     return tuple(reversed(rows))
 
 
-def _exchangeable_rows(model: ExchangeableModel, branch_factor: float) -> tuple[LayerRow, ...]:
-    found, architecture = model.run(branch_factor), model.architecture
+def _exchangeable_rows(
+    model: ExchangeableModel, branch_factor: float = 1.0, embedding_factor: float = 1.0
+) -> tuple[LayerRow, ...]:
+    found, architecture = model.run(branch_factor, embedding_factor), model.architecture
     share = 0.0 if normalised_stream(architecture) else 1.0
     rows = []
     for layer, (stream, above) in enumerate(zip(found.streams, found.gradients, strict=True)):
@@ -291,11 +324,14 @@ def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: 
     if tokens > 1:
         resolved = state == "exchangeable" or last.gap > UNRESOLVED * last.q
         left = f"{last.gap / last.q:.3g}" if resolved else f"below {UNRESOLVED:g}"
-        sentences.append(
-            f"Tokens collapse: their cosine passes {COLLAPSED} by layer {collapsed}, and 1 - cosine is {left} at the output."
-            if collapsed is not None
-            else f"Tokens stay apart: their cosine goes from {first.cosine:.3g} to {last.cosine:.3g}."
-        )
+        path = f"their cosine goes from {first.cosine:.3g} to {last.cosine:.3g}"
+        if collapsed is not None:
+            passes = f"their cosine passes {COLLAPSED} by layer {collapsed}"
+            sentences.append(f"Tokens collapse: {passes}, and 1 - cosine is {left} at the output.")
+        elif last.cosine > APART:
+            sentences.append(f"Tokens draw together: {path}, short of the {COLLAPSED} from which they count as collapsed.")
+        else:
+            sentences.append(f"Tokens stay apart: {path}.")
     sentences += _gradient_verdict(rows, growth)
     logits = [(row.logit_deviation, row.layer, row.participation) for row in rows if row.logit_deviation is not None]
     deviation, layer, participation = max(logits, key=lambda item: item[0] or 0.0)
@@ -326,6 +362,14 @@ def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: 
     return sentences
 
 
+def _first_share(rows: tuple[LayerRow, ...]) -> float:
+    """The share of the first layer in the growth of gradients, in the logarithm, where its stream is what grows."""
+    total = gradient_growth(rows)
+    if not (total > 1 and rows[1].gradient > 0 and rows[0].q < rows[1].q):
+        return 0.0
+    return math.log(rows[0].gradient / rows[1].gradient) / math.log(total)
+
+
 def _gradient_verdict(rows: tuple[LayerRow, ...], growth: float) -> list[str]:
     ratio = gradient_growth(rows)
     if math.isnan(ratio):
@@ -337,6 +381,11 @@ def _gradient_verdict(rows: tuple[LayerRow, ...], growth: float) -> list[str]:
     else:
         direction = "grow" if ratio > 1 else "shrink"
         sentences = [f"Gradients {direction} by {size:.3g} in second moment from the output to the input, {allowed}."]
+    if (share := _first_share(rows)) > FIRST_SHARE and size > growth:
+        sentences.append(
+            f"{share:.0%} of that, in the logarithm, is a factor {rows[0].gradient / rows[1].gradient:.3g} in layer 0, whose"
+            f" input of E x^2 = {rows[0].q:.3g} is small beside what the layer adds to it."
+        )
     least, most = min(rows, key=lambda row: row.gradient), max(rows, key=lambda row: row.gradient)
     if least.gradient > 0 and most.gradient / least.gradient > growth >= size:
         sentences.append(
@@ -383,6 +432,9 @@ def _repairs(
             "gradient growth", "the gradient's growth", wanted if ratio > 1 else 1 / wanted, gradient_growth
         )
         found.append(_branch_repair(subject, problem, rows, state))
+        if _first_share(rows) > FIRST_SHARE and _embedding_scales(subject.architecture):
+            repair = _embedding_repair(subject, replace(problem, name="gradient growth in layer 0"), rows, state)
+            found += [repair] if repair.factor is not None else []
     if subject.count > 1 and rows[-1].cosine >= COLLAPSED:
         problem = _Problem(
             "rank collapse", "the token cosine at the output", cosine, lambda rows: rows[-1].cosine, _alignment
@@ -393,16 +445,50 @@ def _repairs(
     return found
 
 
-def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, ...], state: str) -> Repair:
-    """The factor of the residual branches at which the problem is gone, checked on all tokens.
+def _embedding_scales(architecture: Architecture) -> bool:
+    """Whether the variances of embeddings scale what enters the first layer."""
+    return not architecture.embedding_norm and architecture.positions != "sinusoidal" and architecture.order != "post"
 
-    The fast state knows how the quantity depends on the factor up to an offset; full runs correct the offset.
+
+def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, ...], state: str) -> Repair:
+    """The factor of the residual branches at which the problem is gone."""
+    return _scale_repair(
+        problem, rows, "branch scale", "residual branches", lambda factor: _scaling(subject.architecture, factor),
+        lambda factor: subject.rows("exchangeable", factor), lambda factor: subject.rows(state, factor),
+    )
+
+
+def _embedding_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, ...], state: str) -> Repair:
+    """The factor of the embeddings at which the problem is gone."""
+
+    def scaling(factor: float) -> str:
+        stds = {name: math.sqrt(subject.architecture.number(name)) * factor for name in EMBEDDINGS}
+        given = ", ".join(f"{name} {std:.4g}" for name, std in stds.items() if std > 0)
+        return f"Multiply the embeddings by {factor:.4g} instead (std: {given})."
+
+    return _scale_repair(
+        problem, rows, "embedding std", "embeddings", scaling,
+        lambda factor: subject.rows("exchangeable", embedding_factor=factor),
+        lambda factor: subject.rows(state, embedding_factor=factor),
+    )
+
+
+_Run = Callable[[float], tuple[LayerRow, ...]]
+
+
+def _scale_repair(
+    problem: _Problem, rows: tuple[LayerRow, ...], target: str, scaled: str, advice: Callable[[float], str], quick: _Run,
+    complete: _Run,
+) -> Repair:
+    """The factor of what is ``scaled`` at which the problem is gone, checked on all tokens.
+
+    The ``quick`` state knows how the quantity depends on the factor up to an offset; ``complete`` runs correct the offset.
     """
-    before, target = problem.of(rows), "branch scale"
+    before = problem.of(rows)
 
     @lru_cache
     def fast(log_factor: float) -> float:
-        return problem.distance(subject.rows("exchangeable", math.exp(log_factor)))
+        return problem.distance(quick(math.exp(log_factor)))
 
     log_factor, full = 0.0, rows
     for _ in range(ATTEMPTS):
@@ -411,13 +497,13 @@ def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, .
         if place is None:
             break
         log_factor = place
-        full = subject.rows(state, math.exp(log_factor))
+        full = complete(math.exp(log_factor))
         if abs(problem.distance(full)) <= REACHED:
             factor, after = math.exp(log_factor), problem.of(full)
             return Repair(problem.name, target, factor, before, after,
-                          f"{_scaling(subject.architecture, factor)} {_reached(problem.quantity, before, after)}")  # fmt: skip
+                          f"{advice(factor)} {_reached(problem.quantity, before, after)}")  # fmt: skip
     return Repair(problem.name, target, None, before, None,
-                  f"No scale of the residual branches brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")
+                  f"No scale of the {scaled} brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")
 
 
 def _root(function: Callable[[float], float], start: float) -> float | None:

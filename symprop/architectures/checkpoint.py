@@ -22,13 +22,12 @@ from symprop.architectures.audit import VALID_LOGITS, LayerRow, layer_rows
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import mean_moments
 from symprop.architectures.readers import load
-from symprop.architectures.signal import WEIGHTS, Layers, ModelPass, Words, embed, run
+from symprop.architectures.signal import WEIGHTS, Course, Layers, ModelPass, Words, embed, run
 from symprop.architectures.tensor_file import TensorFiles
 from symprop.components import LayerNorm, Linear, RMSNorm
 from symprop.core.errors import InputError, MissingExtraError
 from symprop.network import Block, Parallel, Residual, Sequential, named, sequential, token_input, trace_of
 from symprop.network.builders import Named
-from symprop.network.gram import EVERYTHING
 
 Array = npt.NDArray[np.float64]
 
@@ -302,7 +301,7 @@ def _trained(weights: _Weights, words: Words) -> tuple[LayerRow, ...]:
         signal = replace(signal, gram=gain.gain2 * signal.gram + gain.bias)
     start = token_input(sp.Integer(len(words)), sp.Integer(embedded.width), gaussian=True)
     traces = [trace_of(_trained_block(weights, layer), start) for layer in range(embedded.layers)]
-    model = ModelPass(embedded, seen, Layers(traces, signal, seen, EVERYTHING))
+    model = ModelPass(embedded, seen, Layers(Course(traces, signal, seen)))
     return layer_rows(model, model.unit_gradient())
 
 

@@ -17,6 +17,7 @@ from symprop.core.provenance import Source
 from symprop.functions.activation import Activation
 from symprop.functions.pair_kernel import CalledActivation
 from symprop.network import Block, Sequential, named, parallel, residual, sequential
+from symprop.network.gram_memory import MemoryAttention
 
 SIZES: Mapping[str, sp.Symbol] = {
     "layers": symbols.L, "width": symbols.d, "heads": symbols.heads, "key_width": symbols.d_k, "hidden": symbols.d_F,
@@ -45,8 +46,10 @@ class Architecture:
     (parallel), around a branch (peri), nowhere (none). A sum is ``skip_scale * x + branch_scale * branch``. Variances are
     absolute, expressions in the symbols of :data:`SIZES`; ``temperature`` multiplies
     :math:`q \cdot k/\sqrt{d_k}`. ``rotated`` is the number of query and key coordinates of a head that rotary embeddings
-    turn, with angles of base ``rotary_base``. ``class_token`` is the variance of a first token that carries the readout
-    (zero: none). ``head`` is the variance of the output embedding, None where the readout is not a linear layer. Biases are
+    turn, with angles of base ``rotary_base``. ``cross`` says that a branch of every layer attends to the output of an
+    encoder, which is the same architecture without it and without a causal mask; its matrices have the variances of
+    self-attention. ``class_token`` is the variance of a first token that carries the readout (zero: none). ``head`` is the
+    variance of the output embedding, None where the readout is not a linear layer. Biases are
     zero and gains one. Raises :class:`InputError` for a field out of range.
 
     >>> from symprop.architectures.presets import preset
@@ -68,6 +71,7 @@ class Architecture:
     activation: str = "gelu"
     gated: bool = False
     causal: bool = True
+    cross: bool = False
     embedding_norm: bool = False
     final_norm: bool = True
     positions: str = "learned"
@@ -102,6 +106,8 @@ class Architecture:
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise UnknownNameError(name, getattr(self, name), allowed)
+        if self.cross and (self.order == "parallel" or self.positions == "rotary" or self.number("class_token") > 0):
+            raise InputError("cross", "true", "a decoder of sequential branches without rotary positions and class token")
         if self.rotated % 2 or not 0 <= self.rotated <= self.key_width:
             raise InputError("rotated", self.rotated, f"an even integer in [0, {self.key_width}]")
         if not 0 <= self.epsilon < 1:
@@ -168,16 +174,20 @@ class Architecture:
 
         phi: Activation = CalledActivation(self.phi()) if called else self.phi()
         width, hidden, key_width = sizes["width"], sizes["hidden"], sizes["key_width"]
-        attention = sequential(
-            named(
-                Attention(
-                    key_width * sizes["heads"], value("value"), key_width, value("query"), value("key"),
-                    temperature=value("temperature"), heads=sizes["heads"],
+
+        def attending(kind: type[Attention], label: str, projection: str) -> Block:
+            return sequential(
+                named(
+                    kind(
+                        key_width * sizes["heads"], value("value"), key_width, value("query"), value("key"),
+                        temperature=value("temperature"), heads=sizes["heads"],
+                    ),
+                    label,
                 ),
-                "S",
-            ),
-            named(Linear(width, value("output")), "O"),
-        )  # fmt: skip
+                named(Linear(width, value("output")), projection),
+            )  # fmt: skip
+
+        attention = attending(Attention, "S", "O")
         first = (
             (named(GatedUnit(hidden, value("gate"), value("up"), phi), "G"),)
             if self.gated
@@ -195,4 +205,5 @@ class Architecture:
                 return residual(sequential(norm(), part, norm()), branch, skip)
             return residual(sequential(norm(), part) if self.order == "pre" else part, branch, skip)
 
-        return sequential(joined(attention), joined(feed_forward))
+        reading = (joined(attending(MemoryAttention, "C", "P")),) if self.cross else ()
+        return sequential(joined(attention), *reading, joined(feed_forward))

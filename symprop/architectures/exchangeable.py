@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from symprop.architectures.description import NORMS, Architecture
 from symprop.architectures.signal import WEIGHTS, Words, embed
 from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linear, Sum
 from symprop.core.signal import Gradient, Signal
+from symprop.core.symbols import n
 from symprop.functions.activation import Activation
 from symprop.functions.pair_kernel import CalledActivation, PairKernel
 from symprop.network import Step, Trace, token_input, trace_of
@@ -133,8 +134,8 @@ class Moments:
 class _Compiled:
     """One step: its map, that of the gradient, the squared norms of its weight gradients, and of attention its logits.
 
-    Functions of the factor of residual branches and of (q, gap) of every input; of the incoming gradient's before, where one
-    comes in.
+    Functions of the factor of residual branches, the number of tokens and (q, gap) of every input; of the incoming
+    gradient's before, where one comes in.
     """
 
     step: Step
@@ -173,21 +174,21 @@ class ExchangeableModel:
 
     @cached_property
     def _trace(self) -> Trace:
-        start = token_input(sp.Integer(self.tokens), sp.Integer(self.architecture.width), gaussian=True)
-        return trace_of(self.architecture.block(called=True), start)
+        return _traced(self.architecture, self.tokens == 1)
 
     @cached_property
-    def _steps(self) -> list[_Compiled]:
-        return [_compiled(step, self._trace) for step in self._trace.steps]
+    def _steps(self) -> tuple[_Compiled, ...]:
+        return _compiled_layer(self.architecture, self.tokens == 1)
 
-    def run(self, branch_factor: float = 1.0) -> ExchangeablePass:
-        """Forward and backward, the residual branches multiplied by ``branch_factor``."""
+    def run(self, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> ExchangeablePass:
+        """Forward and backward, the residual branches and what enters the first layer multiplied by factors."""
         layers: list[list[Moments]] = []
-        streams = [self._embedded]
+        start, size = self._embedded, embedding_factor**2
+        streams = [Moments(size * start.q, size * start.gap)]
         for _ in range(self.architecture.layers):
             signals = [streams[-1]]
             for item in self._steps:
-                found = item.forward(branch_factor, *_numbers(item.step, signals))
+                found = item.forward(branch_factor, self.tokens, *_numbers(item.step, signals))
                 signals.append(Moments(*map(float, found)))
             layers.append(signals)
             streams.append(signals[self._trace.output])
@@ -210,7 +211,7 @@ class ExchangeableModel:
         scores = 0.0
         for position in range(len(self._steps), 0, -1):
             item, incoming = self._steps[position - 1], gradients.pop(position)
-            numbers = (branch_factor, *_numbers(item.step, signals))
+            numbers = (branch_factor, self.tokens, *_numbers(item.step, signals))
             for name, norm in item.weights.items():
                 weights[name] = float(norm(incoming.q, incoming.gap, *numbers))
             if item.scores is not None:
@@ -238,7 +239,7 @@ class ExchangeableModel:
         norm = NORMS[self.architecture.norm](epsilon=sp.Float(self.architecture.epsilon, 17))
         trace = trace_of(norm, self._trace.input)
         (item,) = (_compiled(step, trace) for step in trace.steps)
-        return Moments(*map(float, item.backward(above.q, above.gap, 1.0, *_numbers(item.step, [last]))[0]))
+        return Moments(*map(float, item.backward(above.q, above.gap, 1.0, self.tokens, *_numbers(item.step, [last]))[0]))
 
 
 def mean_moments(gram: Array) -> Moments:
@@ -258,11 +259,24 @@ _FACTOR = sp.Symbol("branch_factor", positive=True)
 _INCOMING = Gradient(sp.Symbol("q_above", nonnegative=True), sp.Symbol("gap_above", nonnegative=True))
 
 
+@lru_cache(maxsize=4)
+def _traced(architecture: Architecture, single: bool) -> Trace:
+    """One layer; its number of tokens is one or a symbol, so that sequences of any length share what is compiled."""
+    start = token_input(sp.S.One if single else n, sp.Integer(architecture.width), gaussian=True)
+    return trace_of(architecture.block(called=True), start)
+
+
+@lru_cache(maxsize=4)
+def _compiled_layer(architecture: Architecture, single: bool) -> tuple[_Compiled, ...]:
+    trace = _traced(architecture, single)
+    return tuple(_compiled(step, trace) for step in trace.steps)
+
+
 def _compiled(step: Step, trace: Trace) -> _Compiled:
     component = _opened(step.component)
     inputs = [trace.signal(source) for source in step.inputs]
     # Structural zeros, as the gap of a single token, are passed like any other number.
-    arguments: list[sp.Basic] = [_FACTOR]
+    arguments: list[sp.Basic] = [_FACTOR, n]
     arguments += [item if item.is_Symbol else sp.Dummy() for signal in inputs for item in (signal.q, signal.gap)]
     activation = getattr(component, "activation", None)
     modules: list[Any] = ["math"]
@@ -319,8 +333,7 @@ def _weight_norms(
 
 def _paired(x: Signal, gradient: Gradient) -> sp.Expr:
     """Sum over tokens of E x_t x_s E g_t g_s."""
-    n = x.tokens
-    return n * (x.q * gradient.q + (n - 1) * x.p * gradient.p)
+    return x.tokens * (x.q * gradient.q + (x.tokens - 1) * x.p * gradient.p)
 
 
 def obstacle(architecture: Architecture, words: Words) -> str | None:
@@ -330,6 +343,8 @@ def obstacle(architecture: Architecture, words: Words) -> str | None:
     >>> obstacle(preset("bert"), np.arange(4)), obstacle(preset("gpt2"), np.arange(4))
     (None, 'a causal mask tells tokens apart')
     """
+    if architecture.cross:
+        return "every layer attends to an encoder's output"
     if architecture.causal:
         return "a causal mask tells tokens apart"
     if architecture.number("class_token") > 0:

@@ -92,6 +92,11 @@ def _t5() -> Architecture:
     )  # fmt: skip
 
 
+def _decoder(encoder: Callable[[], Architecture]) -> Architecture:
+    model = encoder()
+    return model.replace(name=f"{model.name}_decoder", causal=True, cross=True)
+
+
 def _deepnet() -> Architecture:
     # An encoder: the stream is scaled by (2L)^(1/4), values, outputs and feed-forward weights by (8L)^(-1/4).
     beta2 = (8 * L) ** sp.Rational(-1, 2)
@@ -139,7 +144,7 @@ def _mup() -> Architecture:
 PRESETS: Mapping[str, Callable[[], Architecture]] = {
     "transformer": _transformer, "gpt2": _gpt2, "bert": _bert, "llama": _llama, "gpt_neox": _neox, "gptj": _gptj,
     "vit": _vit, "t5": _t5, "deepnet": _deepnet, "peri_ln": _peri, "layer_scale": _layer_scale, "rezero": _rezero,
-    "mup": _mup,
+    "mup": _mup, "transformer_decoder": lambda: _decoder(_transformer), "t5_decoder": lambda: _decoder(_t5),
 }  # fmt: skip
 
 

@@ -351,6 +351,7 @@ KEYS: Mapping[str, Key] = {
     "embedding_norm": Key("block", _FLAG, "LayerNorm after the embedding"),
     "final_norm": Key("block", _FLAG, "norm before the readout"),
     "causal": Key("attention", _FLAG, "whether a token sees its past only"),
+    "cross": Key("attention", _FLAG, "whether each layer attends to an encoder's output besides"),
     "positions": Key("attention", f"one of {', '.join(POSITIONS)}", "how positions enter"),
     "rotated": Key("attention", _WHOLE, "coordinates of a head that rotary embeddings turn, even"),
     "rotary_base": Key("attention", _REAL, "base of their angles"),

@@ -16,6 +16,7 @@ from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
 from symprop.network.gram import EVERYTHING, Closure, GramGradient, GramPass, GramSignal, propagate
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern, pattern, rotary_angles
+from symprop.network.gram_memory import Memory, MemoryAttentionGram
 
 Words = npt.NDArray[np.int64]
 MAX_TOKENS = 2048
@@ -25,10 +26,35 @@ DRAWN_LAYERS = 12
 """Layers from which each draws fewer heads: the errors of many layers are independent and average out."""
 
 WEIGHTS: Mapping[str, str] = {
-    "S.query": "query", "S.key": "key", "S.value": "value", "O": "output", "U": "up", "G.gate": "gate", "G.up": "up",
+    "S.query": "query", "S.key": "key", "S.value": "value", "O": "output", "C.query": "cross_query", "C.key": "cross_key",
+    "C.value": "cross_value", "P": "cross_output", "U": "up", "G.gate": "gate", "G.up": "up",
     "D": "down",
 }  # fmt: skip
 """Weight matrices of a layer by the labels of the block."""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a forward pass starts from: the trace of every layer, the signal that enters the first, who sees whom, what is kept
+    of the corrections, and for a decoder what its encoder has read."""
+
+    traces: Sequence[Trace]
+    signal: GramSignal
+    seen: AttentionPattern
+    closure: Closure = EVERYTHING
+    memory: Memory | None = None
+
+    def layer(self, index: int, signal: GramSignal) -> GramPass:
+        """One layer, at the signal that enters it."""
+        return propagate(self.traces[index], signal, self.seen, seed=(index,), closure=self.closure, memory=self.memory)
+
+    def forward(self) -> Iterator[GramPass]:
+        """One layer after the other, none of them kept."""
+        signal = self.signal
+        for index in range(len(self.traces)):
+            found = self.layer(index, signal)
+            yield found
+            signal = found.output
 
 
 class Layers(Sequence[GramPass]):
@@ -37,18 +63,18 @@ class Layers(Sequence[GramPass]):
     As many as fit into :data:`KEPT_NUMBERS` are kept; others are propagated anew each time that they are asked for.
     """
 
-    def __init__(self, traces: Sequence[Trace], signal: GramSignal, seen: AttentionPattern, closure: Closure) -> None:
-        self._traces, self._seen, self._closure = traces, seen, closure
-        streams = [signal]
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        streams = [course.signal]
         self._kept: dict[int, GramPass] = {}
-        for layer, found in enumerate(forward(traces, signal, seen, closure)):
-            if (layer + 1) * PASS_MATRICES * seen.tokens**2 <= KEPT_NUMBERS:
+        for layer, found in enumerate(course.forward()):
+            if (layer + 1) * PASS_MATRICES * course.seen.tokens**2 <= KEPT_NUMBERS:
                 self._kept[layer] = found
             streams.append(replace(found.output, slope=1.0))
         self.streams = tuple(streams)
 
     def __len__(self) -> int:
-        return len(self._traces)
+        return len(self._course.traces)
 
     @overload
     def __getitem__(self, layer: int) -> GramPass: ...
@@ -58,26 +84,12 @@ class Layers(Sequence[GramPass]):
         if isinstance(layer, slice):
             return tuple(self[index] for index in range(len(self))[layer])
         index = range(len(self))[layer]
-        return self._kept.get(index) or _layer(self._traces[index], self.streams[index], self._seen, self._closure, index)
+        return self._kept.get(index) or self._course.layer(index, self.streams[index])
 
 
-def forward(
-    traces: Sequence[Trace], signal: GramSignal, seen: AttentionPattern, closure: Closure = EVERYTHING
-) -> Iterator[GramPass]:
-    """One layer after the other, none of them kept."""
-    for index, trace in enumerate(traces):
-        found = _layer(trace, signal, seen, closure, index)
-        yield found
-        signal = found.output
-
-
-def _layer(trace: Trace, signal: GramSignal, seen: AttentionPattern, closure: Closure, index: int) -> GramPass:
-    return propagate(trace, signal, seen, seed=(index,), closure=closure)
-
-
-def attention_of(layer: GramPass) -> AttentionGram:
-    """The attention of a layer, with its logits."""
-    return next(iter(layer.attention.values()))
+def widest_attention(layer: GramPass) -> AttentionGram | MemoryAttentionGram:
+    """The attention of a layer whose logits deviate most."""
+    return max(layer.attention.values(), key=lambda item: item.logit_deviation())
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +97,7 @@ class PulledLayer:
     """A layer on the way back: its attention, the gradient at its input, squared norms of its weight gradients by name."""
 
     layer: int
-    attention: AttentionGram
+    attention: AttentionGram | MemoryAttentionGram
     gradient: GramGradient
     weights: dict[str, float]
 
@@ -110,7 +122,7 @@ class ModelPass:
             gradient, found = item.backward(gradient)
             # Vectors that tokens share, as the bias of a trained norm, are no weights.
             weights = {WEIGHTS[name]: value for name, value in found.items() if name in WEIGHTS}
-            yield PulledLayer(layer, attention_of(item), gradient, weights)
+            yield PulledLayer(layer, widest_attention(item), gradient, weights)
 
     def backward(self, gradient: GramGradient) -> tuple[tuple[GramGradient, ...], tuple[dict[str, float], ...]]:
         """Gradients at every stream (layers + 1), and squared norms of the weight gradients of every layer by name."""
@@ -154,20 +166,20 @@ def run(
     its integer. ``visible`` replaces the attention pattern, for padded sequences; ``closure`` says which
     corrections are kept.
     """
-    traces, signal, seen, closure = _start(architecture, words, rows, visible, closure)
-    return ModelPass(architecture, seen, Layers(traces, signal, seen, closure))
+    course = _start(architecture, words, rows, visible, closure)
+    return ModelPass(architecture, course.seen, Layers(course))
 
 
 def logit_deviations(architecture: Architecture, words: Words, visible: AttentionPattern | None, padding: int) -> list[float]:
     """The deviation of the logits in every layer of :func:`run`, with attention weights at first order in their variance."""
-    traces, signal, seen, closure = _start(architecture, words, 1, visible, Closure(attention="first_order"))
+    course = _start(architecture, words, 1, visible, Closure(attention="first_order"))
     real = slice(0, len(words) - padding)
-    return [attention_of(item).logit_deviation(real) for item in forward(traces, signal, seen, closure)]
+    return [widest_attention(item).logit_deviation(real) for item in course.forward()]
 
 
 def _start(
     architecture: Architecture, words: Words, rows: int, visible: AttentionPattern | None, closure: Closure
-) -> tuple[list[Trace], GramSignal, AttentionPattern, Closure]:
+) -> Course:
     total = len(words)
     if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:
         raise InputError("words", f"shape {words.shape}", f"at most {MAX_TOKENS} tokens, a multiple of {rows} rows")
@@ -176,7 +188,22 @@ def _start(
     signal = embed(architecture, words, seen)
     trace = _trace(architecture.block(called=True), signal, tokens)
     closure = replace(closure, draws=closure.draws * DRAWN_LAYERS // max(architecture.layers, DRAWN_LAYERS))
-    return [trace] * architecture.layers, signal, seen, closure
+    memory = _memory(architecture, words, seen, closure) if architecture.cross else None
+    return Course([trace] * architecture.layers, signal, seen, closure, memory)
+
+
+def _memory(architecture: Architecture, words: Words, seen: AttentionPattern, closure: Closure) -> Memory:
+    """The output of the encoder, which reads the same words; tokens that nobody sees are padding there as well."""
+    rows = seen.rows
+    together = np.kron(np.eye(rows), np.ones((seen.tokens // rows,) * 2)) * seen.visible.any(axis=0)
+    weights = together / together.sum(axis=1, keepdims=True)
+    encoder = architecture.replace(cross=False, causal=False)
+    own = AttentionPattern(weights, seen.positions, rows=rows)
+    model = run(encoder, words, rows=rows, visible=own, closure=closure)
+    last = model.streams[-1]
+    if encoder.final_norm:
+        last = propagate(_trace(_norm(encoder), last, 1), last, own).output
+    return Memory(last.gram, weights, last.spread)
 
 
 def embed(architecture: Architecture, words: Words, seen: AttentionPattern) -> GramSignal:

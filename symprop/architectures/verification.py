@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from symprop.architectures.description import Architecture
 from symprop.architectures.readers import from_config
 from symprop.architectures.signal import run
 from symprop.core.display import aligned
@@ -38,7 +40,7 @@ class Tolerance:
 
     def of(self, quantity: str) -> float:
         """The tolerance of a quantity by its name."""
-        if quantity in ("query", "key"):
+        if quantity in GROUPS["Q,K"]:
             return self.query_key
         if " at " in quantity:
             return max(self.of(quantity.partition(" at ")[0]), self.place[quantity.startswith("gradient")])
@@ -53,7 +55,8 @@ _BRIEF = {"layers": "n_layer", "width": "n_embd", "heads": "n_head"}
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "q": ("q",), "rho": ("rho",), "gradient": ("gradient",), "gradient_rho": ("gradient_rho",),
-    "V,O,FFN": ("value", "output", "up", "gate", "down"), "Q,K": ("query", "key"),
+    "V,O,FFN": ("value", "output", "cross_value", "cross_output", "up", "gate", "down"),
+    "Q,K": ("query", "key", "cross_query", "cross_key"),
 }  # fmt: skip
 """Columns of a table: moments, and the weight matrices that share one."""
 
@@ -93,6 +96,18 @@ class Case:
     causal: bool = False
     by_head: bool = False
     """Whether a matrix that holds several has those of one head after those of another."""
+    decoder_of: str = ""
+    """The model type whose decoder is compared, the encoder reading the same words; none for a single sequence."""
+
+    @property
+    def model(self) -> str:
+        """The ``model_type`` of the config."""
+        return self.decoder_of or self.name
+
+    def architecture(self, setting: Setting) -> Architecture:
+        """The model in theory."""
+        found = from_config(json.dumps({"model_type": self.model, **self.config(setting)}))
+        return found.replace(name=self.name, cross=True, causal=True) if self.decoder_of else found
 
     def config(self, setting: Setting) -> dict[str, Any]:
         """The changes to the library's default config."""
@@ -104,7 +119,7 @@ class Case:
         if self.name == "gptj":
             # A quarter of the coordinates of a head, as in the published model.
             found["rotary_dim"] = numbers["key_width"] // 4
-        if self.name != "t5":
+        if self.model != "t5":
             found["initializer_range"] = setting.std
         if self.name == "vit":
             return found | {"image_size": PATCH * _side(setting.tokens), "patch_size": PATCH}
@@ -167,6 +182,7 @@ _LLAMA_WEIGHTS = {
     "self_attn.o_proj.weight": ("output",), "mlp.gate_proj.weight": ("gate",), "mlp.up_proj.weight": ("up",),
     "mlp.down_proj.weight": ("down",),
 }  # fmt: skip
+_T5_SIZES = {"layers": "num_layers", "width": "d_model", "heads": "num_heads", "hidden": "d_ff", "key_width": "d_kv"}
 _POST = Tolerance(0.003, 0.01, 0.03, 0.005, 0.05, 0.08)
 _ROTARY = Tolerance(0.03, 0.01, 0.04, 0.01, 0.05, 0.10)
 _PARALLEL = Tolerance(0.02, 0.01, 0.03, 0.005, 0.06, 0.08)
@@ -207,7 +223,16 @@ CASES: Mapping[str, Case] = {
             {"layer.0.SelfAttention.q.weight": ("query",), "layer.0.SelfAttention.k.weight": ("key",),
              "layer.0.SelfAttention.v.weight": ("value",), "layer.0.SelfAttention.o.weight": ("output",),
              "layer.1.DenseReluDense.wi.weight": ("up",), "layer.1.DenseReluDense.wo.weight": ("down",)},
-            {"layers": "num_layers", "width": "d_model", "heads": "num_heads", "hidden": "d_ff", "key_width": "d_kv"},
+            _T5_SIZES,
+        ),
+        Case(
+            "t5_decoder", "T5Model", Tolerance(0.02, 0.01, 0.02, 0.005, 0.06, 0.08), "decoder.block",
+            {"layer.0.SelfAttention.q.weight": ("query",), "layer.0.SelfAttention.k.weight": ("key",),
+             "layer.0.SelfAttention.v.weight": ("value",), "layer.0.SelfAttention.o.weight": ("output",),
+             "layer.1.EncDecAttention.q.weight": ("cross_query",), "layer.1.EncDecAttention.k.weight": ("cross_key",),
+             "layer.1.EncDecAttention.v.weight": ("cross_value",), "layer.1.EncDecAttention.o.weight": ("cross_output",),
+             "layer.2.DenseReluDense.wi.weight": ("up",), "layer.2.DenseReluDense.wo.weight": ("down",)},
+            _T5_SIZES, causal=True, decoder_of="t5",
         ),
     )
 }  # fmt: skip
@@ -245,7 +270,7 @@ def inputs_of(case: Case, setting: Setting) -> tuple[Words, Array | None]:
 
 def predicted(case: Case, setting: Setting, words: Words, *, closure: Closure = EVERYTHING) -> list[dict[str, float]]:
     """Theory for unit cotangents at the last block, layer by layer."""
-    architecture = from_config(json.dumps({"model_type": case.name, **case.config(setting)}))
+    architecture = case.architecture(setting)
     rows = len(words)
     model = run(architecture, words.ravel(), rows=rows, closure=closure)
     gradients, weights = model.backward(model.unit_gradient())
@@ -289,8 +314,10 @@ def measured(
         raise MissingExtraError("models of the transformers library", "hf") from missing
     library: Any = transformers
     library.logging.set_verbosity_error()
-    config = library.AutoConfig.for_model(case.name, **case.config(setting), attn_implementation="eager")
+    config = library.AutoConfig.for_model(case.model, **case.config(setting), attn_implementation="eager")
     read = {"input_ids": torch.as_tensor(words)} if pixels is None else {"pixel_values": torch.as_tensor(pixels).float()}
+    if case.decoder_of:
+        read["decoder_input_ids"] = read["input_ids"]
     for seed in seeds:
         torch.manual_seed(seed)
         yield _draw(case, getattr(library, case.library_class)(config).eval(), read, len(words), torch)
@@ -382,15 +409,20 @@ def beside(
 
 
 def verify(
-    *, first_seed: int = 0, full: bool = False, progress: Callable[[str, int, int], None] | None = None
-) -> list[Comparison]:
-    """All models in the settings of the quick or the full verification; pixels have no words to repeat."""
-    found = []
+    *, first_seed: int = 0, full: bool = False, minutes: float = math.inf,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[list[Comparison]]:
+    """One model in one setting after the other, of the quick or the full verification; pixels have no words to repeat.
+
+    None is begun after so many ``minutes``.
+    """
+    last = time.monotonic() + 60 * minutes
     for setting in FULL if full else QUICK:
         for case in CASES.values():
+            if time.monotonic() > last:
+                return
             if not (setting.repeated and case.name == "vit" and setting.std == QUICK[0].std):
-                found += compare(case, setting, first_seed=first_seed, progress=progress)
-    return found
+                yield compare(case, setting, first_seed=first_seed, progress=progress)
 
 
 ABLATIONS: Mapping[str, Closure] = {
@@ -458,13 +490,18 @@ def verification_text(rows: Sequence[Comparison]) -> str:
             worst = max(place, key=lambda row: abs(row.error))
             lines.append(f"  {quantity:<20} largest error {_cell([worst]).strip()} (layer {worst.layer})"
                          f"{'' if all(row.agrees for row in place) else '  DISAGREES'}")
+    return "\n".join(lines) + "\n"
+
+
+def verdict_text(rows: Sequence[Comparison]) -> str:
+    """What disagrees, and how much agrees."""
     wrong = [row for row in rows if not row.agrees]
-    lines += ["", *(
+    lines = ["", *(
         f"DISAGREES: {row.case}, {row.setting}, layer {row.layer}, {row.quantity}: {row.predicted:.5g}"
         f" against {row.measured:.5g} +- {row.stderr:.2g}" for row in wrong
     )]  # fmt: skip
     lines.append(f"{len(rows) - len(wrong)} of {len(rows)} within tolerance + {MARGIN} standard errors")
-    return "\n".join(lines).lstrip() + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _cell(rows: Sequence[Comparison]) -> str:
@@ -474,9 +511,13 @@ def _cell(rows: Sequence[Comparison]) -> str:
 
 
 def ablation_text(rows: Sequence[Ablation]) -> str:
-    """What each ingredient is worth: largest errors over layers in percent, and failed comparisons."""
-    table: list[Sequence[str]] = [("removed, from", *GROUPS, "failed")]
-    for row in rows:
-        errors = (f"{100 * row.errors[group]:.1f}" for group in row.errors)
-        table.append((f"{row.removed}, {row.case}", *errors, f"{row.failed} of {row.compared}"))
-    return "\n".join(aligned(table)) + "\n"
+    """What each ingredient is worth: largest errors over layers in percent, and failed comparisons, model by model."""
+    lines: list[str] = []
+    for case in dict.fromkeys(row.case for row in rows):
+        chosen = [row for row in rows if row.case == case]
+        table: list[Sequence[str]] = [("removed", *(name.replace("gradient", "grad") for name in GROUPS), "failed")]
+        table += [
+            (row.removed, *(f"{100 * row.errors[group]:.1f}" for group in GROUPS), str(row.failed)) for row in chosen
+        ]
+        lines += ["", f"{case}, {chosen[0].compared} comparisons", *aligned(table)]
+    return "\n".join(lines[1:]) + "\n"

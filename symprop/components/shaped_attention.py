@@ -49,7 +49,7 @@ class ShapedAttention(Attention):
     )
     sources: ClassVar[tuple[Source, ...]] = (
         Source("cowsik2024", "gain-controlled attention"), Source("giorlandino2025", "centred attention"),
-        Source("noci2023", "Section 3"),
+        Source("noci2023", "shaped attention"),
     )
 
     def __post_init__(self) -> None:

@@ -28,6 +28,8 @@ REACH, STEP, RESOLVED = 9.0, 0.05, 8.0
 """Trapezoidal rule over +-REACH standard deviations; STEP resolves standard deviations up to RESOLVED."""
 TERMS, TAIL = 240, 1e-13
 """The series ends where it holds all but TAIL of the second moment, or after TERMS terms."""
+NODES, CLOSE = 16, 1.5
+"""More variances than NODES whose ratios stay below CLOSE are interpolated, to a relative error of the order of TAIL."""
 
 _FIRST, _SECOND = sp.symbols("v_first v_second", positive=True)
 _COVARIANCE = sp.Symbol("c_pair", real=True)
@@ -67,38 +69,52 @@ class PairKernel:
     def _series(self, first: Array, second: Array, r: Array) -> Array:
         variances, places = np.unique(np.concatenate([first.ravel(), second.ravel()]), return_inverse=True)
         one, other = places[: first.size].reshape(first.shape), places[first.size :].reshape(second.shape)
-        if (r == 1).all() and np.array_equal(first, second):
-            return np.asarray(self._weighed(variances)[2][one])
-        coefficients, rest = self._coefficients(variances)
+        coefficients, whole = self._coefficients(variances)
+        apart = float(np.abs(r[r != 1]).max(initial=0.0))
+        if apart == 0 and np.array_equal(first, second):
+            return np.asarray(whole[one] * r)
+        rest = np.maximum(whole - np.cumsum(coefficients**2, axis=0), 0.0)
+        powers = apart ** np.arange(1, TERMS + 1)
+        short = (rest * powers[:, None] <= TAIL * whole).all(axis=1)
+        last = int(np.argmax(short)) if short.any() else TERMS - 1
         # The tail counts as one more power: exact where two tokens coincide.
-        total = np.sqrt(rest[one] * rest[other])
-        for row in coefficients[::-1]:
+        total = np.sqrt(rest[last][one] * rest[last][other])
+        for row in coefficients[last::-1]:
             total = total * r + row[one] * row[other]
         return np.asarray(total)
 
     def _coefficients(self, variances: Array) -> tuple[Array, Array]:
-        """Hermite coefficients of shape (terms, variances), and the second moment that they leave out."""
-        z, values, whole = self._weighed(variances)
-        rows: list[Array] = []
-        before, polynomial, rest = np.zeros_like(z), np.ones_like(z), whole
-        for k in range(TERMS):
-            rows.append(values @ polynomial)
-            rest = rest - rows[-1] ** 2
-            if (rest <= TAIL * whole).all():
-                break
-            before, polynomial = polynomial, (z * polynomial - np.sqrt(k) * before) / np.sqrt(k + 1)
-        return np.array(rows), np.maximum(rest, 0.0)
+        """Hermite coefficients of shape (TERMS, variances), and second moments, of ascending variances.
 
-    def _weighed(self, variances: Array) -> tuple[Array, Array, Array]:
-        """Nodes z, the function at sqrt(v) z times the weight of the node, and the function's second moments."""
+        Many that lie close are interpolated in the variance, of which both are smooth functions.
+        """
+        if len(variances) <= NODES or variances[0] * CLOSE < variances[-1]:
+            return self._expanded(variances)
+        middle, half = (variances[-1] + variances[0]) / 2, (variances[-1] - variances[0]) / 2
+        nodes = np.polynomial.chebyshev.chebpts1(NODES)
+        coefficients, whole = self._expanded(middle + half * nodes)
+        among, at = (np.polynomial.chebyshev.chebvander(x, NODES - 1) for x in (nodes, (variances - middle) / half))
+        weights = np.linalg.solve(among.T, at.T)
+        return coefficients @ weights, whole @ weights
+
+    def _expanded(self, variances: Array) -> tuple[Array, Array]:
         spread = np.sqrt(variances)
-        step = STEP * RESOLVED / max(RESOLVED, float(spread.max(initial=0.0)))
-        count = int(np.ceil(REACH / step))
-        z = np.arange(-count, count + 1) * step
-        weight = np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)
+        z, weight, polynomials = _mesh(STEP * RESOLVED / max(RESOLVED, float(spread.max(initial=0.0))))
         function = self.activation.apply if self.order == 0 else self.activation.slope
-        values = function(spread[:, None] * z) * weight
-        return np.asarray(z), values, (values**2 / np.where(weight > 0, weight, 1.0)).sum(axis=1)
+        values = function(spread[:, None] * z)
+        return polynomials @ (values * weight).T, (values**2) @ weight
+
+
+@lru_cache(maxsize=4)
+def _mesh(step: float) -> tuple[Array, Array, Array]:
+    """Nodes and weights of a Gaussian expectation, and orthonormal Hermite polynomials of shape (TERMS, nodes)."""
+    count = int(np.ceil(REACH / step))
+    z = np.arange(-count, count + 1) * step
+    rows = [np.ones_like(z)]
+    for k in range(TERMS - 1):
+        before = rows[-2] if k else 0.0
+        rows.append((z * rows[-1] - np.sqrt(k) * before) / np.sqrt(k + 1))
+    return np.asarray(z), np.asarray(np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)), np.array(rows)
 
 
 class KernelCall(sp.Function):

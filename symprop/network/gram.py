@@ -22,6 +22,7 @@ from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linea
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.functions.pair_kernel import CalledActivation, KernelCall, PairKernel
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern
+from symprop.network.gram_memory import Memory, MemoryAttention, MemoryAttentionGram
 from symprop.network.gram_softmax import MOST, SMALL_LOGITS, SampledAttentionGram
 from symprop.network.trace import Trace
 
@@ -56,11 +57,13 @@ class GramSignal:
 @dataclass(frozen=True, eq=False)
 class GramGradient:
     """dLoss/dx: ``gram`` per coordinate; ``along`` and ``along_mean`` are the shares of its component along the token
-    and along the constant vector that an isotropic gradient would have."""
+    and along the constant vector that an isotropic gradient would have. ``memory`` is the Gram matrix of the gradient that a
+    :class:`Memory` has received so far."""
 
     gram: Array
     along: float = 1.0
     along_mean: float = 1.0
+    memory: Array | float = 0.0
 
 
 ATTENTION = ("auto", "first_order", "sampled", "uniform")
@@ -94,14 +97,28 @@ class Closure:
             if getattr(self, name) not in allowed:
                 raise UnknownNameError(name, getattr(self, name), allowed)
 
-    def layer(self, attention: Attention, x: GramSignal, pattern: AttentionPattern, seed: tuple[int, ...]) -> AttentionGram:
-        """An attention layer at the signal that it reads."""
+    def layer(
+        self, attention: Attention, x: GramSignal, pattern: AttentionPattern, seed: tuple[int, ...],
+        memory: Memory | None = None,
+    ) -> AttentionGram | MemoryAttentionGram:
+        """An attention layer at the signal that it reads, and at the memory if that is what it reads."""
+        if not isinstance(attention, MemoryAttention):
+            return self._layer(attention, x, pattern, seed)
+        if memory is None:
+            raise RefusedError(attention.describe(), "there is no second sequence to read", "give the memory of the decoder")
+        joined = replace(x, gram=memory.joined(x.gram), spread=memory.spread)
+        return MemoryAttentionGram(self._layer(attention, joined, memory.pattern, seed, memory.keys), memory)
+
+    def _layer(
+        self, attention: Attention, x: GramSignal, pattern: AttentionPattern, seed: tuple[int, ...], first: int = 0
+    ) -> AttentionGram:
+        """Self-attention, rows from the ``first`` one deciding how it is averaged."""
         if self.attention == "uniform":
             attention = replace(attention, query_variance=sp.S.Zero, key_variance=sp.S.Zero)
         seen = pattern if self.rotary else replace(pattern, rotary=NO_ROTATION)
         spread = FLUCTUATION[self.fluctuation](x.spread)
         layer = AttentionGram(attention, x.gram, seen, x.width, spread)
-        large = self.attention == "auto" and not seen.turns and layer.logit_deviation() > SMALL_LOGITS
+        large = self.attention == "auto" and not seen.turns and layer.logit_deviation(slice(first, None)) > SMALL_LOGITS
         if not large and self.attention != "sampled":
             return layer
         if seen.turns:
@@ -127,7 +144,7 @@ class GramPass:
 
     trace: Trace
     signals: tuple[GramSignal, ...]
-    attention: Mapping[int, AttentionGram]
+    attention: Mapping[int, AttentionGram | MemoryAttentionGram]
     slopes: Mapping[int, Array]
     closure: Closure
 
@@ -144,6 +161,7 @@ class GramPass:
         """
         gradients: dict[int, GramGradient] = {self.trace.output: gradient}
         weights: dict[str, float] = {}
+        memory = gradient.memory
         for position in range(len(self.trace.steps), 0, -1):
             if position not in gradients:
                 continue
@@ -152,9 +170,10 @@ class GramPass:
             parts, found = self._pulled(position, step.component, inputs, above)
             for name, value in found.items():
                 weights[f"{step.atoms.label}.{name}" if name else step.atoms.label] = value
+            memory = memory + parts[0].memory
             for source, part in zip(step.inputs, parts, strict=True):
                 gradients[source] = _added(gradients.get(source), part)
-        return gradients[0], weights
+        return replace(gradients[0], memory=memory), weights
 
     def _pulled(
         self, position: int, component: Component, inputs: list[GramSignal], above: GramGradient
@@ -168,7 +187,8 @@ class GramPass:
             return (skip, GramGradient(branch**2 * above.gram)), {}
         if position in self.attention:
             below = self.attention[position].backward(above.gram)
-            return (GramGradient(below.gram),), below.weights
+            received = 0.0 if below.memory is None else below.memory
+            return (GramGradient(below.gram, memory=received),), below.weights
         if isinstance(component, LayerNorm | RMSNorm):
             return (_norm_backward(component, x, above, self.closure),), {}
         width = self.signals[position].width
@@ -194,11 +214,13 @@ class GramPass:
 
 
 def propagate(
-    trace: Trace, signal: GramSignal, pattern: AttentionPattern, *, seed: tuple[int, ...] = (0,), closure: Closure = EVERYTHING
+    trace: Trace, signal: GramSignal, pattern: AttentionPattern, *, seed: tuple[int, ...] = (0,),
+    closure: Closure = EVERYTHING, memory: Memory | None = None,
 ) -> GramPass:
     """Send a token Gram matrix through a block whose parameters are numbers.
 
-    ``closure`` says which corrections are kept; ``seed`` is that of sampled attention.
+    ``closure`` says which corrections are kept; ``seed`` is that of sampled attention; a :class:`MemoryAttention` reads
+    ``memory``.
 
     Raises :class:`RefusedError` for a component whose mean the Gram state does not carry, :class:`InputError` where sizes
     do not fit.
@@ -213,13 +235,13 @@ def propagate(
     if signal.gram.shape != (pattern.tokens, pattern.tokens):
         raise InputError("gram", f"shape {signal.gram.shape}", f"shape {(pattern.tokens, pattern.tokens)}")
     signals: list[GramSignal] = [replace(signal, slope=1.0, source=signal.spread * pattern.private(signal.gram) ** 2)]
-    attention: dict[int, AttentionGram] = {}
+    attention: dict[int, AttentionGram | MemoryAttentionGram] = {}
     slopes: dict[int, Array] = {}
     for position, step in enumerate(trace.steps, 1):
         inputs = [signals[item] for item in step.inputs]
         component, x = step.component, inputs[0]
         if isinstance(component, Attention | UniformAttention):
-            layer = closure.layer(_as_attention(component), x, pattern, (*seed, position))
+            layer = closure.layer(_as_attention(component), x, pattern, (*seed, position), memory)
             attention[position] = layer
             found = GramSignal(layer.forward(), float(component.width), slope=0.0, spread=x.spread)
         elif isinstance(component, Sum):

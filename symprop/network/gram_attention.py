@@ -399,7 +399,10 @@ def symmetric(matrix: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class AttentionGradient:
-    """``gram`` is the gradient's Gram matrix at the input, ``weights`` the squared norms of the weight gradients."""
+    """``gram`` is the gradient's Gram matrix at the input, ``weights`` the squared norms of the weight gradients.
+
+    ``memory`` is the gradient's Gram matrix at the keys and values of another sequence."""
 
     gram: Array
     weights: dict[str, float]
+    memory: Array | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import sympy as sp
 
 from symprop.claims import Figure, Paper, PaperDerivation, Result, Status, Verdict
-from symprop.core.provenance import EXACT, Assumption, Source
+from symprop.core.provenance import EXACT, Assumption, Source, merge_unique
 from symprop.core.symbols import SymbolInfo
 from symprop.functions.softmax_layer import LayerMoment
 from symprop.notation import View
@@ -23,6 +23,7 @@ from symprop.report.content import (
     Names,
     block_report,
     claim_names,
+    dynamics,
     occurring_symbols,
     setting,
     stated_formula,
@@ -93,6 +94,7 @@ def _part_sections(context: _Context, part: Part, occurring: list[Any]) -> tuple
     block = block_report(part.derivation, context.view)
     results = [verdict.claim.derived() for verdict in part.verdicts]
     occurring += [formula.expression for formula in (*block.closed, *block.limit)]
+    occurring += [item.expression for item in part.derivation.dynamics]
     occurring += [item.expression for step in block.steps for item in step.equations]
     for verdict, result in zip(part.verdicts, results, strict=True):
         occurring += [result.expression, *(step.expression for step in (*result.setup, *result.steps))]
@@ -100,6 +102,7 @@ def _part_sections(context: _Context, part: Part, occurring: list[Any]) -> tuple
     return (
         _block_section(context, block),
         _limit_section(context, block),
+        _dynamics_section(context, part.derivation.dynamics),
         _claims_section(context, part.verdicts, results),
         *_measurement_sections(context, part.measurements),
         _figure_section(context, part.figures),
@@ -233,6 +236,15 @@ def _limit_section(context: _Context, block: BlockReport) -> Section:
     if block.correlation:
         blocks += [Paragraph("With residual weights that do not shrink with depth,"), _display(block.correlation)]
     return context.section("Depth limit", "limit", blocks)
+
+
+def _dynamics_section(context: _Context, results: Sequence[Result]) -> Section:
+    blocks: list[Block] = []
+    if results:
+        under = context.assume(merge_unique(*(item.assumptions for item in results)))
+        blocks.append(Paragraph(rf"The map of a block has these exponents and boundaries{f' under {under}' if under else ''}:"))
+        blocks += map(_display, dynamics(context.derivation, context.view))
+    return context.section("Exponents and boundaries over depth", "dynamics", blocks)
 
 
 def _claims_section(context: _Context, verdicts: Sequence[Verdict], results: Sequence[Result]) -> Section:

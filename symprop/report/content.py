@@ -196,6 +196,13 @@ def claim_names(derivation: PaperDerivation, view: View, result: Result) -> dict
     return {**given_names(derivation.trace, view), **result.names}
 
 
+def dynamics(derivation: PaperDerivation, view: View) -> tuple[Formula, ...]:
+    """Exponents and boundaries over depth of a block that has no closed form there."""
+    return tuple(
+        Formula(item.quantity, item.expression, claim_names(derivation, view, item), view) for item in derivation.dynamics
+    )
+
+
 def stated_formula(claim: Claim, names: Names, view: View) -> str:
     """What the paper states, in LaTeX."""
     return claim.stated_latex or ("" if claim.stated is None else latex(claim.stated, names, view))

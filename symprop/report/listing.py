@@ -19,7 +19,7 @@ from symprop.core.errors import UnknownNameError
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import EXACT, merge_unique
 from symprop.notation import View
-from symprop.report.content import Formula, Names, block_report, claim_names, setting, stated_formula, verdict_rows
+from symprop.report.content import Formula, Names, block_report, claim_names, dynamics, setting, stated_formula, verdict_rows
 from symprop.report.layout import chain_latex
 from symprop.report.prose import pretty, prose, rule_name
 from symprop.report.unicode import unicode_of
@@ -193,9 +193,7 @@ def _overview(derivation: PaperDerivation, view: View) -> dict[str, Any]:
         "depth_limit": list(block.limit),
         "limit_neglected": block.limit_neglected,
         "correlation_limit": block.correlation,
-        "dynamics": [
-            Formula(item.quantity, item.expression, claim_names(derivation, view, item), view) for item in derivation.dynamics
-        ],
+        "dynamics": list(dynamics(derivation, view)),
         "neglected": provenance.neglected,
         "sources": [str(source) for source in provenance.sources],
         "claims": [

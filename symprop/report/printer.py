@@ -28,6 +28,9 @@ FUNCTIONS = {
     "CorrelationDeficit": (
         r"H(t, f)",
         r"one minus the expected sample correlation of Gaussian variables of correlation $1 - t$ at $f$ degrees of freedom"),
+    "KernelCall": (
+        r"\mathbb{E}[\phi\phi](v, w, c)", r"expectation of $\phi(x)\phi(y)$ for Gaussian $x$, $y$ of variances $v$, $w$ and "
+        r"covariance $c$; $\mathbb{E}[\phi^2](v)$ where these are all $v$"),
     "SlopeMoment": (
         r"\mathbb{E}[\phi'^2](v)", r"expectation at variance $v$ of the square of the activation or of its derivative"),
     "SlopeDifference": (
@@ -242,12 +245,11 @@ class ProofPrinter(LatexPrinter):
 
     def _print_KernelCall(self, expr: sp.Expr, exp: Any = None) -> str:
         order, first, second, covariance = expr.args
-        prime = "'" * int(order)
-        sides = [rf"\mathcal{{N}}\Bigl(0, {self._print(item)}\Bigr)" for item in (first, second)]
+        name = _slope(order)
         if first == second == covariance:
-            return rf"\mathbb{{E}}_{{x \sim {sides[0]}}}\,\phi{prime}(x)^2"
-        cross = rf"\operatorname{{Cov}} = {self._print(covariance)}"
-        return rf"\mathbb{{E}}_{{x \sim {sides[0]},\, y \sim {sides[1]},\, {cross}}}\,\phi{prime}(x) \phi{prime}(y)"
+            return self._called(rf"\mathbb{{E}}[{name}^2]", [str(self._print(first))], exp)
+        arguments = [str(self._print(item)) for item in (first, second, covariance)]
+        return self._called(rf"\mathbb{{E}}[{name}{name}]", arguments, exp)
 
     def _print_CorrelationDeficit(self, expr: sp.Expr, exp: Any = None) -> str:
         return self._called("H", [str(self._print(argument)) for argument in expr.args], exp)

@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 from symprop.architectures import signal
-from symprop.architectures.audit import REACHED, STATES, audit, gradient_growth
+from symprop.architectures.audit import REACHED, STATES, VALID_LOGITS, audit, gradient_growth
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import CarriedMoments, ExchangeableModel
 from symprop.architectures.presets import PRESETS, preset
@@ -195,7 +195,9 @@ def test_large_logits_are_repaired():
     (repair,) = [item for item in found.repairs if item.problem == "large logits"]
     changed = wild.replace(query=0.5 * repair.factor**2, key=0.5 * repair.factor**2)
     largest = max(row.logit_deviation or 0 for row in audit(changed, tokens=8).rows)
-    assert largest == pytest.approx(repair.after) == pytest.approx(1, rel=2 * REACHED)
+    assert largest == pytest.approx(repair.after)
+    # At the limit of the warning, and not beyond it.
+    assert VALID_LOGITS * (1 - 3 * REACHED) < largest <= VALID_LOGITS
 
 
 def test_the_work_grows_with_depth_alone_and_draws_no_weight(monkeypatch):

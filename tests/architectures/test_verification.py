@@ -6,19 +6,25 @@ import numpy as np
 import pytest
 
 from symprop.architectures.verification import (
+    ABLATED,
     ABLATIONS,
     CASES,
     FULL,
+    GROUPS,
     QUICK,
+    Ablation,
     Comparison,
     Setting,
+    ablation_text,
     beside,
     compare,
     draws_of,
     inputs_of,
     predicted,
     tokens_of,
+    verdict_text,
     verification_text,
+    verify,
 )
 from symprop.core.errors import MissingExtraError
 
@@ -77,10 +83,27 @@ def test_agreement_counts_the_standard_error():
     assert not row.agrees
     assert replace(row, stderr=0.03).agrees
     assert Comparison("x", "s", 0, "rho", 0.51, 0.5, 0.0, 0.0101).agrees
-    text = verification_text([row, replace(row, layer=1, predicted=1.0), replace(row, quantity="q at 3")])
+    rows = [row, replace(row, layer=1, predicted=1.0), replace(row, quantity="q at 3")]
+    text = verification_text(rows) + verdict_text(rows)
     assert "1.08 +8.0*" in text and "1 +0.0\n" in text and "q at 3" in text
     assert text.endswith("1 of 3 within tolerance + 2.5 standard errors\n")
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_an_ablation_fits_a_terminal_model_by_model():
+    errors = dict.fromkeys(GROUPS, 9.876)
+    text = ablation_text([Ablation(case, removed, errors, 123, 4567) for case in ABLATED for removed in ABLATIONS])
+    assert max(map(len, text.splitlines())) <= 80
+    assert [text.count(f"{case}, 4567 comparisons") for case in ABLATED] == [1] * len(ABLATED)
+    assert text.count("987.6") == len(ABLATED) * len(ABLATIONS) * len(GROUPS)
+
+
+def test_the_verification_comes_model_by_model_and_begins_none_after_its_time(monkeypatch):
+    from symprop.architectures import verification
+
+    monkeypatch.setattr(verification, "compare", lambda case, setting, **_: [(case.name, setting.name)])
+    assert next(verify()) == [("gpt2", QUICK[0].name)]
+    assert len(list(verify())) == len(CASES) and not list(verify(minutes=-1.0))
 
 
 def test_tokens_by_zipfs_law_repeat():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symprop import bundled
+from symprop import bench_diagram, bundled
 from symprop.claims import check
 from symprop.codegen import evaluate
 from symprop.codegen.render import load
@@ -65,7 +65,7 @@ def test_exact_softmax_has_its_limits():
 
 def test_evaluators_against_thirty_digits():
     for spec in DERIVATION.evaluators:
-        interpolated = spec.name.endswith("_exact")
+        interpolated = spec.name.endswith("_exact") or spec.name.startswith("tanh")
         values = {"rho_T": 0.95, "beta_a": 0.8 if interpolated else 2.5, "L": 12, "n": 128, "q_0": 1.5, **POINT}
         values = {parameter.name: values[parameter.name] for parameter in spec.parameters}
         exact, got = evaluate(spec, values, 30), load(spec)(**values)
@@ -91,6 +91,22 @@ def test_critical_strength_keeps_the_overlap_of_attention_at_its_bound():
     only = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.0, "sigma_b2": 0.0, "alpha_sa": float(strength), "alpha_mlp": 1.0}
     got = load(DERIVATION.evaluator("overlap_uniform"))(**only, n=10**9, L=50).overlap
     assert got == pytest.approx(0.95, abs=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", bench_diagram.GRIDS, ids=lambda grid: grid.label)
+def test_diagrams_take_seconds(grid):
+    assert bench_diagram.seconds(grid) < grid.limit
+
+
+def test_centred_attention_keeps_tokens_apart():
+    """Against the same block without centring, and against feed-forward alone where scores vanish."""
+    centred, plain = (load(DERIVATION.evaluator(name)) for name in ("centred_overlap_exact", "overlap_exact"))
+    depths = np.array([1, 10, 50])
+    assert np.all(centred(**POINT, n=64, beta_a=2.0, L=depths).overlap < plain(**POINT, n=64, beta_a=2.0, L=depths).overlap)
+    alone = load(DERIVATION.evaluator("overlap_uniform"))(**{**POINT, "gain_v": 0.0, "sigma_b2": 0.0}, n=64, L=depths).overlap
+    cold = centred(**{**POINT, "sigma_b2": 0.0}, n=64, beta_a=0.0, L=depths).overlap
+    np.testing.assert_allclose(cold, alone, rtol=1e-12)
 
 
 def test_frozen_query_gradient():

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from symprop.bundled import derivation
 from symprop.claims import PaperDerivation
 from symprop.core.errors import SympropError, UnknownNameError
 from symprop.notation import COLUMN, LINE
 from symprop.report import pdf
-from symprop.report.document import Document
+from symprop.report.appendix import Part, appendix
+from symprop.report.content import dynamics
+from symprop.report.document import Display, Document
 from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
 from symprop.report.tex import bibliography, latex_files
@@ -217,3 +220,13 @@ LaTeX Font Info: fine
 """
     assert len(log_warnings(log)) == 5
     assert log_warnings("This is pdfTeX\nOutput written on appendix.pdf") == []
+
+
+def test_exponents_and_boundaries_over_depth_are_printed():
+    """Every formula that ``derive`` prints for the depth is a display of its own section, in the paper's symbols."""
+    cowsik = derivation("cowsik2024")
+    document = appendix([Part(cowsik, ())], cowsik.view)
+    section = next(item for item in document.sections if item.label == "sec:dynamics")
+    shown = [block.quantity for block in section.blocks if isinstance(block, Display)]
+    assert shown == [formula.quantity for formula in dynamics(cowsik, cowsik.view)] and r"\chi_c" in shown
+    assert all(block.steps[0][1] for block in section.blocks if isinstance(block, Display))
