@@ -277,10 +277,12 @@ def crossing(field: Array) -> NDArray[np.bool_]:
 
 
 def label_place(inside: NDArray[np.bool_], crossed: NDArray[np.bool_]) -> tuple[int, int] | None:
-    """A point of a region far from its edge and from lines across it; None for a region of under 2% of the picture."""
+    """A point of a region far from its edge and from lines; None for a region under 2% of the picture or all under lines."""
     if inside.mean() < 0.02:
         return None
     padded = np.pad(inside & ~crossed, 1)
+    if not padded.any():
+        return None
     steps = max(1, min(inside.shape) // 40)
     left = padded
     while True:

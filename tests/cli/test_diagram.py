@@ -36,6 +36,7 @@ def test_no_line_crosses_the_name_of_a_region():
     row, column = label_place(whole, line)
     assert column - 15 > 15 and row in range(10, 30)
     assert label_place(rows + columns < 3, ~whole) is None
+    assert label_place(whole, whole) is None
 
 
 def test_values_are_those_of_an_independent_implementation(tmp_path):
