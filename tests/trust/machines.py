@@ -42,10 +42,11 @@ def main(arguments=None):
             try:
                 ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60 * options.minutes)
                 same, said = ended.returncode == 0, ended.stdout[-500:] + ended.stderr[-500:]
+                verdict = "same" if same else "DIFFERENT"
             except subprocess.TimeoutExpired:
-                same, said = False, "no verdict in time\n"
+                same, said, verdict = False, "", "no verdict"
             wrong += not same
-            print(f"{'same' if same else 'DIFFERENT':9} {versions} {where} ({time.monotonic() - started:.0f} s)", flush=True)
+            print(f"{verdict:10} {versions} {where} ({time.monotonic() - started:.0f} s)", flush=True)
             if not same:
                 print(said, end="", flush=True)
     return 1 if wrong else 0
