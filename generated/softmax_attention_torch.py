@@ -612,12 +612,13 @@ class _RowMoments(torch.autograd.Function):
 
 def _law_slope(ctx, grad):
     """The gradient in the dimension of the keys, through the rule for their law; None where nobody wants it."""
-    if not ctx.needs_input_grad[3]:
-        return None
     a, n, D = ctx.saved_tensors
+    # Scores of infinitely wide keys are Gaussian, whatever their number.
+    if not ctx.needs_input_grad[3] or bool(torch.isinf(D).all()):
+        return None
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(_row_moments(ctx.requests, a, n, D), D, grad, create_graph=True)
-    return slope
+    return torch.where(torch.isinf(D), torch.zeros_like(D), slope)
 
 
 class _TwoRows(torch.autograd.Function):

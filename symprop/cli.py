@@ -208,7 +208,7 @@ def _count(text: str) -> int:
 
 
 def _integer(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text):
         raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer")
     return int(text)
 

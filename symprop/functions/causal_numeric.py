@@ -72,7 +72,7 @@ def row_rule(last: int) -> Any:
 
     >>> nodes, weights = row_rule(1000)
     >>> len(nodes), bool(abs((weights/nodes).sum() - (1/np.arange(1, 1001)).mean()) < 1e-12)
-    (14, True)
+    (12, True)
     """
     nodes = token_nodes(last, 14, 1)
     return nodes, nodes * _basis_mean(nodes, 1, last, -1.0)

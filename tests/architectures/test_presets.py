@@ -33,16 +33,16 @@ def test_variances_are_those_of_drawn_weights(name):
     """Per matrix; the sum of N squares of normal entries has the relative standard error sqrt(2/N)."""
     torch, library = pytest.importorskip("torch"), pytest.importorskip("transformers")
     case = CASES[name]
-    config = case.config(SETTING)
-    theory = from_config(json.dumps({"model_type": name, **config}))
+    config, theory = case.config(SETTING), case.architecture(SETTING)
     torch.manual_seed(0)
-    model = getattr(library, case.library_class)(library.AutoConfig.for_model(name, **config))
+    model = getattr(library, case.library_class)(library.AutoConfig.for_model(case.model, **config))
     for block in model.get_submodule(case.blocks):
         for path, names in case.weights.items():
             # Only GPT-2's fused matrix has inputs first, as all its matrices do.
             whole = block.get_parameter(path).detach().double().numpy()
             for matrix, drawn in zip(names, np.split(whole, len(names), axis=-1 if name == "gpt2" else 0), strict=True):
-                assert np.mean(drawn**2) == pytest.approx(theory.number(matrix), rel=4.5 * np.sqrt(2 / drawn.size)), matrix
+                expected = theory.number(matrix.removeprefix("cross_"))
+                assert np.mean(drawn**2) == pytest.approx(expected, rel=4.5 * np.sqrt(2 / drawn.size)), matrix
         constants = {key: value.unique().tolist() for key, value in block.named_parameters() if value.ndim == 1}
         assert all(value == ([0.0] if key.endswith("bias") else [1.0]) for key, value in constants.items())
     words = model.get_input_embeddings().weight if name != "vit" else model.embeddings.cls_token

@@ -204,7 +204,8 @@ def test_a_hostile_option(capsys, words):
 
 SHARED = {"layers": 3, "width": 64, "heads": 4, "hidden": 128, "vocabulary": 50}
 VALUES = SHARED | {
-    "name": "mine", "key_width": 16, "order": "post", "norm": "rms", "epsilon": 0.001, "activation": "relu", "gated": True,
+    "name": "mine", "cross": True, "key_width": 16,
+    "order": "post", "norm": "rms", "epsilon": 0.001, "activation": "relu", "gated": True,
     "branch_scale": "1/sqrt(L)", "skip_scale": 0.5, "embedding_norm": True, "final_norm": False, "causal": False,
     "positions": "rotary", "rotated": 8, "rotary_base": 500.0, "temperature": "1/sqrt(d_k)", "head": "1/d",
     **dict.fromkeys(("token", "position", "segment", "class_token", "query", "key", "value", "output", "up", "gate", "down"),

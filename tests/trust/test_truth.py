@@ -31,7 +31,7 @@ EXAMPLES = [example for component in COMPONENTS for example in component.example
 
 def marks(example):
     """Digits of the moments of a softmax layer cost minutes, those of any other component less than a second."""
-    return (pytest.mark.slow,) if "attention" in type(example).__module__ else ()
+    return (pytest.mark.slow,) if "Attention" in type(example).__name__ else ()
 
 
 CASES = [pytest.param(example, id=example.describe(), marks=marks(example)) for example in EXAMPLES]
@@ -80,7 +80,9 @@ def test_gradients_are_those_of_vectors(component, q, rho, share):
     incoming = Gradient(sp.Integer(2), 2 * sp.nsimplify(share))
     for gradient in component.backward(incoming, *signals):
         size = number(gradient.q)
-        are_second_moments(size, number(gradient.gap), number(component.neglected_size(*signals)) * abs(size))
+        # Paths may cancel down to the rounding of the incoming gradient.
+        slack = number(component.neglected_size(*signals)) * abs(size) + 1e-15 * number(incoming.q)
+        are_second_moments(size, number(gradient.gap), slack)
 
 
 @pytest.mark.parametrize("component", CASES)
