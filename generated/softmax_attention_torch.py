@@ -2303,31 +2303,31 @@ def _means_275bc9_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, si
     x3 = torch.sqrt(1/d_k + 2/d)
     x4 = _softmax_rotary_averages(n, d_k, d_k, 10000)
     x5 = 1 - x4[0]
-    x6 = 1 - gap/q
-    x7 = q - gap
+    x6 = q - gap
+    x7 = 1 - gap/q
     x8 = torch.square(q)*torch.square(sigma_k2)*torch.square(sigma_q2)
     x9 = q*sigma_k2*sigma_q2*x1
     x10 = gap*x9
-    x11 = x5*x7*x9
+    x11 = x5*x6*x9
     x12 = x10 + x11
-    x13 = 1/x12
-    x14 = 1/torch.square(x12)
-    x15 = torch.clamp(x14*(6*d*x1*x8*(1 - x4[1])*torch.square(gap) - x8*(6*x4[2] + 3*x4[3])*torch.square(x1)*torch.square(x5)*torch.square(x7)), min=-3)
+    x13 = 1/torch.square(x12)
+    x14 = 1/x12
+    x15 = torch.clamp(x13*(6*d*x1*x8*(1 - x4[1])*torch.square(gap) - x8*(6*x4[2] + 3*x4[3])*torch.square(x1)*torch.square(x5)*torch.square(x6)), min=-3)
     x16 = -6/x15
     x17 = torch.clamp(x16, min=1)
     x18 = at_2*x12
-    x19 = x0*x13
+    x19 = x0*x14
     x20 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x18, n, x16, 0)
     x21 = x20[1]
     x22 = n*x17*x19*torch.square(x20[0])/torch.clamp(n - 1, min=1)
     x23 = torch.log(n*x21)
     x24 = (x21 + x20[2] - 2*x20[3])/x21
     x25 = at_0*x10 + at_1*x11
-    x26 = at_3*(1 - x14*torch.square(x25)*torch.square(x6))
-    x27 = torch.clamp(1 - x10*x13*x26*x3 - x13*x25*x6, min=0)
+    x26 = at_3*(1 - x13*torch.square(x25)*torch.square(x7))
+    x27 = torch.clamp(1 - x10*x14*x26*x3 - x14*x25*x7, min=0)
     x28 = 1 - x27
     x29 = 3*x27
-    x30 = torch.exp(x18*x28*(x22*torch.square(x27) + x28*(x0*x13*x23*(2*x27 + 1) - x24*x27)))
+    x30 = torch.exp(x18*x28*(x22*torch.square(x27) + x28*(x0*x14*x23*(2*x27 + 1) - x24*x27)))
     x31 = x19*x23*x27*(6 - 6*x27) + x22*x27*(x29 - 2) + x24*x28*(1 - x29)
     x32 = _times_growth(x25*x31, x30)
     x33 = _times_growth(x26*x31, x30)
@@ -2497,32 +2497,32 @@ def _means_5ab39c_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, si
     x3 = torch.sqrt(1/d_k + 2/d)
     x4 = _softmax_rotary_averages(n, d_k, d_k, 10000)
     x5 = 1 - x4[0]
-    x6 = 1 - gap/q
-    x7 = q - gap
+    x6 = q - gap
+    x7 = 1 - gap/q
     x8 = at_1*x5
     x9 = torch.square(q)*torch.square(sigma_k2)*torch.square(sigma_q2)
     x10 = q*sigma_k2*sigma_q2*x1
     x11 = gap*x10
-    x12 = x10*x7
+    x12 = x10*x6
     x13 = x11 + x12*x5
-    x14 = 1/x13
-    x15 = 1/torch.square(x13)
-    x16 = torch.clamp(x15*(6*d*x1*x9*(1 - x4[1])*torch.square(gap) - x9*(6*x4[2] + 3*x4[3])*torch.square(x1)*torch.square(x5)*torch.square(x7)), min=-3)
+    x14 = 1/torch.square(x13)
+    x15 = 1/x13
+    x16 = torch.clamp(x14*(6*d*x1*x9*(1 - x4[1])*torch.square(gap) - x9*(6*x4[2] + 3*x4[3])*torch.square(x1)*torch.square(x5)*torch.square(x6)), min=-3)
     x17 = -6/x16
     x18 = torch.clamp(x17, min=1)
     x19 = at_2*x13
-    x20 = x0*x14
+    x20 = x0*x15
     x21 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x19, n, x17, 0)
     x22 = x21[1]
     x23 = n*x18*x20*torch.square(x21[0])/torch.clamp(n - 1, min=1)
     x24 = torch.log(n*x22)
     x25 = (x22 + x21[2] - 2*x21[3])/x22
     x26 = at_0*x11 + x12*x8
-    x27 = at_3*(1 - x15*torch.square(x26)*torch.square(x6))
-    x28 = torch.clamp(1 - x11*x14*x27*x3 - x14*x26*x6, min=0)
+    x27 = at_3*(1 - x14*torch.square(x26)*torch.square(x7))
+    x28 = torch.clamp(1 - x11*x15*x27*x3 - x15*x26*x7, min=0)
     x29 = 1 - x28
     x30 = 3*x28
-    x31 = torch.exp(x19*x29*(x23*torch.square(x28) + x29*(x0*x14*x24*(2*x28 + 1) - x25*x28)))
+    x31 = torch.exp(x19*x29*(x23*torch.square(x28) + x29*(x0*x15*x24*(2*x28 + 1) - x25*x28)))
     x32 = x20*x24*x28*(6 - 6*x28) + x23*x28*(x30 - 2) + x25*x29*(1 - x30)
     x33 = _times_growth(x32*(at_0 - x8), x31)
     x34 = _times_growth(x26*x32, x31)

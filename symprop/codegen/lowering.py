@@ -225,12 +225,13 @@ def program(spec: FunctionSpec) -> Program:
     Every elementary function gets its own assignment, sorted so that what depends on fewer parameters comes first: a
     backend can then compute it only when one of these parameters changes.
     """
-    return _program([expression for _, expression in spec.outputs], [parameter.symbol for parameter in spec.signature], set())
+    arguments = [parameter.symbol for parameter in spec.signature]
+    return lower_together([expression for _, expression in spec.outputs], arguments, set())
 
 
 def lower_together(expressions: Sequence[sp.Expr], arguments: Sequence[sp.Symbol], taken: Set[str]) -> Program:
     """Lower expressions in given arguments with shared parts, whose names are not among those taken."""
-    return _program(expressions, arguments, taken)
+    return _program(tuple(expressions), tuple(arguments), frozenset(taken))
 
 
 @dataclass(frozen=True)
@@ -254,21 +255,23 @@ class LoopProgram:
 def loop_program(spec: FunctionSpec, loop: Recursion) -> LoopProgram:
     """Lower the loop of a spec, and its outputs for themselves, since they see another state than the last layer did."""
     own, inside = [parameter.symbol for parameter in spec.signature], [*loop.state, layer]
-    first = _program([*loop.start.values(), *loop.updates.values()], [*own, *inside], set(), set(inside))
+    first = _program((*loop.start.values(), *loop.updates.values()), (*own, *inside), frozenset(), frozenset(inside))
     seen = (1 << len(own)) - 1
     before = tuple(item for item in first.assignments if not item.depends & ~seen)
     body = tuple(item for item in first.assignments if item.depends & ~seen)
     count = len(loop.state)
-    after = _program([expression for _, expression in spec.outputs], [*own, *loop.state],
-                     {str(item.name) for item in first.assignments})
+    after = lower_together([expression for _, expression in spec.outputs], [*own, *loop.state],
+                           {str(item.name) for item in first.assignments})
     starts, updates = first.results[:count], first.results[count:]
     repeated = _operations((*(item.expression for item in body), *updates))
     return LoopProgram(before, starts, body, updates, after, repeated, first.operations - repeated + after.operations)
 
 
+# Every backend asks for the same.
+@lru_cache(maxsize=128)
 def _program(
-    expressions: Sequence[sp.Expr], arguments: Sequence[sp.Symbol], taken: Set[str],
-    varying: Set[sp.Symbol] = frozenset(),
+    expressions: tuple[sp.Expr, ...], arguments: tuple[sp.Symbol, ...], taken: frozenset[str],
+    varying: frozenset[sp.Symbol] = frozenset(),
 ) -> Program:
     names = {str(symbol) for symbol in arguments} | taken
     lowering = _Lowering(expressions)
