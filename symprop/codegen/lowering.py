@@ -590,7 +590,22 @@ def _overflows(growth: sp.Expr) -> bool:
 
 
 def _can_vanish(factor: sp.Expr) -> bool:
-    return not (factor.is_nonzero or isinstance(factor, Exp) or (factor.is_Pow and factor.exp.is_negative))
+    return not (_is_positive(factor) or _is_positive(-factor) or (factor.is_Pow and factor.exp.is_negative))
+
+
+def _is_positive(expression: sp.Expr, *, or_zero: bool = False) -> bool:
+    """What the signs of parts show; SymPy's answer for long expressions depends on the order in which it asks itself."""
+    if expression.is_Atom:
+        return bool(expression.is_nonnegative if or_zero else expression.is_positive)
+    if expression.is_Add:
+        return all(_is_positive(item, or_zero=True) for item in expression.args) and (
+            or_zero or any(map(_is_positive, expression.args)))
+    if expression.is_Mul:
+        return all(_is_positive(item, or_zero=or_zero) for item in expression.args)
+    if isinstance(expression, Exp) or (or_zero and isinstance(expression, (Square, Sqrt))):
+        return True
+    powers = expression.is_Pow or isinstance(expression, (Square, Sqrt))
+    return powers and _is_positive(expression.args[0], or_zero=or_zero)
 
 
 def _has_logarithm(base: sp.Expr, plus_one: bool) -> bool:
