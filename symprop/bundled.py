@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cache, partial
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +46,27 @@ def derivation(name: str) -> PaperDerivation:
     Such a file is run. Raises :class:`UnknownNameError` with the nearest name for another name, and :class:`InputError` for
     a file that is not there or declares no derivation.
     """
-    if name.endswith(".py"):
-        return _derivation_of(Path(name))
+    own = _own_file(name)
+    if own is not None:
+        return _derivation_of(own)
     if name not in names():
         raise UnknownNameError("derivation", name, names())
     found: PaperDerivation = importlib.import_module(f"symprop.derivations.{name}").DERIVATION
     return found
+
+
+def sources(name: str) -> str:
+    """The hash of what a derivation is derived from: the package, and its own file where the name is a path."""
+    from symprop.cache import source_key
+
+    own = _own_file(name)
+    if own is None or not own.is_file():
+        return source_key()
+    return sha256(source_key().encode() + own.read_bytes()).hexdigest()[:32]
+
+
+def _own_file(name: str) -> Path | None:
+    return Path(name) if name.endswith(".py") else None
 
 
 def _derivation_of(path: Path) -> PaperDerivation:
@@ -75,11 +91,11 @@ def _derivation_of(path: Path) -> PaperDerivation:
 
 def study_point(name: str, seed: int, full: bool, index: int) -> list[dict[str, Any]]:
     """One simulation of a derivation's study, as plain values: what another process is asked for."""
-    return [asdict(row) for row in _study_points(name, seed, full)[index]()]
+    return [asdict(row) for row in _study_points(name, sources(name), seed, full)[index]()]
 
 
 @cache
-def _study_points(name: str, seed: int, full: bool) -> Sequence[StudyPoint]:
+def _study_points(name: str, version: str, seed: int, full: bool) -> Sequence[StudyPoint]:
     return derivation(name).study_points(seed, full)
 
 
@@ -87,7 +103,7 @@ def study_tasks(name: str, seed: int, full: bool) -> list[Task]:
     """The simulations of a derivation's study, for a sweep; each returns its rows as plain values."""
     from symprop.simulate.sweep import Task
 
-    asked = [(name, seed, full, index) for index in range(len(derivation(name).study_points(seed, full)))]
+    asked = [(name, seed, full, index) for index in range(len(_study_points(name, sources(name), seed, full)))]
     return [Task(("study", *item), partial(study_point, *item)) for item in asked]
 
 

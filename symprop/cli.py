@@ -264,7 +264,7 @@ def _derive(options: argparse.Namespace) -> int:
         chosen = view(options.notation) if options.notation else derivation.view
         return {"listing": listing(derivation, options.claim, chosen, options.format)}
 
-    asked = (options.derivation, options.claim, options.notation, options.format)
+    asked = (options.derivation, bundled.sources(options.derivation), options.claim, options.notation, options.format)
     with _progress(options) as progress:
         progress("deriving", 0, 1)
         print(remembered("derive", derive, *asked)["listing"])
@@ -349,7 +349,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.derivation == "architectures":
         return _verify_architectures(options)
     derivation = bundled.derivation(options.derivation)
-    verdicts, rows = _checked(derivation, options)
+    verdicts, rows = _checked(options.derivation, derivation, options)
     with _progress(options) as progress:
         measured = derivation.accuracy(options.seed, progress) if options.full and derivation.accuracy is not None else ()
     failed = _failures(verdicts, rows)
@@ -492,7 +492,7 @@ def _verify_architectures(options: argparse.Namespace) -> int:
 
 
 def _checked(
-    derivation: PaperDerivation, options: argparse.Namespace
+    name: str, derivation: PaperDerivation, options: argparse.Namespace
 ) -> tuple[tuple[Verdict, ...], tuple[Measurement, ...]]:
     from symprop.claims import check
     from symprop.simulate.measurement import Measurement
@@ -502,16 +502,16 @@ def _checked(
         for done, claim in enumerate(derivation.claims):
             verdicts.append(check(claim))
             progress("claims", done + 1, len(derivation.claims))
-        tasks = bundled.study_tasks(derivation.key, options.seed, options.full)
-        found = _sweep(options).results(tasks, lambda done: progress("simulation", done, len(tasks)))
+        tasks = bundled.study_tasks(name, options.seed, options.full)
+        found = _sweep(name, options).results(tasks, lambda done: progress("simulation", done, len(tasks)))
         return tuple(verdicts), tuple(Measurement(**row) for rows in found for row in rows)
 
 
-def _sweep(options: argparse.Namespace) -> Sweep:
-    from symprop.cache import source_key
+def _sweep(name: str, options: argparse.Namespace) -> Sweep:
+    """How the simulations of the derivation of that name are run."""
     from symprop.simulate.sweep import Sweep
 
-    return Sweep(options.workers, options.resume, options.scheduler, source_key())
+    return Sweep(options.workers, options.resume, options.scheduler, bundled.sources(name))
 
 
 def _failures(verdicts: Sequence[Verdict], rows: Sequence[Measurement]) -> list[str]:
@@ -535,8 +535,8 @@ def _appendix(options: argparse.Namespace) -> int:
     from symprop.report.sweep import sweeps
     from symprop.report.tex import STYLES
 
-    derivations = [bundled.derivation(name) for name in dict.fromkeys(options.derivations)]
-    chosen = view(options.notation) if options.notation else derivations[0].view
+    derivations = {name: bundled.derivation(name) for name in options.derivations}
+    chosen = view(options.notation) if options.notation else derivations[options.derivations[0]].view
     if options.output is None and options.html is None:
         raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
     if options.style not in STYLES:
@@ -545,13 +545,13 @@ def _appendix(options: argparse.Namespace) -> int:
     _writable(options.html, "html")
     old = set() if options.output is None else _output_folder(options.output)
     parts = []
-    for derivation in derivations:
-        verdicts, rows = _checked(derivation, options)
+    for name, derivation in derivations.items():
+        verdicts, rows = _checked(name, derivation, options)
         with _progress(options) as progress:
             parts.append(Part(derivation, verdicts, rows, derivation.figures(options.seed, options.full, progress)))
     document = appendix(parts, chosen)
     if options.html is not None:
-        found = [sweep for derivation in derivations for sweep in sweeps(derivation, chosen)]
+        found = [sweep for derivation in derivations.values() for sweep in sweeps(derivation, chosen)]
         _write(options.html, html_page(with_sweeps(document, found)).encode(), "html")
         print(options.html)
     if options.output is not None:
@@ -666,7 +666,7 @@ def _diagram(options: argparse.Namespace) -> int:
     level = options.closure or next(iter(diagram.evaluators))
     with _progress(options) as progress:
         picture = compute(derivation, replace(diagram, x=axes["x"], y=axes["y"]), level, values, simulate=options.simulate,
-                          seed=options.seed, progress=progress, sweep=_sweep(options))
+                          seed=options.seed, progress=progress, sweep=_sweep(options.derivation, options))
         files = {target.name: draw(picture, kind), f"{target.stem}.npz": data_file(picture)}
     written = write_files(files, target.parent)
     low, high = float(picture.output.min()), float(picture.output.max())

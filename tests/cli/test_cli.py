@@ -255,3 +255,21 @@ def test_a_file_of_ones_own_names_its_derivation(tmp_path, capsys):
     own.write_text("from symprop.bundled import derivation\n\nDERIVATION = derivation('noci2022')\n")
     words = ("--claim", "eq12", "--format", "latex")
     assert run(capsys, "derive", str(own), *words) == run(capsys, "derive", "noci2022", *words)
+
+
+def test_a_file_of_ones_own_is_verified_and_derived_anew_when_it_changes(tmp_path, capsys):
+    own, kept = tmp_path / "own.py", tmp_path / "kept"
+    text = (
+        "from dataclasses import replace\nfrom symprop.bundled import derivation\n\nBASE = derivation('dong2021')\n"
+        "DERIVATION = replace(BASE, paper=replace(BASE.paper, key='own2026', title='{title}'))\n"
+    )
+    files = set()
+    for title in ("First title", "Second title"):
+        own.write_text(text.format(title=title))
+        code, out, _ = run(capsys, "derive", str(own))
+        assert code == 0 and title in out
+        code, out, _ = run(capsys, "verify", str(own), "--json", "--resume", str(kept))
+        assert code == 0 and len(json.loads(out)["simulation"]) >= 1
+        # What was simulated for another text of the file does not count.
+        assert len(set(kept.glob("*.json")) - files) == len(bundled.derivation(str(own)).study_points(0, False))
+        files |= set(kept.glob("*.json"))
