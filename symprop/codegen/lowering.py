@@ -363,7 +363,7 @@ def _by_tangent(sine: sp.Expr) -> sp.Expr | None:
     """
     over, below = sp.fraction(sp.together(sine))
     apart = sp.expand(below - over)
-    if over.is_nonnegative and apart.is_positive:
+    if _is_positive(over, or_zero=True) and _is_positive(apart):
         return sp.atan(over / sp.sqrt(sp.expand(apart * (below + over))))
     return None
 
