@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -240,8 +240,7 @@ def _value(
     if expression.has(*DOUBLE):
         digits = min(digits, DOUBLE_DIGITS)
         expression = expression.xreplace(in_double(expression, point))
-    plain, sums = callable_sums(expression)
-    compute = sp.lambdify([*order, *states], plain, modules=[dict(sums), _MPMATH, "mpmath"])
+    compute = _compiled(expression, (*order, *states))
     before: Any = None
     shrinking = 0
     for precision in (steps := (2 * digits + 20, 4 * digits + 80, 8 * digits + 320)):
@@ -263,6 +262,13 @@ def _value(
     if shrinking == len(steps) - 1:
         return sp.Float(0, digits)
     raise InputError(name, sp.Symbol("undefined"), "a point where the formula is a finite number")
+
+
+@lru_cache(maxsize=512)
+def _compiled(expression: sp.Expr, arguments: tuple[sp.Symbol, ...]) -> Callable[..., Any]:
+    plain, sums = callable_sums(expression)
+    function: Callable[..., Any] = sp.lambdify(arguments, plain, modules=[dict(sums), _MPMATH, "mpmath"])
+    return function
 
 
 def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
