@@ -15,7 +15,7 @@ import sympy as sp
 from symprop.claims import Claim, Result, Slip, Status, wick_result
 from symprop.codegen import FunctionSpec
 from symprop.core import symbols
-from symprop.core.expression import Comparison, compare, near_one
+from symprop.core.expression import Comparison, compare, factored
 from symprop.core.provenance import Source
 from symprop.core.symbols import (
     C,
@@ -625,7 +625,7 @@ def build_evaluators() -> tuple[FunctionSpec, ...]:
 def _from_one(power: Derivation) -> Derivation:
     """The same with the distance of its base from one written out, which keeps its digits at any depth."""
     base, exponent = power.expression.as_base_exp()
-    return replace(power, expression=near_one(base) ** exponent)
+    return replace(power, expression=(1 + factored(base - 1)) ** exponent)
 
 
 def _root(squared: Derivation) -> Derivation:
