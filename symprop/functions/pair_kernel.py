@@ -30,6 +30,7 @@ TERMS, TAIL = 240, 1e-13
 """The series ends where it holds all but TAIL of the second moment, or after TERMS terms."""
 NODES, CLOSE = 16, 1.5
 """Functions of the variance are interpolated between powers of CLOSE at NODES, to a relative error of the order of TAIL."""
+_DEGREES = np.arange(NODES)[:, None]
 SMALLEST = 1e-300
 """A variance below counts as zero."""
 FEW = 64
@@ -100,10 +101,11 @@ class PairKernel:
         panels = np.floor(np.log(np.maximum(variances, SMALLEST)) / np.log(CLOSE))
         for panel in np.unique(panels):
             chosen, low, high = panels == panel, CLOSE**panel, CLOSE ** (panel + 1)
-            among = np.polynomial.chebyshev.chebvander((2 * variances[chosen] - low - high) / (high - low), NODES - 1)
-            found[:, chosen] = _panel(self.activation, self.order, int(panel)) @ among.T
+            place = np.clip((2 * variances[chosen] - low - high) / (high - low), -1.0, 1.0)
+            found[:, chosen] = _panel(self.activation, self.order, int(panel)) @ np.cos(_DEGREES * np.arccos(place))
         zero = variances < SMALLEST
-        found[:, zero] = _expanded(self.activation, self.order, variances[zero])
+        if zero.any():
+            found[:, zero] = _expanded(self.activation, self.order, variances[zero])
         return found[:-1], found[-1]
 
 

@@ -199,6 +199,8 @@ def merged_angles(rotary: Rotary, distance: float) -> Rotary:
     >>> len(merged_angles(rotary_angles(128, 128, 10000.0), 254.0))
     29
     """
+    if len(rotary) == 1:
+        return rotary
     ordered = sorted(rotary, reverse=True)
     nodes = [min(_gauss_order(angle * distance), len(ordered) - kept) for kept, (angle, _) in enumerate(ordered)]
     kept = min(range(len(ordered)), key=lambda place: place + nodes[place])
@@ -279,7 +281,12 @@ class AttentionGram:
 
     def logit_deviation(self, rows: slice = slice(None)) -> float:
         """Root mean square of a visible logit about the average of its row, over some rows."""
-        return float(np.sqrt((self.pattern.weights * self.logit_variance).sum(axis=1)[rows].mean()))
+        return float(np.sqrt(max((self.pattern.weights * self.logit_variance).sum(axis=1)[rows].mean(), 0.0)))
+
+    @property
+    def kept(self) -> int:
+        """Matrices that are kept from the way forward for the way back, beside a few."""
+        return 0
 
     @cached_property
     def mean_weights(self) -> Array:
