@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -42,7 +43,7 @@ REPAIR_ENTRIES, REPAIR_TOKENS = 2 * 10**6, 16
 at least of so many tokens."""
 TURNED = 16
 """Rotary positions take the time of so many layers without."""
-REACHED, ATTEMPTS, STEPS = 0.01, 6, 60
+REACHED, ATTEMPTS, STEPS = 0.01, 8, 60
 """A repair is solved until a new audit is this close to what it promises, in the logarithm, or given up after so many of
 them; STEPS bounds the search between two."""
 FAR = 1e6
@@ -521,38 +522,60 @@ def _scale_repair(
             known[log_factor] = wanted + problem.distance(quick(math.exp(log_factor)))
         return known[log_factor]
 
-    checked = [(0.0, fast(0.0), wanted + problem.distance(rows))]
+    checked = [_Checked(0.0, fast(0.0), wanted + problem.distance(rows))]
     for _ in range(ATTEMPTS):
         corrected = _corrected(fast, checked)
-        place = _root(lambda x: corrected(x) - wanted, checked[-1][0], sorted(known))
-        if place is None:
+        place = _safe(checked, wanted, _root(lambda x: corrected(x) - wanted, checked[-1].place, sorted(known)))
+        if place is None or abs(place) > math.log(RANGE):
             break
         full = complete(math.exp(place))
         if abs(problem.distance(full)) <= REACHED:
             factor, after = math.exp(place), problem.of(full)
             return Repair(problem.name, target, factor, before, after,
                           f"{advice(factor)} {_reached(subject, problem.quantity, before, after)}", subject.count)  # fmt: skip
-        checked.append((place, fast(place), wanted + problem.distance(full)))
+        checked.append(_Checked(place, fast(place), wanted + problem.distance(full)))
     return Repair(problem.name, target, None, before, None,
                   f"No scale of the {scaled} brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.",
                   subject.count)  # fmt: skip
 
 
-def _corrected(fast: Callable[[float], float], checked: list[tuple[float, float, float]]) -> Callable[[float], float]:
-    """The fast logarithm as complete runs correct it: ``checked`` holds places with the fast one and the exact one there.
+class _Checked(NamedTuple):
+    """The logarithm of a quantity at a place, by the fast state and by a complete run."""
+
+    place: float
+    fast: float
+    exact: float
+
+
+def _corrected(fast: Callable[[float], float], checked: list[_Checked]) -> Callable[[float], float]:
+    """The fast logarithm as complete runs correct it.
 
     Without branches nothing grows in either, so that they keep a ratio, which moves from run to run; those of different
     signs keep a difference.
     """
-    place, approximate, exact = checked[-1]
-    if exact * approximate <= 0:
-        return lambda x: fast(x) + exact - approximate
-    ratio, moved = exact / approximate, 0.0
-    if len(checked) > 1:
-        last, before, truly = checked[-2]
-        if before * truly > 0:
-            moved = math.log(ratio * before / truly) / (place - last)
-    return lambda x: fast(x) * ratio * math.exp(max(-1.0, min(moved * (x - place), 1.0)))
+    last = checked[-1]
+    if last.exact * last.fast <= 0:
+        return lambda x: fast(x) + last.exact - last.fast
+    moved = 0.0
+    if len(checked) > 1 and (before := checked[-2]).fast * before.exact > 0:
+        moved = math.log(last.exact / last.fast * before.fast / before.exact) / (last.place - before.place)
+    return lambda x: fast(x) * last.exact / last.fast * math.exp(max(-1.0, min(moved * (x - last.place), 1.0)))
+
+
+def _safe(checked: list[_Checked], wanted: float, place: float | None) -> float | None:
+    """A place between complete runs on both sides of what is wanted, or further out where the last two led nowhere."""
+    if len(checked) == 1:
+        return place
+    last, before = checked[-1], checked[-2]
+    slow = abs(last.exact - wanted) > abs(before.exact - wanted) / 2
+    across = [item for item in checked if (item.exact - wanted) * (last.exact - wanted) < 0]
+    if not across:
+        return last.place + 2 * (last.place - before.place) if slow else place
+    other = min(across, key=lambda item: abs(item.place - last.place))
+    low, high = sorted((last.place, other.place))
+    if slow or place is None or not low < place < high:
+        return last.place + (wanted - last.exact) * (other.place - last.place) / (other.exact - last.exact)
+    return place
 
 
 def _root(function: Callable[[float], float], start: float, known: list[float]) -> float | None:
