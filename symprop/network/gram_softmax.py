@@ -147,9 +147,11 @@ class SampledAttentionGram(AttentionGram):
         for weights, gram, queries, keys in self._heads():
             mixing = Mixing(weights)
             left = mixing.mix(gram)
+            both = mixing.mix_right(left)
             values_path = mixing.back_right(mixing.back(gradient))
-            query_path = gradient * over_keys(mixing, gram, keys, left, mixing.mix_right(left))
-            key_path = over_queries(mixing, gradient * queries)(gram)
+            query_path = gradient * over_keys(mixing, gram, keys, left, both)
+            parts = over_queries(mixing, gradient * queries, left.swapaxes(-1, -2), both)
+            key_path = gram * parts.whole + parts.rest
             value += values_path.sum(axis=0) / self.draws
             query += query_path.sum(axis=0) / self.draws
             key += key_path.sum(axis=0) / self.draws
