@@ -524,8 +524,8 @@ def _scale_repair(
 
     checked = [_Checked(0.0, fast(0.0), wanted + problem.distance(rows))]
     for _ in range(ATTEMPTS):
-        corrected = _corrected(fast, checked)
-        place = _safe(checked, wanted, _root(lambda x: corrected(x) - wanted, checked[-1].place, sorted(known)))
+        guess = _root(_corrected(fast, checked, wanted), checked[-1].place, sorted(known))
+        place = _safe(checked, wanted, guess)
         if place is None or abs(place) > math.log(RANGE):
             break
         full = complete(math.exp(place))
@@ -547,19 +547,19 @@ class _Checked(NamedTuple):
     exact: float
 
 
-def _corrected(fast: Callable[[float], float], checked: list[_Checked]) -> Callable[[float], float]:
-    """The fast logarithm as complete runs correct it.
+def _corrected(fast: Callable[[float], float], checked: list[_Checked], wanted: float) -> Callable[[float], float]:
+    """How far above ``wanted`` the fast logarithm is, as complete runs correct it.
 
     Without branches nothing grows in either, so that they keep a ratio, which moves from run to run; those of different
     signs keep a difference.
     """
     last = checked[-1]
     if last.exact * last.fast <= 0:
-        return lambda x: fast(x) + last.exact - last.fast
+        return lambda x: fast(x) + last.exact - last.fast - wanted
     moved = 0.0
     if len(checked) > 1 and (before := checked[-2]).fast * before.exact > 0:
         moved = math.log(last.exact / last.fast * before.fast / before.exact) / (last.place - before.place)
-    return lambda x: fast(x) * last.exact / last.fast * math.exp(max(-1.0, min(moved * (x - last.place), 1.0)))
+    return lambda x: fast(x) * last.exact / last.fast * math.exp(max(-1.0, min(moved * (x - last.place), 1.0))) - wanted
 
 
 def _safe(checked: list[_Checked], wanted: float, place: float | None) -> float | None:

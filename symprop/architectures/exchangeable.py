@@ -134,8 +134,8 @@ class Moments:
 class _Compiled:
     """One step: its map, that of the gradient, the squared norms of its weight gradients, and of attention its logits.
 
-    Functions of the factors of residual branches and of logits, the number of tokens and (q, gap) of every input; of the incoming
-    gradient's before, where one comes in.
+    Functions of the factors of residual branches and of logits, the number of tokens and (q, gap) of every input; of those of
+    the incoming gradient before, where one comes in.
     """
 
     step: Step

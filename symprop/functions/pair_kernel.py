@@ -116,7 +116,7 @@ def _panel(activation: Activation, order: int, index: int) -> Array:
     among = np.polynomial.chebyshev.chebvander(nodes, NODES - 1)
     low, high = CLOSE**index, CLOSE ** (index + 1)
     values = _expanded(activation, order, (high + low + (high - low) * nodes) / 2)
-    return np.linalg.solve(among, values.T).T
+    return np.asarray(np.linalg.solve(among, values.T).T)
 
 
 def _expanded(activation: Activation, order: int, variances: Array) -> Array:

@@ -163,7 +163,7 @@ class SampledAttentionGram(AttentionGram):
 def _root(matrix: Array) -> Array:
     """R with R R^T = matrix, of which negative eigenvalues count as zero."""
     try:
-        return np.linalg.cholesky(matrix)
+        return np.asarray(np.linalg.cholesky(matrix))
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(matrix)
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
