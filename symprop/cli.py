@@ -369,6 +369,11 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    from symprop.architectures.entries import read
+
+    if options.target is not None:
+        # What describes no model is refused before SymPy is imported.
+        read(options.target)
     from symprop import auditing
     from symprop.architectures.audit import audit
     from symprop.architectures.checkpoint import checkpoint_files
