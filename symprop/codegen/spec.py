@@ -208,7 +208,8 @@ def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) ->
     def state(precision: int) -> dict[sp.Symbol, Any]:
         return {} if loop is None else dict(zip(loop.state, loop.final(point, precision), strict=True))
 
-    return {name: _value(name, expression, point, digits, state) for name, expression in spec.outputs}
+    states = () if loop is None else tuple(sorted(loop.state, key=str))
+    return {name: _value(name, expression, point, digits, states, state) for name, expression in spec.outputs}
 
 
 def neglected_by_evaluate(spec: FunctionSpec) -> str:
@@ -233,10 +234,10 @@ def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
 
 def _value(
     name: str, expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr], digits: int,
-    state: Callable[[int], Mapping[sp.Symbol, Any]],
+    states: Sequence[sp.Symbol], state: Callable[[int], Mapping[sp.Symbol, Any]],
 ) -> sp.Float:
     """Evaluate at doubling precision until two values agree to the digits asked for."""
-    order, states = sorted(point, key=str), sorted(state(2 * digits + 20), key=str)
+    order = sorted(point, key=str)
     if expression.has(*DOUBLE):
         digits = min(digits, DOUBLE_DIGITS)
         expression = expression.xreplace(in_double(expression, point))
