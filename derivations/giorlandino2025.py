@@ -213,8 +213,8 @@ def _late_rows() -> Result:
     """Positions that grow with the length, at any ratio: early tokens are then a vanishing share of every row."""
     length, ratio = sp.symbols("length ratio", positive=True)
     late = sp.limit(_causal_half().subs({ROW: length, LATER: ratio * length}, simultaneous=True), length, sp.oo)
-    return _result(factored(sp.powdenest(late, force=True)), r"\rho_{tu}", ("positions", "growing with the length, at any ratio", _causal_half()),
-                   neglected="O(1/t)")
+    return _result(factored(sp.powdenest(late, force=True)), r"\rho_{tu}",
+                   ("positions", "growing with the length, at any ratio", _causal_half()), neglected="O(1/t)")
 
 
 def _causal_freezing() -> Result:
