@@ -1,8 +1,8 @@
 """How fast tokens align: laws over depth from the expansion of a block near collapse, and flows of depth-scaled branches.
 
 Critical blocks and growing streams are iterated to any depth; branches that shrink with the depth as alpha^2 = a/L leave a flow
-in t = layer/L, right to O(1/L). Laws of growing streams are in ``norm_placement`` (ratios of gamma functions and powers), of branches that shrink with depth in
-``scaled_residuals``, of attention without skips in ``dong2021`` (doubly exponential).
+in t = layer/L, right to O(1/L). Laws of growing streams are in ``norm_placement`` (ratios of gamma functions and powers), of
+branches that shrink from layer to layer in ``scaled_residuals``, of attention without skips in ``dong2021`` (doubly exponential).
 """
 
 from __future__ import annotations
