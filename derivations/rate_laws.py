@@ -2,7 +2,7 @@
 
 Critical blocks and growing streams are iterated to any depth; branches that shrink with the depth as alpha^2 = a/L leave a flow
 in t = layer/L, right to O(1/L). Laws of growing streams are in ``norm_placement`` (ratios of gamma functions and powers), of
-branches that shrink from layer to layer in ``scaled_residuals``, of attention without skips in ``dong2021`` (doubly exponential).
+branches that shrink from layer to layer in ``scaled_residuals``, of pure attention in ``dong2021`` (doubly exponential).
 """
 
 from __future__ import annotations

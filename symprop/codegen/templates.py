@@ -254,6 +254,10 @@ from typing import NamedTuple
 import torch
 
 __all__ = {{ names }}
+{% if settles %}
+
+_SETTLE_EVERY = 8
+{% endif %}
 
 
 def _tensors(*values):
@@ -289,7 +293,7 @@ class {{ item.result }}(NamedTuple):
 
 
 def {{ item.name }}(
-    {{ item.signature }},
+    {{ item.signature }},{{ " *, settle=0.0," if item.settles }}
 ):
     r"""{{ item.doc }}
     """
@@ -336,6 +340,12 @@ def {{ item.name }}(
         if {{ steps.count }}.numel() > 1:
             _next = tuple(torch.where(_layer < {{ steps.count }}, new, old) for new, old in zip(_next, _state))
         _state = _next
+{% if steps.settled %}
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+            if ({{ steps.settled }}).max() <= settle:
+                break
+{% endif %}
     {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
 {% for line in steps.after %}
     {{ line }}

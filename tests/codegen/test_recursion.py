@@ -81,9 +81,10 @@ def test_no_backend_loses_a_digit_through_collapse(activation, gain, monkeypatch
             off = [float(sp.Rational(float(got)) / want[name] - 1)
                    for got, want in zip(getattr(found, name), exact, strict=True)]
             assert max(map(abs, off)) < point["L"] * np.finfo(float).eps, (backend, name, off)
-        if backend != "torch" and gain < 2:
-            early = function(**point | {"L": 10**9, "gap": gaps}, settle=1e-6)
-            assert np.all(early.gap_L <= 1e-6 * early.q_L) and np.all(early.gap_L > 0)
+        if gain < 2:
+            start = pytest.importorskip("torch").tensor(gaps) if backend == "torch" else gaps
+            early = function(**point | {"L": 10**9, "gap": start}, settle=1e-6)
+            assert all(0 < one <= 1e-6 * two for one, two in zip(early.gap_L, early.q_L, strict=True))
 
 
 def test_collapsed_start_stays_collapsed(stream):
@@ -113,6 +114,18 @@ def test_settling_stops_early_and_says_how_far(stream):
     exact, early = stream(**point), stream(**point, settle=1e-6)
     assert exact.gap_L < 1e-100 < early.gap_L
     assert abs(early.overlap - exact.overlap) < 1e-6
+
+
+def test_settling_is_off_where_torch_maps_a_function():
+    torch = pytest.importorskip("torch")
+    function, strengths = load(SPEC, "torch"), torch.linspace(0.2, 0.5, 4, dtype=torch.float64)
+    whole = function(**{**POINT, "alpha_1": strengths}).gap_L
+    mapped = torch.func.vmap(lambda alpha: function(**{**POINT, "alpha_1": alpha}).gap_L)(strengths)
+    torch.testing.assert_close(mapped, whole, rtol=1e-13, atol=0)
+    early = function(**{**POINT, "alpha_1": strengths.requires_grad_(), "L": 10**9}, settle=1e-6)
+    assert (early.gap_L <= 1e-6 * early.q_L).all()
+    (slope,) = torch.autograd.grad(early.overlap.sum(), strengths)
+    assert torch.isfinite(slope).all()
 
 
 def test_a_state_that_no_longer_changes_ends_the_loop():
