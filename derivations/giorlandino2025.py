@@ -44,6 +44,7 @@ from symprop.claims import (
 )
 from symprop.codegen import FunctionSpec
 from symprop.codegen.render import load
+from symprop.codegen.spec import NO_BOUNDS, Bounds
 from symprop.components import LayerNorm, UniformAttention
 from symprop.components.base import Array
 from symprop.core.expression import Comparison, compare, factored, near_one
@@ -55,7 +56,7 @@ from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.phase import OddsLaw, odds_law
 from symprop.functions.activation import Activation
 from symprop.functions.arc_cosine import ArcCosine
-from symprop.functions.depth_nodes import ExpMinusOne
+from symprop.functions.depth_nodes import ExpMinusOne, GrowthMinusOne
 from symprop.functions.logistic import Tanh
 from symprop.functions.softmax_closures import ANNEALED, CLOSURES, EXACT, REM, UNIFORM, Closure
 from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
@@ -152,12 +153,14 @@ def _odds() -> Result:
 
 
 def _critical() -> sp.Expr:
-    return _many_tokens(odds().critical(alpha_sa, rho, rho_T, L))
+    many = OddsLaw(_many_tokens(odds().factor), sp.oo)
+    return many.critical(alpha_sa, rho, rho_T, L)
 
 
 def _same_strength(stated: sp.Expr) -> Comparison:
     """Both strengths are positive, and agree where their squares do, whose expanded powers have one base."""
-    return compare(sp.expand(_critical() ** 2), sp.expand(stated**2))
+    plain = _critical().replace(GrowthMinusOne, lambda excess, depth: factored(1 + excess) ** depth - 1)
+    return compare(sp.expand(plain**2), sp.expand(stated**2))
 
 
 def _critical_result() -> Result:
@@ -394,6 +397,10 @@ def _claims() -> tuple[Claim, ...]:
     )
 
 
+MANY: Bounds = {rho: sp.S.Zero}
+"""The range of an overlap that all pairs of many tokens have."""
+
+
 def _overlap(
     placement: str, closure: Closure, activation: Activation | None = None, *, centred: bool = False
 ) -> FunctionSpec:
@@ -413,14 +420,16 @@ def _overlap(
         f"{name}overlap_{closure.name}", f"Overlap of tokens after L {kind}, softmax moments closed by: "
         f"{closure.assumption.name}.", depth.arguments,
         {key: derived.with_expression(item) for key, item in outputs.items()}, recursion=depth.recursion,
+        lower={} if n in depth.arguments else MANY,
         formula=r"\rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)",
     )
 
 
-def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *arguments: sp.Symbol, neglected: str) -> FunctionSpec:
+def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *arguments: sp.Symbol, neglected: str,
+            upper: Bounds = NO_BOUNDS) -> FunctionSpec:
     trace = traced("post")
     derived = Derived(expression, trace.assumptions, neglected, (SOURCE,))
-    return FunctionSpec.from_derived(name, summary, arguments, {output: derived})
+    return FunctionSpec.from_derived(name, summary, arguments, {output: derived}, lower=MANY, upper=upper)
 
 
 def _overlap_evaluators() -> tuple[FunctionSpec, ...]:
@@ -434,13 +443,13 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
     bias = (gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)
     return (
         _scalar("critical_strength", "Skip strength at which the overlap reaches rho_T after L blocks of equal weights.",
-                _critical(), "alpha_sa", rho, rho_T, L, gain_v, neglected="O(1/n), feed-forward branches"),
+                _critical(), "alpha_sa", rho, rho_T, L, gain_v, neglected="O(1/n), feed-forward branches", upper={rho: rho_T}),
         _scalar("freezing_point", "beta above which the weights of tokens of overlap rho freeze.",
                 _freezing("post").subs(GAP, 1 - rho), "beta", rho, neglected="O(1/log n)"),
         _scalar("angle_exponent", "Exponent per block of the gap at collapse.",
                 sp.log(near_one(wide(linearised().slope))), "lyapunov_angle", *bias, neglected="O(1/d)"),
         _scalar("query_gradient_frozen", "Squared query gradient over beta, up to its scale, at infinite length.",
-                _query_profile().expression.subs(MU, sp.Min(1, _freezing("post").subs(GAP, 1 - rho) / beta_a)), "F",
+                _query_profile().expression.subs(MU, 1 / sp.Max(1, beta_a / _freezing("post"))).subs(GAP, 1 - rho), "F",
                 beta_a, rho, neglected="O(1/log n)"),
     )
 
