@@ -36,7 +36,9 @@ NUMBERS = (
 
 
 def read(target: str) -> Entries | None:
-    """The entries of a ``.toml`` file, a ``.json`` file, or the ``config.json`` of a folder; None for the name of a preset.
+    """The entries of a ``.toml`` or ``.json`` file, of the ``config.json`` in a folder or beside a ``.safetensors`` file.
+
+    None for the name of a preset.
 
     >>> read("gpt2") is None
     True
@@ -50,9 +52,11 @@ def read(target: str) -> Entries | None:
         return description(_text(path, MAX_DESCRIPTION))
     if path.suffix == ".json":
         return config(_text(path))
+    if path.suffix == ".safetensors":
+        return config(_text(path.parent / "config.json"))
     if target and _is_folder(path):
         return config(_text(path / "config.json"))
-    raise UnknownNameError("architecture (or file ending in .json or .toml)", target, BUNDLED)
+    raise UnknownNameError("architecture (or file ending in .json, .toml or .safetensors)", target, BUNDLED)
 
 
 def config(text: str) -> Entries:
