@@ -115,6 +115,10 @@ class ArcCosine2(_Lowered):
     """ArcCosine(2, gap, v)."""
 
 
+class ArcTangent(_Lowered):
+    """The arc tangent of a quotient, given what is divided and by what: one division is enough for both."""
+
+
 class RisingStep(_Lowered):
     """RisingRatio(u, v, N), given u - v, v, N and u: neither the step nor u is a difference of two large numbers."""
 
@@ -467,6 +471,8 @@ class _Lowering:
             tangent = _by_tangent(node.args[0])
             if tangent is not None:
                 return self.lower(tangent)
+        if isinstance(node, sp.atan):
+            return ArcTangent(*sp.fraction(self.lower(node.args[0])))
         if isinstance(node, sp.Piecewise):
             return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
         return node.func(*(self.lower(argument) for argument in node.args))
