@@ -367,7 +367,7 @@ def functions() -> dict[str, str]:
         **{f"each_{name}": _each(name) for name in ("erf", "erfc", "sin", "cos", "tan", "sinh", "cosh", "asinh",
                                                     "tanh")},
         "each_pow": _each("pow", 2),
-        "CELLS": special_cells.constants(),
+        "cell_of": special_cells.constants(),
         "HALF_LINE": constant_table("HALF_LINE", half_line_rule()),
         "GAUSS": constant_table("GAUSS", unit_rule(10)),
         **_DEPTH,
