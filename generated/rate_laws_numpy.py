@@ -256,7 +256,7 @@ def critical_bias_erf(
         ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_sigma_b2 = np.empty(_shape)
-    # 14 operations a point
+    # 13 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 

@@ -1789,39 +1789,39 @@ def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
     x1 = 1/D
     x2 = 4*x1
     x3 = 2*x1
-    x4 = 1/x0
-    x5 = 6*x1
+    x4 = 6*x1
+    x5 = 1/x0
     x6 = 1/d_k
     x7 = 1 - x6
     x8 = torch.sqrt(x7)
-    x9 = 1/(bias + 1)
-    x10 = torch.sqrt(x3*x7 + 1)
-    x11 = x2*x7
-    x12 = torch.sqrt(x11 + 1)
-    x13 = x4*x8
-    x14 = -2.8284271247461903*x4*x8
-    x15 = 1/(x11 + 2)
-    x16 = 1.4142135623730951*x13
-    x17 = 2*x12
-    x18 = 2.8284271247461903*x13
-    x19 = torch.arctan(x16/x10)
-    x20 = 0.3333333333333333*x19
+    x9 = 1.4142135623730951*x8
+    x10 = 1/(bias + 1)
+    x11 = torch.sqrt(x3*x7 + 1)
+    x12 = x2*x7
+    x13 = torch.sqrt(x12 + 1)
+    x14 = 2.8284271247461903*x5*x8
+    x15 = -2.8284271247461903*x5*x8
+    x16 = 1/(x12 + 2)
+    x17 = torch.arctan(x9/(x0*x11))
+    x18 = 2*x13
+    x19 = x5*x9
+    x20 = 0.3333333333333333*x17
     x21 = torch.sin(x20 + 1.0471975511965979)
     x22 = torch.sin(x20)
     x23 = torch.cos(x20 + 0.5235987755982989)
-    x24 = x17*x21 + x18
-    x25 = (-x14) - x17*x22
-    x26 = (-x14) - x17*x23
-    x27 = x16*x24
-    x28 = x16*x25
-    x29 = x16*x26
+    x24 = x14 + x18*x21
+    x25 = (-x15) - x18*x22
+    x26 = (-x15) - x18*x23
+    x27 = x19*x24
+    x28 = x19*x25
+    x29 = x19*x26
     x30 = torch.square(x24)
     x31 = torch.square(x25)
     x32 = torch.square(x26)
-    x33 = 1/(x15*torch.square(x30 - x18*x24 - 1) + x30 + 1)
-    x34 = 1/(x15*torch.square(x31 - x18*x25 - 1) + x31 + 1)
-    x35 = 1/(x15*torch.square(x32 - x18*x26 - 1) + x32 + 1)
-    x36 = deficit*x9
+    x33 = 1/(x16*torch.square(x30 - x14*x24 - 1) + x30 + 1)
+    x34 = 1/(x16*torch.square(x31 - x14*x25 - 1) + x31 + 1)
+    x35 = 1/(x16*torch.square(x32 - x14*x26 - 1) + x32 + 1)
+    x36 = deficit*x10
     x37 = 1 - x36
     x38 = 2 - x36
     x39 = torch.square(x37)
@@ -1839,23 +1839,23 @@ def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
     x51 = x37*x48
     x52 = x36 + x45*x51 - x49
     x53 = x3*x42 + 0.6666666666666666 - x2 - 2*x6
-    x54 = torch.sqrt((x5 + 3*x6 - 3*x46)/(12*x1 + 6*x6 + 1 - x42*x5))
+    x54 = torch.sqrt((x4 + 3*x6 - 3*x46)/(12*x1 + 6*x6 + 1 - x4*x42))
     x55 = x3 + x6 + 0.16666666666666666 - x46
     x56 = x40*x54
-    x57 = 0.7071067811865476*x4*x40*x51/(x43*x8)
-    x58 = x49 + x56 - deficit*x1*x37*x38*x48*x9 - x36
-    x59 = x24*x57
-    x60 = x25*x57
-    x61 = x26*x57
-    x62 = x50*(x27*x43 + 1)
-    x63 = x50*(x28*x43 + 1)
-    x64 = x50*(x29*x43 + 1)
-    x65 = x52 - x59
-    x66 = x52 - x60
-    x67 = x52 - x61
-    x68 = x27*x44 + x47*x62
-    x69 = x28*x44 + x47*x63
-    x70 = x29*x44 + x47*x64
+    x57 = 0.7071067811865476*x40*x5*x51/(x43*x8)
+    x58 = x49 + x56 - deficit*x1*x10*x37*x38*x48 - x36
+    x59 = x50*(x27*x43 + 1)
+    x60 = x50*(x28*x43 + 1)
+    x61 = x50*(x29*x43 + 1)
+    x62 = x24*x57
+    x63 = x25*x57
+    x64 = x26*x57
+    x65 = x27*x44 + x47*x59
+    x66 = x28*x44 + x47*x60
+    x67 = x29*x44 + x47*x61
+    x68 = x52 - x62
+    x69 = x52 - x63
+    x70 = x52 - x64
     x71 = x33*x55
     x72 = x34*x55
     x73 = x35*x55
@@ -1866,33 +1866,33 @@ def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
         x33,
         x34,
         x35,
-        x62,
-        x62,
-        x62,
-        x63,
-        x63,
-        x63,
-        x64,
-        x64,
-        x64,
-        x68,
-        x68,
-        x68,
-        x69,
-        x69,
-        x69,
-        x70,
-        x70,
-        x70,
-        (-x58) - x59,
+        x59,
+        x59,
+        x59,
+        x60,
+        x60,
+        x60,
+        x61,
+        x61,
+        x61,
         x65,
-        x56 + x65,
-        (-x58) - x60,
+        x65,
+        x65,
         x66,
-        x56 + x66,
-        (-x58) - x61,
+        x66,
+        x66,
         x67,
-        x56 + x67,
+        x67,
+        x67,
+        (-x58) - x62,
+        x68,
+        x56 + x68,
+        (-x58) - x63,
+        x69,
+        x56 + x69,
+        (-x58) - x64,
+        x70,
+        x56 + x70,
         x71,
         x33*x53,
         x71,

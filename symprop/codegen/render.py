@@ -13,6 +13,7 @@ import sympy as sp
 
 from symprop.codegen import cells, special, special_means, special_softmax
 from symprop.codegen.compiled import compiled_module
+from symprop.codegen.in_place import layer_in_place
 from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.loops import helpers as loop_helpers
 from symprop.codegen.lowering import Assignment, LoopProgram, in_groups, loop_program, lower, program
@@ -135,14 +136,15 @@ def _assignments(items: Iterable[Assignment], code: Code) -> list[str]:
     return [f"{item.name} = {code.text(item.expression)}" for item in items]
 
 
-def _loop(recursion: Recursion, lowered: LoopProgram, code: Code) -> dict[str, Any]:
-    """The parts of a loop as text; a state that starts as a number is one, not yet an array."""
+def _loop(spec: FunctionSpec, recursion: Recursion, lowered: LoopProgram, code: Code) -> dict[str, Any]:
+    """The parts of a loop as text; in torch, a state that starts as a number is one, not yet an array."""
     settled = None if recursion.settled is None else code.text(lower(recursion.settled))
     return {
         "count": str(recursion.count),
         "state": [str(symbol) for symbol in recursion.state],
         "starts": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.starts],
         "index": str(layer) if recursion.varies else "",
+        "in_place": layer_in_place(spec, recursion, lowered) if code.backend == "numpy" else None,
         "body": _assignments(lowered.body, code),
         "updates": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.updates],
         "settled": settled,
@@ -159,7 +161,7 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
     else:
         whole = loop_program(spec, recursion)
         once, results, operations = whole.before, whole.after.results, whole.other_operations
-        loop = _loop(recursion, whole, code)
+        loop = _loop(spec, recursion, whole, code)
     everything = (1 << len(spec.signature)) - 1
     groups = [
         {"mask": bin(mask), "always": mask == everything,

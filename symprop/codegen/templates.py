@@ -187,40 +187,46 @@ def {{ item.name }}(
 {% endfor %}
 {% if item.loop %}
 {% set steps = item.loop %}
-            _state = (
-{% for start in steps.starts %}
-                {{ start.text }},
+{% set layer = steps.in_place %}
+{% for shape, parts in layer.shapes %}
+            {{ shape }} = np.broadcast_shapes(*map(np.shape, ({{ parts|join(", ") }},)))
 {% endfor %}
-            )
+{% for array, shape in layer.arrays %}
+            {{ array }} = np.empty({{ shape }})
+{% endfor %}
+{% for state in steps.state %}
+            {{ state }} = np.full({{ layer.states[loop.index0] }}, {{ steps.starts[loop.index0].text }}, dtype=float)
+{% endfor %}
+            _least = np.min({{ steps.count }})
             for _layer in range(int(np.max({{ steps.count }}))):
-                {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
 {% if steps.index %}
                 {{ steps.index }} = float(_layer)
 {% endif %}
-{% for line in steps.body %}
+{% for line in layer.lines %}
                 {{ line }}
 {% endfor %}
-                _next = (
-{% for update in steps.updates %}
-                    {{ update.text }},
+                if _layer >= _least:
+{% for state in steps.state %}
+                    np.copyto({{ layer.following[loop.index0] }}, {{ state }}, where=_layer >= {{ steps.count }})
 {% endfor %}
-                )
-                if np.ndim({{ steps.count }}):
-                    _next = tuple(np.where(_layer < {{ steps.count }}, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+{% for state in steps.state %}
+                {{ state }}, {{ layer.following[loop.index0] }} = {{ layer.following[loop.index0] }}, {{ state }}
+{% endfor %}
 {% if steps.settled or not steps.index %}
                 if _layer % _SETTLE_EVERY == 0:
 {% if steps.settled %}
-                    {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
                     if settle > 0 and np.max({{ steps.settled }}) <= settle:
                         break
 {% endif %}
 {% if not steps.index %}
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+{% for state in steps.state %}
+                        {{ "and " if not loop.first }}np.array_equal({{ state }}, {{ layer.following[loop.index0] }})
+{% endfor %}
+                    ):
                         break
 {% endif %}
 {% endif %}
-            {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
 {% for line in steps.after %}
             {{ line }}
 {% endfor %}
