@@ -1,8 +1,8 @@
 """How far softmax attention is from a drawn layer, over lengths, widths, correlations and scores: percentiles of the error.
 
-A layer of one head is drawn anew for every sample, with gradients by its vector-Jacobian product. Means over the value weights
-and the gradient of the output are taken in closed form where that is possible (outputs, value weights); what is known of
-the draws otherwise is a control variate.
+A layer of one head is drawn anew for every sample. Of outputs and weight gradients the mean over the value weights and the
+gradient of the output is taken exactly, given tokens, queries and keys; input gradients are vector-Jacobian products. What is
+known of the draws otherwise is a control variate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from symprop.simulate.measurement import Accuracy, Measurement, accuracy, measur
 
 OPERATIONS = 2e10
 """Multiplications of the draws of a cell."""
-FEWEST, MOST = 64, 4000
+FEWEST, MOST = 64, 2000
 """Draws of a cell."""
 AT_ONCE = 4_000_000
 """Entries of an array of a batch."""
@@ -51,9 +51,7 @@ class Cell:
     def draws(self) -> int:
         """As many as the operations allow."""
         n, d, k = self.tokens, self.width, self.key_width
-        # The gradients of queries and keys at small scores fluctuate: fewer draws do not resolve them.
-        fewest = 2500 if self.kind == CAUSAL else FEWEST
-        return int(min(MOST, max(fewest, OPERATIONS / (n * (12 * d * k + n * (2 * d + 8 * k) + 20 * d)))))
+        return int(min(MOST, max(FEWEST, OPERATIONS / (n * (12 * d * k + n * (3 * d + 10 * k + 10 * n) + 20 * d)))))
 
 
 GRID = {"tokens": (16, 64, 256, 1024), "width": (64, 128, 256, 1024), "key_width": (32, 64), "r": (0.0, 0.3, 0.6, 0.9),
@@ -118,6 +116,14 @@ def _pairs(rows: Array) -> tuple[Array, Array]:
     return own, (np.square(rows.sum(axis=1)).mean(axis=1) / n - own) / (n - 1)
 
 
+def _through_softmax(weights: Array, left: Array, right: Array) -> Array:
+    """tr(J_i left J_k right) of the Jacobians J = diag(w) - w w^T of every two rows i, k, for symmetric matrices."""
+    back = weights.swapaxes(1, 2)
+    by_left, by_right = left @ back, right @ back
+    once = weights @ (by_left * by_right)
+    return weights @ (left * right) @ back - once - once.swapaxes(1, 2) + (weights @ by_left) * (weights @ by_right)
+
+
 def drawn(cell: Cell, draws: int, rng: np.random.Generator) -> tuple[dict[str, Array], Array]:
     """Samples of every moment, and of statistics of mean zero."""
     n, d, k = cell.tokens, cell.width, cell.key_width
@@ -148,8 +154,11 @@ def drawn(cell: Cell, draws: int, rng: np.random.Generator) -> tuple[dict[str, A
     to_tokens = turned(weights) @ (g @ turned(values)) + to_queries @ turned(query) + to_keys @ turned(key)
     found = dict(zip(FORWARD, _pairs(average), strict=True)) | dict(zip(INPUT, _pairs(to_tokens), strict=True))
     own, other = found["q"] * n * d * k, found["p"] * n * (n - 1) * d * k
-    norms = (np.square(turned(x) @ item).sum(axis=(1, 2)) for item in (to_queries, to_keys))
-    found |= dict(zip(WEIGHTS, (own + cell.r_g * other, *norms), strict=True))
+    alike, asked, offered = (item @ turned(item) for item in (x, queries, keys))
+    # dW_Q is the sum of x_i K^T J_i X h_i over rows, dW_K that of q_i X^T J_i X h_i, and E h_i h_k is k/d or that times r_g.
+    rows = alike * _through_softmax(weights, offered, alike), asked * _through_softmax(weights, alike, alike)
+    shared = cell.r_g + (1 - cell.r_g) * np.eye(n)
+    found |= dict(zip(WEIGHTS, (own + cell.r_g * other, *((item * shared).sum(axis=(1, 2)) / d for item in rows)), strict=True))
     known = np.array([*_pairs(stream), *_pairs(g), *_pairs(g @ turned(values) * np.sqrt(d / k))])
     along = np.square(queries @ turned(key)).mean(axis=(1, 2)) * d / (cell.score**2 * k)
     means = np.array([1, cell.r, 1, cell.r_g, 1, cell.r_g])
