@@ -14,7 +14,9 @@ from symprop.simulate.measurement import Measurement, accuracy
 _PATH = Path(__file__).parents[1] / "oracle" / "attention.py"
 
 
-@pytest.mark.parametrize(("kind", "law"), [(study.GAUSSIAN, "gaussian"), (study.NORMED, "rms"), (study.CAUSAL, "gaussian"), (study.CAUSAL_NORMED, "rms")])
+@pytest.mark.parametrize(("kind", "law"), [
+    (study.GAUSSIAN, "gaussian"), (study.NORMED, "rms"), (study.CAUSAL, "gaussian"), (study.CAUSAL_NORMED, "rms"),
+])
 def test_the_draws_have_the_moments_of_autograd(kind, law):
     pytest.importorskip("torch")
     spec = importlib.util.spec_from_file_location("attention_oracle", _PATH)
