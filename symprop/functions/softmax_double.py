@@ -13,7 +13,7 @@ from symprop.core.errors import RefusedError
 from symprop.functions import softmax_numeric
 from symprop.functions.rotary_means import RotaryAverage, RotaryMean
 from symprop.functions.softmax_layer import LayerMoment
-from symprop.functions.softmax_overlap import RowNode, WeightNode
+from symprop.functions.softmax_overlap import RowNode, WeightNode, evaluated
 from symprop.functions.softmax_values import value
 from symprop.functions.token_means import PairMean, RowMean
 
@@ -42,9 +42,9 @@ def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[s
     found = {}
     for node, moment in at.items():
         if isinstance(moment, RowNode):
-            found[node] = sp.Float(rows[moment])
+            found[node] = sp.Float(evaluated(rows[moment], moment))
         elif isinstance(moment, (WeightNode, *_MEANS)):
-            found[node] = sp.Float(_value(moment))
+            found[node] = sp.Float(evaluated(_value(moment), moment))
         else:
             found[node] = sp.Float(value(moment)) if isinstance(moment, LayerMoment) else moment
     return found

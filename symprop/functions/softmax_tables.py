@@ -1,11 +1,11 @@
 r"""Participation and row gap of softmax weights for many points: Chebyshev interpolation of their exact values.
 
-The square root of the score variance a is divided into the panels [0, 2], [2, 4], [4, 8], ...; on each, the logarithms of
-n Y(a) and of the row gap over g (n - 1)/n^2 are polynomials of degree 23 and 9, in a on the first panel and in sqrt(a) on the
-others; the latter also in log(1 + g) over its largest value. Their coefficients come from exact values. Relative error of the
-participation below 1e-7, of the row gap below 1e-4 for 16 tokens and more and 1e-3 for fewer, for sqrt(a) up to 16 (tested).
-A table belongs to one number of tokens, and is made when a point first needs it: a value does not depend on the other
-points. The text of this module is part of generated code.
+The square root of the score variance a is divided into the panels [0, 2], [2, 4], [4, 8], [8, 16], [16, 20]; on each, the
+logarithms of n Y(a) and of the row gap over g (n - 1)/n^2 are polynomials of degree 23 and 9, in a on the first panel and in
+sqrt(a) on the others; the latter also in log(1 + g) over its largest value. Their coefficients come from exact values. Relative
+error of the participation below 1e-7, of the row gap below 1e-4 for 16 tokens and more and 1e-3 for fewer (tested); from
+sqrt(a) = 20 on the values are nan. A table belongs to one number of tokens, and is made when a point first needs it: a value
+does not depend on the other points. The text of this module is part of generated code.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def _panel_table(low: Any, high: Any, tokens: Any) -> Any:
 
 def _table_values(kind: Any, variance: Any, gap: Any, tokens: Any, tables: Any) -> Any:
     """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
-    found = 0.0 * variance
     scale = np.sqrt(variance)
+    found = np.where((scale < 20) | (tokens == 1), 0 * tokens, float("nan"))
     for size in sorted(set(tokens.tolist())):
         low, high = 0.0, 2.0
-        reach = np.where(tokens == size, scale, 0 * scale).max().tolist()
-        while size > 1 and low <= reach:
+        reach = np.where(tokens == size, scale, 0 * tokens).max().tolist()
+        while size > 1 and low <= reach and low < high:
             here = (tokens == size) & (scale >= low) & (scale < high)
             if bool(here.any()):
                 if (size, low) not in tables:
@@ -72,7 +72,7 @@ def _table_values(kind: Any, variance: Any, gap: Any, tokens: Any, tables: Any) 
                     # Equal scores have no gap: any place will do.
                     share = np.log1p(gap[here]) / np.where(a > 0, widest, 1 + 0 * a)
                     found[here] = (place * (table @ _chebyshev_values(share, 10))).sum(0)
-            low, high = high, 2 * high
+            low, high = high, min(2 * high, 20.0)
     return found
 
 
@@ -83,7 +83,7 @@ def table_participation(variance: Any, tokens: Any, tables: Any) -> Any:
     0.42965
     """
     shape, (a, n) = _one_shape(variance, tokens)
-    return (np.exp(_table_values(0, a, 0 * a, n, tables)) / n).reshape(shape)
+    return (np.exp(_table_values(0, a, 0 * n, n, tables)) / n).reshape(shape)
 
 
 def table_row_gap(variance: Any, gap: Any, tokens: Any, tables: Any) -> Any:

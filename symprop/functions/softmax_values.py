@@ -37,6 +37,7 @@ from symprop.functions.softmax_overlap import (
     SoftmaxSlope,
     WeightGap,
     WeightMoment,
+    evaluated,
 )
 
 _Key: TypeAlias = tuple[Any, ...]
@@ -270,7 +271,7 @@ def _tabulate(wanted: set[_Key]) -> None:
             found = pair_moments(list(requests), variance, variance, deficit, *rest)
         for k, point in enumerate(sorted(places)):
             for powers, number in zip(requests, found[:, k], strict=True):
-                _TABLE[kind, powers, *point] = float(number)
+                _TABLE[kind, powers, *point] = evaluated(float(number), f"moment {powers} of scores of variance {point[0]:g}")
 
 
 __all__ = ["Evaluator", "evaluator", "value"]
