@@ -246,7 +246,7 @@ def overlap_and_slope(
     """
     # A variance of 1e-12 stands for vanishing scores.
     a = variance + 1e-12 + 0 * tokens[:1]
-    law = 0 * a + float("inf") if dimension is None else dimension + 0 * a
+    law = np.zeros(a.shape, dtype=np.float64) + (float("inf") if dimension is None else dimension)
     first, more = ((item + 0 * tokens).reshape(-1) for item in (tokens, extra))
     ends = evaluate(a.reshape(-1), law.reshape(-1), first, more)
     level, zero, start, end, middle = ends.reshape(5, len(first), *a.shape[1:])

@@ -141,7 +141,7 @@ class RotaryMean(_Rotary):
         """The value in double precision; every argument must be a number."""
         from symprop.functions.rotary_numeric import lag_means
 
-        function = compiled(self.args[0].signature, self.args[0].expr)
+        function = compiled(self.args[0].signature, self.args[0].expr, masked=False)
         return float(lag_means(lambda *at: [function(*at)], 1, float(self.args[1]), *map(float, self.places))[0])
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:

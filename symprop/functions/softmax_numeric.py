@@ -354,6 +354,27 @@ def _legendre_nodes(count: Any) -> Any:
     return (1 + nodes[0]) / 2, vectors[0, 0] ** 2
 
 
+def _chebyshev_nodes(count: Any) -> Any:
+    """Chebyshev's nodes on [0, 1]."""
+    return (1 + np.cos((np.arange(count, dtype=np.float64) + 0.5) * (3.141592653589793 / count))) / 2
+
+
+def _chebyshev_values(place: Any, count: Any) -> Any:
+    """Chebyshev's polynomials of degree below ``count`` on [0, 1], of shape (count, points)."""
+    z = 2 * place - 1
+    found = [1 + 0 * z, z]
+    for _ in range(count - 2):
+        found.append(2 * z * found[-1] - found[-2])
+    return np.stack(found)
+
+
+def _chebyshev_series(count: Any) -> Any:
+    """The matrix that makes the coefficients of Chebyshev's polynomials from values at the nodes."""
+    unit = _chebyshev_values(_chebyshev_nodes(count), count) * (2.0 / count)
+    unit[0] = unit[0] / 2
+    return unit
+
+
 def _one_shape(*values: Any) -> Any:
     """The common shape of arrays that broadcast, and the arrays as float64 vectors of its size."""
     zero = sum(0.0 * np.clip(value, -1.0, 1.0) for value in values)

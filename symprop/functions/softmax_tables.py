@@ -14,30 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from symprop.functions.softmax_numeric import _one_shape, pair_moments, row_moments
-
-
-def _chebyshev_nodes(count: Any) -> Any:
-    """Chebyshev's nodes on [0, 1]."""
-    return (1 + np.cos((np.arange(count, dtype=np.float64) + 0.5) * (3.141592653589793 / count))) / 2
-
-
-def _chebyshev_values(place: Any, count: Any) -> Any:
-    """Chebyshev's polynomials of degree below ``count`` on [0, 1], of shape (count, points)."""
-    z = 2 * place - 1
-    found = [1 + 0 * z, z]
-    for _ in range(count - 2):
-        found.append(2 * z * found[-1] - found[-2])
-    return np.stack(found)
+from symprop.functions.softmax_numeric import (
+    _chebyshev_nodes,
+    _chebyshev_series,
+    _chebyshev_values,
+    _one_shape,
+    pair_moments,
+    row_moments,
+)
 
 
 def _panel_table(low: Any, high: Any, tokens: Any) -> Any:
     """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
     coefficients: Any = []
     for count in (24, 10):
-        nodes = _chebyshev_nodes(count)
-        unit = _chebyshev_values(nodes, count) * (2.0 / count)
-        unit[0] = unit[0] / 2
+        nodes, unit = _chebyshev_nodes(count), _chebyshev_series(count)
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
         own = row_moments([((2, 0),)], variance, flat + tokens, flat + float("inf"))[0]

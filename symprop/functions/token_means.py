@@ -273,8 +273,8 @@ def _double(node: Any) -> sp.Expr | None:
 
 
 @lru_cache(maxsize=512)
-def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr) -> Callable[..., Any]:
-    """An expression in weight moments as a function of numpy arrays.
+def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr, masked: bool = True) -> Callable[..., Any]:
+    """An expression in weight moments as a function of numpy arrays; those of masked rows are interpolated.
 
     >>> import numpy as np
     >>> from symprop.functions.softmax_overlap import Participation
@@ -285,7 +285,7 @@ def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr) -> Callable[
     import numpy as np
 
     plain = expression.replace(_is_number, lambda node: node.evalf(20))
-    made: Callable[..., Any] = sp.lambdify(arguments, plain, modules=[_moments(), np], cse=True)
+    made: Callable[..., Any] = sp.lambdify(arguments, plain, modules=[_moments(masked), np], cse=True)
     return made
 
 
@@ -294,45 +294,30 @@ def _is_number(node: sp.Basic) -> bool:
     return isinstance(node, sp.Function) and not isinstance(node, WeightNode) and not node.free_symbols
 
 
-def _packed(*values: Any) -> tuple[Any, ...]:
-    """Arrays in a form that a cache can look up."""
-    import numpy as np
-
-    arrays = (np.asarray(value, dtype=np.float64) for value in values)
-    return tuple((array.shape, array.tobytes()) for array in arrays)
+_ROWS: dict[Any, Any] = {}
+"""Series of moments of rows under a mask."""
+_PAIRS: dict[Any, Any] = {}
+"""Series of what two of them are interpolated from."""
 
 
-def _arrays(packed: tuple[Any, ...]) -> list[Any]:
-    import numpy as np
-
-    return [np.frombuffer(data).reshape(shape) for shape, data in packed]
-
-
-@lru_cache(maxsize=1024)
-def _row(powers: Any, weight: float, packed: tuple[Any, ...]) -> Any:
-    from symprop.functions.softmax_numeric import averaged_moments
-
-    return averaged_moments([(powers, weight)], *_arrays(packed))[0]
-
-
-@lru_cache(maxsize=256)
-def _pair_ends(packed: tuple[Any, ...]) -> Any:
-    from symprop.functions.causal_numeric import pair_ends
-
-    return pair_ends(*_arrays(packed))
-
-
-def _moments() -> Mapping[str, Callable[..., Any]]:
+def _moments(masked: bool) -> Mapping[str, Callable[..., Any]]:
     import numpy as np
 
     from symprop.functions import causal_numeric
+    from symprop.functions.causal_tables import tabulated_ends, tabulated_rows
+    from symprop.functions.softmax_numeric import averaged_moments, row_moments
+
+    def rows(requests: Any, variance: Any, tokens: Any, dimension: Any) -> Any:
+        at = requests, variance, tokens, dimension
+        return tabulated_rows(*at, _ROWS) if masked else row_moments(*at)
 
     def row(powers: Any, variance: Any, tokens: Any, dimension: Any = np.inf, spread: Any = 0.0, weight: Any = 0.0) -> Any:
         pairs = tuple(item if isinstance(item, tuple) else (item, 0) for item in powers)
-        return _row(pairs, float(weight), _packed(variance, tokens, dimension, spread))
+        a, n, law, w = (np.asarray(item, dtype=np.float64) for item in (variance, tokens, dimension, spread))
+        return averaged_moments([(pairs, float(weight))], a, n, law, w, rows)[0]
 
-    def ends(*at: Any) -> Any:
-        return _pair_ends(_packed(*at))
+    def ends(variance: Any, dimension: Any, tokens: Any, extra: Any) -> Any:
+        return tabulated_ends(variance, dimension, tokens, extra, _PAIRS)
 
     def pair(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         def value(variance: Any, gap: Any, tokens: Any, extra: Any = 0.0, dimension: Any = None) -> Any:
