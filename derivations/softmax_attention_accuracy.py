@@ -106,9 +106,8 @@ def predicted(cell: Cell) -> dict[str, float]:
         per_weight = size * weights["value"], size * weights["query"], size * weights["key"]
     else:
         per_weight = weights.value, weights.query, weights.key
-    number = value if isinstance(layer, Attention) else sp.N  # Sums over positions are evaluated by themselves.
     found = zip((*FORWARD, *INPUT, *WEIGHTS), (y.q, y.p, back.q, back.p, *per_weight), strict=True)
-    return {name: float(number(item)) for name, item in found}
+    return {name: value(item) for name, item in found}
 
 
 def _pairs(rows: Array) -> tuple[Array, Array]:
