@@ -8,7 +8,7 @@ import sympy as sp
 from sympy.core.symbol import Str
 
 from symprop.core.errors import InputError, RefusedError
-from symprop.functions.token_means import compiled
+from symprop.functions.token_means import RowMean, compiled_moment, free_symbols
 
 LAG, CENTRED = sp.symbols("K K_c", real=True)
 """Correlation of two positions: of the scores of what tokens share, and of its part that differs between keys."""
@@ -90,12 +90,19 @@ class RotaryAverage(_Rotary):
         """Which of the averages of :func:`~symprop.functions.rotary_numeric.lag_averages` it is."""
         return list(_LATEX).index(str(self.args[0]))
 
-    def in_double(self) -> float:
-        """The value in double precision; every argument must be a number."""
+    @property
+    def numbers(self) -> tuple[sp.Expr, ...]:
+        """What the value depends on."""
+        return self.places
+
+    def at(self, *numbers: float) -> float:
+        """The value in double precision at :attr:`numbers`."""
         from symprop.functions.rotary_numeric import lag_correlations
 
-        tokens, width, rotated, base = map(float, self.places)
+        tokens, width, rotated, base = numbers
         return float(lag_correlations(int(tokens), int(width), int(rotated), base)[2][self.place])
+
+    in_double = RowMean.in_double
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         return None if self._setting() is None else sp.Float(self.in_double(), 15)
@@ -137,12 +144,19 @@ class RotaryMean(_Rotary):
         super()._eval_derivative(symbol)
         return self.func(sp.Lambda(self.args[0].signature, self.args[0].expr.diff(symbol)), *self.args[1:])
 
-    def in_double(self) -> float:
-        """The value in double precision; every argument must be a number."""
+    @property
+    def numbers(self) -> tuple[sp.Expr, ...]:
+        """What the value depends on: the spread, the positions, and the symbols of the moment by name."""
+        return (*self.args[1:], *free_symbols(self.args[0]))
+
+    def at(self, *numbers: float) -> float:
+        """The value in double precision at :attr:`numbers`."""
         from symprop.functions.rotary_numeric import lag_means
 
-        function = compiled(self.args[0].signature, self.args[0].expr)
-        return float(lag_means(lambda *at: [function(*at)], 1, float(self.args[1]), *map(float, self.places))[0])
+        function = compiled_moment(self.args[0], masked=False)
+        return float(lag_means(lambda *at: [function(*at)], 1, *numbers)[0])
+
+    in_double = RowMean.in_double
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         function = self.args[0]
