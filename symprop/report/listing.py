@@ -147,9 +147,9 @@ def sensitivity(measurements: Sequence[Measurement], limit: float) -> str:
         return "What these draws detect: no relative error of a formula, as every row predicts zero within its standard error."
     size, number = finite[-1]
     middle, worst = finite[len(finite) // 2][0], judged[number][1]
-    text = (f"What these draws detect: a formula wrong by {middle:.2%} in half of the {len(finite)} rows that predict more than "
-            f"a standard error, one wrong by {size:.2%} in all of them ({worst.quantity} at {worst.setting} needs the most); "
-            "less may pass unseen.")  # fmt: skip
+    text = (f"What these draws detect: a formula wrong by {middle:.2%} in half of the {len(finite)} rows that predict more "
+            f"than a standard error, one wrong by {size:.2%} in all of them ({worst.quantity} at {worst.setting} needs the "
+            "most); less may pass unseen.")  # fmt: skip
     zero = len(judged) - len(finite)
     return f"{text} {zero} more predict zero within theirs, and have no relative error." if zero else text
 
