@@ -53,14 +53,17 @@ def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
     places = [np.log(1 + length*(1/scale))*(1/{step}) for length in lengths]
-    tops = [{top} for place in places]
-    if max(tops) >= {limit}:
+{tops}    if max(tops) >= {limit}:
         return _beyond_cells(total, factor, scale, places, arguments)
     counts = tuple([int(top)//16*16 + 16 for top in tops])
+    return factor(*arguments)*_interpolated(places, _cells(total, factor, scale, counts{like_value}), counts)
+
+
+def _interpolated(places, table, counts):
+    """The polynomials of a table at places, in units of a cell."""
     corners = [np.floor(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
     index = {index}
-    table = _cells(total, factor, scale, counts{like_value})
 {inside}    table = iter(table)
     value = 0.0
     for power in [{degree}] if len(counts) == 1 else range({degree} + 1):
@@ -68,8 +71,8 @@ def _on_cells(total, factor, scale, *arguments):
         for _ in range(power):
 {inner}
         value = value*x + inner
-    return factor(*arguments)*value
-
+    return value
+{everywhere}
 
 def _beyond_cells(total, factor, scale, places, arguments):
     """The same where some lengths have no cells: there by the sum itself."""
@@ -79,6 +82,18 @@ def _beyond_cells(total, factor, scale, places, arguments):
         return total(*arguments)
 {scatter}'''
 
+_EVERYWHERE = '''
+
+def _everywhere(total, factor, scale, places, arguments):
+    """The same at every point by the cells of all lengths that have some, and by the sum itself, which is for the rest."""
+    counts = ({limit},)*len(places)
+    arguments = torch.broadcast_tensors(*arguments)
+    far = {far}
+    inside = [torch.where(far, torch.zeros_like(far, dtype=place.dtype), place) for place in places]
+    near = factor(*arguments)*_interpolated(inside, _cells(total, factor, scale, counts, places[0]), counts)
+    return torch.where(far, total(*(torch.where(far, item, torch.ones_like(item)) for item in arguments)), near)
+'''
+
 _FIELDS = {
     "numpy": {
         "like_argument": "", "like_key": "", "like_value": "", "options": "", "axis": "axis",
@@ -86,8 +101,8 @@ _FIELDS = {
         "cell_mesh": 'np.meshgrid(*[np.arange(float(count)) for count in counts], indexing="ij")',
         "store": "_CELLS[key] = np.linalg.pinv(design) @ (total(*at)/factor(*at))",
         "index": "(corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).astype(np.intp)",
-        "top": "np.fmax.reduce(place, axis=None)",
-        "inside": "",
+        "tops": "    tops = [np.fmax.reduce(place, axis=None) for place in places]\n",
+        "inside": "", "everywhere": "",
         "take": 'np.take(next(table), index, mode="clip")',
         "inner": '            inner *= y\n            inner += np.take(next(table), index, mode="clip")',
         "broadcast": "broadcast_arrays",
@@ -99,7 +114,7 @@ _FIELDS = {
     return result[()]''',
     },
     "torch": {
-        "like_argument": ", like", "like_key": ", like.dtype, like.device", "like_value": ", y",
+        "like_argument": ", like", "like_key": ", like.dtype, like.device", "like_value": ", places[0]",
         "options": ", dtype=torch.float64, device=like.device", "axis": "dim",
         "meshgrid": 'torch.meshgrid(*nodes, indexing="ij")',
         "cell_mesh": 'torch.meshgrid(*[torch.arange(count, dtype=torch.float64, device=like.device) '
@@ -107,10 +122,15 @@ _FIELDS = {
         "store": "with torch.no_grad():\n"
                  "        _CELLS[key] = (torch.linalg.pinv(design) @ (total(*at)/factor(*at))).to(like.dtype)",
         "index": "(corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).detach().long()",
-        "top": "float(torch.nan_to_num(place.detach()).max())",
-        "inside": "    index = torch.clamp(index, 0, table.shape[1] - 1)\n",
-        "take": "next(table)[index]",
-        "inner": "            inner = inner*y + next(table)[index]",
+        "tops": "    try:\n"
+                "        tops = [float(torch.nan_to_num(place.detach()).max()) for place in places]\n"
+                "    except RuntimeError:\n"
+                "        # Inside torch.func.vmap no number can be read.\n"
+                "        return _everywhere(total, factor, scale, places, arguments)\n",
+        "everywhere": _EVERYWHERE,
+        "inside": "    shape, index = index.shape, torch.clamp(index, 0, table.shape[1] - 1).reshape(-1)\n",
+        "take": "next(table).index_select(0, index).reshape(shape)",
+        "inner": "            inner = inner*y + next(table).index_select(0, index).reshape(shape)",
         "broadcast": "broadcast_tensors",
         "far": "torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= {limit}",
         "scatter": '''\
@@ -125,6 +145,7 @@ _FIELDS = {
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     fields = dict(_FIELDS[backend])
-    fields["far"] = fields["far"].format(limit=LIMIT)
+    for name in ("far", "everywhere"):
+        fields[name] = fields[name].format(limit=LIMIT, far=fields["far"])
     text = _TEXT.format(step=repr(STEP), degree=DEGREE, limit=LIMIT, **fields)
     return {"_on_cells": text if backend == "numpy" else text.replace("np.", "torch.")}
