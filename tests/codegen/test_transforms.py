@@ -73,14 +73,15 @@ GAPS = VARIANCES * torch.tensor([0.1, 0.3, 1.0, 1.999, 0.5], dtype=torch.float64
 """The last beyond all cells."""
 
 
-@pytest.mark.parametrize("spec", [LINE, pytest.param(PLANE, marks=pytest.mark.slow)], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [LINE, PLANE], ids=lambda spec: spec.name)
 def test_sums_over_cells_are_mapped_with_their_derivatives(spec):
     function, points = load(spec, "torch"), (VARIANCES, GAPS)[: len(spec.parameters)]
-    torch.testing.assert_close(torch.func.vmap(function)(*points), function(*points), rtol=1e-14, atol=0)
+    # Inside, the sum itself; outside, its interpolation, right to 3e-9.
+    torch.testing.assert_close(torch.func.vmap(function)(*points), function(*points), rtol=3e-9, atol=0)
     slopes = torch.func.vmap(torch.func.grad(function, argnums=tuple(range(len(points)))))(*points)
     places = [item.clone().requires_grad_() for item in points]
     for mapped, whole in zip(slopes, torch.autograd.grad(function(*places).sum(), places), strict=True):
-        torch.testing.assert_close(mapped, whole, rtol=1e-12, atol=0)
+        torch.testing.assert_close(mapped, whole, rtol=1e-7, atol=0)
 
 
 @pytest.mark.slow
