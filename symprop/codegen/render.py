@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from types import SimpleNamespace
+from hashlib import sha256
+from types import ModuleType
 from typing import Any
 
 import sympy as sp
@@ -112,16 +114,19 @@ def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
     >>> load(spec)(alpha_1=1.0, L=[1, 2, 10]).round(9).tolist()
     [2.0, 4.0, 1024.0]
     """
-    namespace = {"_numpy": SimpleNamespace(**_module(spec, "numpy"))} if backend == "compiled" else {}
-    function: Callable[..., Any] = _module(spec, backend, **namespace)[spec.name]
+    beside = {"_numpy": _module(spec, "numpy")} if backend == "compiled" else {}
+    function: Callable[..., Any] = getattr(_module(spec, backend, **beside), spec.name)
     return function
 
 
-def _module(spec: FunctionSpec, backend: str, **namespace: Any) -> dict[str, Any]:
-    namespace["__name__"] = f"symprop_{spec.name}"
+def _module(spec: FunctionSpec, backend: str, **beside: ModuleType) -> ModuleType:
+    """A module of the spec, under a name of its own: torch.compile looks the module of a function up."""
     text = render([spec], backend, spec.summary)
-    exec(compile(text, f"<symprop {spec.name} {backend}>", "exec", dont_inherit=True), namespace)
-    return namespace
+    module = ModuleType(f"symprop_{spec.name}_{backend}_{sha256(text.encode()).hexdigest()[:12]}")
+    vars(module).update(beside)
+    exec(compile(text, f"<symprop {spec.name} {backend}>", "exec", dont_inherit=True), vars(module))
+    sys.modules[module.__name__] = module
+    return module
 
 
 def _lines(item: dict[str, Any]) -> Iterable[str]:
