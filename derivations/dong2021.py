@@ -17,7 +17,6 @@ from symprop.derivations.named_blocks import ATTENTION, SCORED, X, feed_forward,
 from symprop.claims import Claim, Paper, PaperDerivation, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, UniformAttention
-from symprop.core.expression import factored
 from symprop.core.provenance import Derived
 from symprop.core.symbols import L, chi, d, d_k, gain_v, gap, layer, n, sigma_k2, sigma_q2
 from symprop.depth.collapse import collapse
@@ -124,6 +123,7 @@ def _at_unit(found: Result) -> Result:
 def _evaluators() -> tuple[FunctionSpec, ...]:
     stands = _stands()
     strength = near_collapse().leading[0]
+    # Two logarithms times 3^L may overflow to infinities of opposite sign, their sum has one.
     logarithm = 3**L * (sp.log(gap) + sp.log(strength) / 2) - sp.log(strength) / 2
     return (
         FunctionSpec.from_derived("layer", "Gap of tokens behind one layer of attention, near collapse.",
@@ -131,7 +131,7 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
                                   {"gap": stands.with_expression(strength * gap**3, stands.neglected)}),
         FunctionSpec.from_derived("log_gap", "Logarithm of the gap after L layers of pure attention, for tokens that stay "
                                   "exchangeable.", (n, d, gain_v, sigma_q2, sigma_k2, gap, L),
-                                  {"log_gap": stands.with_expression(factored(logarithm), stands.neglected)}),
+                                  {"log_gap": stands.with_expression(logarithm, stands.neglected)}),
     )
 
 

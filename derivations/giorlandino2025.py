@@ -8,11 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
 from symprop.derivations import giorlandino2025_simulation as simulation
-from symprop.derivations.giorlandino2025_blocks import GAP, STREAM, UNIT, attention, block, of_rows, over_depth, traced, wide
+from symprop.derivations.giorlandino2025_blocks import (
+    GAP,
+    STREAM,
+    UNIT,
+    attention,
+    block,
+    causal_attention,
+    of_rows,
+    over_depth,
+    traced,
+    wide,
+)
 
 from symprop.claims import (
     Axis,
@@ -32,7 +44,9 @@ from symprop.claims import (
 )
 from symprop.codegen import FunctionSpec
 from symprop.codegen.render import load
+from symprop.codegen.spec import NO_BOUNDS, Bounds
 from symprop.components import LayerNorm, UniformAttention
+from symprop.components.base import Array
 from symprop.core.expression import Comparison, compare, factored, near_one
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source, merge_unique, neglected_order
@@ -42,11 +56,12 @@ from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.phase import OddsLaw, odds_law
 from symprop.functions.activation import Activation
 from symprop.functions.arc_cosine import ArcCosine
-from symprop.functions.depth_nodes import ExpMinusOne
+from symprop.functions.depth_nodes import ExpMinusOne, GrowthMinusOne
 from symprop.functions.logistic import Tanh
 from symprop.functions.softmax_closures import ANNEALED, CLOSURES, EXACT, REM, UNIFORM, Closure
 from symprop.functions.softmax_overlap import Participation, RowGap, SoftmaxSlope
 from symprop.functions.softmax_values import value
+from symprop.functions.token_means import AMPLITUDE, COSINE, LATER, ROW
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import GIORLANDINO
 from symprop.simulate.measurement import Accuracy, Measurement, distance
@@ -138,12 +153,14 @@ def _odds() -> Result:
 
 
 def _critical() -> sp.Expr:
-    return _many_tokens(odds().critical(alpha_sa, rho, rho_T, L))
+    many = OddsLaw(_many_tokens(odds().factor), sp.oo)
+    return many.critical(alpha_sa, rho, rho_T, L)
 
 
 def _same_strength(stated: sp.Expr) -> Comparison:
     """Both strengths are positive, and agree where their squares do, whose expanded powers have one base."""
-    return compare(sp.expand(_critical() ** 2), sp.expand(stated**2))
+    plain = _critical().replace(GrowthMinusOne, lambda excess, depth: factored(1 + excess) ** depth - 1)
+    return compare(sp.expand(plain**2), sp.expand(stated**2))
 
 
 def _critical_result() -> Result:
@@ -181,6 +198,33 @@ def _freezing(placement: str) -> sp.Expr:
 def _beta_c(placement: str) -> Result:
     found = _freezing(placement).subs(STREAM.q, SIZE)
     return _result(found, r"\beta_c", ("freezing", "score variance equals 2 log n", found), neglected="O(1/log n)")
+
+
+def _causal_half() -> sp.Expr:
+    """Overlap of tokens t < u after attention with equal weights under a causal mask."""
+    layer, kept = causal_attention(scored=False), alpha_sa**2
+    own, pair = layer.position(UNIT), layer.position_pair(UNIT)(ROW, LATER, AMPLITUDE, COSINE)
+    sizes = (kept * UNIT.q + own(position) for position in (ROW, LATER))
+    return ((kept * UNIT.p + pair) / sp.sqrt(sp.Mul(*sizes))).subs(GAP, 1 - rho)
+
+
+def _causal_rows() -> Result:
+    return _result(_causal_half(), r"\rho_{tu}", ("attention", "row t averages the tokens 1 to t", _causal_half()))
+
+
+def _late_rows() -> Result:
+    """Positions that grow with the length, at any ratio: early tokens are then a vanishing share of every row."""
+    length, ratio = sp.symbols("length ratio", positive=True)
+    late = sp.limit(_causal_half().subs({ROW: length, LATER: ratio * length}, simultaneous=True), length, sp.oo)
+    return _result(factored(sp.powdenest(late, force=True)), r"\rho_{tu}",
+                   ("positions", "growing with the length, at any ratio", _causal_half()), neglected="O(1/t)")
+
+
+def _causal_freezing() -> Result:
+    """beta at which the scores of row t, over t tokens, freeze."""
+    variance = causal_attention().score_variance(UNIT) / (beta_a**2 * sp.log(n))
+    found = sp.sqrt(2 * sp.log(ROW) / (sp.cancel(variance) * sp.log(n)))
+    return _result(found, r"\beta_c(t)", ("freezing", "score variance equals 2 log t", found), neglected="O(1/log t)")
 
 
 def _frozen_moment(*powers: int) -> sp.Expr:
@@ -281,7 +325,8 @@ def _claims() -> tuple[Claim, ...]:
     kernel = (sp.sqrt(1 - c**2) + c * (sp.pi - sp.acos(c))) / sp.pi
     second = (gain_w**2 / 2 + other) / (size + sigma_b2 + other)
     halves, law, query = "signal propagation, Post-LN", "rank collapse", "entropy collapse"
-    gain, freezing = "gain-controlled attention", sp.sqrt(2 / GAP)
+    gain, mask, freezing = "gain-controlled attention", "causal attention", sp.sqrt(2 / GAP)
+    unmasked = (gain_v + skip) * rho / (gain_v * rho + skip)
     odds_wanted = (rho_T / (1 - rho_T) / (rho / (1 - rho))) ** (1 / L) - 1
     critical = sp.sqrt(gain_v / odds_wanted)
     return (
@@ -308,6 +353,17 @@ def _claims() -> tuple[Claim, ...]:
               note="Rows that do not overlap: centred attention never raises the overlap."),
         Claim("centred-exponent", gain, "exponent of the gap at collapse with centred attention", _centred_exponent,
               sp.log(second), note="Centred attention adds nothing at equal tokens: what aligns them is feed-forward alone."),
+        Claim("causal-half", mask, "overlap of tokens t < u after attention with equal weights", _causal_rows,
+              ((gain_v + skip) * rho + gain_v * (1 - rho) / LATER)
+              / sp.sqrt(sp.Mul(*(gain_v * (rho + (1 - rho) / position) + skip for position in (ROW, LATER)))),
+              note="The value bias is zero here and below."),
+        Claim("causal-every", mask, "every token follows the map of many tokens without a mask", _causal_rows, unmasked,
+              expected=Status.REFUTED, corrected_by="causal-late", note="The first tokens see few others: they align less."),
+        Claim("causal-late", mask, "late tokens do", _late_rows, unmasked,
+              note="They stay exchangeable among themselves, so that this holds in every layer; corrections are O(1/t), and "
+              "O(1/log t) where rows freeze."),
+        Claim("causal-freezing", mask, "freezing point of row t", _causal_freezing, freezing * sp.sqrt(sp.log(ROW) / sp.log(n)),
+              note="That without a mask for positions that grow with the length; early rows freeze first."),
         Claim("beta-c", query, "freezing point of the weights, Post-LN", lambda: _beta_c("post"), sp.sqrt(2 / GAP)),
         Claim("beta-c-preln-stream", query, "freezing point, Pre-LN, from the stream that is not normalised",
               lambda: _beta_c("pre"), sp.sqrt(2 / (SIZE * GAP)), expected=Status.REFUTED, corrected_by="beta-c-preln",
@@ -341,6 +397,10 @@ def _claims() -> tuple[Claim, ...]:
     )
 
 
+MANY: Bounds = {rho: sp.S.Zero}
+"""The range of an overlap that all pairs of many tokens have."""
+
+
 def _overlap(
     placement: str, closure: Closure, activation: Activation | None = None, *, centred: bool = False
 ) -> FunctionSpec:
@@ -360,14 +420,16 @@ def _overlap(
         f"{name}overlap_{closure.name}", f"Overlap of tokens after L {kind}, softmax moments closed by: "
         f"{closure.assumption.name}.", depth.arguments,
         {key: derived.with_expression(item) for key, item in outputs.items()}, recursion=depth.recursion,
+        lower={} if n in depth.arguments else MANY,
         formula=r"\rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)",
     )
 
 
-def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *arguments: sp.Symbol, neglected: str) -> FunctionSpec:
+def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *arguments: sp.Symbol, neglected: str,
+            upper: Bounds = NO_BOUNDS) -> FunctionSpec:
     trace = traced("post")
     derived = Derived(expression, trace.assumptions, neglected, (SOURCE,))
-    return FunctionSpec.from_derived(name, summary, arguments, {output: derived})
+    return FunctionSpec.from_derived(name, summary, arguments, {output: derived}, lower=MANY, upper=upper)
 
 
 def _overlap_evaluators() -> tuple[FunctionSpec, ...]:
@@ -381,27 +443,54 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
     bias = (gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)
     return (
         _scalar("critical_strength", "Skip strength at which the overlap reaches rho_T after L blocks of equal weights.",
-                _critical(), "alpha_sa", rho, rho_T, L, gain_v, neglected="O(1/n), feed-forward branches"),
+                _critical(), "alpha_sa", rho, rho_T, L, gain_v, neglected="O(1/n), feed-forward branches", upper={rho: rho_T}),
         _scalar("freezing_point", "beta above which the weights of tokens of overlap rho freeze.",
                 _freezing("post").subs(GAP, 1 - rho), "beta", rho, neglected="O(1/log n)"),
         _scalar("angle_exponent", "Exponent per block of the gap at collapse.",
                 sp.log(near_one(wide(linearised().slope))), "lyapunov_angle", *bias, neglected="O(1/d)"),
         _scalar("query_gradient_frozen", "Squared query gradient over beta, up to its scale, at infinite length.",
-                _query_profile().expression.subs(MU, sp.Min(1, _freezing("post").subs(GAP, 1 - rho) / beta_a)), "F",
+                _query_profile().expression.subs(MU, 1 / sp.Max(1, beta_a / _freezing("post"))).subs(GAP, 1 - rho), "F",
                 beta_a, rho, neglected="O(1/log n)"),
     )
 
 
-def _compared(placement: str, beta: float, level: str, layers: Sequence[int], *, seed: int, holds: bool = True,
-              slack: float = simulation.ACCURACY / 2, tokens: int = 64, width: int = 256, draws: int = 4) -> list[Measurement]:
-    """Overlaps after some of the layers at the paper's values, of the evaluator and in simulated blocks."""
-    spec = _overlap(placement, CLOSURES[level])
-    given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": tokens}
+Values: TypeAlias = dict[sp.Symbol, float]
+SLACK = simulation.ACCURACY / 2
+"""What a row allows for finite width and length, beside its standard error."""
+
+
+def _predicted(spec: FunctionSpec, beta: float, tokens: int, layers: Sequence[int], **changed: float) -> tuple[Array, Values]:
+    """Overlaps at the paper's values by an evaluator, and these values for a simulation."""
+    given = {**STANDARD, "alpha_sa": 1.0, "beta_a": beta, "q_0": 1.0, "n": tokens, **changed}
     names = {parameter.name for parameter in spec.parameters}
     theory = load(spec)(**{key: value for key, value in given.items() if key in names}, L=np.array(layers)).overlap
-    values = {symbol: given[str(symbol)] for symbol in (rho, q_0, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)}
-    measured = simulation.overlaps(placement, values, depth=layers[-1], width=width, draws=draws, seed=seed)
-    return simulation.rows(f"{placement}, beta = {beta}, {level}", theory, layers, measured, holds=holds, slack=slack)
+    symbols = (rho, q_0, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)
+    return theory, {symbol: given[str(symbol)] for symbol in symbols}
+
+
+def _compared(placement: str, beta: float, level: str, layers: Sequence[int], *, seed: int, holds: bool = True,
+              slack: float = SLACK, centred: bool = False, tokens: int = 64, width: int = 256,
+              draws: int = 4) -> list[Measurement]:
+    """Overlaps after some of the layers, of the evaluator and in simulated blocks."""
+    theory, values = _predicted(_overlap(placement, CLOSURES[level], centred=centred), beta, tokens, layers)
+    measured = simulation.overlaps(
+        placement, values, depth=layers[-1], width=width, draws=draws, seed=seed, centred=centred)
+    name = f"{placement}{', centred' if centred else ''}, beta = {beta}, {level}"
+    return simulation.rows(name, theory, layers, measured, holds=holds, slack=slack)
+
+
+def _masked(beta: float, level: str, *, seed: int, holds: bool, tokens: int = 64, width: int = 256,
+            draws: int = 4) -> list[Measurement]:
+    """Overlaps among late tokens (where the theory may hold) and early ones under a causal mask, beside the map without one."""
+    part, depth = tokens // 4, 20
+    (theory,), values = _predicted(_overlap("post", CLOSURES[level]), beta, tokens, (depth,), sigma_b2=0.0)
+    found = simulation.causal_overlaps(
+        values, (slice(-part, None), slice(part)), depth=depth, width=width, draws=draws, seed=seed)
+    return [
+        simulation.row(f"overlap of the {which} {part} tokens after layer {depth}", f"causal, beta = {beta}, {level}",
+                       theory, found[:, index], holds=holds and which == "last", slack=SLACK)
+        for index, which in enumerate(("last", "first"))
+    ]
 
 
 def _study_points(seed: int, full: bool) -> list[StudyPoint]:
@@ -409,9 +498,15 @@ def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     cases += [("pre", 1.0, "rem", False), ("pre", 1.0, "exact", True)]
     cases += [("post", 1.6, "rem", False), ("post", 1.6, "exact", True)] if full else []
     sizes = {"tokens": 128, "width": 512, "draws": 16} if full else {}
+    more = {"draws": 12, **sizes}
+    layers = (1, 5, 10, 20, 30, 50)
     return [
-        partial(_compared, placement, beta, level, (1, 5, 10, 20, 30, 50), seed=seed + index, holds=holds, **sizes)
-        for index, (placement, beta, level, holds) in enumerate(cases)
+        *(partial(_compared, placement, beta, level, layers, seed=seed + index, holds=holds, **sizes)
+          for index, (placement, beta, level, holds) in enumerate(cases)),
+        *(partial(_compared, "post", beta, "exact", layers, seed=seed + 10, centred=True, **more) for beta in (0.5, 3.0)),
+        # Frozen rows of t keys reach their limit like 1/log t.
+        *(partial(_masked, beta, level, seed=seed + 20, holds=level == "uniform", **more)
+          for beta, level in ((0.5, "uniform"), (3.0, "exact"))),
     ]
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy as sp
 
 from symprop.codegen.recursion import Recursion
-from symprop.components import Attention, Elementwise, LayerNorm, Linear, ShapedAttention
+from symprop.components import Attention, CausalAttention, Elementwise, LayerNorm, Linear, ShapedAttention
 from symprop.core.signal import Signal
 from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, d_k, gain_v, gain_w, n, q_0, rho, sigma_b2
 from symprop.depth.iterate import LayerMap, layer_map
@@ -29,10 +29,20 @@ STREAM = UNIT.replace(q=sp.Symbol("q_X", positive=True))
 """Tokens of any size."""
 
 
+SCALE = beta_a * sp.sqrt(sp.log(n)) / d
+"""Variance of the entries of queries and keys."""
+
+
 def attention(*, scored: bool = True, centred: bool = False) -> Attention:
     """Softmax attention, or with all weights equal; centred where gain control takes the mean of a row's weights off."""
-    scale = beta_a * sp.sqrt(sp.log(n)) / d if scored else sp.S.Zero
+    scale = SCALE if scored else sp.S.Zero
     return (ShapedAttention if centred else Attention)(d, gain_v / d, d_k, scale, scale, value_bias=sigma_b2)
+
+
+def causal_attention(*, scored: bool = True) -> CausalAttention:
+    """The same under a causal mask, without a bias of the values."""
+    scale = SCALE if scored else sp.S.Zero
+    return CausalAttention(d, gain_v / d, d_k, scale, scale)
 
 
 def feed_forward(activation: Activation) -> Block:
@@ -40,10 +50,13 @@ def feed_forward(activation: Activation) -> Block:
     return sequential(Linear(d, gain_w / d, sigma_b2), Elementwise(activation), Linear(d, gain_w / d, sigma_b2))
 
 
-def block(placement: str, activation: Activation | None = None, *, scored: bool = True, centred: bool = False) -> Block:
+def block(
+    placement: str, activation: Activation | None = None, *, scored: bool = True, centred: bool = False, causal: bool = False
+) -> Block:
     """A block whose norms are at ``placement``: ``post``, ``pre`` or ``none``."""
     halves: list[Block] = []
-    branches = (attention(scored=scored, centred=centred), alpha_sa), (feed_forward(activation or Relu()), alpha_mlp)
+    mixing = causal_attention(scored=scored) if causal else attention(scored=scored, centred=centred)
+    branches = (mixing, alpha_sa), (feed_forward(activation or Relu()), alpha_mlp)
     for branch, skip in branches:
         inside = sequential(LayerNorm(), branch) if placement == "pre" else branch
         halves.append(residual(inside, 1, skip))

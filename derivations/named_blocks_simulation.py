@@ -108,14 +108,15 @@ def end_row(quantity: str, found: Path, setting: Setting) -> Measurement:
     return measurement(quantity, str(setting), float(found.map_q[-1]), found.q[:, -1])
 
 
-def share_row(quantity: str, found: Path, setting: Setting) -> Measurement:
-    """Logarithm of (1 - rho)_L/(1 - rho)_0, from means over draws, beside that of the map."""
+def share_row(quantity: str, found: Path, setting: Setting, *, limit: float | None = None) -> Measurement:
+    """Logarithm of (1 - rho)_L/(1 - rho)_0, from means over draws, beside that of the map; ``limit`` is a law of 1 - rho."""
     def grown(means: Array) -> float:
         return float(np.log(means[0] / means[1] / setting.share))
 
     measured, error = jackknife(grown, np.stack([found.gap[:, -1], found.q[:, -1]], axis=1))
     predicted = grown(np.array([found.map_gap[-1], found.map_q[-1]]))
-    return Measurement(quantity, str(setting), predicted, measured, error, setting.draws)
+    published = None if limit is None else float(np.log(limit / setting.share))
+    return Measurement(quantity, str(setting), predicted, measured, error, setting.draws, published=published)
 
 
 def overlap_figure(

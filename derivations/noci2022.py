@@ -411,13 +411,14 @@ def _overlap(scaled: bool) -> tuple[tuple[str, sp.Expr], ...]:
     """
     excess = solution().scaling_limit(SCALING).excess if scaled else solution().excess
     start = solution().input
-    average = start.common.xreplace({start.q: sp.S.One, start.gap: 1 - rho})
+    # Multiplied out, one is not taken from one where the mean token vanishes, at rho = -1/(n - 1).
+    average = sp.collect(sp.expand(n * start.common.xreplace({start.q: sp.S.One, start.gap: 1 - rho})), rho) / n
     added = Saturated(excess) * average
     return ("correlation", (rho + added) / (1 + added)), ("one_minus_correlation", (1 - rho) / (1 + added))
 
 
 def _pair_correlation() -> tuple[tuple[str, sp.Expr], ...]:
-    added = Saturated(solution().excess) * C / n**2
+    added = Saturated(solution().excess * C / n**2)
     return (("pair_correlation", (K_ij + added) / (sp.sqrt(K_ii + added) * sp.sqrt(K_jj + added))),)
 
 

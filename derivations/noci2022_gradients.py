@@ -15,7 +15,7 @@ import sympy as sp
 from symprop.claims import Claim, Result, Slip, Status, wick_result
 from symprop.codegen import FunctionSpec
 from symprop.core import symbols
-from symprop.core.expression import Comparison, compare
+from symprop.core.expression import Comparison, compare, factored
 from symprop.core.provenance import Source
 from symprop.core.symbols import (
     C,
@@ -607,7 +607,7 @@ def build_evaluators() -> tuple[FunctionSpec, ...]:
         _spec("sum_second_moment", "Mean of C^2 after L blocks at finite width.",
               {"second_moment": replace(squared, expression=squared.expression**L * C**2)}, block),
         _spec("tail_ratio", "E C^2/(E C)^2 after L blocks: how heavy the tail of the norm is.",
-              {"ratio": tail_ratio()}, block),
+              {"ratio": _from_one(tail_ratio())}, block),
         _spec("tail_ratio_limit", "The limit of tail_ratio in depth at alpha^2 = a/L.",
               {"ratio": tail_ratio_limit()}, {**block, a_1: one, a_2: one}),
         _spec("distance_to_uniform", "Mean squared distance of the attention from uniform, small logits.",
@@ -620,6 +620,12 @@ def build_evaluators() -> tuple[FunctionSpec, ...]:
               {"norm": token_average(output_norm_beyond_uniform())}, tokens),
     ]
     return tuple(specs)
+
+
+def _from_one(power: Derivation) -> Derivation:
+    """The same with the distance of its base from one written out, which keeps its digits at any depth."""
+    base, exponent = power.expression.as_base_exp()
+    return replace(power, expression=(1 + factored(base - 1)) ** exponent)
 
 
 def _root(squared: Derivation) -> Derivation:

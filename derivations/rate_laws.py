@@ -1,25 +1,47 @@
-"""How fast tokens align at the edge of order and chaos: laws over depth from the expansion of a block near collapse.
+"""How fast tokens align: laws over depth from the expansion of a block near collapse, and flows of depth-scaled branches.
 
-Laws of growing streams are in ``norm_placement`` (ratios of gamma functions and powers), of branches that shrink with depth in
-``scaled_residuals``, of attention without skips in ``dong2021`` (doubly exponential).
+Critical blocks and growing streams are iterated to any depth; branches that shrink with the depth as alpha^2 = a/L leave a flow
+in t = layer/L, right to O(1/L). Laws of growing streams are in ``norm_placement`` (ratios of gamma functions and powers), of
+branches that shrink from layer to layer in ``scaled_residuals``, of pure attention in ``dong2021`` (doubly exponential).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import sympy as sp
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations import rate_laws_simulation as simulation
-from symprop.derivations.named_blocks import X, feed_forward, result
+from symprop.derivations.named_blocks import ATTENTION, X, feed_forward, result
 from symprop.derivations.named_blocks_simulation import Setting, overlap_figure
 
 from symprop.claims import Claim, Figure, Paper, PaperDerivation, Progress, Result, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import DynamicTanh, Linear
-from symprop.core.symbols import alpha_2, c_2, chi, d, gain_w, layer, m_f, sigma_b2, sigma_w
+from symprop.core.expression import factored
+from symprop.core.symbols import (
+    L,
+    a_1,
+    a_2,
+    alpha_1,
+    alpha_2,
+    c_2,
+    chi,
+    d,
+    gain_v,
+    gain_w,
+    layer,
+    m_f,
+    n,
+    q_0,
+    rho,
+    sigma_b2,
+    sigma_w,
+)
 from symprop.depth.collapse import collapse, gap_slope
-from symprop.depth.phase import solve_boundary
+from symprop.depth.flow import SHARE_0, TIME, DepthFlow, depth_flow, integrate_powers
+from symprop.depth.phase import odds_law, solve_boundary
 from symprop.depth.rate import SHARE, RateLaw, drift_law, rate_law
 from symprop.functions.activation import Activation, Erf, Relu
 from symprop.functions.generic_activation import GenericActivation, SlopeMoment
@@ -55,6 +77,19 @@ def saturating_block(activation: Activation) -> Block:
     return residual(sequential(DynamicTanh(activation, SLOPE), Linear(d, gain_w / d)))
 
 
+SHRINKING = {alpha_1: sp.sqrt(a_1 / L), alpha_2: sp.sqrt(a_2 / L)}
+ALIGNING = post_norm(ATTENTION, alpha_1)
+"""norm(x + alpha attention(x)) with equal weights."""
+ALIGNING_RELU = sequential(ALIGNING, post_norm(feed_forward(Relu()), alpha_2))
+"""The same and a ReLU branch."""
+
+
+@lru_cache(maxsize=3)
+def flow(block: Block) -> DepthFlow:
+    """A block whose branches shrink with the depth, at infinite depth."""
+    return depth_flow(trace_of(block, X), SHRINKING)
+
+
 @lru_cache(maxsize=1)
 def critical_bias() -> sp.Expr:
     """Variance of the output bias at which the slope of the smooth block is one."""
@@ -86,13 +121,42 @@ def _rate(kind: str) -> Result:
                   ("expand", f"the block near collapse: {found.kind}", found.share))
 
 
+def _flow_attention() -> Result:
+    field = sp.limit(flow(ALIGNING).share, n, sp.oo)
+    share = integrate_powers(field).subs({TIME: 1, SHARE_0: 1 - rho})
+    return result(factored(1 - share), r"\rho_L", flow(ALIGNING).provenance, ("flow", "d(1 - rho)/dt, many tokens", field))
+
+
+def _flow_relu() -> Result:
+    field = sp.limit(flow(ALIGNING_RELU).near_collapse(), n, sp.oo)
+    return result(integrate_powers(field).subs({TIME: 1, SHARE_0: SHARE}), r"1 - \rho_L", flow(ALIGNING_RELU).provenance,
+                  ("flow", "d(1 - rho)/dt to two powers, many tokens", field))
+
+
+def _flow_linear() -> Result:
+    found = flow(residual(Linear(d, gain_w / d), alpha_2))
+    field = found.field[X.q]
+    return result(integrate_powers(field, X.q, q_0).subs(TIME, 1), "q_L", found.provenance, ("flow", "dq/dt", field))
+
+
+def _flow_error() -> Result:
+    """Relative error of the odds of the flow, times L."""
+    grown = odds_law(trace_of(ALIGNING, X)).factor.subs(SHRINKING) ** L
+    small = sp.Dummy("h", positive=True)
+    logarithm = sp.series(sp.log(grown.subs(L, 1 / small)), small, 0, 2).removeO()
+    return result(logarithm.coeff(small, 1), r"L (o_L/o(1) - 1)", flow(ALIGNING).provenance,
+                  ("depth", "growth of the odds over L layers", grown))
+
+
 def _bias() -> Result:
     return result(critical_bias(), r"\sigma_b^2", law("smooth").provenance,
                   ("balance", "slope of the gap is one", critical_bias()))
 
 
 def _claims() -> tuple[Claim, ...]:
-    edge, stream = "critical blocks", "growing streams"
+    edge, stream, shrinking = "critical blocks", "growing streams", "branches with alpha^2 = a/L"
+    kink = 2 * sp.sqrt(2) * a_2 * sigma_w**2 / (6 * sp.pi)
+    drift = a_1 * gain_v
     weight = V**2 / 2 / (V**2 / 2 + alpha_2**2)
     b = c_2 / (2 * (alpha_2**2 + chi))
     a = 2 * sp.sqrt(2) / (3 * sp.pi)
@@ -108,6 +172,13 @@ def _claims() -> tuple[Claim, ...]:
               lambda: _rate("erf"), 4 * SLOPE * sp.sqrt(gain_w) / sp.pi),
         Claim("saturating-tanh", stream, "the same with tanh, as in DyT", lambda: _rate("tanh"),
               8 * SLOPE * sp.sqrt(gain_w) / (3 * sp.sqrt(2 * sp.pi))),
+        Claim("flow-attention", shrinking, "attention alone: the logistic law", _flow_attention,
+              rho * sp.exp(drift) / (1 - rho + rho * sp.exp(drift))),
+        Claim("flow-error", shrinking, "its relative error in the odds at finite depth, times L", _flow_error, -(drift**2) / 2),
+        Claim("flow-relu", shrinking, "attention and ReLU near collapse: a Bernoulli law", _flow_relu,
+              ((1 / sp.sqrt(SHARE) + kink / drift) * sp.exp(drift / 2) - kink / drift) ** -2),
+        Claim("flow-linear", shrinking, "linear branches without a norm: an exponential", _flow_linear,
+              q_0 * sp.exp(a_2 * gain_w)),
     )
 
 
@@ -153,12 +224,26 @@ def _cases(width: int, draws: int) -> dict[str, tuple[Block, Setting, RateLaw | 
         "critical ReLU": (relu_block(), setting("critical ReLU", {sigma_w: 2**0.25, alpha_2: 0.5}, 0.6), law("relu")),
         "critical erf": (smooth_block(Erf()), setting("critical erf", smooth, 0.6), law("smooth")),
         "Pre-LN ReLU": (marginal_block(), setting("Pre-LN ReLU", {sigma_w: 2**0.5}, 0.5), None),
-        "saturating erf": (saturating_block(Erf()), setting("saturating erf", {SLOPE: 0.5, gain_w: 1.0}, 1e-9), None),
+        "saturating tanh": (saturating_block(Tanh()), setting("saturating tanh", {SLOPE: 0.5, gain_w: 1.0}, 1e-9), None),
     }
 
 
 def _study_points(seed: int, full: bool) -> list[StudyPoint]:
-    return simulation.study_points(_cases(*((384, 48) if full else (192, 20))), _erf, seed)
+    width, draws = (384, 48) if full else (192, 20)
+    depth, share, values = 24, 0.1, {a_1: 1.0, a_2: 1.0, gain_v: 1.0, sigma_w: 2**0.5}
+    scaled = {symbol: float(value.subs({**values, L: depth})) for symbol, value in SHRINKING.items()}
+    shrinking = Setting("alpha^2 = 1/L", values | scaled, width=width, depth=depth, draws=draws, share=share)
+    return [*simulation.study_points(_cases(width, draws), _erf, seed),
+            partial(simulation.flowing, ALIGNING_RELU, flow(ALIGNING_RELU), shrinking, seed)]
+
+
+def _dynamics() -> tuple[Result, ...]:
+    """Every law, by its block."""
+    laws = {"critical ReLU": _share("relu"), "critical odd": _share("smooth"), "Pre-LN ReLU": _share("marginal"),
+            "tanh for a norm": _share("tanh"), "attention, a/L": _flow_attention(), "attention and ReLU, a/L": _flow_relu(),
+            "linear, a/L": _flow_linear()}
+    named = (replace(found, quantity=rf"{found.quantity}\;(\text{{{name}}})") for name, found in laws.items())
+    return (*named, _bias(), _flow_error())
 
 
 def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, ...]:
@@ -174,6 +259,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: trace_of(relu_block(), X),
     build_claims=_claims,
     build_evaluators=(_evaluators,),
+    build_dynamics=_dynamics,
     study_points=_study_points,
     figures=_figures,
     references=(blocks.NOCI, blocks.KEDIA, blocks.BA),

@@ -756,6 +756,15 @@ static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8
 static const double FIRST[TERMS][TERMS] = {{-0x1.975f5e0553158p-6, 0x1.561b82ab7f990p-4, -0x1.7f218e25a7461p-3, 0x1.41bfee2424771p-1, 0x1.41bfee2424771p-1, -0x1.7f218e25a7461p-3, 0x1.561b82ab7f990p-4, -0x1.975f5e0553158p-6}, {-0x1.9f5a7a42af70cp-6, 0x1.9b72fb49bd86ap-4, -0x1.58cf11526ee87p-2, 0x1.9c4f05393254ep+1, -0x1.9c4f05393254ep+1, 0x1.58cf11526ee87p-2, -0x1.9b72fb49bd86ap-4, 0x1.9f5a7a42af70cp-6}, {0x1.8a23711a3cc28p-1, -0x1.46a4beb6e5672p+1, 0x1.5857528f6c920p+2, -0x1.cc92c2ae82ed7p+1, -0x1.cc92c2ae82ed7p+1, 0x1.5857528f6c920p+2, -0x1.46a4beb6e5672p+1, 0x1.8a23711a3cc28p-1}, {0x1.91dc2dc185adep-1, -0x1.88d9d09b3d542p+1, 0x1.35e61823516abp+3, -0x1.271a43b33f515p+4, 0x1.271a43b33f515p+4, -0x1.35e61823516abp+3, 0x1.88d9d09b3d542p+1, -0x1.91dc2dc185adep-1}, {-0x1.96c84c6c6602ep+1, 0x1.3583d0e96027bp+3, -0x1.90064a835d16ep+3, 0x1.8069196a2cdfdp+2, 0x1.8069196a2cdfdp+2, -0x1.90064a835d16ep+3, 0x1.3583d0e96027bp+3, -0x1.96c84c6c6602ep+1}, {-0x1.9ec07300a79cap+1, 0x1.74401b0f36033p+3, -0x1.68033a209803ep+4, 0x1.ec9b19b1a454fp+4, -0x1.ec9b19b1a454fp+4, 0x1.68033a209803ep+4, -0x1.74401b0f36033p+3, 0x1.9ec07300a79cap+1}, {0x1.87de2a6aea963p+1, -0x1.d906bcf328d46p+2, 0x1.d906bcf328d46p+2, -0x1.87de2a6aea963p+1, -0x1.87de2a6aea963p+1, 0x1.d906bcf328d46p+2, -0x1.d906bcf328d46p+2, 0x1.87de2a6aea963p+1}, {0x1.8f8b83c69a60bp+1, -0x1.1c73b39ae68c8p+3, 0x1.a9b66290ea1a3p+3, -0x1.f6297cff75cb0p+3, 0x1.f6297cff75cb0p+3, -0x1.a9b66290ea1a3p+3, 0x1.1c73b39ae68c8p+3, -0x1.8f8b83c69a60bp+1}};
 static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
 """,
+    "log_near_one": r"""
+/* log(1 + x), of 1 + x itself where x is near -1. */
+static inline double log_near_one(double x, double whole) {
+    const int far = x < -0.5;
+    const double value = f_log(far ? whole : 1.0 + x);
+    const double grown = 1.0 + x;
+    return far ? value : value + (grown < INFINITY ? (x - (grown - 1.0))/grown : 0.0);
+}
+""",
     "TABLE_LOGISTIC_PAIRS": r"""
 static const double TABLE_LOGISTIC_PAIRS[][3] = {{0x1.7150dc5e21591p-32, 0x1.54dc284911bf1p-2, 0x1.54dc284911bf1p-2}, {0x1.9880fe574cd0ap-25, 0x1.fc80db9dd5542p-2, 0x1.54dc284911bf1p-2}, {0x1.c3d9a22973b09p-20, 0x1.fc80db9dd5542p-2, 0x1.fc80db9dd5542p-2}, {0x1.69740f0dd6fdep-21, 0x1.7b4c869c37c05p-1, 0x1.54dc284911bf1p-2}, {0x1.8fce9d12f8bdcp-15, 0x1.7b4c869c37c05p-1, 0x1.fc80db9dd5542p-2}, {0x1.61c21bad8a55ep-12, 0x1.7b4c869c37c05p-1, 0x1.7b4c869c37c05p-1}, {0x1.ac02e2df2ea0fp-19, 0x1.1aec7b35a00d4p+0, 0x1.54dc284911bf1p-2}, {0x1.d96d6d4a03d31p-13, 0x1.1aec7b35a00d4p+0, 0x1.fc80db9dd5542p-2}, {0x1.a2e63079fd27cp-9, 0x1.1aec7b35a00d4p+0, 0x1.7b4c869c37c05p-1}, {0x1.f008ffe1d3a5ap-8, 0x1.1aec7b35a00d4p+0, 0x1.1aec7b35a00d4p+0}, {0x1.e02410e318bf7p-18, 0x1.a61298e1e069cp+0, 0x1.54dc284911bf1p-2}, {0x1.098b548b8d8a9p-11, 0x1.a61298e1e069cp+0, 0x1.fc80db9dd5542p-2}, {0x1.d5eb42287727ep-8, 0x1.a61298e1e069cp+0, 0x1.7b4c869c37c05p-1}, {0x1.163990aac3397p-5, 0x1.a61298e1e069cp+0, 0x1.1aec7b35a00d4p+0}, {0x1.381c7a8b34b42p-5, 0x1.a61298e1e069cp+0, 0x1.a61298e1e069cp+0}, {0x1.3e91bfe113627p-17, 0x1.3ad44655c78bcp+1, 0x1.54dc284911bf1p-2}, {0x1.605f66047d859p-11, 0x1.3ad44655c78bcp+1, 0x1.fc80db9dd5542p-2}, {0x1.37c985326725bp-7, 0x1.3ad44655c78bcp+1, 0x1.7b4c869c37c05p-1}, {0x1.7133189d5ffd0p-5, 0x1.3ad44655c78bcp+1, 0x1.1aec7b35a00d4p+0}, {0x1.9e2a8e8ba8cbcp-4, 0x1.3ad44655c78bcp+1, 0x1.a61298e1e069cp+0}, {0x1.12cbb4b56ff16p-4, 0x1.3ad44655c78bcp+1, 0x1.3ad44655c78bcp+1}, {0x1.1b8b5bdf969c4p-17, 0x1.d5ab83615f8b3p+1, 0x1.54dc284911bf1p-2}, {0x1.39a196164f496p-11, 0x1.d5ab83615f8b3p+1, 0x1.fc80db9dd5542p-2}, {0x1.158204c30ece8p-7, 0x1.d5ab83615f8b3p+1, 0x1.7b4c869c37c05p-1}, {0x1.489bad0fff4edp-5, 0x1.d5ab83615f8b3p+1, 0x1.1aec7b35a00d4p+0}, {0x1.70a183a7d2a96p-4, 0x1.d5ab83615f8b3p+1, 0x1.a61298e1e069cp+0}, {0x1.e92ab7aa0dec9p-4, 0x1.d5ab83615f8b3p+1, 0x1.3ad44655c78bcp+1}, {0x1.b362b8c7aaecdp-5, 0x1.d5ab83615f8b3p+1, 0x1.d5ab83615f8b3p+1}, {0x1.5c729fb0b7dddp-18, 0x1.5e552770df8a7p+2, 0x1.54dc284911bf1p-2}, {0x1.816be49b84d4fp-12, 0x1.5e552770df8a7p+2, 0x1.fc80db9dd5542p-2}, {0x1.55078e02ab6c7p-8, 0x1.5e552770df8a7p+2, 0x1.7b4c869c37c05p-1}, {0x1.93d39b5b6d665p-6, 0x1.5e552770df8a7p+2, 0x1.1aec7b35a00d4p+0}, {0x1.c502b8587ed54p-5, 0x1.5e552770df8a7p+2, 0x1.a61298e1e069cp+0}, {0x1.2c91928c6fecfp-4, 0x1.5e552770df8a7p+2, 0x1.3ad44655c78bcp+1}, {0x1.0b85d36678d03p-4, 0x1.5e552770df8a7p+2, 0x1.d5ab83615f8b3p+1}, {0x1.48c23fac4c6fcp-6, 0x1.5e552770df8a7p+2, 0x1.5e552770df8a7p+2}, {0x1.0ede3569afb04p-19, 0x1.0551439081d4ep+3, 0x1.54dc284911bf1p-2}, {0x1.2b9c180b36e49p-13, 0x1.0551439081d4ep+3, 0x1.fc80db9dd5542p-2}, {0x1.0919f4a37fbf3p-9, 0x1.0551439081d4ep+3, 0x1.7b4c869c37c05p-1}, {0x1.39eac610e391dp-7, 0x1.0551439081d4ep+3, 0x1.1aec7b35a00d4p+0}, {0x1.60268d95d7f9ap-6, 0x1.0551439081d4ep+3, 0x1.a61298e1e069cp+0}, {0x1.d34c3a8baa75ap-6, 0x1.0551439081d4ep+3, 0x1.3ad44655c78bcp+1}, {0x1.9febc1a38d5c1p-6, 0x1.0551439081d4ep+3, 0x1.d5ab83615f8b3p+1}, {0x1.ff2015891fefep-7, 0x1.0551439081d4ep+3, 0x1.5e552770df8a7p+2}, {0x1.8d5390458a00ap-9, 0x1.0551439081d4ep+3, 0x1.0551439081d4ep+3}, {0x1.b1ee632106b78p-22, 0x1.85d6fd931e0bbp+3, 0x1.54dc284911bf1p-2}, {0x1.dff9bcc410b3fp-16, 0x1.85d6fd931e0bbp+3, 0x1.fc80db9dd5542p-2}, {0x1.a8b16d20bb847p-12, 0x1.85d6fd931e0bbp+3, 0x1.7b4c869c37c05p-1}, {0x1.f6e55bfa7027dp-10, 0x1.85d6fd931e0bbp+3, 0x1.1aec7b35a00d4p+0}, {0x1.1a12b3edd8acep-8, 0x1.85d6fd931e0bbp+3, 0x1.a61298e1e069cp+0}, {0x1.764e5b60729a5p-8, 0x1.85d6fd931e0bbp+3, 0x1.3ad44655c78bcp+1}, {0x1.4d2735ea81d31p-8, 0x1.85d6fd931e0bbp+3, 0x1.d5ab83615f8b3p+1}, {0x1.9969798d2a8bap-9, 0x1.85d6fd931e0bbp+3, 0x1.5e552770df8a7p+2}, {0x1.3e424a53ff3c6p-10, 0x1.85d6fd931e0bbp+3, 0x1.0551439081d4ep+3}, {0x1.fdda02fcd49e8p-14, 0x1.85d6fd931e0bbp+3, 0x1.85d6fd931e0bbp+3}, {0x1.02dd81d0a4931p-25, 0x1.22c94ca7a81fep+4, 0x1.54dc284911bf1p-2}, {0x1.1e555946bbf13p-19, 0x1.22c94ca7a81fep+4, 0x1.fc80db9dd5542p-2}, {0x1.fab557097d251p-16, 0x1.22c94ca7a81fep+4, 0x1.7b4c869c37c05p-1}, {0x1.2c01ba32b4514p-13, 0x1.22c94ca7a81fep+4, 0x1.1aec7b35a00d4p+0}, {0x1.508bca0dd272dp-12, 0x1.22c94ca7a81fep+4, 0x1.a61298e1e069cp+0}, {0x1.be973efd664ecp-12, 0x1.22c94ca7a81fep+4, 0x1.3ad44655c78bcp+1}, {0x1.8d7d9682fd42fp-12, 0x1.22c94ca7a81fep+4, 0x1.d5ab83615f8b3p+1}, {0x1.e879ecfa6ca90p-13, 0x1.22c94ca7a81fep+4, 0x1.5e552770df8a7p+2}, {0x1.7bb85454ddc17p-14, 0x1.22c94ca7a81fep+4, 0x1.0551439081d4ep+3}, {0x1.3027fd84a8c31p-16, 0x1.22c94ca7a81fep+4, 0x1.85d6fd931e0bbp+3}, {0x1.6ae4d209d2b2fp-21, 0x1.22c94ca7a81fep+4, 0x1.22c94ca7a81fep+4}, {0x1.1dd2b57147952p-31, 0x1.b1cd5e7807b7cp+4, 0x1.54dc284911bf1p-2}, {0x1.3c26d5d48904ep-25, 0x1.b1cd5e7807b7cp+4, 0x1.fc80db9dd5542p-2}, {0x1.17bcf306a459ap-21, 0x1.b1cd5e7807b7cp+4, 0x1.7b4c869c37c05p-1}, {0x1.4b3fbcde4a3f7p-19, 0x1.b1cd5e7807b7cp+4, 0x1.1aec7b35a00d4p+0}, {0x1.7397eabb62293p-18, 0x1.b1cd5e7807b7cp+4, 0x1.a61298e1e069cp+0}, {0x1.ed191acb14905p-18, 0x1.b1cd5e7807b7cp+4, 0x1.3ad44655c78bcp+1}, {0x1.b6e276545b180p-18, 0x1.b1cd5e7807b7cp+4, 0x1.d5ab83615f8b3p+1}, {0x1.0dac36aea2cd5p-18, 0x1.b1cd5e7807b7cp+4, 0x1.5e552770df8a7p+2}, {0x1.a343737ca53bfp-20, 0x1.b1cd5e7807b7cp+4, 0x1.0551439081d4ep+3}, {0x1.4fd49f84eb07ep-22, 0x1.b1cd5e7807b7cp+4, 0x1.85d6fd931e0bbp+3}, {0x1.90af5d702065ep-26, 0x1.b1cd5e7807b7cp+4, 0x1.22c94ca7a81fep+4}, {0x1.ba6966baf07aap-33, 0x1.b1cd5e7807b7cp+4, 0x1.b1cd5e7807b7cp+4}};
 """,
@@ -912,7 +921,7 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
 
 _KERNELS = {
     "exponents": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square', 'log_near_one'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -929,15 +938,20 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double chi_ = a_chi[i];
         const double m_ = a_m[i];
         const double x0_ = f_log1p(-A_);
-        const double x1_ = -A_*M_;
-        const double x2_ = A_ + M_*m_;
-        const double x3_ = x2_ - A_*M_*m_;
-        const double x4_ = f_log1p(-M_*(m_ - chi_)*((-A_) - M_ - x1_)/((-x1_) - x2_));
-        const double x5_ = f_log1p(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x3_)/x3_);
-        const double x6_ = x0_ + x5_;
-        const double next_0 = x6_;
-        const double next_1 = x4_;
-        const double next_2 = x6_;
+        const double x1_ = 1.0 - A_;
+        const double x2_ = 1.0 - M_;
+        const double x3_ = -A_*M_;
+        const double x4_ = M_*m_;
+        const double x5_ = A_ + x4_;
+        const double x6_ = x1_*x4_;
+        const double x7_ = x5_ - A_*M_*m_;
+        const double x8_ = A_*(M_*chi_ + x2_) + x1_*(chi_*square(M_) + x4_*(1.0 - M_));
+        const double x9_ = log_near_one(-M_*(m_ - chi_)*((-A_) - M_ - x3_)/((-x3_) - x5_), x8_/(A_*(x2_ + x4_) + x6_));
+        const double x10_ = log_near_one(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x7_)/x7_, x8_/(A_ + x6_));
+        const double x11_ = x0_ + x10_;
+        const double next_0 = x11_;
+        const double next_1 = x9_;
+        const double next_2 = x11_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -946,7 +960,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_relu": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'square', 'log_near_one'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -960,15 +974,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = -A_;
-        const double x1_ = f_log1p(x0_);
+        const double x0_ = 2.0*A_;
+        const double x1_ = 1.0 - A_;
         const double x2_ = square(sigma_w_);
-        const double x3_ = 0.5*x2_;
-        const double x4_ = f_log1p(-M_*(A_*x3_ + x0_)/(0.5*A_*M_*x2_ - A_ - M_*x3_));
-        const double x5_ = x1_ + x4_;
-        const double next_0 = x5_;
+        const double x3_ = M_*x1_;
+        const double x4_ = x2_*x3_;
+        const double x5_ = 1.0/((x0_ + x4_));
+        const double x6_ = log_near_one(-x0_*x5_*(A_ + x3_), x1_*x5_*(A_*(M_*x2_ + 2.0 - 2.0*M_) + x4_));
+        const double next_0 = x6_;
         const double next_1 = 0.0;
-        const double next_2 = x5_;
+        const double next_2 = x6_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1178,7 +1193,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "crossover_depth": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p'),
+        ('bits_of', 'from_bits', 'f_log', 'log_near_one'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1192,17 +1207,21 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double M_ = a_M[i];
         const double m_ = a_m[i];
         const double n_ = a_n[i];
-        const double x0_ = f_log(n_);
-        const double x1_ = A_ - A_*M_;
-        const double x2_ = f_log1p(A_*((-M_) - x1_)/((1.0 - A_)*((-M_*m_) - x1_)));
-        const double next_0 = x0_/x2_;
+        const double x0_ = 1.0 - A_;
+        const double x1_ = 1.0/((x0_));
+        const double x2_ = f_log(n_);
+        const double x3_ = A_ - A_*M_;
+        const double x4_ = M_*m_;
+        const double x5_ = x0_*x4_;
+        const double x6_ = log_near_one(A_*x1_*((-M_) - x3_)/((-x3_) - x4_), x1_*(A_ + x5_)/(A_*(x4_ + 1.0 - M_) + x5_));
+        const double next_0 = x2_/x6_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "gradient_growth": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'times_growth'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square', 'times_growth', 'log_near_one'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1221,16 +1240,20 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double m_ = a_m[i];
         const double n_ = a_n[i];
         const double x0_ = f_log1p(-A_);
-        const double x1_ = 1.0/((n_));
-        const double x2_ = A_ - A_*M_;
-        const double x3_ = M_*m_;
-        const double x4_ = A_ + x3_ - A_*M_*m_;
-        const double x5_ = f_log1p(-M_*((-M_) - x2_)*(m_ - chi_)/((-x2_) - x3_));
-        const double x6_ = f_log1p(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x4_)/x4_);
-        const double x7_ = f_exp(L_*x5_);
-        const double x8_ = f_exp(L_*(x0_ + x6_));
-        const double x9_ = times_growth(1.0 - x1_, x8_);
-        const double next_0 = x1_*x7_ + x9_;
+        const double x1_ = 1.0 - A_;
+        const double x2_ = 1.0 - M_;
+        const double x3_ = 1.0/((n_));
+        const double x4_ = A_ - A_*M_;
+        const double x5_ = M_*m_;
+        const double x6_ = x1_*x5_;
+        const double x7_ = A_ + x5_ - A_*M_*m_;
+        const double x8_ = A_*(M_*chi_ + x2_) + x1_*(chi_*square(M_) + x5_*(1.0 - M_));
+        const double x9_ = log_near_one(-M_*((-M_) - x4_)*(m_ - chi_)/((-x4_) - x5_), x8_/(A_*(x2_ + x5_) + x6_));
+        const double x10_ = log_near_one(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x7_)/x7_, x8_/(A_ + x6_));
+        const double x11_ = f_exp(L_*x9_);
+        const double x12_ = f_exp(L_*(x0_ + x10_));
+        const double x13_ = times_growth(1.0 - x3_, x12_);
+        const double next_0 = x11_*x3_ + x13_;
         result_0[i] = next_0;
     }
 }

@@ -105,47 +105,53 @@ def _times_growth(x, growth):
     product = x*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
 
+
+def _log_near_one(x, whole):
+    """log(1 + x), of 1 + x itself where x is near -1."""
+    with np.errstate(divide="ignore"):
+        return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))
+
 _CELLS = {}
 
 
-def _cells(total, factor, scale, counts):
-    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
-    key, directions = (total, counts), len(counts)
-    if key in _CELLS:
-        return _CELLS[key]
-    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
-    nodes = [np.cos(np.pi*(np.arange(6 + 1 + k) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
-    nodes = np.meshgrid(*nodes, indexing="ij")
-    nodes = [item.reshape(-1) for item in nodes]
-    cells = np.meshgrid(*[np.arange(float(count)) for count in counts], indexing="ij")
+def _cells(total, factor, scale, directions, index):
+    """Coefficients of total/factor by cell, of shape (coefficients, cells); those of the cells in `index` have been made."""
     powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
         (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
     ]
-    design = np.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], axis=1)
-    lengths = [
-        scale*np.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
-        for cell, node in zip(cells, nodes)
-    ]
+    key, count = (total), 160**directions
+    if key not in _CELLS:
+        _CELLS[key] = np.empty((len(powers), count)), np.zeros(count, dtype=bool)
+    table, made = _CELLS[key]
+    if np.all(made[index]):
+        return table
+    cells = np.unique(index)
+    cells = cells[~made[cells]]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [np.cos(np.pi*(np.arange(6 + 1 + k) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = [item.reshape(-1, 1) for item in np.meshgrid(*nodes, indexing="ij")]
+    design = np.concatenate([nodes[0]**j*nodes[-1]**k for j, k in powers], axis=1)
+    corners = (cells,) if directions == 1 else (cells//160, cells % 160)
+    lengths = [scale*np.expm1(0.125*(corner + 0.5 + node)) for corner, node in zip(corners, nodes)]
     at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
-    _CELLS[key] = np.linalg.pinv(design) @ (total(*at)/factor(*at))
-    return _CELLS[key]
+    table[:, cells] = np.linalg.pinv(design) @ (total(*at)/factor(*at))
+    made[cells] = True
+    return _CELLS[key][0]
 
 
 def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
-    places = [np.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
-    tops = [np.fmax.reduce(place, axis=None) for place in places]
-    if max(tops) >= 80:
+    places = [np.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
+    if max([np.fmax.reduce(place, axis=None) for place in places]) >= 160:
         return _beyond_cells(total, factor, scale, places, arguments)
-    counts = tuple([int(top)//16*16 + 16 for top in tops])
-    corners = [np.floor(place) for place in places]
+    corners = [np.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
-    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).astype(np.intp)
-    table = _cells(total, factor, scale, counts)
-    table = iter(table)
+    index = corners[0] if len(places) == 1 else corners[0]*160 + corners[1]
+    index = np.fmin(np.fmax(index, 0), 160**len(places) - 1).astype(np.intp)
+    table = iter(_cells(total, factor, scale, len(places), index))
     value = 0.0
-    for power in [6] if len(counts) == 1 else range(6 + 1):
+    for power in [6] if len(places) == 1 else range(6 + 1):
         inner = np.take(next(table), index, mode="clip")
         for _ in range(power):
             inner *= y
@@ -157,7 +163,7 @@ def _on_cells(total, factor, scale, *arguments):
 def _beyond_cells(total, factor, scale, places, arguments):
     """The same where some lengths have no cells: there by the sum itself."""
     arguments = np.broadcast_arrays(*arguments)
-    far = np.fmax.reduce(np.broadcast_arrays(*places), axis=0) >= 80
+    far = np.fmax.reduce(np.broadcast_arrays(*places), axis=0) >= 160
     if np.all(far):
         return total(*arguments)
     result = np.empty(far.shape)
@@ -378,7 +384,7 @@ def exponents(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 31 operations a point
+    # 50 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -390,17 +396,24 @@ def exponents(
             ) = _values
             if _changed & 0b1:
                 x0 = np.log1p(-A)
+                x1 = 1 - A
+            if _changed & 0b10:
+                x2 = 1 - M
             if _changed & 0b11:
-                x1 = -A*M
+                x3 = -A*M
+            if _changed & 0b110:
+                x4 = M*m
             if _changed & 0b111:
-                x2 = A + M*m
-                x3 = x2 - A*M*m
-            x4 = np.log1p(-M*(m - chi)*((-A) - M - x1)/((-x1) - x2))
-            x5 = np.log1p(M*(A*chi + M*chi - A*M*chi - x3)/x3)
-            x6 = x0 + x5
-            _to_lyapunov_angle[_at] = x6
-            _to_lyapunov_gradient_common[_at] = x4
-            _to_lyapunov_gradient_deviation[_at] = x6
+                x5 = A + x4
+                x6 = x1*x4
+                x7 = x5 - A*M*m
+            x8 = A*(M*chi + x2) + x1*(chi*np.square(M) + x4*(1 - M))
+            x9 = _log_near_one(-M*(m - chi)*((-A) - M - x3)/((-x3) - x5), x8/(A*(x2 + x4) + x6))
+            x10 = _log_near_one(M*(A*chi + M*chi - A*M*chi - x7)/x7, x8/(A + x6))
+            x11 = x0 + x10
+            _to_lyapunov_angle[_at] = x11
+            _to_lyapunov_gradient_common[_at] = x9
+            _to_lyapunov_gradient_deviation[_at] = x11
 
     _in_parts(_work, workers)
     return ExponentsResult(
@@ -457,7 +470,7 @@ def exponents_relu(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 17 operations a point
+    # 20 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -468,16 +481,18 @@ def exponents_relu(
                 A, M, sigma_w,
             ) = _values
             if _changed & 0b1:
-                x0 = -A
-                x1 = np.log1p(x0)
+                x0 = 2*A
+                x1 = 1 - A
             if _changed & 0b100:
                 x2 = np.square(sigma_w)
-                x3 = 0.5*x2
-            x4 = np.log1p(-M*(A*x3 + x0)/(0.5*A*M*x2 - A - M*x3))
-            x5 = x1 + x4
-            _to_lyapunov_angle[_at] = x5
+            if _changed & 0b11:
+                x3 = M*x1
+            x4 = x2*x3
+            x5 = 1/(x0 + x4)
+            x6 = _log_near_one(-x0*x5*(A + x3), x1*x5*(A*(M*x2 + 2 - 2*M) + x4))
+            _to_lyapunov_angle[_at] = x6
             _to_lyapunov_gradient_common[_at] = 0
-            _to_lyapunov_gradient_deviation[_at] = x5
+            _to_lyapunov_gradient_deviation[_at] = x6
 
     _in_parts(_work, workers)
     return ExponentsReluResult(
@@ -853,7 +868,7 @@ def crossover_depth(
         ('n', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_depth = np.empty(_shape)
-    # 14 operations a point
+    # 23 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -863,13 +878,19 @@ def crossover_depth(
             (
                 A, M, m, n,
             ) = _values
+            if _changed & 0b1:
+                x0 = 1 - A
+                x1 = 1/x0
             if _changed & 0b1000:
-                x0 = np.log(n)
+                x2 = np.log(n)
             if _changed & 0b11:
-                x1 = A - A*M
+                x3 = A - A*M
+            if _changed & 0b110:
+                x4 = M*m
             if _changed & 0b111:
-                x2 = np.log1p(A*((-M) - x1)/((1 - A)*((-M*m) - x1)))
-            _to_depth[_at] = x0/x2
+                x5 = x0*x4
+                x6 = _log_near_one(A*x1*((-M) - x3)/((-x3) - x4), x1*(A + x5)/(A*(x4 + 1 - M) + x5))
+            _to_depth[_at] = x2/x6
 
     _in_parts(_work, workers)
     return _to_depth[()]
@@ -924,7 +945,7 @@ def gradient_growth(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_growth = np.empty(_shape)
-    # 39 operations a point
+    # 58 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -936,22 +957,27 @@ def gradient_growth(
             ) = _values
             if _changed & 0b1:
                 x0 = np.log1p(-A)
+                x1 = 1 - A
+            if _changed & 0b10:
+                x2 = 1 - M
             if _changed & 0b10000:
-                x1 = 1/n
+                x3 = 1/n
             if _changed & 0b11:
-                x2 = A - A*M
+                x4 = A - A*M
             if _changed & 0b110:
-                x3 = M*m
+                x5 = M*m
             if _changed & 0b111:
-                x4 = A + x3 - A*M*m
+                x6 = x1*x5
+                x7 = A + x5 - A*M*m
             if _changed & 0b1111:
-                x5 = np.log1p(-M*((-M) - x2)*(m - chi)/((-x2) - x3))
-                x6 = np.log1p(M*(A*chi + M*chi - A*M*chi - x4)/x4)
+                x8 = A*(M*chi + x2) + x1*(chi*np.square(M) + x5*(1 - M))
+                x9 = _log_near_one(-M*((-M) - x4)*(m - chi)/((-x4) - x5), x8/(A*(x2 + x5) + x6))
+                x10 = _log_near_one(M*(A*chi + M*chi - A*M*chi - x7)/x7, x8/(A + x6))
             if _changed & 0b101111:
-                x7 = np.exp(L*x5)
-                x8 = np.exp(L*(x0 + x6))
-            x9 = _times_growth(1 - x1, x8)
-            _to_growth[_at] = x1*x7 + x9
+                x11 = np.exp(L*x9)
+                x12 = np.exp(L*(x0 + x10))
+            x13 = _times_growth(1 - x3, x12)
+            _to_growth[_at] = x11*x3 + x13
 
     _in_parts(_work, workers)
     return _to_growth[()]

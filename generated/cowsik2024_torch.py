@@ -28,49 +28,55 @@ def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
 
+
+def _log_near_one(x, whole):
+    """log(1 + x), of 1 + x itself where x is near -1."""
+    far = x < -0.5
+    return torch.where(far, torch.log(torch.where(far, whole, 1 + 0*x)), torch.log1p(torch.where(far, 0*x, x)))
+
 _CELLS = {}
 
 
-def _cells(total, factor, scale, counts, like):
-    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
-    key, directions = (total, counts, like.dtype, like.device), len(counts)
-    if key in _CELLS:
-        return _CELLS[key]
-    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
-    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
-    nodes = torch.meshgrid(*nodes, indexing="ij")
-    nodes = [item.reshape(-1) for item in nodes]
-    cells = torch.meshgrid(*[torch.arange(count, dtype=torch.float64, device=like.device) for count in counts], indexing="ij")
+def _cells(total, factor, scale, directions, index, like):
+    """Coefficients of total/factor by cell, of shape (coefficients, cells); those of the cells in `index` have been made."""
     powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
         (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
     ]
-    design = torch.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
-    lengths = [
-        scale*torch.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
-        for cell, node in zip(cells, nodes)
-    ]
+    key, count = (total, like.dtype, like.device), 160**directions
+    if key not in _CELLS:
+        _CELLS[key] = torch.empty((len(powers), count), dtype=like.dtype, device=like.device), torch.zeros(count, dtype=torch.bool, device=like.device)
+    table, made = _CELLS[key]
+    if torch.all(made[index]):
+        return table
+    cells = torch.tensor([int(cell) for cell in torch.unique(index)], device=like.device)
+    cells = cells[~made[cells]]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = [item.reshape(-1, 1) for item in torch.meshgrid(*nodes, indexing="ij")]
+    design = torch.concatenate([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
+    corners = (cells,) if directions == 1 else (cells//160, cells % 160)
+    lengths = [scale*torch.expm1(0.125*(corner + 0.5 + node)) for corner, node in zip(corners, nodes)]
     at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
+    # Not in place, which torch.func.grad would refuse.
     with torch.no_grad():
-        _CELLS[key] = (torch.linalg.pinv(design) @ (total(*at)/factor(*at))).to(like.dtype)
-    return _CELLS[key]
+        fitted = torch.linalg.pinv(design) @ (total(*at)/factor(*at))
+        _CELLS[key] = table.index_copy(1, cells, fitted.to(like.dtype)), made.index_fill(0, cells, True)
+    return _CELLS[key][0]
 
 
 def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
-    places = [torch.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
-    tops = [float(torch.nan_to_num(place.detach()).max()) for place in places]
-    if max(tops) >= 80:
+    places = [torch.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
+    if max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160:
         return _beyond_cells(total, factor, scale, places, arguments)
-    counts = tuple([int(top)//16*16 + 16 for top in tops])
-    corners = [torch.floor(place) for place in places]
+    corners = [torch.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
-    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).detach().long()
-    table = _cells(total, factor, scale, counts, y)
-    index = torch.clamp(index, 0, table.shape[1] - 1)
-    table = iter(table)
+    index = corners[0] if len(places) == 1 else corners[0]*160 + corners[1]
+    index = torch.clamp(index.detach().long(), 0, 160**len(places) - 1)
+    table = iter(_cells(total, factor, scale, len(places), index, y))
     value = 0.0
-    for power in [6] if len(counts) == 1 else range(6 + 1):
+    for power in [6] if len(places) == 1 else range(6 + 1):
         inner = next(table)[index]
         for _ in range(power):
             inner = inner*y + next(table)[index]
@@ -81,7 +87,7 @@ def _on_cells(total, factor, scale, *arguments):
 def _beyond_cells(total, factor, scale, places, arguments):
     """The same where some lengths have no cells: there by the sum itself."""
     arguments = torch.broadcast_tensors(*arguments)
-    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 80
+    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 160
     if torch.all(far):
         return total(*arguments)
     near = _on_cells(total, factor, scale, *(item[~far] for item in arguments))
@@ -299,17 +305,22 @@ def exponents(
         A, M, m, chi,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 31 operations a point
+    # 50 operations a point
     x0 = torch.log1p(-A)
-    x1 = -A*M
-    x2 = A + M*m
-    x3 = x2 - A*M*m
-    x4 = torch.log1p(-M*(m - chi)*((-A) - M - x1)/((-x1) - x2))
-    x5 = torch.log1p(M*(A*chi + M*chi - A*M*chi - x3)/x3)
-    x6 = x0 + x5
-    _to_lyapunov_angle = x6
-    _to_lyapunov_gradient_common = x4
-    _to_lyapunov_gradient_deviation = x6
+    x1 = 1 - A
+    x2 = 1 - M
+    x3 = -A*M
+    x4 = M*m
+    x5 = A + x4
+    x6 = x1*x4
+    x7 = x5 - A*M*m
+    x8 = A*(M*chi + x2) + x1*(chi*torch.square(M) + x4*(1 - M))
+    x9 = _log_near_one(-M*(m - chi)*((-A) - M - x3)/((-x3) - x5), x8/(A*(x2 + x4) + x6))
+    x10 = _log_near_one(M*(A*chi + M*chi - A*M*chi - x7)/x7, x8/(A + x6))
+    x11 = x0 + x10
+    _to_lyapunov_angle = x11
+    _to_lyapunov_gradient_common = x9
+    _to_lyapunov_gradient_deviation = x11
     return ExponentsResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -359,16 +370,17 @@ def exponents_relu(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 17 operations a point
-    x0 = -A
-    x1 = torch.log1p(x0)
+    # 20 operations a point
+    x0 = 2*A
+    x1 = 1 - A
     x2 = torch.square(sigma_w)
-    x3 = 0.5*x2
-    x4 = torch.log1p(-M*(A*x3 + x0)/(0.5*A*M*x2 - A - M*x3))
-    x5 = x1 + x4
-    _to_lyapunov_angle = x5
+    x3 = M*x1
+    x4 = x2*x3
+    x5 = 1/(x0 + x4)
+    x6 = _log_near_one(-x0*x5*(A + x3), x1*x5*(A*(M*x2 + 2 - 2*M) + x4))
+    _to_lyapunov_angle = x6
     _to_lyapunov_gradient_common = A.new_full((), 0)
-    _to_lyapunov_gradient_deviation = x5
+    _to_lyapunov_gradient_deviation = x6
     return ExponentsReluResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -665,11 +677,15 @@ def crossover_depth(
         A, M, m, n,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 14 operations a point
-    x0 = torch.log(n)
-    x1 = A - A*M
-    x2 = torch.log1p(A*((-M) - x1)/((1 - A)*((-M*m) - x1)))
-    _to_depth = x0/x2
+    # 23 operations a point
+    x0 = 1 - A
+    x1 = 1/x0
+    x2 = torch.log(n)
+    x3 = A - A*M
+    x4 = M*m
+    x5 = x0*x4
+    x6 = _log_near_one(A*x1*((-M) - x3)/((-x3) - x4), x1*(A + x5)/(A*(x4 + 1 - M) + x5))
+    _to_depth = x2/x6
     return _to_depth.expand(_shape)
 
 
@@ -716,16 +732,20 @@ def gradient_growth(
         A, M, m, chi, n, L,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 39 operations a point
+    # 58 operations a point
     x0 = torch.log1p(-A)
-    x1 = 1/n
-    x2 = A - A*M
-    x3 = M*m
-    x4 = A + x3 - A*M*m
-    x5 = torch.log1p(-M*((-M) - x2)*(m - chi)/((-x2) - x3))
-    x6 = torch.log1p(M*(A*chi + M*chi - A*M*chi - x4)/x4)
-    x7 = torch.exp(L*x5)
-    x8 = torch.exp(L*(x0 + x6))
-    x9 = _times_growth(1 - x1, x8)
-    _to_growth = x1*x7 + x9
+    x1 = 1 - A
+    x2 = 1 - M
+    x3 = 1/n
+    x4 = A - A*M
+    x5 = M*m
+    x6 = x1*x5
+    x7 = A + x5 - A*M*m
+    x8 = A*(M*chi + x2) + x1*(chi*torch.square(M) + x5*(1 - M))
+    x9 = _log_near_one(-M*((-M) - x4)*(m - chi)/((-x4) - x5), x8/(A*(x2 + x5) + x6))
+    x10 = _log_near_one(M*(A*chi + M*chi - A*M*chi - x7)/x7, x8/(A + x6))
+    x11 = torch.exp(L*x9)
+    x12 = torch.exp(L*(x0 + x10))
+    x13 = _times_growth(1 - x3, x12)
+    _to_growth = x11*x3 + x13
     return _to_growth.expand(_shape)

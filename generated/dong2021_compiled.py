@@ -215,7 +215,7 @@ def log_gap(
 
     .. math::
 
-        \mathrm{log\_gap} = 3^{L} \log{\left(\Delta \right)} + \frac{3^{L} \log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2} - \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}
+        \mathrm{log\_gap} = 3^{L} \left(\log{\left(\Delta \right)} + \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}\right) - \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -408,10 +408,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_q2_ = a_sigma_q2[i];
         const double x0_ = f_log(gap_);
         const double x1_ = f_exp(1.0986122886681098*L_);
-        const double x2_ = times_growth(x0_, x1_);
-        const double x3_ = f_log(d_*gain_v_*sigma_k2_*sigma_q2_*(d_ + n_)*(n_ - 1.0)/square(n_));
-        const double x4_ = times_growth(x3_, x1_);
-        const double next_0 = x2_ + 0.5*x4_ - 0.5*x3_;
+        const double x2_ = f_log(d_*gain_v_*sigma_k2_*sigma_q2_*(d_ + n_)*(n_ - 1.0)/square(n_));
+        const double x3_ = 0.5*x2_;
+        const double x4_ = times_growth(x0_ + x3_, x1_);
+        const double next_0 = x4_ - x3_;
         result_0[i] = next_0;
     }
 }

@@ -174,7 +174,7 @@ def log_gap(
 
     .. math::
 
-        \mathrm{log\_gap} = 3^{L} \log{\left(\Delta \right)} + \frac{3^{L} \log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2} - \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}
+        \mathrm{log\_gap} = 3^{L} \left(\log{\left(\Delta \right)} + \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}\right) - \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -216,7 +216,7 @@ def log_gap(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_log_gap = np.empty(_shape)
-    # 19 operations a point
+    # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -230,13 +230,11 @@ def log_gap(
                 x0 = np.log(gap)
             if _changed & 0b1000000:
                 x1 = np.exp(1.0986122886681098*L)
-            if _changed & 0b1100000:
-                x2 = _times_growth(x0, x1)
             if _changed & 0b11111:
-                x3 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
-            if _changed & 0b1011111:
-                x4 = _times_growth(x3, x1)
-            _to_log_gap[_at] = x2 + 0.5*x4 - 0.5*x3
+                x2 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
+                x3 = 0.5*x2
+            x4 = _times_growth(x0 + x3, x1)
+            _to_log_gap[_at] = x4 - x3
 
     _in_parts(_work, workers)
     return _to_log_gap[()]

@@ -80,7 +80,7 @@ def log_gap(
 
     .. math::
 
-        \mathrm{log\_gap} = 3^{L} \log{\left(\Delta \right)} + \frac{3^{L} \log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2} - \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}
+        \mathrm{log\_gap} = 3^{L} \left(\log{\left(\Delta \right)} + \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}\right) - \frac{\log{\left(\frac{d \sigma_v^2 \sigma_k^2 \sigma_q^2 \left(d + n\right) \left(n - 1\right)}{n^{2}} \right)}}{2}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -115,11 +115,11 @@ def log_gap(
         n, d, gain_v, sigma_q2, sigma_k2, gap, L,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 19 operations a point
+    # 17 operations a point
     x0 = torch.log(gap)
     x1 = torch.exp(1.0986122886681098*L)
-    x2 = _times_growth(x0, x1)
-    x3 = torch.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/torch.square(n))
-    x4 = _times_growth(x3, x1)
-    _to_log_gap = x2 + 0.5*x4 - 0.5*x3
+    x2 = torch.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/torch.square(n))
+    x3 = 0.5*x2
+    x4 = _times_growth(x0 + x3, x1)
+    _to_log_gap = x4 - x3
     return _to_log_gap.expand(_shape)

@@ -205,10 +205,10 @@ def critical_strength(
 
     .. math::
 
-        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(\frac{\rho_T \left(1 - \rho\right)}{\rho \left(1 - \rho_T\right)}\right)^{\frac{1}{L}} - 1}}
+        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, rho_T].
         rho_T: largest token correlation wanted after L blocks, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -241,7 +241,7 @@ def critical_strength(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', 0.0, None, False, False, 'a number in [0, rho_T]'),
             ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -249,6 +249,8 @@ def critical_strength(
         (
             rho, rho_T, L, gain_v,
         ) = _checked(_arguments, _domains)
+        with np.errstate(divide="ignore"):
+            _numpy._require(rho <= rho_T, rho, "rho", "a number in [0, rho_T]")
     _results = _run(_compiled, _arguments, 1, workers)
     return _results[0]
 
@@ -263,7 +265,7 @@ def freezing_point(
         \mathrm{beta} = \frac{\sqrt{2}}{\sqrt{1 - \rho}}
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
 
     Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
     broadcast shape and dtype float64 (a numpy float64 for numbers). Ranges are checked as in the numpy module.
@@ -293,7 +295,7 @@ def freezing_point(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         )
         (
             rho,
@@ -366,11 +368,11 @@ def query_gradient_frozen(
 
     .. math::
 
-        F = - \frac{\left(\min\left(1, \frac{\sqrt{2}}{\beta \sqrt{1 - \rho}}\right) - 1\right) \min\left(1, \frac{\sqrt{2}}{\beta \sqrt{1 - \rho}}\right)}{3}
+        F = - \frac{-1 + \frac{1}{\max\left(1, \frac{\sqrt{2} \beta \sqrt{1 - \rho}}{2}\right)}}{3 \max\left(1, \frac{\sqrt{2} \beta \sqrt{1 - \rho}}{2}\right)}
 
     Args:
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
 
     Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
     broadcast shape and dtype float64 (a numpy float64 for numbers). Ranges are checked as in the numpy module.
@@ -401,7 +403,7 @@ def query_gradient_frozen(
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
-            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         )
         (
             beta_a, rho,
@@ -420,7 +422,7 @@ def overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -466,7 +468,7 @@ def overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -640,7 +642,7 @@ def preln_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         q_0: second moment of a coordinate that enters the first block, a number > 0.
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
@@ -687,7 +689,7 @@ def preln_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -714,7 +716,7 @@ def noln_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         q_0: second moment of a coordinate that enters the first block, a number > 0.
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
@@ -760,7 +762,7 @@ def noln_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('q_0', 0.0, None, False, True, 'a number > 0'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -787,7 +789,7 @@ def tanh_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -833,7 +835,7 @@ def tanh_overlap_rem(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+            ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('beta_a', 0.0, None, False, False, 'a number >= 0'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -978,9 +980,6 @@ static inline double square(double x) { return x*x; }
     "maximum": r"""
 static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }
 """,
-    "minimum": r"""
-static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
-""",
     "times_growth": r"""
 static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
@@ -995,9 +994,6 @@ static inline double arc_cosine_1(double gap, double v) {
     "each_atan": r"""
 static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
 """,
-    "each_pow": r"""
-static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
-""",
     "CELLS": r"""
 enum { TERMS = 8, CELLS = 80 };
 typedef double row_of_terms __attribute__((vector_size(8*TERMS), aligned(8), may_alias));
@@ -1005,6 +1001,15 @@ static const double FIRST_NODES[TERMS] = {0x1.f6297cff75cb0p-1, 0x1.a9b66290ea1a
 static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8584caap-1, 0x1.491b7523c161dp-1, 0x1.5e3a8748a0bf5p-2, 0x1.27044533e63a0p-142, -0x1.5e3a8748a0bf5p-2, -0x1.491b7523c161dp-1, -0x1.bb67ae8584caap-1, -0x1.f838b8c811c17p-1};
 static const double FIRST[TERMS][TERMS] = {{-0x1.975f5e0553158p-6, 0x1.561b82ab7f990p-4, -0x1.7f218e25a7461p-3, 0x1.41bfee2424771p-1, 0x1.41bfee2424771p-1, -0x1.7f218e25a7461p-3, 0x1.561b82ab7f990p-4, -0x1.975f5e0553158p-6}, {-0x1.9f5a7a42af70cp-6, 0x1.9b72fb49bd86ap-4, -0x1.58cf11526ee87p-2, 0x1.9c4f05393254ep+1, -0x1.9c4f05393254ep+1, 0x1.58cf11526ee87p-2, -0x1.9b72fb49bd86ap-4, 0x1.9f5a7a42af70cp-6}, {0x1.8a23711a3cc28p-1, -0x1.46a4beb6e5672p+1, 0x1.5857528f6c920p+2, -0x1.cc92c2ae82ed7p+1, -0x1.cc92c2ae82ed7p+1, 0x1.5857528f6c920p+2, -0x1.46a4beb6e5672p+1, 0x1.8a23711a3cc28p-1}, {0x1.91dc2dc185adep-1, -0x1.88d9d09b3d542p+1, 0x1.35e61823516abp+3, -0x1.271a43b33f515p+4, 0x1.271a43b33f515p+4, -0x1.35e61823516abp+3, 0x1.88d9d09b3d542p+1, -0x1.91dc2dc185adep-1}, {-0x1.96c84c6c6602ep+1, 0x1.3583d0e96027bp+3, -0x1.90064a835d16ep+3, 0x1.8069196a2cdfdp+2, 0x1.8069196a2cdfdp+2, -0x1.90064a835d16ep+3, 0x1.3583d0e96027bp+3, -0x1.96c84c6c6602ep+1}, {-0x1.9ec07300a79cap+1, 0x1.74401b0f36033p+3, -0x1.68033a209803ep+4, 0x1.ec9b19b1a454fp+4, -0x1.ec9b19b1a454fp+4, 0x1.68033a209803ep+4, -0x1.74401b0f36033p+3, 0x1.9ec07300a79cap+1}, {0x1.87de2a6aea963p+1, -0x1.d906bcf328d46p+2, 0x1.d906bcf328d46p+2, -0x1.87de2a6aea963p+1, -0x1.87de2a6aea963p+1, 0x1.d906bcf328d46p+2, -0x1.d906bcf328d46p+2, 0x1.87de2a6aea963p+1}, {0x1.8f8b83c69a60bp+1, -0x1.1c73b39ae68c8p+3, 0x1.a9b66290ea1a3p+3, -0x1.f6297cff75cb0p+3, 0x1.f6297cff75cb0p+3, -0x1.a9b66290ea1a3p+3, 0x1.1c73b39ae68c8p+3, -0x1.8f8b83c69a60bp+1}};
 static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
+""",
+    "log_near_one": r"""
+/* log(1 + x), of 1 + x itself where x is near -1. */
+static inline double log_near_one(double x, double whole) {
+    const int far = x < -0.5;
+    const double value = f_log(far ? whole : 1.0 + x);
+    const double grown = 1.0 + x;
+    return far ? value : value + (grown < INFINITY ? (x - (grown - 1.0))/grown : 0.0);
+}
 """,
     "TABLE_LOGISTIC_PAIRS": r"""
 static const double TABLE_LOGISTIC_PAIRS[][3] = {{0x1.7150dc5e21591p-32, 0x1.54dc284911bf1p-2, 0x1.54dc284911bf1p-2}, {0x1.9880fe574cd0ap-25, 0x1.fc80db9dd5542p-2, 0x1.54dc284911bf1p-2}, {0x1.c3d9a22973b09p-20, 0x1.fc80db9dd5542p-2, 0x1.fc80db9dd5542p-2}, {0x1.69740f0dd6fdep-21, 0x1.7b4c869c37c05p-1, 0x1.54dc284911bf1p-2}, {0x1.8fce9d12f8bdcp-15, 0x1.7b4c869c37c05p-1, 0x1.fc80db9dd5542p-2}, {0x1.61c21bad8a55ep-12, 0x1.7b4c869c37c05p-1, 0x1.7b4c869c37c05p-1}, {0x1.ac02e2df2ea0fp-19, 0x1.1aec7b35a00d4p+0, 0x1.54dc284911bf1p-2}, {0x1.d96d6d4a03d31p-13, 0x1.1aec7b35a00d4p+0, 0x1.fc80db9dd5542p-2}, {0x1.a2e63079fd27cp-9, 0x1.1aec7b35a00d4p+0, 0x1.7b4c869c37c05p-1}, {0x1.f008ffe1d3a5ap-8, 0x1.1aec7b35a00d4p+0, 0x1.1aec7b35a00d4p+0}, {0x1.e02410e318bf7p-18, 0x1.a61298e1e069cp+0, 0x1.54dc284911bf1p-2}, {0x1.098b548b8d8a9p-11, 0x1.a61298e1e069cp+0, 0x1.fc80db9dd5542p-2}, {0x1.d5eb42287727ep-8, 0x1.a61298e1e069cp+0, 0x1.7b4c869c37c05p-1}, {0x1.163990aac3397p-5, 0x1.a61298e1e069cp+0, 0x1.1aec7b35a00d4p+0}, {0x1.381c7a8b34b42p-5, 0x1.a61298e1e069cp+0, 0x1.a61298e1e069cp+0}, {0x1.3e91bfe113627p-17, 0x1.3ad44655c78bcp+1, 0x1.54dc284911bf1p-2}, {0x1.605f66047d859p-11, 0x1.3ad44655c78bcp+1, 0x1.fc80db9dd5542p-2}, {0x1.37c985326725bp-7, 0x1.3ad44655c78bcp+1, 0x1.7b4c869c37c05p-1}, {0x1.7133189d5ffd0p-5, 0x1.3ad44655c78bcp+1, 0x1.1aec7b35a00d4p+0}, {0x1.9e2a8e8ba8cbcp-4, 0x1.3ad44655c78bcp+1, 0x1.a61298e1e069cp+0}, {0x1.12cbb4b56ff16p-4, 0x1.3ad44655c78bcp+1, 0x1.3ad44655c78bcp+1}, {0x1.1b8b5bdf969c4p-17, 0x1.d5ab83615f8b3p+1, 0x1.54dc284911bf1p-2}, {0x1.39a196164f496p-11, 0x1.d5ab83615f8b3p+1, 0x1.fc80db9dd5542p-2}, {0x1.158204c30ece8p-7, 0x1.d5ab83615f8b3p+1, 0x1.7b4c869c37c05p-1}, {0x1.489bad0fff4edp-5, 0x1.d5ab83615f8b3p+1, 0x1.1aec7b35a00d4p+0}, {0x1.70a183a7d2a96p-4, 0x1.d5ab83615f8b3p+1, 0x1.a61298e1e069cp+0}, {0x1.e92ab7aa0dec9p-4, 0x1.d5ab83615f8b3p+1, 0x1.3ad44655c78bcp+1}, {0x1.b362b8c7aaecdp-5, 0x1.d5ab83615f8b3p+1, 0x1.d5ab83615f8b3p+1}, {0x1.5c729fb0b7dddp-18, 0x1.5e552770df8a7p+2, 0x1.54dc284911bf1p-2}, {0x1.816be49b84d4fp-12, 0x1.5e552770df8a7p+2, 0x1.fc80db9dd5542p-2}, {0x1.55078e02ab6c7p-8, 0x1.5e552770df8a7p+2, 0x1.7b4c869c37c05p-1}, {0x1.93d39b5b6d665p-6, 0x1.5e552770df8a7p+2, 0x1.1aec7b35a00d4p+0}, {0x1.c502b8587ed54p-5, 0x1.5e552770df8a7p+2, 0x1.a61298e1e069cp+0}, {0x1.2c91928c6fecfp-4, 0x1.5e552770df8a7p+2, 0x1.3ad44655c78bcp+1}, {0x1.0b85d36678d03p-4, 0x1.5e552770df8a7p+2, 0x1.d5ab83615f8b3p+1}, {0x1.48c23fac4c6fcp-6, 0x1.5e552770df8a7p+2, 0x1.5e552770df8a7p+2}, {0x1.0ede3569afb04p-19, 0x1.0551439081d4ep+3, 0x1.54dc284911bf1p-2}, {0x1.2b9c180b36e49p-13, 0x1.0551439081d4ep+3, 0x1.fc80db9dd5542p-2}, {0x1.0919f4a37fbf3p-9, 0x1.0551439081d4ep+3, 0x1.7b4c869c37c05p-1}, {0x1.39eac610e391dp-7, 0x1.0551439081d4ep+3, 0x1.1aec7b35a00d4p+0}, {0x1.60268d95d7f9ap-6, 0x1.0551439081d4ep+3, 0x1.a61298e1e069cp+0}, {0x1.d34c3a8baa75ap-6, 0x1.0551439081d4ep+3, 0x1.3ad44655c78bcp+1}, {0x1.9febc1a38d5c1p-6, 0x1.0551439081d4ep+3, 0x1.d5ab83615f8b3p+1}, {0x1.ff2015891fefep-7, 0x1.0551439081d4ep+3, 0x1.5e552770df8a7p+2}, {0x1.8d5390458a00ap-9, 0x1.0551439081d4ep+3, 0x1.0551439081d4ep+3}, {0x1.b1ee632106b78p-22, 0x1.85d6fd931e0bbp+3, 0x1.54dc284911bf1p-2}, {0x1.dff9bcc410b3fp-16, 0x1.85d6fd931e0bbp+3, 0x1.fc80db9dd5542p-2}, {0x1.a8b16d20bb847p-12, 0x1.85d6fd931e0bbp+3, 0x1.7b4c869c37c05p-1}, {0x1.f6e55bfa7027dp-10, 0x1.85d6fd931e0bbp+3, 0x1.1aec7b35a00d4p+0}, {0x1.1a12b3edd8acep-8, 0x1.85d6fd931e0bbp+3, 0x1.a61298e1e069cp+0}, {0x1.764e5b60729a5p-8, 0x1.85d6fd931e0bbp+3, 0x1.3ad44655c78bcp+1}, {0x1.4d2735ea81d31p-8, 0x1.85d6fd931e0bbp+3, 0x1.d5ab83615f8b3p+1}, {0x1.9969798d2a8bap-9, 0x1.85d6fd931e0bbp+3, 0x1.5e552770df8a7p+2}, {0x1.3e424a53ff3c6p-10, 0x1.85d6fd931e0bbp+3, 0x1.0551439081d4ep+3}, {0x1.fdda02fcd49e8p-14, 0x1.85d6fd931e0bbp+3, 0x1.85d6fd931e0bbp+3}, {0x1.02dd81d0a4931p-25, 0x1.22c94ca7a81fep+4, 0x1.54dc284911bf1p-2}, {0x1.1e555946bbf13p-19, 0x1.22c94ca7a81fep+4, 0x1.fc80db9dd5542p-2}, {0x1.fab557097d251p-16, 0x1.22c94ca7a81fep+4, 0x1.7b4c869c37c05p-1}, {0x1.2c01ba32b4514p-13, 0x1.22c94ca7a81fep+4, 0x1.1aec7b35a00d4p+0}, {0x1.508bca0dd272dp-12, 0x1.22c94ca7a81fep+4, 0x1.a61298e1e069cp+0}, {0x1.be973efd664ecp-12, 0x1.22c94ca7a81fep+4, 0x1.3ad44655c78bcp+1}, {0x1.8d7d9682fd42fp-12, 0x1.22c94ca7a81fep+4, 0x1.d5ab83615f8b3p+1}, {0x1.e879ecfa6ca90p-13, 0x1.22c94ca7a81fep+4, 0x1.5e552770df8a7p+2}, {0x1.7bb85454ddc17p-14, 0x1.22c94ca7a81fep+4, 0x1.0551439081d4ep+3}, {0x1.3027fd84a8c31p-16, 0x1.22c94ca7a81fep+4, 0x1.85d6fd931e0bbp+3}, {0x1.6ae4d209d2b2fp-21, 0x1.22c94ca7a81fep+4, 0x1.22c94ca7a81fep+4}, {0x1.1dd2b57147952p-31, 0x1.b1cd5e7807b7cp+4, 0x1.54dc284911bf1p-2}, {0x1.3c26d5d48904ep-25, 0x1.b1cd5e7807b7cp+4, 0x1.fc80db9dd5542p-2}, {0x1.17bcf306a459ap-21, 0x1.b1cd5e7807b7cp+4, 0x1.7b4c869c37c05p-1}, {0x1.4b3fbcde4a3f7p-19, 0x1.b1cd5e7807b7cp+4, 0x1.1aec7b35a00d4p+0}, {0x1.7397eabb62293p-18, 0x1.b1cd5e7807b7cp+4, 0x1.a61298e1e069cp+0}, {0x1.ed191acb14905p-18, 0x1.b1cd5e7807b7cp+4, 0x1.3ad44655c78bcp+1}, {0x1.b6e276545b180p-18, 0x1.b1cd5e7807b7cp+4, 0x1.d5ab83615f8b3p+1}, {0x1.0dac36aea2cd5p-18, 0x1.b1cd5e7807b7cp+4, 0x1.5e552770df8a7p+2}, {0x1.a343737ca53bfp-20, 0x1.b1cd5e7807b7cp+4, 0x1.0551439081d4ep+3}, {0x1.4fd49f84eb07ep-22, 0x1.b1cd5e7807b7cp+4, 0x1.85d6fd931e0bbp+3}, {0x1.90af5d702065ep-26, 0x1.b1cd5e7807b7cp+4, 0x1.22c94ca7a81fep+4}, {0x1.ba6966baf07aap-33, 0x1.b1cd5e7807b7cp+4, 0x1.b1cd5e7807b7cp+4}};
@@ -1189,7 +1194,7 @@ static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const 
 
 _KERNELS = {
     "critical_strength": (
-        ('each_pow',),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1198,28 +1203,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_L = in[2];
     const double *restrict a_gain_v = in[3];
     double *restrict result_0 = out[0];
-    double a_x0[BLOCK];
-    double a_y0[BLOCK];
-    double a_y1[BLOCK];
-    double a_x1[BLOCK];
     for (long i = 0; i < count; i++) {
         const double L_ = a_L[i];
         const double gain_v_ = a_gain_v[i];
         const double rho_ = a_rho[i];
         const double rho_T_ = a_rho_T[i];
         const double x0_ = sqrt(gain_v_);
-        a_x0[i] = x0_;
-        const double y0_ = rho_T_*(1.0 - rho_)/(rho_*(1.0 - rho_T_));
-        a_y0[i] = y0_;
-        const double y1_ = 1.0/((L_));
-        a_y1[i] = y1_;
-    }
-    each_pow(count, a_y0, a_y1, a_x1);
-    for (long i = 0; i < count; i++) {
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x2_ = sqrt(x1_ - 1.0);
-        const double next_0 = x0_/x2_;
+        const double x1_ = f_log1p((rho_ - rho_T_)/(rho_*(rho_T_ - 1.0)));
+        const double x2_ = f_expm1(x1_/L_);
+        const double x3_ = sqrt(x2_);
+        const double next_0 = x0_/x3_;
         result_0[i] = next_0;
     }
 }
@@ -1242,7 +1235,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "angle_exponent": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'square', 'log_near_one'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1265,15 +1258,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x4_ = square(alpha_mlp_);
         const double x5_ = 2.0*x4_;
         const double x6_ = gain_w_*sigma_b2_;
-        const double x7_ = f_log1p(-(gain_v_*x0_ + gain_v_*x1_ + gain_v_*x5_ + gain_v_*x6_ + gain_w_*x2_ + sigma_b2_*x0_ + x1_*x3_ + x1_*x4_ + 2.0*x2_ + x3_*x6_)/((gain_v_ + sigma_b2_ + x3_)*(x0_ + x1_ + x5_ + x6_)));
-        const double next_0 = x7_;
+        const double x7_ = x0_ + x5_;
+        const double x8_ = 1.0/((gain_v_ + sigma_b2_ + x3_)*(x1_ + x6_ + x7_));
+        const double x9_ = log_near_one(-x8_*(gain_v_*x0_ + gain_v_*x1_ + gain_v_*x5_ + gain_v_*x6_ + gain_w_*x2_ + sigma_b2_*x0_ + x1_*x3_ + x1_*x4_ + 2.0*x2_ + x3_*x6_), x3_*x7_*x8_);
+        const double next_0 = x9_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "query_gradient_frozen": (
-        ('minimum',),
+        ('maximum',),
         r"""
 enum { INPUTS = 2, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1284,7 +1279,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double beta_a_ = a_beta_a[i];
         const double rho_ = a_rho[i];
         const double x0_ = sqrt(1.0 - rho_);
-        const double x1_ = minimum(1.4142135623730951/(beta_a_*x0_), 1.0);
+        const double x1_ = 1.0/((maximum(0.7071067811865476*beta_a_*x0_, 1.0)));
         const double next_0 = -0.3333333333333333*x1_*(x1_ - 1.0);
         result_0[i] = next_0;
     }

@@ -108,6 +108,12 @@ def _times_growth(x, growth):
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
 
 
+def _log_near_one(x, whole):
+    """log(1 + x), of 1 + x itself where x is near -1."""
+    with np.errstate(divide="ignore"):
+        return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))
+
+
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
     t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
@@ -191,44 +197,44 @@ def _arc_cosine_1_whole(y):
 _CELLS = {}
 
 
-def _cells(total, factor, scale, counts):
-    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
-    key, directions = (total, counts), len(counts)
-    if key in _CELLS:
-        return _CELLS[key]
-    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
-    nodes = [np.cos(np.pi*(np.arange(6 + 1 + k) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
-    nodes = np.meshgrid(*nodes, indexing="ij")
-    nodes = [item.reshape(-1) for item in nodes]
-    cells = np.meshgrid(*[np.arange(float(count)) for count in counts], indexing="ij")
+def _cells(total, factor, scale, directions, index):
+    """Coefficients of total/factor by cell, of shape (coefficients, cells); those of the cells in `index` have been made."""
     powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
         (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
     ]
-    design = np.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], axis=1)
-    lengths = [
-        scale*np.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
-        for cell, node in zip(cells, nodes)
-    ]
+    key, count = (total), 160**directions
+    if key not in _CELLS:
+        _CELLS[key] = np.empty((len(powers), count)), np.zeros(count, dtype=bool)
+    table, made = _CELLS[key]
+    if np.all(made[index]):
+        return table
+    cells = np.unique(index)
+    cells = cells[~made[cells]]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [np.cos(np.pi*(np.arange(6 + 1 + k) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = [item.reshape(-1, 1) for item in np.meshgrid(*nodes, indexing="ij")]
+    design = np.concatenate([nodes[0]**j*nodes[-1]**k for j, k in powers], axis=1)
+    corners = (cells,) if directions == 1 else (cells//160, cells % 160)
+    lengths = [scale*np.expm1(0.125*(corner + 0.5 + node)) for corner, node in zip(corners, nodes)]
     at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
-    _CELLS[key] = np.linalg.pinv(design) @ (total(*at)/factor(*at))
-    return _CELLS[key]
+    table[:, cells] = np.linalg.pinv(design) @ (total(*at)/factor(*at))
+    made[cells] = True
+    return _CELLS[key][0]
 
 
 def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
-    places = [np.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
-    tops = [np.fmax.reduce(place, axis=None) for place in places]
-    if max(tops) >= 80:
+    places = [np.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
+    if max([np.fmax.reduce(place, axis=None) for place in places]) >= 160:
         return _beyond_cells(total, factor, scale, places, arguments)
-    counts = tuple([int(top)//16*16 + 16 for top in tops])
-    corners = [np.floor(place) for place in places]
+    corners = [np.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
-    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).astype(np.intp)
-    table = _cells(total, factor, scale, counts)
-    table = iter(table)
+    index = corners[0] if len(places) == 1 else corners[0]*160 + corners[1]
+    index = np.fmin(np.fmax(index, 0), 160**len(places) - 1).astype(np.intp)
+    table = iter(_cells(total, factor, scale, len(places), index))
     value = 0.0
-    for power in [6] if len(counts) == 1 else range(6 + 1):
+    for power in [6] if len(places) == 1 else range(6 + 1):
         inner = np.take(next(table), index, mode="clip")
         for _ in range(power):
             inner *= y
@@ -240,7 +246,7 @@ def _on_cells(total, factor, scale, *arguments):
 def _beyond_cells(total, factor, scale, places, arguments):
     """The same where some lengths have no cells: there by the sum itself."""
     arguments = np.broadcast_arrays(*arguments)
-    far = np.fmax.reduce(np.broadcast_arrays(*places), axis=0) >= 80
+    far = np.fmax.reduce(np.broadcast_arrays(*places), axis=0) >= 160
     if np.all(far):
         return total(*arguments)
     result = np.empty(far.shape)
@@ -934,10 +940,10 @@ def critical_strength(
 
     .. math::
 
-        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(\frac{\rho_T \left(1 - \rho\right)}{\rho \left(1 - \rho_T\right)}\right)^{\frac{1}{L}} - 1}}
+        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, rho_T].
         rho_T: largest token correlation wanted after L blocks, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -968,13 +974,13 @@ def critical_strength(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', 0.0, None, False, False, 'a number in [0, rho_T]'),
         ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_alpha_sa = np.empty(_shape)
-    # 11 operations a point
+    # 10 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -984,12 +990,17 @@ def critical_strength(
             (
                 rho, rho_T, L, gain_v,
             ) = _values
+            if check and _changed & 0b11:
+                with np.errstate(divide="ignore"):
+                    _require(rho <= rho_T, rho, "rho", "a number in [0, rho_T]")
             if _changed & 0b1000:
                 x0 = np.sqrt(gain_v)
+            if _changed & 0b11:
+                x1 = np.log1p((rho - rho_T)/(rho*(rho_T - 1)))
             if _changed & 0b111:
-                x1 = np.power(rho_T*(1 - rho)/(rho*(1 - rho_T)), 1/L)
-                x2 = np.sqrt(x1 - 1)
-            _to_alpha_sa[_at] = x0/x2
+                x2 = np.expm1(x1/L)
+                x3 = np.sqrt(x2)
+            _to_alpha_sa[_at] = x0/x3
 
     _in_parts(_work, workers)
     return _to_alpha_sa[()]
@@ -1005,7 +1016,7 @@ def freezing_point(
         \mathrm{beta} = \frac{\sqrt{2}}{\sqrt{1 - \rho}}
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
 
     Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
     broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
@@ -1033,7 +1044,7 @@ def freezing_point(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
     )
     _to_beta = np.empty(_shape)
     # 3 operations a point
@@ -1102,7 +1113,7 @@ def angle_exponent(
         ('alpha_mlp', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_lyapunov_angle = np.empty(_shape)
-    # 35 operations a point
+    # 38 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1124,8 +1135,11 @@ def angle_exponent(
                 x5 = 2*x4
             if _changed & 0b110:
                 x6 = gain_w*sigma_b2
-            x7 = np.log1p(-(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6)/((gain_v + sigma_b2 + x3)*(x0 + x1 + x5 + x6)))
-            _to_lyapunov_angle[_at] = x7
+            if _changed & 0b10010:
+                x7 = x0 + x5
+            x8 = 1/((gain_v + sigma_b2 + x3)*(x1 + x6 + x7))
+            x9 = _log_near_one(-x8*(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6), x3*x7*x8)
+            _to_lyapunov_angle[_at] = x9
 
     _in_parts(_work, workers)
     return _to_lyapunov_angle[()]
@@ -1138,11 +1152,11 @@ def query_gradient_frozen(
 
     .. math::
 
-        F = - \frac{\left(\min\left(1, \frac{\sqrt{2}}{\beta \sqrt{1 - \rho}}\right) - 1\right) \min\left(1, \frac{\sqrt{2}}{\beta \sqrt{1 - \rho}}\right)}{3}
+        F = - \frac{-1 + \frac{1}{\max\left(1, \frac{\sqrt{2} \beta \sqrt{1 - \rho}}{2}\right)}}{3 \max\left(1, \frac{\sqrt{2} \beta \sqrt{1 - \rho}}{2}\right)}
 
     Args:
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
 
     Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
     broadcast shape and dtype float64 (a numpy float64 for numbers). A value outside its range raises ValueError
@@ -1171,10 +1185,10 @@ def query_gradient_frozen(
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
-        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
     )
     _to_F = np.empty(_shape)
-    # 9 operations a point
+    # 10 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1186,7 +1200,7 @@ def query_gradient_frozen(
             ) = _values
             if _changed & 0b10:
                 x0 = np.sqrt(1 - rho)
-            x1 = np.minimum(1.4142135623730951/(beta_a*x0), 1)
+            x1 = 1/np.maximum(0.7071067811865476*beta_a*x0, 1)
             _to_F[_at] = -0.3333333333333333*x1*(x1 - 1)
 
     _in_parts(_work, workers)
@@ -1203,7 +1217,7 @@ def overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -1247,7 +1261,7 @@ def overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -1746,7 +1760,7 @@ def preln_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         q_0: second moment of a coordinate that enters the first block, a number > 0.
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
@@ -1791,7 +1805,7 @@ def preln_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -1882,7 +1896,7 @@ def noln_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         q_0: second moment of a coordinate that enters the first block, a number > 0.
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
@@ -1926,7 +1940,7 @@ def noln_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('q_0', 0.0, None, False, True, 'a number > 0'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
@@ -2156,7 +2170,7 @@ def tanh_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -2200,7 +2214,7 @@ def tanh_overlap_rem(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', -1.0, 1.0, False, False, 'a number in [-1/(n - 1), 1]'),
+        ('rho', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('beta_a', 0.0, None, False, False, 'a number >= 0'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),

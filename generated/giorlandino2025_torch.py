@@ -7,6 +7,8 @@ import torch
 
 __all__ = ['CentredOverlapExactResult', 'NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapExactResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapExactResult', 'PrelnOverlapRemResult', 'TanhOverlapRemResult', 'angle_exponent', 'centred_overlap_exact', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen', 'tanh_overlap_rem']
 
+_SETTLE_EVERY = 8
+
 
 def _tensors(*values):
     """Tensors of one floating dtype: that of the floating tensors given, float64 where there is none."""
@@ -27,6 +29,12 @@ def _tensors(*values):
 def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+
+
+def _log_near_one(x, whole):
+    """log(1 + x), of 1 + x itself where x is near -1."""
+    far = x < -0.5
+    return torch.where(far, torch.log(torch.where(far, whole, 1 + 0*x)), torch.log1p(torch.where(far, 0*x, x)))
 
 
 def _arc_cosine_1(gap, v):
@@ -58,46 +66,46 @@ def _arc_cosine_1(gap, v):
 _CELLS = {}
 
 
-def _cells(total, factor, scale, counts, like):
-    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
-    key, directions = (total, counts, like.dtype, like.device), len(counts)
-    if key in _CELLS:
-        return _CELLS[key]
-    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
-    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
-    nodes = torch.meshgrid(*nodes, indexing="ij")
-    nodes = [item.reshape(-1) for item in nodes]
-    cells = torch.meshgrid(*[torch.arange(count, dtype=torch.float64, device=like.device) for count in counts], indexing="ij")
+def _cells(total, factor, scale, directions, index, like):
+    """Coefficients of total/factor by cell, of shape (coefficients, cells); those of the cells in `index` have been made."""
     powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
         (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
     ]
-    design = torch.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
-    lengths = [
-        scale*torch.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
-        for cell, node in zip(cells, nodes)
-    ]
+    key, count = (total, like.dtype, like.device), 160**directions
+    if key not in _CELLS:
+        _CELLS[key] = torch.empty((len(powers), count), dtype=like.dtype, device=like.device), torch.zeros(count, dtype=torch.bool, device=like.device)
+    table, made = _CELLS[key]
+    if torch.all(made[index]):
+        return table
+    cells = torch.tensor([int(cell) for cell in torch.unique(index)], device=like.device)
+    cells = cells[~made[cells]]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = [item.reshape(-1, 1) for item in torch.meshgrid(*nodes, indexing="ij")]
+    design = torch.concatenate([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
+    corners = (cells,) if directions == 1 else (cells//160, cells % 160)
+    lengths = [scale*torch.expm1(0.125*(corner + 0.5 + node)) for corner, node in zip(corners, nodes)]
     at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
+    # Not in place, which torch.func.grad would refuse.
     with torch.no_grad():
-        _CELLS[key] = (torch.linalg.pinv(design) @ (total(*at)/factor(*at))).to(like.dtype)
-    return _CELLS[key]
+        fitted = torch.linalg.pinv(design) @ (total(*at)/factor(*at))
+        _CELLS[key] = table.index_copy(1, cells, fitted.to(like.dtype)), made.index_fill(0, cells, True)
+    return _CELLS[key][0]
 
 
 def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
-    places = [torch.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
-    tops = [float(torch.nan_to_num(place.detach()).max()) for place in places]
-    if max(tops) >= 80:
+    places = [torch.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
+    if max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160:
         return _beyond_cells(total, factor, scale, places, arguments)
-    counts = tuple([int(top)//16*16 + 16 for top in tops])
-    corners = [torch.floor(place) for place in places]
+    corners = [torch.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
-    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).detach().long()
-    table = _cells(total, factor, scale, counts, y)
-    index = torch.clamp(index, 0, table.shape[1] - 1)
-    table = iter(table)
+    index = corners[0] if len(places) == 1 else corners[0]*160 + corners[1]
+    index = torch.clamp(index.detach().long(), 0, 160**len(places) - 1)
+    table = iter(_cells(total, factor, scale, len(places), index, y))
     value = 0.0
-    for power in [6] if len(counts) == 1 else range(6 + 1):
+    for power in [6] if len(places) == 1 else range(6 + 1):
         inner = next(table)[index]
         for _ in range(power):
             inner = inner*y + next(table)[index]
@@ -108,7 +116,7 @@ def _on_cells(total, factor, scale, *arguments):
 def _beyond_cells(total, factor, scale, places, arguments):
     """The same where some lengths have no cells: there by the sum itself."""
     arguments = torch.broadcast_tensors(*arguments)
-    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 80
+    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 160
     if torch.all(far):
         return total(*arguments)
     near = _on_cells(total, factor, scale, *(item[~far] for item in arguments))
@@ -1033,10 +1041,10 @@ def critical_strength(
 
     .. math::
 
-        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(\frac{\rho_T \left(1 - \rho\right)}{\rho \left(1 - \rho_T\right)}\right)^{\frac{1}{L}} - 1}}
+        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, rho_T].
         rho_T: largest token correlation wanted after L blocks, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -1069,11 +1077,12 @@ def critical_strength(
         rho, rho_T, L, gain_v,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 11 operations a point
+    # 10 operations a point
     x0 = torch.sqrt(gain_v)
-    x1 = torch.pow(rho_T*(1 - rho)/(rho*(1 - rho_T)), 1/L)
-    x2 = torch.sqrt(x1 - 1)
-    _to_alpha_sa = x0/x2
+    x1 = torch.log1p((rho - rho_T)/(rho*(rho_T - 1)))
+    x2 = torch.expm1(x1/L)
+    x3 = torch.sqrt(x2)
+    _to_alpha_sa = x0/x3
     return _to_alpha_sa.expand(_shape)
 
 
@@ -1087,7 +1096,7 @@ def freezing_point(
         \mathrm{beta} = \frac{\sqrt{2}}{\sqrt{1 - \rho}}
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
 
     Every argument is a number or a tensor; they broadcast against each other and the result has the broadcast shape
     and the dtype of the floating tensors given, float64 where there is none. It is differentiable in every real
@@ -1167,7 +1176,7 @@ def angle_exponent(
         gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 35 operations a point
+    # 38 operations a point
     x0 = torch.square(gain_w)
     x1 = 2*sigma_b2
     x2 = torch.square(sigma_b2)
@@ -1175,8 +1184,10 @@ def angle_exponent(
     x4 = torch.square(alpha_mlp)
     x5 = 2*x4
     x6 = gain_w*sigma_b2
-    x7 = torch.log1p(-(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6)/((gain_v + sigma_b2 + x3)*(x0 + x1 + x5 + x6)))
-    _to_lyapunov_angle = x7
+    x7 = x0 + x5
+    x8 = 1/((gain_v + sigma_b2 + x3)*(x1 + x6 + x7))
+    x9 = _log_near_one(-x8*(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6), x3*x7*x8)
+    _to_lyapunov_angle = x9
     return _to_lyapunov_angle.expand(_shape)
 
 
@@ -1187,11 +1198,11 @@ def query_gradient_frozen(
 
     .. math::
 
-        F = - \frac{\left(\min\left(1, \frac{\sqrt{2}}{\beta \sqrt{1 - \rho}}\right) - 1\right) \min\left(1, \frac{\sqrt{2}}{\beta \sqrt{1 - \rho}}\right)}{3}
+        F = - \frac{-1 + \frac{1}{\max\left(1, \frac{\sqrt{2} \beta \sqrt{1 - \rho}}{2}\right)}}{3 \max\left(1, \frac{\sqrt{2} \beta \sqrt{1 - \rho}}{2}\right)}
 
     Args:
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
 
     Every argument is a number or a tensor; they broadcast against each other and the result has the broadcast shape
     and the dtype of the floating tensors given, float64 where there is none. It is differentiable in every real
@@ -1221,15 +1232,15 @@ def query_gradient_frozen(
         beta_a, rho,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 9 operations a point
+    # 10 operations a point
     x0 = torch.sqrt(1 - rho)
-    x1 = torch.clamp(1.4142135623730951/(beta_a*x0), max=1)
+    x1 = 1/torch.clamp(0.7071067811865476*beta_a*x0, min=1)
     _to_F = -0.3333333333333333*x1*(x1 - 1)
     return _to_F.expand(_shape)
 
 
 def overlap_rem(
-    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: random energy model.
 
@@ -1238,7 +1249,7 @@ def overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -1254,7 +1265,8 @@ def overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1314,6 +1326,10 @@ def overlap_rem(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            gap_X, = _state
+            if (gap_X).max() <= settle:
+                break
     gap_X, = _state
     _to_overlap = 1 - gap_X
     _to_one_minus_overlap = gap_X
@@ -1324,7 +1340,7 @@ def overlap_rem(
 
 
 def overlap_uniform(
-    rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: uniform weights.
 
@@ -1349,7 +1365,8 @@ def overlap_uniform(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1407,6 +1424,10 @@ def overlap_uniform(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            gap_X, = _state
+            if (gap_X).max() <= settle:
+                break
     gap_X, = _state
     _to_overlap = 1 - gap_X
     _to_one_minus_overlap = gap_X
@@ -1417,7 +1438,7 @@ def overlap_uniform(
 
 
 def overlap_annealed(
-    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: annealed weights.
 
@@ -1443,7 +1464,8 @@ def overlap_annealed(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1513,6 +1535,10 @@ def overlap_annealed(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            gap_X, = _state
+            if (gap_X).max() <= settle:
+                break
     gap_X, = _state
     _to_overlap = 1 - gap_X
     _to_one_minus_overlap = gap_X
@@ -1523,7 +1549,7 @@ def overlap_annealed(
 
 
 def overlap_exact(
-    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks, softmax moments closed by: exact softmax.
 
@@ -1549,7 +1575,8 @@ def overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1611,6 +1638,10 @@ def overlap_exact(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            gap_X, = _state
+            if (gap_X).max() <= settle:
+                break
     gap_X, = _state
     _to_overlap = 1 - gap_X
     _to_one_minus_overlap = gap_X
@@ -1621,7 +1652,7 @@ def overlap_exact(
 
 
 def preln_overlap_rem(
-    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model.
 
@@ -1630,7 +1661,7 @@ def preln_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         q_0: second moment of a coordinate that enters the first block, a number > 0.
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
@@ -1647,7 +1678,8 @@ def preln_overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X/q_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         wide norm: the size of a token is its expectation, exact as the width tends to infinity
@@ -1710,6 +1742,10 @@ def preln_overlap_rem(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            q_X, gap_X = _state
+            if (gap_X/q_X).max() <= settle:
+                break
     q_X, gap_X = _state
     x19 = gap_X/q_X
     _to_overlap = 1 - x19
@@ -1723,7 +1759,7 @@ def preln_overlap_rem(
 
 
 def noln_overlap_rem(
-    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model.
 
@@ -1732,7 +1768,7 @@ def noln_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         q_0: second moment of a coordinate that enters the first block, a number > 0.
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
@@ -1749,7 +1785,8 @@ def noln_overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X/q_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1806,6 +1843,10 @@ def noln_overlap_rem(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            q_X, gap_X = _state
+            if (gap_X/q_X).max() <= settle:
+                break
     q_X, gap_X = _state
     x14 = gap_X/q_X
     _to_overlap = 1 - x14
@@ -1819,7 +1860,7 @@ def noln_overlap_rem(
 
 
 def preln_overlap_exact(
-    rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: exact softmax.
 
@@ -1846,7 +1887,8 @@ def preln_overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X/q_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         wide norm: the size of a token is its expectation, exact as the width tends to infinity
@@ -1910,6 +1952,10 @@ def preln_overlap_exact(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            q_X, gap_X = _state
+            if (gap_X/q_X).max() <= settle:
+                break
     q_X, gap_X = _state
     x21 = gap_X/q_X
     _to_overlap = 1 - x21
@@ -1923,7 +1969,7 @@ def preln_overlap_exact(
 
 
 def tanh_overlap_rem(
-    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN tanh blocks, softmax moments closed by: random energy model.
 
@@ -1932,7 +1978,7 @@ def tanh_overlap_rem(
         \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
 
     Args:
-        rho: token correlation p/q, a number in [-1/(n - 1), 1].
+        rho: token correlation p/q, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         beta_a: inverse temperature: scores of unit tokens have variance beta^2 log n, a number >= 0.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -1948,7 +1994,8 @@ def tanh_overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2005,6 +2052,10 @@ def tanh_overlap_rem(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            gap_X, = _state
+            if (gap_X).max() <= settle:
+                break
     gap_X, = _state
     _to_overlap = 1 - gap_X
     _to_one_minus_overlap = gap_X
@@ -2015,7 +2066,7 @@ def tanh_overlap_rem(
 
 
 def centred_overlap_exact(
-    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
+    rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
     r"""Overlap of tokens after L Post-LN ReLU blocks with centred attention, softmax moments closed by: exact softmax.
 
@@ -2041,7 +2092,8 @@ def centred_overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2106,6 +2158,10 @@ def centred_overlap_exact(
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            gap_X, = _state
+            if (gap_X).max() <= settle:
+                break
     gap_X, = _state
     _to_overlap = 1 - gap_X
     _to_one_minus_overlap = gap_X

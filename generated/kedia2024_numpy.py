@@ -403,44 +403,44 @@ _HALF_LINE = (
 _CELLS = {}
 
 
-def _cells(total, factor, scale, counts):
-    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
-    key, directions = (total, counts), len(counts)
-    if key in _CELLS:
-        return _CELLS[key]
-    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
-    nodes = [np.cos(np.pi*(np.arange(6 + 1 + k) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
-    nodes = np.meshgrid(*nodes, indexing="ij")
-    nodes = [item.reshape(-1) for item in nodes]
-    cells = np.meshgrid(*[np.arange(float(count)) for count in counts], indexing="ij")
+def _cells(total, factor, scale, directions, index):
+    """Coefficients of total/factor by cell, of shape (coefficients, cells); those of the cells in `index` have been made."""
     powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
         (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
     ]
-    design = np.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], axis=1)
-    lengths = [
-        scale*np.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
-        for cell, node in zip(cells, nodes)
-    ]
+    key, count = (total), 160**directions
+    if key not in _CELLS:
+        _CELLS[key] = np.empty((len(powers), count)), np.zeros(count, dtype=bool)
+    table, made = _CELLS[key]
+    if np.all(made[index]):
+        return table
+    cells = np.unique(index)
+    cells = cells[~made[cells]]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [np.cos(np.pi*(np.arange(6 + 1 + k) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = [item.reshape(-1, 1) for item in np.meshgrid(*nodes, indexing="ij")]
+    design = np.concatenate([nodes[0]**j*nodes[-1]**k for j, k in powers], axis=1)
+    corners = (cells,) if directions == 1 else (cells//160, cells % 160)
+    lengths = [scale*np.expm1(0.125*(corner + 0.5 + node)) for corner, node in zip(corners, nodes)]
     at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
-    _CELLS[key] = np.linalg.pinv(design) @ (total(*at)/factor(*at))
-    return _CELLS[key]
+    table[:, cells] = np.linalg.pinv(design) @ (total(*at)/factor(*at))
+    made[cells] = True
+    return _CELLS[key][0]
 
 
 def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
-    places = [np.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
-    tops = [np.fmax.reduce(place, axis=None) for place in places]
-    if max(tops) >= 80:
+    places = [np.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
+    if max([np.fmax.reduce(place, axis=None) for place in places]) >= 160:
         return _beyond_cells(total, factor, scale, places, arguments)
-    counts = tuple([int(top)//16*16 + 16 for top in tops])
-    corners = [np.floor(place) for place in places]
+    corners = [np.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
-    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).astype(np.intp)
-    table = _cells(total, factor, scale, counts)
-    table = iter(table)
+    index = corners[0] if len(places) == 1 else corners[0]*160 + corners[1]
+    index = np.fmin(np.fmax(index, 0), 160**len(places) - 1).astype(np.intp)
+    table = iter(_cells(total, factor, scale, len(places), index))
     value = 0.0
-    for power in [6] if len(counts) == 1 else range(6 + 1):
+    for power in [6] if len(places) == 1 else range(6 + 1):
         inner = np.take(next(table), index, mode="clip")
         for _ in range(power):
             inner *= y
@@ -452,7 +452,7 @@ def _on_cells(total, factor, scale, *arguments):
 def _beyond_cells(total, factor, scale, places, arguments):
     """The same where some lengths have no cells: there by the sum itself."""
     arguments = np.broadcast_arrays(*arguments)
-    far = np.fmax.reduce(np.broadcast_arrays(*places), axis=0) >= 80
+    far = np.fmax.reduce(np.broadcast_arrays(*places), axis=0) >= 160
     if np.all(far):
         return total(*arguments)
     result = np.empty(far.shape)

@@ -214,46 +214,46 @@ _HALF_LINE = (
 _CELLS = {}
 
 
-def _cells(total, factor, scale, counts, like):
-    """Coefficients of total/factor, given the counts of cells in each direction, of shape (coefficients, cells)."""
-    key, directions = (total, counts, like.dtype, like.device), len(counts)
-    if key in _CELLS:
-        return _CELLS[key]
-    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
-    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
-    nodes = torch.meshgrid(*nodes, indexing="ij")
-    nodes = [item.reshape(-1) for item in nodes]
-    cells = torch.meshgrid(*[torch.arange(count, dtype=torch.float64, device=like.device) for count in counts], indexing="ij")
+def _cells(total, factor, scale, directions, index, like):
+    """Coefficients of total/factor by cell, of shape (coefficients, cells); those of the cells in `index` have been made."""
     powers = [(0, k) for k in range(6, -1, -1)] if directions == 1 else [
         (j, k) for j in range(6, -1, -1) for k in range(6 - j, -1, -1)
     ]
-    design = torch.stack([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
-    lengths = [
-        scale*torch.expm1(0.25*(cell.reshape(1, -1) + 0.5 + node.reshape(-1, 1)))
-        for cell, node in zip(cells, nodes)
-    ]
+    key, count = (total, like.dtype, like.device), 160**directions
+    if key not in _CELLS:
+        _CELLS[key] = torch.empty((len(powers), count), dtype=like.dtype, device=like.device), torch.zeros(count, dtype=torch.bool, device=like.device)
+    table, made = _CELLS[key]
+    if torch.all(made[index]):
+        return table
+    cells = torch.tensor([int(cell) for cell in torch.unique(index)], device=like.device)
+    cells = cells[~made[cells]]
+    # One node more in the second direction: no node then has equal lengths, where a covariance vanishes.
+    nodes = [torch.cos(torch.pi*(torch.arange(6 + 1 + k, dtype=torch.float64, device=like.device) + 0.5)/(6 + 1 + k))/2 for k in range(directions)]
+    nodes = [item.reshape(-1, 1) for item in torch.meshgrid(*nodes, indexing="ij")]
+    design = torch.concatenate([nodes[0]**j*nodes[-1]**k for j, k in powers], dim=1)
+    corners = (cells,) if directions == 1 else (cells//160, cells % 160)
+    lengths = [scale*torch.expm1(0.125*(corner + 0.5 + node)) for corner, node in zip(corners, nodes)]
     at = (lengths[0]/2,) if directions == 1 else ((lengths[0] + lengths[1])/2, lengths[0])
+    # Not in place, which torch.func.grad would refuse.
     with torch.no_grad():
-        _CELLS[key] = (torch.linalg.pinv(design) @ (total(*at)/factor(*at))).to(like.dtype)
-    return _CELLS[key]
+        fitted = torch.linalg.pinv(design) @ (total(*at)/factor(*at))
+        _CELLS[key] = table.index_copy(1, cells, fitted.to(like.dtype)), made.index_fill(0, cells, True)
+    return _CELLS[key][0]
 
 
 def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
-    places = [torch.log(1 + length*(1/scale))*(1/0.25) for length in lengths]
-    tops = [float(torch.nan_to_num(place.detach()).max()) for place in places]
-    if max(tops) >= 80:
+    places = [torch.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
+    if max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160:
         return _beyond_cells(total, factor, scale, places, arguments)
-    counts = tuple([int(top)//16*16 + 16 for top in tops])
-    corners = [torch.floor(place) for place in places]
+    corners = [torch.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
-    index = (corners[0] if len(counts) == 1 else corners[0]*counts[1] + corners[1]).detach().long()
-    table = _cells(total, factor, scale, counts, y)
-    index = torch.clamp(index, 0, table.shape[1] - 1)
-    table = iter(table)
+    index = corners[0] if len(places) == 1 else corners[0]*160 + corners[1]
+    index = torch.clamp(index.detach().long(), 0, 160**len(places) - 1)
+    table = iter(_cells(total, factor, scale, len(places), index, y))
     value = 0.0
-    for power in [6] if len(counts) == 1 else range(6 + 1):
+    for power in [6] if len(places) == 1 else range(6 + 1):
         inner = next(table)[index]
         for _ in range(power):
             inner = inner*y + next(table)[index]
@@ -264,7 +264,7 @@ def _on_cells(total, factor, scale, *arguments):
 def _beyond_cells(total, factor, scale, places, arguments):
     """The same where some lengths have no cells: there by the sum itself."""
     arguments = torch.broadcast_tensors(*arguments)
-    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 80
+    far = torch.stack(torch.broadcast_tensors(*places)).amax(dim=0) >= 160
     if torch.all(far):
         return total(*arguments)
     near = _on_cells(total, factor, scale, *(item[~far] for item in arguments))

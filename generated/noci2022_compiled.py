@@ -463,7 +463,7 @@ def correlation(
 
     .. math::
 
-        \mathrm{correlation} = \frac{\rho + \left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right) + 1} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right) + 1}
+        \mathrm{correlation} = \frac{\rho + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}}
 
     Args:
         L: depth: number of blocks, an integer >= 1.
@@ -525,7 +525,7 @@ def correlation_limit(
 
     .. math::
 
-        \mathrm{correlation} = \frac{\rho + \left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right) + 1} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right) + 1}
+        \mathrm{correlation} = \frac{\rho + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}}
 
     Args:
         a_1: depth-scaled attention weight: alpha_1^2 = a_1/L, a number >= 0.
@@ -2096,7 +2096,7 @@ def matching_temperature(
 
     .. math::
 
-        \mathrm{tau\_star} = \frac{n \sqrt{\frac{n \rho - \rho + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2} \left(d n - 4 \rho + 4\right)}}}{\sqrt{d + n}}
+        \mathrm{tau\_star} = \frac{n \sqrt{\frac{\rho \left(n - 1\right) + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2} \left(d n - 4 \rho + 4\right)}}}{\sqrt{d + n}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -2160,7 +2160,7 @@ def matching_temperature_eq18(
 
     .. math::
 
-        \mathrm{tau\_star} = \frac{\sqrt{n} \sqrt{\frac{n \rho - \rho + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2}}}}{\sqrt{d} \sqrt{d + n}}
+        \mathrm{tau\_star} = \frac{\sqrt{n} \sqrt{\frac{\rho \left(n - 1\right) + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2}}}}{\sqrt{d} \sqrt{d + n}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -2380,7 +2380,7 @@ def tail_ratio(
 
     .. math::
 
-        \mathrm{ratio} = \left(\frac{\left(\alpha_1^{4} d^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} d \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{2} d \sigma_v^2 + 4 \alpha_1^{2} \sigma_v^2 + 1\right) \left(\alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 4 \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 4 \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)}{\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{2} \left(\alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)^{2}}\right)^{L}
+        \mathrm{ratio} = \left(1 + \frac{2 \left(\alpha_1^{4} \alpha_2^{4} d^{4} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} \alpha_2^{4} d^{3} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{4} d^{3} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} \alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{2} d^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \left(\sigma_v^2\right)^{2} + \alpha_1^{4} d \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{2} \alpha_2^{4} d^{3} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 4 \alpha_1^{2} \alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 4 \alpha_1^{2} \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \sigma_v^2 + 2 \alpha_1^{2} \sigma_v^2 + \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2\right)}{\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{2} \left(\alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)^{2}}\right)^{L}
 
     Args:
         d: width of the residual stream, an integer >= 1.
@@ -2904,6 +2904,9 @@ static inline double square(double x) { return x*x; }
     "step": r"""
 static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x == 0.0 ? 0.5 : x; }
 """,
+    "minimum": r"""
+static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
+""",
     "bounded_exponent": r"""
 static inline double bounded_exponent(double x) { return x > 709.78 ? 709.78 : x; }
 """,
@@ -3087,14 +3090,13 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double n_ = a_n[i];
         const double rho_ = a_rho[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = 1.0 - rho_;
-        const double x1_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
-        const double x2_ = bounded_exponent(L_*x1_);
-        const double x3_ = f_expm1(x2_);
-        const double x4_ = x3_*(1.0 - x0_*(1.0 - 1.0/((n_))));
-        const double x5_ = 1.0/((x4_ + 1.0));
-        const double next_0 = x5_*(rho_ + x4_);
-        const double next_1 = x0_*x5_;
+        const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
+        const double x1_ = bounded_exponent(L_*x0_);
+        const double x2_ = f_expm1(x1_);
+        const double x3_ = x2_*(rho_*(n_ - 1.0) + 1.0)/n_;
+        const double x4_ = 1.0/((x3_ + 1.0));
+        const double next_0 = x4_*(rho_ + x3_);
+        const double next_1 = x4_*(1.0 - rho_);
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -3119,13 +3121,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double n_ = a_n[i];
         const double rho_ = a_rho[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = 1.0 - rho_;
-        const double x1_ = bounded_exponent(a_1_*d_*sigma_v2_);
-        const double x2_ = f_expm1(x1_);
-        const double x3_ = x2_*(1.0 - x0_*(1.0 - 1.0/((n_))));
-        const double x4_ = 1.0/((x3_ + 1.0));
-        const double next_0 = x4_*(rho_ + x3_);
-        const double next_1 = x0_*x4_;
+        const double x0_ = bounded_exponent(a_1_*d_*sigma_v2_);
+        const double x1_ = f_expm1(x0_);
+        const double x2_ = x1_*(rho_*(n_ - 1.0) + 1.0)/n_;
+        const double x3_ = 1.0/((x2_ + 1.0));
+        const double next_0 = x3_*(rho_ + x2_);
+        const double next_1 = x3_*(1.0 - rho_);
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -3174,7 +3175,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "pair_correlation": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'minimum', 'times_growth'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3199,9 +3200,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double n_ = a_n[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
-        const double x1_ = bounded_exponent(L_*x0_);
-        const double x2_ = f_expm1(x1_);
-        const double x3_ = C_*x2_/square(n_);
+        const double x1_ = f_expm1(L_*x0_);
+        const double x2_ = times_growth(C_, x1_);
+        const double x3_ = minimum(x2_/square(n_), 1.7976931348623157e+308);
         const double x4_ = sqrt(K_ii_ + x3_);
         const double x5_ = sqrt(K_jj_ + x3_);
         const double next_0 = (K_ij_ + x3_)/(x4_*x5_);
@@ -3847,9 +3848,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_k2_ = a_sigma_k2[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double sigma_x2_ = a_sigma_x2[i];
-        const double x0_ = sqrt(d_ + n_);
-        const double x1_ = sqrt((n_*rho_ + 1.0 - rho_)/(sigma_k2_*sigma_v2_*(n_ - 1.0)*(d_*n_ + 4.0 - 4.0*rho_)*square(sigma_x2_)*square(rho_ - 1.0)));
-        const double next_0 = n_*x1_/x0_;
+        const double x0_ = n_ - 1.0;
+        const double x1_ = sqrt(d_ + n_);
+        const double x2_ = sqrt((rho_*x0_ + 1.0)/(sigma_k2_*sigma_v2_*x0_*(d_*n_ + 4.0 - 4.0*rho_)*square(sigma_x2_)*square(rho_ - 1.0)));
+        const double next_0 = n_*x2_/x1_;
         result_0[i] = next_0;
     }
 }
@@ -3875,10 +3877,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double sigma_x2_ = a_sigma_x2[i];
         const double x0_ = sqrt(n_);
-        const double x1_ = sqrt(d_);
-        const double x2_ = sqrt(d_ + n_);
-        const double x3_ = sqrt((n_*rho_ + 1.0 - rho_)/(sigma_k2_*sigma_v2_*(n_ - 1.0)*square(sigma_x2_)*square(rho_ - 1.0)));
-        const double next_0 = x0_*x3_/(x1_*x2_);
+        const double x1_ = n_ - 1.0;
+        const double x2_ = sqrt(d_);
+        const double x3_ = sqrt(d_ + n_);
+        const double x4_ = sqrt((rho_*x1_ + 1.0)/(sigma_k2_*sigma_v2_*x1_*square(sigma_x2_)*square(rho_ - 1.0)));
+        const double next_0 = x0_*x4_/(x2_*x3_);
         result_0[i] = next_0;
     }
 }
@@ -4083,23 +4086,28 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = square(d_);
-        const double x1_ = 2.0*d_;
-        const double x2_ = square(alpha_1_);
-        const double x3_ = square(alpha_2_);
-        const double x4_ = d_*d_F_;
-        const double x5_ = sigma_v2_*x2_;
-        const double x6_ = square(sigma_v2_)*square(x2_);
+        const double x1_ = square(alpha_1_);
+        const double x2_ = square(alpha_2_);
+        const double x3_ = d_*d_F_;
+        const double x4_ = sigma_v2_*x1_;
+        const double x5_ = square(sigma_v2_)*square(x1_);
+        const double x6_ = d_*x4_;
         const double x7_ = d_*x5_;
-        const double x8_ = f_log1p(x7_);
-        const double x9_ = x0_*x6_ + x1_*x6_ + 4.0*x5_ + 2.0*x7_;
-        const double x10_ = sigma_down2_*sigma_up2_*x3_;
-        const double x11_ = square(sigma_down2_)*square(sigma_up2_)*square(x3_);
-        const double x12_ = d_F_*x10_;
-        const double x13_ = x11_*square(d_F_);
-        const double x14_ = f_log1p(x10_*x4_);
-        const double x15_ = f_log1p(x9_ + (x9_ + 1.0)*(2.0*d_F_*x0_*x11_ + x0_*x13_ + x1_*x12_ + x1_*x13_ + 4.0*x11_*x4_ + 4.0*x12_));
-        const double x16_ = f_exp(L_*(x15_ - 2.0*x14_ - 2.0*x8_));
-        const double next_0 = x16_;
+        const double x8_ = x0_*x5_;
+        const double x9_ = sigma_down2_*sigma_up2_*x2_;
+        const double x10_ = square(sigma_down2_)*square(sigma_up2_)*square(x2_);
+        const double x11_ = d_F_*x9_;
+        const double x12_ = x10_*square(d_F_);
+        const double x13_ = d_F_*x10_;
+        const double x14_ = 8.0*x11_;
+        const double x15_ = 4.0*x11_;
+        const double x16_ = 4.0*x12_;
+        const double x17_ = 2.0*x12_;
+        const double x18_ = x0_*x13_;
+        const double x19_ = 4.0*x18_;
+        const double x20_ = f_log1p(2.0*(d_*x12_ + x0_*x16_*x4_ + x0_*x17_*x7_ + 2.0*x10_*x3_ + 2.0*x11_ + x13_*x5_*square(x0_) + 8.0*x13_*x6_ + x14_*x4_ + x14_*x6_ + x15_*x7_ + x15_*x8_ + x16_*x6_ + x17_*x8_ + 8.0*x18_*x4_ + 2.0*x18_*x6_ + x18_ + x19_*x5_ + x19_*x7_ + 2.0*x4_ + x7_)/(square(x6_ + 1.0)*square(x3_*x9_ + 1.0)));
+        const double x21_ = f_exp(L_*x20_);
+        const double next_0 = x21_;
         result_0[i] = next_0;
     }
 }

@@ -522,7 +522,7 @@ def correlation(
 
     .. math::
 
-        \mathrm{correlation} = \frac{\rho + \left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right) + 1} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right) + 1}
+        \mathrm{correlation} = \frac{\rho + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}}
 
     Args:
         L: depth: number of blocks, an integer >= 1.
@@ -583,17 +583,15 @@ def correlation(
             if check and _changed & 0b1100 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            if _changed & 0b1000:
-                x0 = 1 - rho
             if _changed & 0b110010:
-                x1 = _log1p(d*sigma_v2*np.square(alpha_1))
+                x0 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b110011:
-                x2 = _bounded_exponent(L*x1)
-                x3 = np.expm1(x2)
-            x4 = x3*(1 - x0*(1 - 1/n))
-            x5 = 1/(x4 + 1)
-            _to_correlation[_at] = x5*(rho + x4)
-            _to_one_minus_correlation[_at] = x0*x5
+                x1 = _bounded_exponent(L*x0)
+                x2 = np.expm1(x1)
+            x3 = x2*(rho*(n - 1) + 1)/n
+            x4 = 1/(x3 + 1)
+            _to_correlation[_at] = x4*(rho + x3)
+            _to_one_minus_correlation[_at] = x4*(1 - rho)
 
     _in_parts(_work, workers)
     return CorrelationResult(
@@ -609,7 +607,7 @@ def correlation_limit(
 
     .. math::
 
-        \mathrm{correlation} = \frac{\rho + \left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right) + 1} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right) + 1}
+        \mathrm{correlation} = \frac{\rho + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}}
 
     Args:
         a_1: depth-scaled attention weight: alpha_1^2 = a_1/L, a number >= 0.
@@ -668,15 +666,13 @@ def correlation_limit(
             if check and _changed & 0b110 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            if _changed & 0b100:
-                x0 = 1 - rho
             if _changed & 0b11001:
-                x1 = _bounded_exponent(a_1*d*sigma_v2)
-                x2 = np.expm1(x1)
-            x3 = x2*(1 - x0*(1 - 1/n))
-            x4 = 1/(x3 + 1)
-            _to_correlation[_at] = x4*(rho + x3)
-            _to_one_minus_correlation[_at] = x0*x4
+                x0 = _bounded_exponent(a_1*d*sigma_v2)
+                x1 = np.expm1(x0)
+            x2 = x1*(rho*(n - 1) + 1)/n
+            x3 = 1/(x2 + 1)
+            _to_correlation[_at] = x3*(rho + x2)
+            _to_one_minus_correlation[_at] = x3*(1 - rho)
 
     _in_parts(_work, workers)
     return CorrelationLimitResult(
@@ -855,10 +851,11 @@ def pair_correlation(
             if _changed & 0b110000010:
                 x0 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b110000011:
-                x1 = _bounded_exponent(L*x0)
-                x2 = np.expm1(x1)
+                x1 = np.expm1(L*x0)
+            if _changed & 0b110001011:
+                x2 = _times_growth(C, x1)
             if _changed & 0b110001111:
-                x3 = C*x2/np.square(n)
+                x3 = np.minimum(x2/np.square(n), 1.7976931348623157e+308)
             if _changed & 0b110101111:
                 x4 = np.sqrt(K_ii + x3)
             if _changed & 0b111001111:
@@ -2550,7 +2547,7 @@ def matching_temperature(
 
     .. math::
 
-        \mathrm{tau\_star} = \frac{n \sqrt{\frac{n \rho - \rho + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2} \left(d n - 4 \rho + 4\right)}}}{\sqrt{d + n}}
+        \mathrm{tau\_star} = \frac{n \sqrt{\frac{\rho \left(n - 1\right) + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2} \left(d n - 4 \rho + 4\right)}}}{\sqrt{d + n}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -2600,7 +2597,7 @@ def matching_temperature(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_tau_star = np.empty(_shape)
-    # 22 operations a point
+    # 21 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2613,10 +2610,12 @@ def matching_temperature(
             if check and _changed & 0b101 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1:
+                x0 = n - 1
             if _changed & 0b11:
-                x0 = np.sqrt(d + n)
-            x1 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
-            _to_tau_star[_at] = n*x1/x0
+                x1 = np.sqrt(d + n)
+            x2 = np.sqrt((rho*x0 + 1)/(sigma_k2*sigma_v2*x0*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
+            _to_tau_star[_at] = n*x2/x1
 
     _in_parts(_work, workers)
     return _to_tau_star[()]
@@ -2629,7 +2628,7 @@ def matching_temperature_eq18(
 
     .. math::
 
-        \mathrm{tau\_star} = \frac{\sqrt{n} \sqrt{\frac{n \rho - \rho + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2}}}}{\sqrt{d} \sqrt{d + n}}
+        \mathrm{tau\_star} = \frac{\sqrt{n} \sqrt{\frac{\rho \left(n - 1\right) + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2}}}}{\sqrt{d} \sqrt{d + n}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -2680,7 +2679,7 @@ def matching_temperature_eq18(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_tau_star = np.empty(_shape)
-    # 20 operations a point
+    # 19 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2695,13 +2694,14 @@ def matching_temperature_eq18(
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
             if _changed & 0b1:
                 x0 = np.sqrt(n)
+                x1 = n - 1
             if _changed & 0b10:
-                x1 = np.sqrt(d)
+                x2 = np.sqrt(d)
             if _changed & 0b11:
-                x2 = np.sqrt(d + n)
+                x3 = np.sqrt(d + n)
             if _changed & 0b111101:
-                x3 = np.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*np.square(sigma_x2)*np.square(rho - 1)))
-            _to_tau_star[_at] = x0*x3/(x1*x2)
+                x4 = np.sqrt((rho*x1 + 1)/(sigma_k2*sigma_v2*x1*np.square(sigma_x2)*np.square(rho - 1)))
+            _to_tau_star[_at] = x0*x4/(x2*x3)
 
     _in_parts(_work, workers)
     return _to_tau_star[()]
@@ -3032,7 +3032,7 @@ def tail_ratio(
 
     .. math::
 
-        \mathrm{ratio} = \left(\frac{\left(\alpha_1^{4} d^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} d \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{2} d \sigma_v^2 + 4 \alpha_1^{2} \sigma_v^2 + 1\right) \left(\alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 4 \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 4 \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)}{\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{2} \left(\alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)^{2}}\right)^{L}
+        \mathrm{ratio} = \left(1 + \frac{2 \left(\alpha_1^{4} \alpha_2^{4} d^{4} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} \alpha_2^{4} d^{3} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{4} d^{3} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} \alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{2} d^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \left(\sigma_v^2\right)^{2} + \alpha_1^{4} d \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{2} \alpha_2^{4} d^{3} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 4 \alpha_1^{2} \alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 4 \alpha_1^{2} \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \sigma_v^2 + 2 \alpha_1^{2} \sigma_v^2 + \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2\right)}{\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{2} \left(\alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)^{2}}\right)^{L}
 
     Args:
         d: width of the residual stream, an integer >= 1.
@@ -3094,7 +3094,7 @@ def tail_ratio(
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_ratio = np.empty(_shape)
-    # 54 operations a point
+    # 97 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3106,32 +3106,37 @@ def tail_ratio(
             ) = _values
             if _changed & 0b1:
                 x0 = np.square(d)
-                x1 = 2*d
             if _changed & 0b1000:
-                x2 = np.square(alpha_1)
+                x1 = np.square(alpha_1)
             if _changed & 0b10000:
-                x3 = np.square(alpha_2)
+                x2 = np.square(alpha_2)
             if _changed & 0b101:
-                x4 = d*d_F
+                x3 = d*d_F
             if _changed & 0b101000:
-                x5 = sigma_v2*x2
-                x6 = np.square(sigma_v2)*np.square(x2)
+                x4 = sigma_v2*x1
+                x5 = np.square(sigma_v2)*np.square(x1)
             if _changed & 0b101001:
+                x6 = d*x4
                 x7 = d*x5
-                x8 = _log1p(x7)
-                x9 = x0*x6 + x1*x6 + 4*x5 + 2*x7
+                x8 = x0*x5
             if _changed & 0b11010000:
-                x10 = sigma_down2*sigma_up2*x3
-                x11 = np.square(sigma_down2)*np.square(sigma_up2)*np.square(x3)
+                x9 = sigma_down2*sigma_up2*x2
+                x10 = np.square(sigma_down2)*np.square(sigma_up2)*np.square(x2)
             if _changed & 0b11010100:
-                x12 = d_F*x10
-                x13 = x11*np.square(d_F)
+                x11 = d_F*x9
+                x12 = x10*np.square(d_F)
+                x13 = d_F*x10
+                x14 = 8*x11
+                x15 = 4*x11
+                x16 = 4*x12
+                x17 = 2*x12
             if _changed & 0b11010101:
-                x14 = _log1p(x10*x4)
+                x18 = x0*x13
+                x19 = 4*x18
             if _changed & 0b11111101:
-                x15 = _log1p(x9 + (x9 + 1)*(2*d_F*x0*x11 + x0*x13 + x1*x12 + x1*x13 + 4*x11*x4 + 4*x12))
-            x16 = np.exp(L*(x15 - 2*x14 - 2*x8))
-            _to_ratio[_at] = x16
+                x20 = _log1p(2*(d*x12 + x0*x16*x4 + x0*x17*x7 + 2*x10*x3 + 2*x11 + x13*x5*np.square(x0) + 8*x13*x6 + x14*x4 + x14*x6 + x15*x7 + x15*x8 + x16*x6 + x17*x8 + 8*x18*x4 + 2*x18*x6 + x18 + x19*x5 + x19*x7 + 2*x4 + x7)/(np.square(x6 + 1)*np.square(x3*x9 + 1)))
+            x21 = np.exp(L*x20)
+            _to_ratio[_at] = x21
 
     _in_parts(_work, workers)
     return _to_ratio[()]

@@ -324,7 +324,7 @@ def correlation(
 
     .. math::
 
-        \mathrm{correlation} = \frac{\rho + \left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right) + 1} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right) + 1}
+        \mathrm{correlation} = \frac{\rho + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{L} - 1\right)}{n}}
 
     Args:
         L: depth: number of blocks, an integer >= 1.
@@ -364,14 +364,13 @@ def correlation(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 18 operations a point
-    x0 = 1 - rho
-    x1 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
-    x2 = _bounded_exponent(L*x1)
-    x3 = torch.expm1(x2)
-    x4 = x3*(1 - x0*(1 - 1/n))
-    x5 = 1/(x4 + 1)
-    _to_correlation = x5*(rho + x4)
-    _to_one_minus_correlation = x0*x5
+    x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
+    x1 = _bounded_exponent(L*x0)
+    x2 = torch.expm1(x1)
+    x3 = x2*(rho*(n - 1) + 1)/n
+    x4 = 1/(x3 + 1)
+    _to_correlation = x4*(rho + x3)
+    _to_one_minus_correlation = x4*(1 - rho)
     return CorrelationResult(
         _to_correlation.expand(_shape),
         _to_one_minus_correlation.expand(_shape),
@@ -385,7 +384,7 @@ def correlation_limit(
 
     .. math::
 
-        \mathrm{correlation} = \frac{\rho + \left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right) + 1} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{\left(- \left(1 - \frac{1}{n}\right) \left(1 - \rho\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right) + 1}
+        \mathrm{correlation} = \frac{\rho + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}} \\ \mathrm{one\_minus\_correlation} = \frac{1 - \rho}{1 + \frac{\left(\rho \left(n - 1\right) + 1\right) \left(e^{\tilde{\alpha}_1 d \sigma_v^2} - 1\right)}{n}}
 
     Args:
         a_1: depth-scaled attention weight: alpha_1^2 = a_1/L, a number >= 0.
@@ -424,13 +423,12 @@ def correlation_limit(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 15 operations a point
-    x0 = 1 - rho
-    x1 = _bounded_exponent(a_1*d*sigma_v2)
-    x2 = torch.expm1(x1)
-    x3 = x2*(1 - x0*(1 - 1/n))
-    x4 = 1/(x3 + 1)
-    _to_correlation = x4*(rho + x3)
-    _to_one_minus_correlation = x0*x4
+    x0 = _bounded_exponent(a_1*d*sigma_v2)
+    x1 = torch.expm1(x0)
+    x2 = x1*(rho*(n - 1) + 1)/n
+    x3 = 1/(x2 + 1)
+    _to_correlation = x3*(rho + x2)
+    _to_one_minus_correlation = x3*(1 - rho)
     return CorrelationLimitResult(
         _to_correlation.expand(_shape),
         _to_one_minus_correlation.expand(_shape),
@@ -553,9 +551,9 @@ def pair_correlation(
     _shape = torch.broadcast_shapes(*_shapes)
     # 17 operations a point
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
-    x1 = _bounded_exponent(L*x0)
-    x2 = torch.expm1(x1)
-    x3 = C*x2/torch.square(n)
+    x1 = torch.expm1(L*x0)
+    x2 = _times_growth(C, x1)
+    x3 = torch.clamp(x2/torch.square(n), max=1.7976931348623157e+308)
     x4 = torch.sqrt(K_ii + x3)
     x5 = torch.sqrt(K_jj + x3)
     _to_pair_correlation = (K_ij + x3)/(x4*x5)
@@ -1701,7 +1699,7 @@ def matching_temperature(
 
     .. math::
 
-        \mathrm{tau\_star} = \frac{n \sqrt{\frac{n \rho - \rho + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2} \left(d n - 4 \rho + 4\right)}}}{\sqrt{d + n}}
+        \mathrm{tau\_star} = \frac{n \sqrt{\frac{\rho \left(n - 1\right) + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2} \left(d n - 4 \rho + 4\right)}}}{\sqrt{d + n}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -1741,10 +1739,11 @@ def matching_temperature(
         n, d, rho, sigma_v2, sigma_k2, sigma_x2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 22 operations a point
-    x0 = torch.sqrt(d + n)
-    x1 = torch.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(rho - 1)))
-    _to_tau_star = n*x1/x0
+    # 21 operations a point
+    x0 = n - 1
+    x1 = torch.sqrt(d + n)
+    x2 = torch.sqrt((rho*x0 + 1)/(sigma_k2*sigma_v2*x0*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(rho - 1)))
+    _to_tau_star = n*x2/x1
     return _to_tau_star.expand(_shape)
 
 
@@ -1755,7 +1754,7 @@ def matching_temperature_eq18(
 
     .. math::
 
-        \mathrm{tau\_star} = \frac{\sqrt{n} \sqrt{\frac{n \rho - \rho + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2}}}}{\sqrt{d} \sqrt{d + n}}
+        \mathrm{tau\_star} = \frac{\sqrt{n} \sqrt{\frac{\rho \left(n - 1\right) + 1}{\sigma_k^2 \sigma_v^2 \left(\sigma_x^2\right)^{2} \left(n - 1\right) \left(\rho - 1\right)^{2}}}}{\sqrt{d} \sqrt{d + n}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -1796,12 +1795,13 @@ def matching_temperature_eq18(
         n, d, rho, sigma_v2, sigma_k2, sigma_x2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 20 operations a point
+    # 19 operations a point
     x0 = torch.sqrt(n)
-    x1 = torch.sqrt(d)
-    x2 = torch.sqrt(d + n)
-    x3 = torch.sqrt((n*rho + 1 - rho)/(sigma_k2*sigma_v2*(n - 1)*torch.square(sigma_x2)*torch.square(rho - 1)))
-    _to_tau_star = x0*x3/(x1*x2)
+    x1 = n - 1
+    x2 = torch.sqrt(d)
+    x3 = torch.sqrt(d + n)
+    x4 = torch.sqrt((rho*x1 + 1)/(sigma_k2*sigma_v2*x1*torch.square(sigma_x2)*torch.square(rho - 1)))
+    _to_tau_star = x0*x4/(x2*x3)
     return _to_tau_star.expand(_shape)
 
 
@@ -2042,7 +2042,7 @@ def tail_ratio(
 
     .. math::
 
-        \mathrm{ratio} = \left(\frac{\left(\alpha_1^{4} d^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} d \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{2} d \sigma_v^2 + 4 \alpha_1^{2} \sigma_v^2 + 1\right) \left(\alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 4 \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 4 \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)}{\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{2} \left(\alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)^{2}}\right)^{L}
+        \mathrm{ratio} = \left(1 + \frac{2 \left(\alpha_1^{4} \alpha_2^{4} d^{4} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} \alpha_2^{4} d^{3} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{4} d^{3} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{4} \alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{2} d^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \left(\sigma_v^2\right)^{2} + 4 \alpha_1^{4} \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \left(\sigma_v^2\right)^{2} + \alpha_1^{4} d \left(\sigma_v^2\right)^{2} + 2 \alpha_1^{2} \alpha_2^{4} d^{3} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 4 \alpha_1^{2} \alpha_2^{4} d^{2} d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 4 \alpha_1^{2} \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \sigma_v^2 + 8 \alpha_1^{2} \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2 \sigma_v^2 + 2 \alpha_1^{2} \sigma_v^2 + \alpha_2^{4} d^{2} d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + \alpha_2^{4} d d_F^{2} \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{4} d d_F \left(\sigma_{F_2}^2\right)^{2} \left(\sigma_{F_1}^2\right)^{2} + 2 \alpha_2^{2} d_F \sigma_{F_2}^2 \sigma_{F_1}^2\right)}{\left(\alpha_1^{2} d \sigma_v^2 + 1\right)^{2} \left(\alpha_2^{2} d d_F \sigma_{F_2}^2 \sigma_{F_1}^2 + 1\right)^{2}}\right)^{L}
 
     Args:
         d: width of the residual stream, an integer >= 1.
@@ -2089,25 +2089,30 @@ def tail_ratio(
         d, L, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 54 operations a point
+    # 97 operations a point
     x0 = torch.square(d)
-    x1 = 2*d
-    x2 = torch.square(alpha_1)
-    x3 = torch.square(alpha_2)
-    x4 = d*d_F
-    x5 = sigma_v2*x2
-    x6 = torch.square(sigma_v2)*torch.square(x2)
+    x1 = torch.square(alpha_1)
+    x2 = torch.square(alpha_2)
+    x3 = d*d_F
+    x4 = sigma_v2*x1
+    x5 = torch.square(sigma_v2)*torch.square(x1)
+    x6 = d*x4
     x7 = d*x5
-    x8 = torch.log1p(x7)
-    x9 = x0*x6 + x1*x6 + 4*x5 + 2*x7
-    x10 = sigma_down2*sigma_up2*x3
-    x11 = torch.square(sigma_down2)*torch.square(sigma_up2)*torch.square(x3)
-    x12 = d_F*x10
-    x13 = x11*torch.square(d_F)
-    x14 = torch.log1p(x10*x4)
-    x15 = torch.log1p(x9 + (x9 + 1)*(2*d_F*x0*x11 + x0*x13 + x1*x12 + x1*x13 + 4*x11*x4 + 4*x12))
-    x16 = torch.exp(L*(x15 - 2*x14 - 2*x8))
-    _to_ratio = x16
+    x8 = x0*x5
+    x9 = sigma_down2*sigma_up2*x2
+    x10 = torch.square(sigma_down2)*torch.square(sigma_up2)*torch.square(x2)
+    x11 = d_F*x9
+    x12 = x10*torch.square(d_F)
+    x13 = d_F*x10
+    x14 = 8*x11
+    x15 = 4*x11
+    x16 = 4*x12
+    x17 = 2*x12
+    x18 = x0*x13
+    x19 = 4*x18
+    x20 = torch.log1p(2*(d*x12 + x0*x16*x4 + x0*x17*x7 + 2*x10*x3 + 2*x11 + x13*x5*torch.square(x0) + 8*x13*x6 + x14*x4 + x14*x6 + x15*x7 + x15*x8 + x16*x6 + x17*x8 + 8*x18*x4 + 2*x18*x6 + x18 + x19*x5 + x19*x7 + 2*x4 + x7)/(torch.square(x6 + 1)*torch.square(x3*x9 + 1)))
+    x21 = torch.exp(L*x20)
+    _to_ratio = x21
     return _to_ratio.expand(_shape)
 
 

@@ -9,10 +9,12 @@ code can do better than that. Overflow to infinity of the right sign is right.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,13 @@ import sympy as sp
 from symprop import bundled
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, Parameter, evaluate
-from symprop.core.errors import InputError
+from symprop.core.errors import InputError, RefusedError
 
 TOLERANCE = 1e-11
 ROUNDINGS = 8
 """Roundings of all arguments that an error may amount to."""
 DIGITS = 20
+_BLOCK = 256
 _SIZES = (0.0, 1e-12, 1e-6, 1.0, 1e6, 1e12)
 _COUNTS = (1, 2, 3, 4, 7, 64, 129, 1000, 10**6, 10**9)
 _LAYERS = (1, 2, 3, 10, 40)
@@ -97,32 +100,69 @@ def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, sp.Expr], rng: np.ran
 
 
 def measure(
-    spec: FunctionSpec, name: str, backend: str = "numpy", points: int = 100, seconds: float = math.inf, seed: int = 0
-) -> WorstError:
-    """Compare a generated function with the exact values at edge points, until one of the limits is reached."""
-    function, start = load(spec, backend), time.monotonic()
-    worst, output, where, compared, undefined = 0.0, "", {}, 0, 0
-    for point in edge_points(spec, seed):
-        if compared + undefined >= points or time.monotonic() - start > seconds:
-            break
-        with np.errstate(all="ignore"):
-            values = function(**point)
-        found = [float(value) for value in (values if len(spec.outputs) > 1 else (values,))]
-        try:
-            exact = evaluate(spec, point, DIGITS)
-        except InputError:
-            undefined += 1
-            if all(map(math.isfinite, found)) and worst < math.inf:
-                worst, output, where = math.inf, "a value where there is none", point
-            continue
-        compared += 1
-        for value, (key, want) in zip(found, exact.items(), strict=True):
+    spec: FunctionSpec, name: str, backends: Sequence[str] = ("numpy",), points: int = 100, seconds: float = math.inf,
+    seed: int = 0,
+) -> tuple[WorstError, ...]:
+    """Compare generated functions with the exact values at edge points, until one of the limits is reached.
+
+    The backends get the same points, as arrays. What has no kernel is not measured compiled: its module takes it from numpy.
+    """
+    functions, start = {}, time.monotonic()
+    for backend in backends:
+        with contextlib.suppress(RefusedError):
+            functions[backend] = load(spec, backend)
+    found = [_Worst() for _ in functions]
+    compared = undefined = 0
+    drawn = edge_points(spec, seed)
+    while compared + undefined < points and time.monotonic() - start < seconds:
+        block = list(islice(drawn, min(_BLOCK, points - compared - undefined)))
+        values = [_at_points(spec, function, block) for function in functions.values()]
+        for index, point in enumerate(block):
+            if time.monotonic() - start > seconds:
+                break
+            try:
+                exact = evaluate(spec, point, DIGITS)
+            except InputError:
+                exact = {}
+            compared, undefined = compared + bool(exact), undefined + (not exact)
+            for worst, outputs in zip(found, values, strict=True):
+                worst.see(spec, point, [float(output[index]) for output in outputs], exact)
+    return tuple(
+        WorstError(f"{name}:{spec.name}", backend, compared, undefined, worst.error, worst.output, worst.point)
+        for backend, worst in zip(functions, found, strict=True)
+    )
+
+
+def _at_points(spec: FunctionSpec, function: Callable[..., Any], block: Sequence[Mapping[str, float | int]]) -> list[Any]:
+    """The outputs of a generated function, each an array over the points."""
+    columns = {parameter.name: np.array([point[parameter.name] for point in block]) for parameter in spec.signature}
+    with np.errstate(all="ignore"):
+        values = function(**columns)
+    return [np.broadcast_to(np.asarray(item), len(block)) for item in (values if len(spec.outputs) > 1 else (values,))]
+
+
+@dataclass
+class _Worst:
+    """The largest counted error of one backend so far."""
+
+    error: float = 0.0
+    output: str = ""
+    point: Mapping[str, float] = field(default_factory=dict)
+
+    def see(
+        self, spec: FunctionSpec, point: Mapping[str, float | int], values: Sequence[float], exact: Mapping[str, sp.Float]
+    ) -> None:
+        """Count the errors at a point; ``exact`` is empty where the formula has no value, and the code may give none."""
+        if not exact:
+            if all(map(math.isfinite, values)) and self.error < math.inf:
+                self.error, self.output, self.point = math.inf, "a value where there is none", point
+            return
+        for value, (key, want) in zip(values, exact.items(), strict=True):
             error = _relative(value, want)
-            if error > max(worst, TOLERANCE):
+            if error > max(self.error, TOLERANCE):
                 allowed = ROUNDINGS * _conditioned(spec, point, key, want)
                 if not abs(value - float(want)) <= allowed:
-                    worst, output, where = error, key, point
-    return WorstError(f"{name}:{spec.name}", backend, compared, undefined, worst, output, where)
+                    self.error, self.output, self.point = error, key, point
 
 
 def _relative(value: float, want: sp.Float) -> float:
@@ -142,7 +182,7 @@ def _conditioned(spec: FunctionSpec, point: Mapping[str, float | int], key: str,
             continue
         moves = []
         for end in (-math.inf, math.inf):
-            moved = {**point, parameter.name: math.nextafter(given, end)}
+            moved = {**point, parameter.name: _neighbour(parameter, point, end)}
             try:
                 moves.append(abs(float(evaluate(spec, moved, DIGITS)[key] - want)))
             except InputError:
@@ -151,11 +191,22 @@ def _conditioned(spec: FunctionSpec, point: Mapping[str, float | int], key: str,
     return total
 
 
+def _neighbour(parameter: Parameter, point: Mapping[str, Any], end: float) -> Any:
+    """The next double towards an end, or the exact bound that a double at the end of its range stands for."""
+    given, domain = point[parameter.name], parameter.domain
+    moved = math.nextafter(given, end)
+    bound = domain.lower if end < 0 else domain.upper
+    if bound is None:
+        return moved
+    exact = bound.xreplace({symbol: sp.sympify(point[symbol.name]) for symbol in bound.free_symbols})
+    return exact if exact.is_finite and exact.is_Rational and float(exact) == given else moved
+
+
 def main(arguments: list[str] | None = None, show: Callable[[str], None] = print) -> int:
     """Print a line for each evaluator; 1 where an error counts."""
     parser = argparse.ArgumentParser(prog="python -m symprop.accuracy", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="derivations (default: all)")
-    parser.add_argument("--backend", choices=bundled.BACKENDS, default="numpy")
+    parser.add_argument("--backend", choices=bundled.BACKENDS, action="append", help="may be repeated (default: all)")
     parser.add_argument("--points", type=int, default=100, help="points for each evaluator (default 100)")
     parser.add_argument("--seconds", type=float, default=20.0, help="longest time for one evaluator (default 20)")
     parser.add_argument("--seed", type=int, default=0)
@@ -163,11 +214,12 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
     counted = 0
     for name in options.names or bundled.names():
         for spec in bundled.derivation(name).evaluators:
-            found = measure(spec, name, options.backend, options.points, options.seconds, options.seed)
-            counted += found.worst > 0
-            show(f"{found.evaluator:44}{found.points:6} points {found.worst:9.1e}  {found.output}")
-            if found.worst > 0:
-                show("    " + " ".join(f"{key}={value!r}" for key, value in found.point.items()))
+            backends = options.backend or bundled.BACKENDS
+            for found in measure(spec, name, backends, options.points, options.seconds, options.seed):
+                counted += found.worst > 0
+                show(f"{found.evaluator:44}{found.backend:9}{found.points:7} points {found.worst:8.1e}  {found.output}")
+                if found.worst > 0:
+                    show("    " + " ".join(f"{key}={value!r}" for key, value in found.point.items()))
     return int(counted > 0)
 
 

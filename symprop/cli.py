@@ -369,6 +369,11 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    from symprop.architectures.entries import read
+
+    if options.target is not None:
+        # What describes no model is refused before SymPy is imported.
+        read(options.target)
     from symprop import auditing
     from symprop.architectures.audit import audit
     from symprop.architectures.checkpoint import checkpoint_files
@@ -388,6 +393,7 @@ def _audit(options: argparse.Namespace) -> int:
     model = auditing.overridden(load(options.target), depth=options.depth, width=options.width, init=options.init)
     if options.latex:
         print(auditing.formulas(model), end="")
+    if options.latex and not (options.plot or options.html or options.appendix):
         return 0
     words = auditing.words_of(options.words, options.seq_len, model.vocabulary, options.seed)
     with _progress(options) as progress:
@@ -398,7 +404,8 @@ def _audit(options: argparse.Namespace) -> int:
         _write(options.plot, auditing.plot(found), "plot")
     if options.html is not None or options.appendix is not None:
         _audit_report(options, found)
-    _printed(auditing.data(found) if options.json else auditing.text(found))
+    if not options.latex:
+        _printed(auditing.data(found) if options.json else auditing.text(found))
     return 0
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -33,11 +34,16 @@ VALID_LOGITS, USABLE_LOGITS = 0.5, 1.6
 its forward moments still are."""
 COMPARED_TOKENS = 32
 """Tokens on which the two states are compared where (q, gap) was asked for and does not suffice."""
-RANGE = 1e4
+RANGE = 1e8
 """A repair is sought between 1/RANGE and RANGE times the present scale."""
 UNRESOLVED = 1e-12
 """1 - cosine below which the Gram matrix holds rounding errors alone."""
-REACHED, ATTEMPTS, STEPS = 0.01, 6, 60
+REPAIR_ENTRIES, REPAIR_TOKENS = 2 * 10**6, 16
+"""Entries of the Gram matrices of all layers on which a repair is solved, those of the first tokens where there are more, but
+at least of so many tokens."""
+TURNED = 16
+"""Rotary positions take the time of so many layers without."""
+REACHED, ATTEMPTS, STEPS = 0.01, 8, 60
 """A repair is solved until a new audit is this close to what it promises, in the logarithm, or given up after so many of
 them; STEPS bounds the search between two."""
 FAR = 1e6
@@ -71,7 +77,8 @@ class LayerRow:
 class Repair:
     """A change that brings a quantity to a wanted value; ``factor`` multiplies ``target``, None where none does.
 
-    ``before`` and ``after`` are the quantity in the audit and in one of the repaired model, on the same tokens.
+    ``before`` and ``after`` are the quantity in an audit of the model and in one of the repaired model, on the first
+    ``tokens`` tokens.
     """
 
     problem: str
@@ -80,6 +87,7 @@ class Repair:
     before: float
     after: float | None
     sentence: str
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def audit(
     cotangent = "unit cotangents at the output" if architecture.head is None else "cross-entropy"
     verdict, repairs = _verdict(subject, found.rows, found.state, growth), []
     if found.error < UNRELIABLE:
-        repairs = _repairs(subject, found.rows, found.state, growth, cosine)
+        repairs = _repairs(subject, found, growth, cosine)
     else:
         verdict.insert(0, f"Do not rely on these numbers: {found.reason.partition('; ')[2]}. No repair is solved for in this"
                           " state; the gram state has them.")  # fmt: skip
@@ -152,6 +160,7 @@ class _Subject:
     architecture: Architecture
     words: Words
     padding: int
+    whole: bool = True
 
     @property
     def count(self) -> int:
@@ -163,18 +172,26 @@ class _Subject:
         """The same model on exchangeable tokens, without what reads an encoder."""
         return ExchangeableModel(self.architecture.replace(cross=False), self.count)
 
-    @cached_property
-    def tame(self) -> ExchangeableModel:
-        """The same with logits as small as its theory allows, which gradients depend on like those of a real softmax."""
-        deviation = max(self.fast.run().score_variance) ** 0.5
-        if deviation <= VALID_LOGITS:
-            return self.fast
-        return ExchangeableModel(self._scaled_logits(self.fast.architecture, (VALID_LOGITS / deviation) ** 0.5), self.count)
+    def first(self, count: int) -> _Subject:
+        """The same architecture on the first tokens."""
+        return self if count >= self.count else _Subject(self.architecture, self.words[:count], 0, whole=False)
 
-    @staticmethod
-    def _scaled_logits(model: Architecture, factor: float) -> Architecture:
-        square = sp.Float(factor, 17) ** 2
-        return model.replace(query=model.query * square, key=model.key * square)
+    def part(self, state: str) -> _Subject:
+        """As many of its tokens as repairs are solved on; all of them where they cost nothing."""
+        if state == "exchangeable":
+            return self
+        layers = self.architecture.layers * (TURNED if self.architecture.positions == "rotary" else 1)
+        return self.first(max(REPAIR_TOKENS, math.isqrt(REPAIR_ENTRIES // layers)))
+
+    def quick(self, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> tuple[LayerRow, ...]:
+        """The layers on (q, gap), with logits as small as its theory allows: gradients then depend on the factors like those
+        of a real softmax."""
+        return _exchangeable_rows(self.fast, branch_factor, embedding_factor, self._tame)
+
+    @cached_property
+    def _tame(self) -> float:
+        deviation = max(self.fast.run().score_variance) ** 0.5
+        return min(VALID_LOGITS / deviation, 1.0) if deviation > 0 else 1.0
 
     def rows(self, state: str, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> tuple[LayerRow, ...]:
         """The layers in a state, with scaled residual branches and embeddings."""
@@ -190,9 +207,10 @@ class _Subject:
 
     def logits(self, state: str, factor: float) -> float:
         """The largest deviation of logits, query and key std multiplied by a factor."""
-        changed = self._scaled_logits(self.architecture, factor)
         if state == "exchangeable":
-            return _logits(_exchangeable_rows(ExchangeableModel(changed, self.count)))
+            return _logits(_exchangeable_rows(self.fast, logit_factor=factor**2))
+        model, square = self.architecture, sp.Float(factor, 17) ** 2
+        changed = model.replace(query=model.query * square, key=model.key * square)
         return max(logit_deviations(changed, self.words, self.visible, self.padding))
 
     @cached_property
@@ -238,8 +256,7 @@ def _chosen(subject: _Subject, state: str) -> _Found:
 
 def _cost(subject: _Subject) -> tuple[str, float]:
     """What (q, gap) misses of the Gram matrix, measured on fewer tokens, and the largest error of a moment."""
-    count = min(subject.count, COMPARED_TOKENS)
-    part = _Subject(subject.architecture, subject.words[:count], 0)
+    part = subject.first(COMPARED_TOKENS)
     pairs = list(zip(part.rows("exchangeable"), part.rows("gram"), strict=True))
 
     def furthest(of: Callable[[LayerRow], float]) -> float:
@@ -252,7 +269,7 @@ def _cost(subject: _Subject) -> tuple[str, float]:
     apart = max(abs(fast.cosine - full.cosine) for fast, full in pairs)
     size, gradient = furthest(lambda row: row.q), furthest(lambda row: row.gradient)
     said = (
-        f"on {count} tokens the Gram matrix differs by up to {size:.2g} in E x^2 (relative), {apart:.2g} in the cosine,"
+        f"on {part.count} tokens the Gram matrix differs by up to {size:.2g} in E x^2 (relative), {apart:.2g} in the cosine,"
         f" {gradient:.2g} in E g^2 and {weights:.2g} in a weight gradient"
     )
     return said, max(size, apart, gradient)
@@ -289,9 +306,9 @@ def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tu
 
 
 def _exchangeable_rows(
-    model: ExchangeableModel, branch_factor: float = 1.0, embedding_factor: float = 1.0
+    model: ExchangeableModel, branch_factor: float = 1.0, embedding_factor: float = 1.0, logit_factor: float = 1.0
 ) -> tuple[LayerRow, ...]:
-    found, architecture = model.run(branch_factor, embedding_factor), model.architecture
+    found, architecture = model.run(branch_factor, embedding_factor, logit_factor), model.architecture
     share = 0.0 if normalised_stream(architecture) else 1.0
     rows = []
     for layer, (stream, above) in enumerate(zip(found.streams, found.gradients, strict=True)):
@@ -432,29 +449,29 @@ def _alignment(cosine: float) -> float:
     return -math.log(1 - cosine)
 
 
-def _repairs(
-    subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: float, cosine: float
-) -> list[Repair]:
-    found = []
-    ratio = gradient_growth(rows)
+def _repairs(subject: _Subject, found: _Found, growth: float, cosine: float) -> list[Repair]:
+    part = subject.part(found.state)
+    rows = found.rows if part is subject else part.rows(found.state)
+    repairs = []
+    ratio = gradient_growth(found.rows)
     if not (math.isnan(ratio) or 1 / growth <= ratio <= growth):
         # Just inside the allowed range, so that a new audit finds it there.
         wanted = growth * math.exp(-REACHED)
         problem = _Problem(
             "gradient growth", "the gradient's growth", wanted if ratio > 1 else 1 / wanted, gradient_growth
         )
-        found.append(_branch_repair(subject, problem, rows, state))
-        if _first_share(rows) > FIRST_SHARE and _embedding_scales(subject.architecture):
-            repair = _embedding_repair(subject, replace(problem, name="gradient growth in layer 0"), rows, state)
-            found += [repair] if repair.factor is not None else []
-    if subject.count > 1 and rows[-1].cosine >= COLLAPSED:
+        repairs.append(_branch_repair(part, problem, rows, found.state))
+        if _first_share(found.rows) > FIRST_SHARE and _embedding_scales(subject.architecture):
+            repair = _embedding_repair(part, replace(problem, name="gradient growth in layer 0"), rows, found.state)
+            repairs += [repair] if repair.factor is not None else []
+    if subject.count > 1 and found.rows[-1].cosine >= COLLAPSED:
         problem = _Problem(
             "rank collapse", "the token cosine at the output", cosine, lambda rows: rows[-1].cosine, _alignment
         )
-        found.append(_branch_repair(subject, problem, rows, state))
-    if _logits(rows) > VALID_LOGITS:
-        found.append(_logit_repair(subject, rows, state))
-    return found
+        repairs.append(_branch_repair(part, problem, rows, found.state))
+    if _logits(found.rows) > VALID_LOGITS:
+        repairs.append(_logit_repair(part, rows, found.state))
+    return repairs
 
 
 def _embedding_scales(architecture: Architecture) -> bool:
@@ -465,8 +482,8 @@ def _embedding_scales(architecture: Architecture) -> bool:
 def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, ...], state: str) -> Repair:
     """The factor of the residual branches at which the problem is gone."""
     return _scale_repair(
-        problem, rows, "branch scale", "residual branches", lambda factor: _scaling(subject.architecture, factor),
-        lambda factor: _exchangeable_rows(subject.tame, factor), lambda factor: subject.rows(state, factor),
+        subject, problem, rows, "branch scale", "residual branches", lambda factor: _scaling(subject.architecture, factor),
+        subject.quick, lambda factor: subject.rows(state, factor),
     )
 
 
@@ -479,8 +496,8 @@ def _embedding_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow
         return f"Multiply the embeddings by {factor:.4g} instead (std: {given})."
 
     return _scale_repair(
-        problem, rows, "embedding std", "embeddings", scaling,
-        lambda factor: _exchangeable_rows(subject.tame, embedding_factor=factor),
+        subject, problem, rows, "embedding std", "embeddings", scaling,
+        lambda factor: subject.quick(embedding_factor=factor),
         lambda factor: subject.rows(state, embedding_factor=factor),
     )
 
@@ -489,64 +506,107 @@ _Run = Callable[[float], tuple[LayerRow, ...]]
 
 
 def _scale_repair(
-    problem: _Problem, rows: tuple[LayerRow, ...], target: str, scaled: str, advice: Callable[[float], str], quick: _Run,
-    complete: _Run,
+    subject: _Subject, problem: _Problem, rows: tuple[LayerRow, ...], target: str, scaled: str,
+    advice: Callable[[float], str], quick: _Run, complete: _Run,
 ) -> Repair:
-    """The factor of what is ``scaled`` at which the problem is gone, checked on all tokens.
+    """The factor of what is ``scaled`` at which the problem is gone, checked in the state of the audit.
 
     The ``quick`` state knows how the quantity depends on the factor up to a ratio of logarithms, which ``complete`` runs
     correct.
     """
-    before = problem.of(rows)
+    before, wanted = problem.of(rows), problem.logarithm(problem.wanted)
+    known: dict[float, float] = {}
 
-    @lru_cache
     def fast(log_factor: float) -> float:
-        return problem.distance(quick(math.exp(log_factor)))
+        if log_factor not in known:
+            known[log_factor] = wanted + problem.distance(quick(math.exp(log_factor)))
+        return known[log_factor]
 
-    log_factor, full = 0.0, rows
+    checked = [_Checked(0.0, fast(0.0), wanted + problem.distance(rows))]
     for _ in range(ATTEMPTS):
-        place = _root(_corrected(fast, problem, fast(log_factor), problem.distance(full)), log_factor)
-        if place is None:
+        guess = _root(_corrected(fast, checked, wanted), checked[-1].place, sorted(known))
+        place = _safe(checked, wanted, guess)
+        if place is None or abs(place) > math.log(RANGE):
             break
-        log_factor = place
-        full = complete(math.exp(log_factor))
+        full = complete(math.exp(place))
         if abs(problem.distance(full)) <= REACHED:
-            factor, after = math.exp(log_factor), problem.of(full)
+            factor, after = math.exp(place), problem.of(full)
             return Repair(problem.name, target, factor, before, after,
-                          f"{advice(factor)} {_reached(problem.quantity, before, after)}")  # fmt: skip
+                          f"{advice(factor)} {_reached(subject, problem.quantity, before, after)}", subject.count)  # fmt: skip
+        checked.append(_Checked(place, fast(place), wanted + problem.distance(full)))
     return Repair(problem.name, target, None, before, None,
-                  f"No scale of the {scaled} brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.")
+                  f"No scale of the {scaled} brings {problem.quantity} from {before:.4g} to {problem.wanted:.4g}.",
+                  subject.count)  # fmt: skip
 
 
-def _corrected(
-    fast: Callable[[float], float], problem: _Problem, approximate: float, exact: float
-) -> Callable[[float], float]:
-    """The fast distance as a full run corrects it, which found ``exact`` where the fast one is ``approximate``.
+class _Checked(NamedTuple):
+    """The logarithm of a quantity at a place, by the fast state and by a complete run."""
 
-    Without branches nothing grows in either, so that their logarithms keep a ratio; those of different signs a difference.
+    place: float
+    fast: float
+    exact: float
+
+
+def _corrected(fast: Callable[[float], float], checked: list[_Checked], wanted: float) -> Callable[[float], float]:
+    """How far above ``wanted`` the fast logarithm is, as complete runs correct it.
+
+    Without branches nothing grows in either, so that they keep a ratio, which moves from run to run; those of different
+    signs keep a difference.
     """
-    wanted = problem.logarithm(problem.wanted)
-    if (exact + wanted) * (approximate + wanted) > 0:
-        ratio = (exact + wanted) / (approximate + wanted)
-        return lambda x: (fast(x) + wanted) * ratio - wanted
-    return lambda x: fast(x) + exact - approximate
+    last = checked[-1]
+    if last.exact * last.fast <= 0:
+        return lambda x: fast(x) + last.exact - last.fast - wanted
+    moved = 0.0
+    if len(checked) > 1 and (before := checked[-2]).fast * before.exact > 0:
+        moved = math.log(last.exact / last.fast * before.fast / before.exact) / (last.place - before.place)
+    return lambda x: fast(x) * last.exact / last.fast * math.exp(max(-1.0, min(moved * (x - last.place), 1.0))) - wanted
 
 
-def _root(function: Callable[[float], float], start: float) -> float | None:
-    """A zero near ``start``, by a bracket that grows either way and the Illinois method in it; None within RANGE."""
+def _safe(checked: list[_Checked], wanted: float, place: float | None) -> float | None:
+    """A place between complete runs on both sides of what is wanted, or further out where the last two led nowhere."""
+    if len(checked) == 1:
+        return place
+    last, before = checked[-1], checked[-2]
+    slow = abs(last.exact - wanted) > abs(before.exact - wanted) / 2
+    across = [item for item in checked if (item.exact - wanted) * (last.exact - wanted) < 0]
+    if not across:
+        return last.place + 2 * (last.place - before.place) if slow else place
+    other = min(across, key=lambda item: abs(item.place - last.place))
+    low, high = sorted((last.place, other.place))
+    if slow or place is None or not low < place < high:
+        return last.place + (wanted - last.exact) * (other.place - last.place) / (other.exact - last.exact)
+    return place
+
+
+def _root(function: Callable[[float], float], start: float, known: list[float]) -> float | None:
+    """A zero near ``start``, by a bracket that grows either way and the Illinois method in it; None within RANGE.
+
+    Places at which the function is ``known`` bracket it at no cost.
+    """
     now = function(start)
     if now == 0:
         return start
     # Smaller branches tame nearly everything, so that they are tried first.
     for direction in (-1.0, 1.0):
-        edge, step = (start, now), 0.25
-        while abs(edge[0] + direction * step) < math.log(RANGE):
-            other = edge[0] + direction * step
+        edge = start, now
+        for other in _outwards(start, direction, known):
             beyond = other, function(other)
             if beyond[1] * now <= 0:
                 return _illinois(function, edge, beyond)
-            edge, step = beyond, step * 2
+            edge = beyond
     return None
+
+
+def _outwards(start: float, direction: float, known: list[float]) -> Iterator[float]:
+    """Places on one side of ``start``, within RANGE: the known ones, then ever wider steps."""
+    place = start
+    for place in sorted((other for other in known if (other - start) * direction > 0), reverse=direction < 0):
+        yield place
+    step = max(0.25, abs(place - start))
+    while abs(place + direction * step) < math.log(RANGE):
+        place += direction * step
+        yield place
+        step *= 2
 
 
 def _illinois(function: Callable[[float], float], kept: tuple[float, float], newest: tuple[float, float]) -> float:
@@ -571,8 +631,9 @@ def _scaling(architecture: Architecture, factor: float) -> str:
     return scaled + "."
 
 
-def _reached(quantity: str, before: float, after: float) -> str:
-    return f"Audited again, {quantity} is {after:.4g} instead of {before:.4g}."
+def _reached(subject: _Subject, quantity: str, before: float, after: float) -> str:
+    where = "" if subject.whole else f" on the first {subject.count} tokens"
+    return f"Audited again{where}, {quantity} is {after:.4g} instead of {before:.4g}."
 
 
 def _logit_repair(subject: _Subject, rows: tuple[LayerRow, ...], state: str) -> Repair:
@@ -587,6 +648,6 @@ def _logit_repair(subject: _Subject, rows: tuple[LayerRow, ...], state: str) -> 
         if abs(math.log(after / wanted)) <= REACHED:
             return Repair("large logits", target, factor, before, after,
                           f"Multiply the std of query and key weights by {factor:.4g}."
-                          f" {_reached(quantity, before, after)}")  # fmt: skip
+                          f" {_reached(subject, quantity, before, after)}", subject.count)  # fmt: skip
     return Repair("large logits", target, None, before, None,
-                  f"No scale of query and key weights brings {quantity} from {before:.4g} to {wanted:.4g}.")
+                  f"No scale of query and key weights brings {quantity} from {before:.4g} to {wanted:.4g}.", subject.count)

@@ -134,8 +134,8 @@ class Moments:
 class _Compiled:
     """One step: its map, that of the gradient, the squared norms of its weight gradients, and of attention its logits.
 
-    Functions of the factor of residual branches, the number of tokens and (q, gap) of every input; of the incoming
-    gradient's before, where one comes in.
+    Functions of the factors of residual branches and of logits, the number of tokens and (q, gap) of every input; of those of
+    the incoming gradient before, where one comes in.
     """
 
     step: Step
@@ -180,21 +180,24 @@ class ExchangeableModel:
     def _steps(self) -> tuple[_Compiled, ...]:
         return _compiled_layer(self.architecture, self.tokens == 1)
 
-    def run(self, branch_factor: float = 1.0, embedding_factor: float = 1.0) -> ExchangeablePass:
-        """Forward and backward, the residual branches and what enters the first layer multiplied by factors."""
+    def run(
+        self, branch_factor: float = 1.0, embedding_factor: float = 1.0, logit_factor: float = 1.0
+    ) -> ExchangeablePass:
+        """Forward and backward, the residual branches, what enters the first layer and all logits multiplied by factors."""
+        scales = branch_factor, logit_factor, self.tokens
         layers: list[list[Moments]] = []
         start, size = self._embedded, embedding_factor**2
         streams = [Moments(size * start.q, size * start.gap)]
         for _ in range(self.architecture.layers):
             signals = [streams[-1]]
             for item in self._steps:
-                found = item.forward(branch_factor, self.tokens, *_numbers(item.step, signals))
+                found = item.forward(*scales, *_numbers(item.step, signals))
                 signals.append(Moments(*map(float, found)))
             layers.append(signals)
             streams.append(signals[self._trace.output])
         gradients, weights, scores = [self._cotangent(streams[-1])], [], []
         for signals in reversed(layers):
-            below, found, variance = self._pulled(branch_factor, signals, gradients[-1])
+            below, found, variance = self._pulled(scales, signals, gradients[-1])
             gradients.append(below)
             weights.append(found)
             scores.append(variance)
@@ -203,7 +206,7 @@ class ExchangeableModel:
         )
 
     def _pulled(
-        self, branch_factor: float, signals: list[Moments], above: Moments
+        self, scales: tuple[float, ...], signals: list[Moments], above: Moments
     ) -> tuple[Moments, dict[str, float], float]:
         """Through one layer from its output: the gradient at its input, squared weight gradients, and the logit variance."""
         gradients = {self._trace.output: above}
@@ -211,7 +214,7 @@ class ExchangeableModel:
         scores = 0.0
         for position in range(len(self._steps), 0, -1):
             item, incoming = self._steps[position - 1], gradients.pop(position)
-            numbers = (branch_factor, self.tokens, *_numbers(item.step, signals))
+            numbers = (*scales, *_numbers(item.step, signals))
             for name, norm in item.weights.items():
                 weights[name] = float(norm(incoming.q, incoming.gap, *numbers))
             if item.scores is not None:
@@ -239,7 +242,7 @@ class ExchangeableModel:
         norm = NORMS[self.architecture.norm](epsilon=sp.Float(self.architecture.epsilon, 17))
         trace = trace_of(norm, self._trace.input)
         (item,) = (_compiled(step, trace) for step in trace.steps)
-        return Moments(*map(float, item.backward(above.q, above.gap, 1.0, self.tokens, *_numbers(item.step, [last]))[0]))
+        return Moments(*map(float, item.backward(above.q, above.gap, 1.0, 1.0, self.tokens, *_numbers(item.step, [last]))[0]))
 
 
 def mean_moments(gram: Array) -> Moments:
@@ -255,7 +258,7 @@ def _numbers(step: Step, signals: list[Moments]) -> list[float]:
     return [number for source in step.inputs for number in (signals[source].q, signals[source].gap)]
 
 
-_FACTOR = sp.Symbol("branch_factor", positive=True)
+_FACTOR, _LOGITS = sp.symbols("branch_factor logit_factor", positive=True)
 _INCOMING = Gradient(sp.Symbol("q_above", nonnegative=True), sp.Symbol("gap_above", nonnegative=True))
 
 
@@ -276,7 +279,7 @@ def _compiled(step: Step, trace: Trace) -> _Compiled:
     component = _opened(step.component)
     inputs = [trace.signal(source) for source in step.inputs]
     # Structural zeros, as the gap of a single token, are passed like any other number.
-    arguments: list[sp.Basic] = [_FACTOR, n]
+    arguments: list[sp.Basic] = [_FACTOR, _LOGITS, n]
     arguments += [item if item.is_Symbol else sp.Dummy() for signal in inputs for item in (signal.q, signal.gap)]
     activation = getattr(component, "activation", None)
     modules: list[Any] = ["math"]
@@ -305,7 +308,7 @@ def _opened(component: Component) -> Component:
     if isinstance(component, Attention):
         if (component.query_variance * component.key_variance).is_zero:
             return replace(component, level="uniform", query_variance=sp.S.Zero, key_variance=sp.S.Zero)
-        return replace(component, level="uniform")
+        return replace(component, level="uniform", temperature=component.temperature * _LOGITS)
     if isinstance(component, Sum):
         return replace(component, branch_scale=component.branch_scale * _FACTOR)
     activation = getattr(component, "activation", None)

@@ -8,6 +8,7 @@ from typing import Any
 import sympy as sp
 
 from symprop.architectures.description import Architecture
+from symprop.architectures.entries import BUNDLED
 from symprop.core.errors import UnknownNameError
 from symprop.core.provenance import Source
 from symprop.core.symbols import L, d, d_F, d_k, heads
@@ -141,11 +142,12 @@ def _mup() -> Architecture:
     )  # fmt: skip
 
 
-PRESETS: Mapping[str, Callable[[], Architecture]] = {
-    "transformer": _transformer, "gpt2": _gpt2, "bert": _bert, "llama": _llama, "gpt_neox": _neox, "gptj": _gptj,
-    "vit": _vit, "t5": _t5, "deepnet": _deepnet, "peri_ln": _peri, "layer_scale": _layer_scale, "rezero": _rezero,
-    "mup": _mup, "transformer_decoder": lambda: _decoder(_transformer), "t5_decoder": lambda: _decoder(_t5),
-}  # fmt: skip
+PRESETS: Mapping[str, Callable[[], Architecture]] = dict(zip(
+    BUNDLED,
+    (_transformer, _gpt2, _bert, _llama, _neox, _gptj, _vit, _t5, _deepnet, _peri, _layer_scale, _rezero, _mup,
+     lambda: _decoder(_transformer), lambda: _decoder(_t5)),
+    strict=True,
+))  # fmt: skip
 
 
 def preset(name: str) -> Architecture:

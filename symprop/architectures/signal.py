@@ -17,13 +17,12 @@ from symprop.network import Block, Trace, token_input, trace_of
 from symprop.network.gram import EVERYTHING, Closure, GramGradient, GramPass, GramSignal, propagate
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern, pattern, rotary_angles
 from symprop.network.gram_memory import Memory, MemoryAttentionGram
+from symprop.network.gram_softmax import DRAWN_LAYERS
 
 Words = npt.NDArray[np.int64]
 MAX_TOKENS = 2048
 PASS_MATRICES, KEPT_NUMBERS = 32, 5 * 10**7
 """Matrices in the pass of one layer, about, and numbers that the passes of all layers may fill the memory with."""
-DRAWN_LAYERS = 12
-"""Layers from which each draws fewer heads: the errors of many layers are independent and average out."""
 
 WEIGHTS: Mapping[str, str] = {
     "S.query": "query", "S.key": "key", "S.value": "value", "O": "output", "C.query": "cross_query", "C.key": "cross_key",
@@ -67,8 +66,10 @@ class Layers(Sequence[GramPass]):
         self._course = course
         streams = [course.signal]
         self._kept: dict[int, GramPass] = {}
+        numbers = 0
         for layer, found in enumerate(course.forward()):
-            if (layer + 1) * PASS_MATRICES * course.seen.tokens**2 <= KEPT_NUMBERS:
+            numbers += (PASS_MATRICES + found.kept) * course.seen.tokens**2
+            if numbers <= KEPT_NUMBERS:
                 self._kept[layer] = found
             streams.append(replace(found.output, slope=1.0))
         self.streams = tuple(streams)
@@ -187,7 +188,7 @@ def _start(
     seen = visible or pattern(tokens, sequences=rows, causal=architecture.causal, rotary=_rotary(architecture))
     signal = embed(architecture, words, seen)
     trace = _trace(architecture.block(called=True), signal, tokens)
-    closure = replace(closure, draws=closure.draws * DRAWN_LAYERS // max(architecture.layers, DRAWN_LAYERS))
+    closure = replace(closure, share=closure.share * min(DRAWN_LAYERS / architecture.layers, 1.0))
     memory = _memory(architecture, words, seen, closure) if architecture.cross else None
     return Course([trace] * architecture.layers, signal, seen, closure, memory)
 

@@ -23,6 +23,7 @@ from symprop.codegen import cells
 from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
+from symprop.core.expression import without_cancellation
 from symprop.core.symbols import is_registered, layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
@@ -45,6 +46,8 @@ from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
 from symprop.functions.token_means import PairMean, RowMean
 
 _MEANS = (RowMean, PairMean, RotaryMean)
+_OPAQUE = (TableSum, sp.Piecewise)
+"""What a form without cancellation is not looked for in: its sign is unknown, and expanding it takes long."""
 
 UNITS = ("", "_unit", "_normed")
 """Ends of the names for Gaussian tokens, tokens of fixed norm, and normalised queries and keys."""
@@ -81,6 +84,10 @@ class Log1p(_Lowered):
 
 class GrowthLog(_Lowered):
     """log(1 + x) of x >= 0."""
+
+
+class LogNearOne(_Lowered):
+    """log(1 + x), given x and a form of 1 + x in which nothing cancels, for x near -1."""
 
 
 class BoundedExponent(_Lowered):
@@ -460,6 +467,10 @@ class _Lowering:
             return ReciprocalSum(sp.S.One, self.lower(node.args[0]))
         if isinstance(node, sp.log):
             terms = _log_terms(node.args[0])
+            if sum(plus_one for *_, plus_one in terms) > 1:
+                ordered = self.log_below_one(node.args[0])
+                if ordered is not None:
+                    return ordered
             kept = [term for term in terms if term[2]]
             rest = sp.Mul(*(base**k for k, base, plus_one in terms if not plus_one))
             return sp.Add(self.sum_of_logs(kept), *([] if rest == 1 else [Log(self.lower(rest))]))
@@ -525,7 +536,17 @@ class _Lowering:
         return powered if exponent > 0 else 1 / powered
 
     def log_of_one_plus(self, rest: sp.Expr) -> sp.Expr:
-        return (GrowthLog if rest.is_nonnegative else Log1p)(self.lower(rest))
+        if rest.is_nonnegative:
+            return GrowthLog(self.lower(rest))
+        whole = None if (-rest).is_Symbol or rest.has(*_OPAQUE) else without_cancellation(1 + rest)
+        return Log1p(self.lower(rest)) if whole is None else LogNearOne(self.lower(rest), self.lower(whole))
+
+    def log_below_one(self, product: sp.Expr) -> sp.Expr | None:
+        """log of a product that is at most one for all parameters: logarithms of its factors may cancel."""
+        if product.has(*_OPAQUE):
+            return None
+        whole, lost = without_cancellation(product), without_cancellation(1 - product)
+        return None if whole is None or lost is None else LogNearOne(-self.lower(lost), self.lower(whole))
 
     def sum_of_logs(self, terms: list[tuple[sp.Expr, sp.Expr, bool]]) -> sp.Expr:
         """Sum k log(b) or k log(1 + b); logarithms of 1 + b that nothing else needs become one of the product."""

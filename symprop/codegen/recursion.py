@@ -21,7 +21,7 @@ class Recursion:
 
     ``start`` is in parameters, ``updates`` in state symbols, parameters and, where layers differ, ``symbols.layer``, the
     index of the layer from 0. ``count`` is the parameter that gives the number of layers. ``settled`` is a quantity in
-    the state that falls to 0 as the state settles, such as gap/q: generated numpy code can stop at a given size of it.
+    the state that falls to 0 as the state settles, such as gap/q: generated code can stop at a given size of it.
     Raises :class:`InputError` for a start or an update that is missing.
 
     >>> q, a = sp.symbols("q a", positive=True)

@@ -81,6 +81,7 @@ def render(specs: Sequence[FunctionSpec], backend: str, module_doc: str, sibling
         classes=[item for item in functions if item["result"]],
         functions=functions,
         loops=any(item["loop"] for item in functions),
+        settles=any(item["settles"] for item in functions),
     )
     return _tidy(text)
 
@@ -281,14 +282,15 @@ def _docstring(spec: FunctionSpec, backend: str) -> str:
 def _loop_note(loop: Recursion, backend: str) -> str:
     """How the loop runs and when it ends."""
     note = f"The layers are a loop; an array of several depths {loop.count} costs one loop to the deepest."
-    if backend == "torch":
-        return f"{note} Derivatives go through all layers."
-    note += " A block of points ends early where no state changes any more" if not loop.varies else ""
+    torch = backend == "torch"
+    note += " Derivatives go through all layers." if torch else ""
+    ends = [] if torch or loop.varies else ["where no state changes any more"]
     if loop.settled is not None:
-        note += "" if loop.varies else ", or"
-        note += f" where {loop.settled} is at most ``settle`` everywhere, which is off at the default 0: the result is then "
-        note += "that of the depth reached"
-    return note + ("" if note.endswith(".") else ".")
+        ends.append(f"where {loop.settled} is at most ``settle`` everywhere, which is off at the default 0: the result is then "
+                    f"that of the depth reached{', and it cannot be mapped by torch.func.vmap' if torch else ''}")
+    if ends:
+        note += f" {'The loop' if torch else 'A block of points'} ends early {', or '.join(ends)}."
+    return note
 
 
 def _unsafe(text: str) -> bool:

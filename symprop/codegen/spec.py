@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import mpmath
 import sympy as sp
@@ -22,7 +22,7 @@ from symprop.functions.finite_width import correlation_deficit, correlation_slop
 from symprop.functions.normal_moment import normal_moment
 from symprop.functions.rising_ratio import ReciprocalSum, RisingRatio, reciprocal_sum, rising_ratio
 from symprop.functions.softmax_double import DOUBLE, DOUBLE_DIGITS, ROUNDING, in_double
-from symprop.functions.table_sum import callable_sums
+from symprop.functions.table_sum import LOG_OF_ONE_PLUS, callable_sums, exact_log
 
 RESERVED = frozenset({"np", "torch", "check", "NamedTuple"})
 """Names that the generated modules use themselves."""
@@ -42,21 +42,26 @@ class Parameter:
         return str(self.symbol.name)
 
 
-def parameters(*wanted: sp.Symbol, upper: Mapping[sp.Symbol, sp.Expr] = MappingProxyType({})) -> tuple[Parameter, ...]:
+Bounds: TypeAlias = Mapping[sp.Symbol, sp.Expr]
+NO_BOUNDS: Bounds = MappingProxyType({})
+
+
+def parameters(*wanted: sp.Symbol, lower: Bounds = NO_BOUNDS, upper: Bounds = NO_BOUNDS) -> tuple[Parameter, ...]:
     """The parameters that belong to registered symbols; an unregistered one raises ``UnknownNameError``.
 
-    ``upper`` gives bounds that hold for this function only, in its other parameters.
+    ``lower`` and ``upper`` give bounds that hold for this function only, in its other parameters.
 
     >>> parameters(symbols.L)[0].meaning
     'depth: number of blocks'
     >>> print(parameters(symbols.gap, upper={symbols.gap: 2 * symbols.q})[0].domain)
     a number in [0, 2*q]
     """
-    known = (symbols.info(symbol) for symbol in wanted)
-    return tuple(
-        Parameter(item.symbol, item.latex, item.meaning, replace(item.domain, upper=upper.get(item.symbol, item.domain.upper)))
-        for item in known
-    )
+    def bounded(item: symbols.SymbolInfo) -> Parameter:
+        domain = replace(item.domain, upper=upper.get(item.symbol, item.domain.upper))
+        domain = replace(domain, lower=lower[item.symbol], least=None) if item.symbol in lower else domain
+        return Parameter(item.symbol, item.latex, item.meaning, domain)
+
+    return tuple(bounded(symbols.info(symbol)) for symbol in wanted)
 
 
 @dataclass(frozen=True)
@@ -124,16 +129,18 @@ class FunctionSpec:
         defaults: Mapping[sp.Symbol, sp.Expr] | None = None,
         formula: str = "",
         recursion: Recursion | None = None,
-        upper: Mapping[sp.Symbol, sp.Expr] = MappingProxyType({}),
+        lower: Bounds = NO_BOUNDS,
+        upper: Bounds = NO_BOUNDS,
     ) -> FunctionSpec:
         """A spec whose assumptions, neglected order and sources are those of the derived outputs.
 
-        ``upper`` as in :func:`parameters`.
+        ``lower`` and ``upper`` as in :func:`parameters`.
         """
         derived = tuple(outputs.values())
         return cls(
-            name, parameters(*arguments, upper=upper), tuple((key, value.expression) for key, value in outputs.items()),
-            summary, formula, merge_unique(*(value.assumptions for value in derived)),
+            name, parameters(*arguments, lower=lower, upper=upper),
+            tuple((key, value.expression) for key, value in outputs.items()), summary, formula,
+            merge_unique(*(value.assumptions for value in derived)),
             neglected_order(*(value.neglected for value in derived)),
             merge_unique(*(value.sources for value in derived)), dict(defaults or {}), recursion,
         )
@@ -208,7 +215,8 @@ def evaluate(spec: FunctionSpec, values: Mapping[str, Any], digits: int = 15) ->
     def state(precision: int) -> dict[sp.Symbol, Any]:
         return {} if loop is None else dict(zip(loop.state, loop.final(point, precision), strict=True))
 
-    return {name: _value(name, expression, point, digits, state) for name, expression in spec.outputs}
+    states = () if loop is None else tuple(sorted(loop.state, key=str))
+    return {name: _value(name, expression, point, digits, states, state) for name, expression in spec.outputs}
 
 
 def neglected_by_evaluate(spec: FunctionSpec) -> str:
@@ -233,18 +241,17 @@ def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
 
 def _value(
     name: str, expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr], digits: int,
-    state: Callable[[int], Mapping[sp.Symbol, Any]],
+    states: Sequence[sp.Symbol], state: Callable[[int], Mapping[sp.Symbol, Any]],
 ) -> sp.Float:
     """Evaluate at doubling precision until two values agree to the digits asked for."""
-    order, states = sorted(point, key=str), sorted(state(2 * digits + 20), key=str)
+    order = sorted(point, key=str)
     if expression.has(*DOUBLE):
         digits = min(digits, DOUBLE_DIGITS)
         expression = expression.xreplace(in_double(expression, point))
-    plain, sums = callable_sums(expression)
-    compute = sp.lambdify([*order, *states], plain, modules=[dict(sums), _MPMATH, "mpmath"])
+    compute = _compiled(expression, (*order, *states))
     before: Any = None
-    shrinking = 0
-    for precision in (steps := (2 * digits + 20, 4 * digits + 80, 8 * digits + 320)):
+    reached = shrinking = 0
+    for precision in (2 * digits + 20, 4 * digits + 80, 8 * digits + 320, 16 * digits + 1280):
         with mpmath.workdps(precision):
             arguments = [mpmath.mpmathify(sp.N(point[symbol], precision)) for symbol in order]
             try:
@@ -258,11 +265,19 @@ def _value(
             if before is not None and abs(now - before) <= abs(now) * mpmath.mpf(10) ** (-digits - 2):
                 return sp.Float(mpmath.nstr(now, digits + 5, min_fixed=0, max_fixed=0), digits)
             # Terms that cancel leave their rounding, which falls with the precision.
-            shrinking += before is not None and abs(now) <= abs(before) * mpmath.mpf(10) ** -digits
-            before = now
-    if shrinking == len(steps) - 1:
-        return sp.Float(0, digits)
+            shrinking += before is not None and abs(now) <= abs(before) * mpmath.mpf(10) ** ((reached - precision) // 2)
+            before, reached = now, precision
+        if shrinking == 2:
+            return sp.Float(0, digits)
     raise InputError(name, sp.Symbol("undefined"), "a point where the formula is a finite number")
+
+
+@lru_cache(maxsize=512)
+def _compiled(expression: sp.Expr, arguments: tuple[sp.Symbol, ...]) -> Callable[..., Any]:
+    plain, sums = callable_sums(expression)
+    formula = plain.replace(sp.log, exact_log)
+    function: Callable[..., Any] = sp.lambdify(arguments, formula, modules=[dict(sums), _MPMATH, "mpmath"])
+    return function
 
 
 def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
@@ -272,6 +287,7 @@ def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
 _MPMATH = {
     "GrowthMinusOne": lambda x, depth: (1 + x) ** depth - 1,
     "ExpMinusOne": mpmath.expm1,
+    LOG_OF_ONE_PLUS: mpmath.log1p,
     "GeometricSum": _geometric_sum,
     "Saturated": lambda x: x,
     "ArcCosine": arc_cosine,

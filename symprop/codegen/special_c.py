@@ -208,6 +208,14 @@ def constant_table(name: str, rows: Iterable[Iterable[float]]) -> str:
 
 
 _DEPTH = {
+    "log_near_one": """\
+/* log(1 + x), of 1 + x itself where x is near -1. */
+static inline double log_near_one(double x, double whole) {
+    const int far = x < -0.5;
+    const double value = f_log(far ? whole : 1.0 + x);
+    const double grown = 1.0 + x;
+    return far ? value : value + (grown < INFINITY ? (x - (grown - 1.0))/grown : 0.0);
+}""",
     "log1p_over": """\
 static double log1p_over(double t) { return t == 0.0 ? 1.0 : f_log1p(t)/t; }""",
     "stirling_rest": """\

@@ -11,10 +11,10 @@ from functools import cache
 
 import mpmath
 
-from symprop.codegen.cells import LIMIT, STEP
-
 TERMS = 8
 """Coefficients of a polynomial in one direction."""
+STEP, LIMIT = 0.25, 80
+"""Side of a cell, and cells in each direction: fewer and of higher degree than in numpy, whose arrays fit them all at once."""
 
 
 def _matrix(nodes: int) -> list[list[float]]:

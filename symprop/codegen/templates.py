@@ -254,6 +254,10 @@ from typing import NamedTuple
 import torch
 
 __all__ = {{ names }}
+{% if settles %}
+
+_SETTLE_EVERY = 8
+{% endif %}
 
 
 def _tensors(*values):
@@ -289,7 +293,7 @@ class {{ item.result }}(NamedTuple):
 
 
 def {{ item.name }}(
-    {{ item.signature }},
+    {{ item.signature }},{{ " *, settle=0.0," if item.settles }}
 ):
     r"""{{ item.doc }}
     """
@@ -336,6 +340,12 @@ def {{ item.name }}(
         if {{ steps.count }}.numel() > 1:
             _next = tuple(torch.where(_layer < {{ steps.count }}, new, old) for new, old in zip(_next, _state))
         _state = _next
+{% if steps.settled %}
+        if settle > 0 and _layer % _SETTLE_EVERY == 0:
+            {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
+            if ({{ steps.settled }}).max() <= settle:
+                break
+{% endif %}
     {{ steps.state|join(", ") }}{{ "," if steps.state|length == 1 }} = _state
 {% for line in steps.after %}
     {{ line }}
@@ -387,6 +397,11 @@ def _log1p(x):
     """log(1 + x) for x >= 0 to every digit; the rounding of 1 + x is put back, which is faster than np.log1p."""
     grown = 1 + x
     return np.log(grown) + (x - (grown - 1))/grown''',
+        "_log_near_one": '''\
+def _log_near_one(x, whole):
+    """log(1 + x), of 1 + x itself where x is near -1."""
+    with np.errstate(divide="ignore"):
+        return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))''',
         "_log_positive": '''\
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal double."""
@@ -412,6 +427,11 @@ def _bounded_exponent(x):
 def _times_growth(x, growth):
     """x*growth, zero where x is, also where the growth overflows."""
     return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)''',
+        "_log_near_one": '''\
+def _log_near_one(x, whole):
+    """log(1 + x), of 1 + x itself where x is near -1."""
+    far = x < -0.5
+    return torch.where(far, torch.log(torch.where(far, whole, 1 + 0*x)), torch.log1p(torch.where(far, 0*x, x)))''',
         "_log_positive": '''\
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal number."""

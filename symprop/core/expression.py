@@ -90,6 +90,55 @@ def near_one(factor: sp.Expr) -> sp.Expr:
     return sp.Mul(*ones, sp.Add(1, factored(left - 1), evaluate=False) if left.has(sp.Add) else left)
 
 
+def without_cancellation(expression: sp.Expr) -> sp.Expr | None:
+    """A quotient of sums of nonnegative terms, in registered symbols of range [0, 1] and what they lack to one.
+
+    Polynomials in such symbols are written in powers of x and 1 - x, by Bernstein's coefficients. None where a sign is unknown.
+
+    >>> from symprop.core.symbols import A, M
+    >>> without_cancellation((A*M - A - M)/(A - 1))
+    (A + M*(1 - A))/(1 - A)
+    >>> without_cancellation(A - M) is None
+    True
+    """
+    total, sign = sp.S.One, sp.S.One
+    for factor in sp.Mul.make_args(factored(expression)):
+        base, exponent = factor.as_base_exp()
+        shares = [symbol for symbol in sorted(base.free_symbols, key=str) if _is_share(symbol)]
+        if not base.is_polynomial(*shares):
+            return None
+        found = _of_nonnegative_terms(base, shares)
+        if found is None and exponent.is_Integer:
+            found, sign = _of_nonnegative_terms(-base, shares), sign * (-1) ** exponent
+        if found is None:
+            return None
+        total *= found**exponent
+    return total if sign == 1 else None
+
+
+def _is_share(symbol: sp.Symbol) -> bool:
+    return symbols.is_registered(symbol) and symbols.info(symbol).domain.bounds() == (0.0, 1.0)
+
+
+def _of_nonnegative_terms(base: sp.Expr, shares: Sequence[sp.Symbol]) -> sp.Expr | None:
+    """A polynomial in the shares x as a sum of nonnegative terms in powers of x and 1 - x; None where that is not seen."""
+    if base.is_nonnegative:
+        return base
+    if not shares:
+        expanded = sp.expand(base)
+        return expanded if all(term.is_nonnegative for term in sp.Add.make_args(expanded)) else None
+    share, *rest = shares
+    coefficients = sp.Poly(base, share).all_coeffs()[::-1]
+    degree, total = len(coefficients) - 1, sp.S.Zero
+    for k in range(degree + 1):
+        weighted = sp.Add(*(sp.binomial(k, i) / sp.binomial(degree, i) * coefficients[i] for i in range(k + 1)))
+        part = _of_nonnegative_terms(weighted, rest)
+        if part is None:
+            return None
+        total += sp.binomial(degree, k) * part * share**k * (1 - share) ** (degree - k)
+    return total
+
+
 def collected(expression: sp.Expr) -> sp.Expr:
     """A quotient factored, or as a polynomial in one of its symbols with factored coefficients: the shortest of these.
 

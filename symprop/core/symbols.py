@@ -63,7 +63,9 @@ class Domain:
     def _bound(bound: sp.Expr | None, others: Mapping[sp.Symbol, object] | None) -> float | None:
         if bound is None:
             return None
-        at = bound.subs(dict(others or {}))
+        if bound.is_Number:
+            return float(bound) if bound.is_finite else None
+        at = bound.xreplace({symbol: sp.sympify(value) for symbol, value in (others or {}).items()})
         return None if at.free_symbols or not at.is_finite else float(at)
 
 

@@ -15,6 +15,7 @@ from symprop.core.errors import InputError, RefusedError
 from symprop.core.expression import collected, compare, factored
 from symprop.depth.balance import balance
 from symprop.depth.iterate import LayerMap, iterate, numpy_compile
+from symprop.functions.depth_nodes import GrowthMinusOne
 from symprop.network.trace import Trace
 
 HALVINGS = 80
@@ -99,8 +100,8 @@ class OddsLaw:
     def critical(self, unknown: sp.Symbol, rho: sp.Expr, target: sp.Expr, depth: sp.Expr) -> sp.Expr:
         """The value of a parameter at which the correlation reaches ``target`` after ``depth`` blocks, from ``rho``."""
         growth = sp.Dummy("growth", positive=True)
-        wanted = (self.odds(target) / self.odds(rho)) ** (1 / depth)
-        return balance([sp.Eq(self.factor, 1 + growth)], [unknown])[unknown].subs(growth, wanted - 1)
+        wanted = GrowthMinusOne(factored(self.odds(target) / self.odds(rho) - 1), 1 / depth)
+        return balance([sp.Eq(self.factor, 1 + growth)], [unknown])[unknown].subs(growth, wanted)
 
 
 def odds_law(trace: Trace) -> OddsLaw:

@@ -15,6 +15,10 @@ class _DepthNode(sp.Function):
         """The definition in powers and exponentials."""
         raise NotImplementedError
 
+    def _latex(self, printer: Any, exp: Any = None) -> str:
+        text = rf"\left({printer._print(self.elementary())}\right)"
+        return text if exp is None else f"{text}^{{{exp}}}"
+
     def _eval_rewrite_as_Pow(self, *args: Any, **hints: Any) -> sp.Expr:
         return self.elementary()
 

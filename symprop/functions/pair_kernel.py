@@ -29,7 +29,12 @@ REACH, STEP, RESOLVED = 9.0, 0.05, 8.0
 TERMS, TAIL = 240, 1e-13
 """The series ends where it holds all but TAIL of the second moment, or after TERMS terms."""
 NODES, CLOSE = 16, 1.5
-"""More variances than NODES whose ratios stay below CLOSE are interpolated, to a relative error of the order of TAIL."""
+"""Functions of the variance are interpolated between powers of CLOSE at NODES, to a relative error of the order of TAIL."""
+_DEGREES = np.arange(NODES)[:, None]
+SMALLEST = 1e-300
+"""A variance below counts as zero."""
+FEW = 64
+"""Pairs up to which all powers are taken at once."""
 
 _FIRST, _SECOND = sp.symbols("v_first v_second", positive=True)
 _COVARIANCE = sp.Symbol("c_pair", real=True)
@@ -70,39 +75,56 @@ class PairKernel:
         variances, places = np.unique(np.concatenate([first.ravel(), second.ravel()]), return_inverse=True)
         one, other = places[: first.size].reshape(first.shape), places[first.size :].reshape(second.shape)
         coefficients, whole = self._coefficients(variances)
-        apart = float(np.abs(r[r != 1]).max(initial=0.0))
-        if apart == 0 and np.array_equal(first, second):
+        if np.array_equal(first, second) and (r == 1).all():
             return np.asarray(whole[one] * r)
+        apart = float(np.abs(r[r != 1]).max(initial=0.0))
         rest = np.maximum(whole - np.cumsum(coefficients**2, axis=0), 0.0)
         powers = apart ** np.arange(1, TERMS + 1)
         short = (rest * powers[:, None] <= TAIL * whole).all(axis=1)
         last = int(np.argmax(short)) if short.any() else TERMS - 1
         # The tail counts as one more power: exact where two tokens coincide.
-        total = np.sqrt(rest[last][one] * rest[last][other])
-        for row in coefficients[last::-1]:
-            total = total * r + row[one] * row[other]
-        return np.asarray(total)
+        rows = np.concatenate([coefficients[: last + 1], np.sqrt(rest[last : last + 1])])
+        if r.size <= FEW:
+            return np.asarray((rows.T[one] * rows.T[other] * r[..., None] ** np.arange(last + 2)).sum(axis=-1))
+        total = np.zeros_like(r)
+        for row in rows[::-1]:
+            total *= r
+            total += row[one] * row[other]
+        return total
 
     def _coefficients(self, variances: Array) -> tuple[Array, Array]:
-        """Hermite coefficients of shape (TERMS, variances), and second moments, of ascending variances.
+        """Hermite coefficients of shape (TERMS, variances), and second moments.
 
-        Many that lie close are interpolated in the variance, of which both are smooth functions.
+        Both are smooth functions of the variance, interpolated between powers of CLOSE.
         """
-        if len(variances) <= NODES or variances[0] * CLOSE < variances[-1]:
-            return self._expanded(variances)
-        middle, half = (variances[-1] + variances[0]) / 2, (variances[-1] - variances[0]) / 2
-        nodes = np.polynomial.chebyshev.chebpts1(NODES)
-        coefficients, whole = self._expanded(middle + half * nodes)
-        among, at = (np.polynomial.chebyshev.chebvander(x, NODES - 1) for x in (nodes, (variances - middle) / half))
-        weights = np.linalg.solve(among.T, at.T)
-        return coefficients @ weights, whole @ weights
+        found = np.empty((TERMS + 1, len(variances)))
+        panels = np.floor(np.log(np.maximum(variances, SMALLEST)) / np.log(CLOSE))
+        for panel in np.unique(panels):
+            chosen, low, high = panels == panel, CLOSE**panel, CLOSE ** (panel + 1)
+            place = np.clip((2 * variances[chosen] - low - high) / (high - low), -1.0, 1.0)
+            found[:, chosen] = _panel(self.activation, self.order, int(panel)) @ np.cos(_DEGREES * np.arccos(place))
+        zero = variances < SMALLEST
+        if zero.any():
+            found[:, zero] = _expanded(self.activation, self.order, variances[zero])
+        return found[:-1], found[-1]
 
-    def _expanded(self, variances: Array) -> tuple[Array, Array]:
-        spread = np.sqrt(variances)
-        z, weight, polynomials = _mesh(STEP * RESOLVED / max(RESOLVED, float(spread.max(initial=0.0))))
-        function = self.activation.apply if self.order == 0 else self.activation.slope
-        values = function(spread[:, None] * z)
-        return polynomials @ (values * weight).T, (values**2) @ weight
+
+@lru_cache(maxsize=512)
+def _panel(activation: Activation, order: int, index: int) -> Array:
+    """Chebyshev coefficients, of shape (TERMS + 1, NODES), of :func:`_expanded` between two powers of CLOSE."""
+    nodes = np.polynomial.chebyshev.chebpts1(NODES)
+    among = np.polynomial.chebyshev.chebvander(nodes, NODES - 1)
+    low, high = CLOSE**index, CLOSE ** (index + 1)
+    values = _expanded(activation, order, (high + low + (high - low) * nodes) / 2)
+    return np.asarray(np.linalg.solve(among, values.T).T)
+
+
+def _expanded(activation: Activation, order: int, variances: Array) -> Array:
+    """Hermite coefficients of a function, or with ``order`` 1 of its slope, above its second moment: (TERMS + 1, variances)."""
+    spread = np.sqrt(variances)
+    z, weight, polynomials = _mesh(STEP * RESOLVED / max(RESOLVED, float(spread.max(initial=0.0))))
+    values = (activation.apply, activation.slope)[order](spread[:, None] * z)
+    return np.vstack([polynomials @ (values * weight).T, (values**2) @ weight])
 
 
 @lru_cache(maxsize=4)

@@ -274,17 +274,21 @@ def _lambdified(summand: sp.Lambda, library: Any, precision: int = 53) -> Callab
     }
     own["Reach"] = lambda: Reach.at(precision)
     larger, smaller = (max, min) if library is mpmath else (library.maximum, library.minimum)
-    own |= {"ExpMinusOne": library.expm1, "log_of_one_plus": library.log1p, "Larger": larger, "Smaller": smaller}
+    own |= {"ExpMinusOne": library.expm1, LOG_OF_ONE_PLUS: library.log1p, "Larger": larger, "Smaller": smaller}
     function: Callable[..., Any] = sp.lambdify(
-        summand.signature, summand.expr.replace(sp.log, _exact_log), modules=[own, library.__name__], cse=True
+        summand.signature, summand.expr.replace(sp.log, exact_log), modules=[own, library.__name__], cse=True
     )
     return function
 
 
-def _exact_log(argument: sp.Expr) -> sp.Expr:
+LOG_OF_ONE_PLUS = "log_of_one_plus"
+"""The name of the function x -> log(1 + x) in expressions that are compiled."""
+
+
+def exact_log(argument: sp.Expr) -> sp.Expr:
     """A logarithm, by a function of its own near one."""
     one, rest = argument.as_coeff_Add()
-    return sp.Function("log_of_one_plus")(rest) if one == 1 else sp.log(argument)
+    return sp.Function(LOG_OF_ONE_PLUS)(rest) if one == 1 else sp.log(argument)
 
 
 def callable_sums(

@@ -23,7 +23,7 @@ from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.functions.pair_kernel import CalledActivation, KernelCall, PairKernel
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern
 from symprop.network.gram_memory import Memory, MemoryAttention, MemoryAttentionGram
-from symprop.network.gram_softmax import MOST, SMALL_LOGITS, SampledAttentionGram
+from symprop.network.gram_softmax import SMALL_LOGITS, SampledAttentionGram
 from symprop.network.trace import Trace
 
 Array = npt.NDArray[np.float64]
@@ -81,8 +81,8 @@ class Closure:
     (:class:`SampledAttentionGram`), ``uniform``, or ``auto``: sampled where logits deviate by more than
     :data:`SMALL_LOGITS`, except under rotary embeddings. ``rotary`` keeps the phases of these. ``finite_norms`` keeps
     the O(1/d) terms of norms, ``fresh_norms`` that a normalised stream fluctuates only by what was added. ``fluctuation``
-    is that of the Gram matrix: grown over depth, that of independent coordinates, or none. Sampled attention takes at most
-    ``draws`` heads.
+    is that of the Gram matrix: grown over depth, that of independent coordinates, or none. Sampled attention draws a
+    ``share`` of its heads.
     """
 
     attention: str = "auto"
@@ -90,7 +90,7 @@ class Closure:
     finite_norms: bool = True
     fresh_norms: bool = True
     fluctuation: str = "grown"
-    draws: int = MOST
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("attention", ATTENTION), ("fluctuation", FLUCTUATION)):
@@ -126,7 +126,7 @@ class Closure:
                 attention.describe(), "sampled attention has no rotary embeddings", "first-order attention, for small logits"
             )
         return SampledAttentionGram(attention, x.gram, seen, x.width, spread, fixed_norm=x.fluctuation == 0, seed=seed,
-                                    most=self.draws)  # fmt: skip
+                                    share=self.share)  # fmt: skip
 
     def norm_factor(self, x: GramSignal, factor: Callable[[float], Array]) -> Array | float:
         """The finite-width factor of a norm, given as a function of the fluctuation of its input."""
@@ -152,6 +152,11 @@ class GramPass:
     def output(self) -> GramSignal:
         """The signal that leaves the block."""
         return self.signals[self.trace.output]
+
+    @property
+    def kept(self) -> int:
+        """Matrices of drawn heads that are kept."""
+        return sum(layer.kept for layer in self.attention.values())
 
     def backward(self, gradient: GramGradient) -> tuple[GramGradient, dict[str, float]]:
         """The gradient at the input, and the squared Frobenius norm of every weight matrix's gradient.

@@ -12,10 +12,10 @@ without). Averages over theta are sums over the given angles. Exact at first ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -116,7 +116,9 @@ class AttentionPattern(Mixing):
         split, own, seen = self._split(x, axis)
         if self.kind == "uniform":
             return np.broadcast_to(split.mean(axis=own, keepdims=True), split.shape).reshape(x.shape)
-        return (np.cumsum(split, axis=own) * seen).reshape(x.shape)
+        total = np.cumsum(split, axis=own)
+        total *= seen
+        return total.reshape(x.shape)
 
     def _shared(self, x: Any, axis: int) -> Any:
         """The transpose of that: every key's sum over the tokens that see it."""
@@ -151,8 +153,9 @@ class AttentionPattern(Mixing):
 
     @cached_property
     def _angles(self) -> Rotary:
-        # A logit's covariance takes the difference of two distances.
-        return merged_angles(self.rotary, 2 * float(np.ptp(self.positions)))
+        # A logit's covariance takes the difference of two distances, each of a token and a key that it sees.
+        distances = np.subtract.outer(self.positions, self.positions)[self.visible]
+        return merged_angles(self.rotary, float(np.ptp(distances)))
 
 
 def pattern(
@@ -199,6 +202,8 @@ def merged_angles(rotary: Rotary, distance: float) -> Rotary:
     >>> len(merged_angles(rotary_angles(128, 128, 10000.0), 254.0))
     29
     """
+    if len(rotary) == 1:
+        return rotary
     ordered = sorted(rotary, reverse=True)
     nodes = [min(_gauss_order(angle * distance), len(ordered) - kept) for kept, (angle, _) in enumerate(ordered)]
     kept = min(range(len(ordered)), key=lambda place: place + nodes[place])
@@ -279,7 +284,12 @@ class AttentionGram:
 
     def logit_deviation(self, rows: slice = slice(None)) -> float:
         """Root mean square of a visible logit about the average of its row, over some rows."""
-        return float(np.sqrt((self.pattern.weights * self.logit_variance).sum(axis=1)[rows].mean()))
+        return float(np.sqrt(max((self.pattern.weights * self.logit_variance).sum(axis=1)[rows].mean(), 0.0)))
+
+    @property
+    def kept(self) -> int:
+        """Matrices that are kept from the way forward for the way back, beside a few."""
+        return 0
 
     @cached_property
     def mean_weights(self) -> Array:
@@ -348,14 +358,21 @@ class AttentionGram:
         """sum_ik T_ij T_kl of the weighed gradient with two covariances of the keys j and l.
 
         That of the values, centred and then turned, gives the gradient of the keys; that of the logits, turned and then
-        centred, the fluctuating weights of the values.
+        centred, the fluctuating weights of the values. What is the same for every angle is done once.
         """
-        key, value = np.zeros_like(self.gram), np.zeros_like(self.gram)
+        mixing, (left, both) = self.pattern, self._mixed
+        whole, key, outer, inner = (np.zeros_like(self.gram) for _ in range(4))
         for share, phase in self.pattern.phases():
-            centred = over_queries(self.pattern, weighed * phase.conj())
-            key += share * (centred(self.gram) * phase).real
-            value += share * centred(self.gram * phase).real
-        return symmetric(key), symmetric(value)
+            turned = weighed * phase.conj()
+            parts = over_queries(mixing, turned, left.T, both)
+            whole += share * (parts.whole * phase).real
+            key += share * (parts.rest * phase).real
+            if self.pattern.turns:
+                right = mixing.mix_right(self.gram * phase)
+                outer += share * (turned * mixing.mix(right)).real
+                inner += share * (parts.half * right).real
+        value = mixing.back_right(mixing.back(outer) - 2 * inner) if self.pattern.turns else key
+        return symmetric(self.gram * whole + key), symmetric(self.gram * whole + value)
 
     def _next_order(self) -> Array:
         """Factor of the squared gradients of query and key weights at the next order in the logit variance."""
@@ -376,20 +393,19 @@ def over_keys(weights: Mixing, first: Any, second: Any, left: Any, both: Any) ->
     return inner + both * weights.mix_right(turned_left)
 
 
-def over_queries(weights: Mixing, weighed: Any) -> Callable[[Any], Any]:
-    """The map from a Hermitian covariance C of keys to sum_ik B_ik J_i C J_k, with a Hermitian B (``weighed``).
+class OverQueries(NamedTuple):
+    """sum_ik B_ik J_i C J_k = C * ``whole`` + ``rest``, of which the Hermitian part counts; ``half`` is A' B."""
 
-    As of :func:`over_keys`, the Hermitian part counts.
-    """
+    half: Any
+    whole: Any
+    rest: Any
+
+
+def over_queries(weights: Mixing, weighed: Any, right: Any, both: Any) -> OverQueries:
+    """That sum for a Hermitian B (``weighed``) and a covariance C of keys with ``right`` = C A' and ``both`` = A C A'."""
     half = weights.back(weighed)
-    whole = weights.back_right(half)
-
-    def centred(covariance: Any) -> Any:
-        right = weights.mix_right(covariance)
-        inner = weights.back(weighed * weights.mix(right)) - 2 * half * right
-        return covariance * whole + weights.back_right(inner)
-
-    return centred
+    rest = weights.back_right(weights.back(weighed * both) - 2 * half * right)
+    return OverQueries(half, weights.back_right(half), rest)
 
 
 def symmetric(matrix: Array) -> Array:

@@ -71,6 +71,11 @@ class MemoryAttentionGram:
         own = range(self.memory.keys, len(self.whole.gram))[rows]
         return self.whole.logit_deviation(slice(own.start, own.stop))
 
+    @property
+    def kept(self) -> int:
+        """Matrices of the tokens' size that are kept for the way back, about."""
+        return self.whole.kept * len(self.whole.gram) ** 2 // len(self.memory.weights) ** 2
+
     def forward(self) -> Array:
         """Gram matrix of the outputs of all heads, per coordinate."""
         return self.whole.forward()[self.memory.keys :, self.memory.keys :]

@@ -12,9 +12,10 @@ head's queries and keys. Everything that is linear in values and in the incoming
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +28,28 @@ SMALL_LOGITS = 0.5
 """Logit deviation up to which the first order of :class:`AttentionGram` is kept."""
 PAIRS, FEWEST, MOST = 6000, 8, 96
 """Draws: PAIRS over the number of tokens, between FEWEST and MOST. More tokens average more in one draw."""
-LEAST = 2
-"""Draws of a layer of which there are so many that their errors average out."""
+LEAST, DRAWN_LAYERS = 2, 12
+"""Draws of a layer of which there are so many that their errors average out, and layers from which each draws fewer."""
 CHUNK = 2_000_000
 """Numbers in one stack of drawn matrices."""
 WIDEST = 1e12
 """Dimensions beyond which a sample Gram matrix does not fluctuate in double precision."""
 
 
+class _Heads(NamedTuple):
+    """Drawn attention weights and Gram matrices of tokens, queries and keys, each of shape (draws, tokens, tokens)."""
+
+    weights: Array
+    gram: Array
+    queries: Array
+    keys: Array
+
+
 @dataclass(frozen=True, eq=False)
 class SampledAttentionGram(AttentionGram):
     """An attention layer at logits of any size, without rotary embeddings.
 
-    At most ``most`` heads are drawn (but for LEAST).
+    ``share`` is that of the heads which one of DRAWN_LAYERS layers draws.
 
     ``fixed_norm`` says that a norm has given every token its size. Equal ``seed`` gives equal draws; layers of one network
     take different ones, or their errors add up. :attr:`error` is the standard error of the output's second moment.
@@ -53,16 +63,33 @@ class SampledAttentionGram(AttentionGram):
     """
 
     fixed_norm: bool = False
-    most: int = MOST
+    share: float = 1.0
     seed: tuple[int, ...] = (0,)
 
     @cached_property
     def draws(self) -> int:
         """Number of drawn heads."""
-        return min(max(PAIRS // self.pattern.tokens, FEWEST), max(self.most, LEAST))
+        return max(round(self.share * min(max(PAIRS // self.pattern.tokens, FEWEST), MOST)), LEAST)
 
-    def _heads(self) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """Stacks of weights and of the Gram matrices of tokens, queries and keys, each (draws, tokens, tokens)."""
+    @property
+    def _together(self) -> int:
+        """Heads in a stack."""
+        return max(CHUNK // self.pattern.tokens**2, 1)
+
+    @property
+    def kept(self) -> int:
+        return len(_Heads._fields) * self.draws if self.draws <= self._together else 0
+
+    def _heads(self) -> Iterable[_Heads]:
+        """Stacks of heads, drawn once where one holds them all."""
+        return (self._stack,) if self.kept else self._drawn()
+
+    @cached_property
+    def _stack(self) -> _Heads:
+        (heads,) = self._drawn()
+        return heads
+
+    def _drawn(self) -> Iterator[_Heads]:
         rng = np.random.default_rng(self.seed)
         tokens, key_width = self.pattern.tokens, int(self._value("key_width"))
         own = np.sqrt(np.diag(self.gram))
@@ -71,12 +98,10 @@ class SampledAttentionGram(AttentionGram):
         dimensions = min(self.fan_in / self.spread, WIDEST) if self.spread > 0 else WIDEST
         # Giving sampled vectors their sizes back lowers their mean cosine by (1 - r^2)/2D.
         r = r * (1 + (1 - r**2) / (2 * dimensions)) if self.fixed_norm else r
-        values, vectors = np.linalg.eigh(r)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        root = _root(r)
         hidden = np.where(self.pattern.visible, 0.0, -np.inf)
-        step = max(CHUNK // tokens**2, 1)
-        for start in range(0, self.draws, step):
-            count = min(step, self.draws - start)
+        for start in range(0, self.draws, self._together):
+            count = min(self._together, self.draws - start)
             vector = root @ _wishart_factor(rng, count, tokens, dimensions)
             if self.fixed_norm:
                 norm = np.sqrt((vector**2).sum(axis=-1, keepdims=True))
@@ -89,7 +114,7 @@ class SampledAttentionGram(AttentionGram):
             logits = scale * query @ key.swapaxes(1, 2) + hidden
             weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
-            yield weights, *(item @ item.swapaxes(1, 2) for item in (vector, query, key))
+            yield _Heads(weights, *(item @ item.swapaxes(1, 2) for item in (vector, query, key)))
 
     @cached_property
     def _averages(self) -> tuple[Array, Array, float]:
@@ -122,15 +147,26 @@ class SampledAttentionGram(AttentionGram):
         for weights, gram, queries, keys in self._heads():
             mixing = Mixing(weights)
             left = mixing.mix(gram)
+            both = mixing.mix_right(left)
             values_path = mixing.back_right(mixing.back(gradient))
-            query_path = gradient * over_keys(mixing, gram, keys, left, mixing.mix_right(left))
-            key_path = over_queries(mixing, gradient * queries)(gram)
+            query_path = gradient * over_keys(mixing, gram, keys, left, both)
+            parts = over_queries(mixing, gradient * queries, left.swapaxes(-1, -2), both)
+            key_path = gram * parts.whole + parts.rest
             value += values_path.sum(axis=0) / self.draws
             query += query_path.sum(axis=0) / self.draws
             key += key_path.sum(axis=0) / self.draws
             for name, path in (("query", query_path), ("key", key_path), ("value", values_path)):
                 squares[name] += float((gram * path).sum()) / self.draws
         return self._gradient(value, symmetric(query), symmetric(key), squares)
+
+
+def _root(matrix: Array) -> Array:
+    """R with R R^T = matrix, of which negative eigenvalues count as zero."""
+    try:
+        return np.asarray(np.linalg.cholesky(matrix))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(matrix)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def _wishart_factor(rng: np.random.Generator, count: int, tokens: int, dimensions: float) -> Array:

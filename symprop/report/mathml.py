@@ -57,11 +57,12 @@ def mathml_rows(rows: list[tuple[str, str]]) -> str:
 
 
 def inline_text(latex: str) -> str:
-    """What LaTeX text says, as plain text: escapes undone, commands left out.
+    """What LaTeX text says, as plain text: escapes undone, commands and the marks of formulas left out.
 
-    >>> inline_text(r"50\\% of \\textbackslash{}x")
-    '50% of \\\\x'
+    >>> inline_text(r"50\\% of \\textbackslash{}x for \\$5 at $L$")
+    '50% of \\\\x for $5 at L'
     """
+    latex = re.sub(r"(?<!\\)\$", "", latex)
     latex = re.sub(r"\\ensuremath\{([^{}]*)\}", lambda found: _plain(found[1]), latex)
     latex = re.sub(r"\\(textbackslash|textasciicircum|textasciitilde)\{\}", lambda found: _ESCAPED[found[1]], latex)
     return re.sub(r"\\([\s{}$&#%_])", r"\1", latex).replace("''", "”")

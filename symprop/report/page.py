@@ -50,7 +50,7 @@ def html_page(document: Document) -> str:
     page = _Page(document)
     return _environment().get_template("page.html").render(
         title=Markup(page.text(document.title)),
-        plain_title=inline_text(document.title.replace("$", "")),
+        plain_title=inline_text(document.title),
         introduction=Markup(page.blocks(document.introduction)),
         contents=[(item.label, number, Markup(page.text(item.title))) for number, item in enumerate(document.sections, 1)],
         sections=[Markup(page.section(item)) for item in document.sections],
@@ -168,7 +168,7 @@ class _Page:
         shown = len(sweep.values) // 2
         drawn = [f'<path class="line c{index}" d="{item}"/>' for index, item in enumerate(paths[shown])]
         names = [f"{value:g}" for value in sweep.values]
-        plot = svg(sweep.xlabel, sweep.ylabel, across, up, drawn, inline_text(sweep.caption.replace("$", "")))
+        plot = svg(sweep.xlabel, sweep.ylabel, across, up, drawn, inline_text(sweep.caption))
         entries = [(index, curve.label, True) for index, curve in enumerate(sweep.curves[shown])]
         legend = legend_html(entries) if len(entries) > 1 else ""
         slider = (

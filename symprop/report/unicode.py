@@ -21,6 +21,7 @@ _SYMBOLS = LETTERS | {
     "dots": "...", "cdots": "...", "prime": "′", "log": "log ", "max": "max ", "min": "min ", "lim": "lim", ",": " ",
     "quad": " ", "qquad": "  ", ";": " ", ":": " ", "!": "", " ": " ", "{": "{", "}": "}", "%": "%", "#": "#",
     "_": "_", "&": "&", "$": "$", "lvert": "|", "rvert": "|", "sim": " ~ ", "gg": " >> ", "ll": " << ", "pm": "±",
+    "odot": " ⊙ ", "int": "∫", "equiv": " ≡ ", "propto": " ∝ ", "mapsto": " ↦ ",
 }  # fmt: skip
 _IGNORED = {"left", "right", "big", "bigl", "bigr", "Big", "Bigl", "Bigr", "displaystyle", "biggl", "biggr"}
 _ACCENTS = {"hat": "\u0302", "tilde": "\u0303", "bar": "\u0304", "dot": "\u0307", "vec": "\u20d7"}
@@ -35,6 +36,8 @@ def unicode_of(latex: str) -> str:
 
     >>> unicode_of(r"\\frac{1}{n}\\,(1 + \\alpha_2^2 g)^L \\mathbb{E}\\|X'\\|_F^2")
     '1/n (1 + α₂² g)^L E‖X′‖²'
+    >>> unicode_of(r"\\overline{x^2} \\odot \\overline{y}")
+    '⟨x²⟩ ⊙ ȳ'
     """
     reader = _Reader(_TOKEN.findall(latex))
     return " ".join(reader.read().split()).replace("( ", "(").replace(" )", ")").replace(" ,", ",")
@@ -98,6 +101,9 @@ class _Reader:
             return f"√{_grouped(self._argument(), ' +-/^')}"
         if name in _ACCENTS:
             return unicodedata.normalize("NFC", self._argument() + _ACCENTS[name])
+        if name == "overline":
+            body = self._argument()
+            return unicodedata.normalize("NFC", body + _ACCENTS["bar"]) if len(body) == 1 else f"⟨{body}⟩"
         if name in ("stackrel", "overset", "underset"):
             self._argument()
             return self._argument()

@@ -150,7 +150,10 @@ def matching_temperature(
     if slope == 0:
         raise RefusedError("matching_temperature", "the query gradient is zero for every temperature",
                            "use more than one token and rho < 1")
-    squared = factored(values.expression / slope)
+    # Collected, 1 + rho (n - 1) keeps its sign in floating point where it vanishes.
+    squared = factored(values.expression / slope).replace(
+        lambda part: part.is_Add and part.has(symbols.rho), lambda part: sp.collect(part, symbols.rho)
+    )
     step = ProofStep("solve", "tau^2 E||dS/dW_Q||^2 at tau = 1 equals E||dS/dW_V||^2", squared)
     return Derivation(
         squared,

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from symprop.architectures.readers import KEYS, MAX_BYTES, READERS, from_config, from_toml
+from symprop.architectures.entries import MAX_BYTES
+from symprop.architectures.readers import KEYS, READERS, from_config, from_toml
 from symprop.cli import main
 from symprop.core.errors import SympropError
 

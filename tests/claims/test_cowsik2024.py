@@ -64,6 +64,17 @@ def test_evaluators_agree_with_fifty_digits():
             assert np.allclose(numbers, [float(item) for item in exact.values()], rtol=1e-9), (name, backend)
 
 
+def test_exponents_at_the_edges():
+    """Attention alone, logarithms of factors that cancel, and growth that only three hundred digits tell from one."""
+    spec = COWSIK.evaluator("exponents_relu")
+    for values in ({"A": 1 - 2**-53, "M": 0.5, "sigma_w": 1e12}, {"A": 0.984, "M": 1e-12, "sigma_w": 1e12},
+                   {"A": 1e-12, "M": 1.0, "sigma_w": 1e-12}):
+        exact, found = evaluate(spec, values, 20), load(spec)(**values)
+        assert float(found.lyapunov_angle) == pytest.approx(float(exact["lyapunov_angle"]), rel=1e-13, abs=0)
+    depth, values = COWSIK.evaluator("crossover_depth"), {"A": 1e-300, "M": 0.5, "m": 1.0, "n": 64}
+    assert float(evaluate(depth, values)["depth"]) == pytest.approx(np.log(64) * 1e300, rel=1e-14)
+
+
 def test_tanh_exponents_vanish_on_the_tabulated_boundary():
     exact = evaluate(COWSIK.evaluator("exponents_tanh"), {"A": sp.Rational(9, 100), "M": sp.Rational(9, 100),
                                                           "sigma_w": sp.Rational("3.58391978")}, 15)

@@ -11,6 +11,7 @@ from symprop.claims import check
 from symprop.codegen import evaluate
 from symprop.codegen.render import load
 from symprop.components import Elementwise, LayerNorm, Linear, UniformAttention
+from symprop.core.errors import InputError
 from symprop.functions.activation import Relu
 from symprop.network import residual, sequential, token_input, trace_of
 from symprop.network.gram import GramSignal, propagate
@@ -96,6 +97,29 @@ def test_critical_strength_keeps_the_overlap_of_attention_at_its_bound():
     only = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.0, "sigma_b2": 0.0, "alpha_sa": float(strength), "alpha_mlp": 1.0}
     got = load(DERIVATION.evaluator("overlap_uniform"))(**only, n=10**9, L=50).overlap
     assert got == pytest.approx(0.95, abs=1e-7)
+
+
+def test_what_many_tokens_cannot_have_is_refused():
+    """A bound below the overlap that tokens enter with, and a negative overlap of all pairs."""
+    strength, point = DERIVATION.evaluator("critical_strength"), {"rho": 0.5, "rho_T": 0.4, "L": 50, "gain_v": 0.2}
+    rem, negative = DERIVATION.evaluator("overlap_rem"), {**POINT, "rho": -0.1, "beta_a": 1.0, "L": 3}
+    for spec, given in ((strength, point), (rem, negative)):
+        with pytest.raises(InputError, match="rho"):
+            evaluate(spec, given)
+        with pytest.raises(ValueError, match="rho"):
+            load(spec)(**given)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+def test_exponents_keep_their_digits_where_one_block_nearly_ends_the_gap(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("SYMPROP_CACHE", str(tmp_path))
+    if backend == "torch":
+        pytest.importorskip("torch")
+    spec = DERIVATION.evaluator("angle_exponent")
+    for changed in ({"alpha_sa": 1e-12}, {"gain_v": 1e12}, {"sigma_b2": 1e12, "alpha_sa": 1e-6}, {"alpha_sa": 1e6}, {}):
+        point = {key: value for key, value in {**POINT, **changed}.items() if key != "rho"}
+        exact = float(evaluate(spec, point)["lyapunov_angle"])
+        assert float(load(spec, backend)(**point)) == pytest.approx(exact, rel=1e-14), changed
 
 
 @pytest.mark.slow

@@ -96,6 +96,19 @@ def test_variances_beyond_the_cells_take_the_sum():
     assert mixed.change.tolist() == [float(one.change), load(spec_of(Silu()))(2.0, 1.0).change]
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_one_point_costs_one_cell(backend):
+    """A function that has been called at one point has fitted the cell of that point alone."""
+    torch = pytest.importorskip("torch") if backend == "torch" else None
+    function = load(spec_of(Tanh()), backend)
+    function(1e4, 1.0)
+    made = [int(flags.sum()) for _, flags in function.__globals__["_CELLS"].values()]
+    assert made and set(made) == {1}
+    if torch is not None:
+        slope = torch.func.grad(lambda gap: function(1e5, gap).change)(torch.tensor(3.0, dtype=torch.float64))
+        assert torch.isfinite(slope)
+
+
 def test_nothing_varies_at_zero_variance():
     found = load(moments_of(Silu()))(0.0, 0.0)
     assert (found.mean, found.second, found.change, found.cross) == (0, 0, 0, 0)

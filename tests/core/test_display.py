@@ -15,6 +15,7 @@ from symprop.components import LayerNorm
 from symprop.core.display import html_table, latex
 from symprop.core.signal import Gradient
 from symprop.core.symbols import L, alpha_1, d
+from symprop.functions.depth_nodes import ExpMinusOne, GrowthMinusOne
 from symprop.network import parallel
 
 
@@ -96,3 +97,8 @@ def test_a_block_is_an_outline_of_what_it_holds():
     wanted = ["L times", "one after the other", "2 x + alpha_1 branch(x)", "S =", UniformAttention(d, 1 / d).describe()]
     assert [item for item in shown if item in wanted] == wanted
     assert {LayerNorm().describe(), Linear(d, 1 / d).describe()} <= set(shown)
+
+
+def test_sums_over_depth_are_written_out():
+    assert latex(sp.Symbol("x") * GrowthMinusOne(alpha_1**2, L)) == r"x \left(\left(\alpha_1^{2} + 1\right)^{L} - 1\right)"
+    assert latex(ExpMinusOne(sp.Symbol("x")) ** 2) == r"\left(e^{x} - 1\right)^{2}"

@@ -7,7 +7,7 @@ import sympy as sp
 from symprop.core.errors import RefusedError
 from symprop.functions.activation import Erf, Gelu, LeakyRelu, Relu, Sine, SquaredRelu
 from symprop.functions.logistic import Silu, Tanh
-from symprop.functions.pair_kernel import CLOSE, NODES, PairKernel
+from symprop.functions.pair_kernel import CLOSE, PairKernel, _expanded
 from symprop.functions.quadrature_activation import GeluTanh
 
 CLOSED = (Relu(), LeakyRelu(sp.Rational(1, 3)), SquaredRelu(), Gelu(), Erf(), Sine())
@@ -60,13 +60,17 @@ def test_slopes_have_no_further_derivative():
 
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("activation", SUMS, ids=lambda item: item.name)
-def test_many_close_variances_are_interpolated_to_the_error_of_the_series(activation, order):
-    rng = np.random.default_rng(0)
-    for low in (1e-3, 1.0, 30.0):
-        v = low * rng.uniform(1, CLOSE - 0.01, NODES + 4)
-        r = rng.uniform(-0.9, 0.9, (len(v), len(v))) + 2 * np.eye(len(v))
-        c = np.sqrt(np.outer(v, v)) * np.minimum(r, 1.0)
-        kernel = PairKernel(activation, order)
-        found = kernel.of(v[:, None], v, c)
-        alone = [[float(kernel.of(one, other, c[i, j])) for j, other in enumerate(v)] for i, one in enumerate(v)]
-        assert found == pytest.approx(np.array(alone), rel=1e-11, abs=1e-11 * np.diag(found).max())
+def test_moments_are_interpolated_in_the_variance_to_the_error_of_the_series(activation, order):
+    edges = CLOSE ** np.array([-17.0, 0.0, 8.0])
+    for low in edges:
+        v = low * np.array([1 - 1e-15, 1.0, 1 + 1e-15, *np.random.default_rng(0).uniform(1, CLOSE, 20)])
+        direct = _expanded(activation, order, v)
+        found = np.vstack(PairKernel(activation, order)._coefficients(v))
+        assert found == pytest.approx(direct, rel=1e-11, abs=1e-12 * np.sqrt(direct[-1].max()))
+
+
+@pytest.mark.parametrize("activation", [*CLOSED, *SUMS], ids=lambda item: item.name)
+def test_uncorrelated_tokens_keep_their_means(activation):
+    v = np.array([0.7])
+    mean = float(sp.N(activation.mean(sp.S.Zero, sp.Rational(7, 10)), 17))
+    assert PairKernel(activation).of(v, v, np.zeros(1)) == pytest.approx([mean**2], rel=1e-8, abs=1e-15)
