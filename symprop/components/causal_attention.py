@@ -11,7 +11,7 @@ import sympy as sp
 from symprop.components.attention import GAUSSIAN_SCORES, INDEPENDENT_DROPOUT, by_shared_length
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
-from symprop.components.positional_attention import PositionalAttention
+from symprop.components.positional_attention import PositionalAttention, later_keys
 from symprop.core import symbols
 from symprop.core.errors import InputError
 from symprop.core.provenance import Assumption, Source
@@ -429,9 +429,7 @@ class CausalAttention(PositionalAttention):
         return {"value": value, "query": self.key_variance * query, "key": self.query_variance * key}
 
     def _hidden(self, count: int) -> Array:
-        import numpy as np
-
-        return np.triu(np.ones((count, count), dtype=bool), 1)
+        return later_keys(count)
 
     def _mask(self, rng: np.random.Generator, shape: tuple[int, ...], values: Values) -> Array | float:
         keep = 1 - self.number(self.dropout, values)

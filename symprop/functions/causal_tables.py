@@ -4,7 +4,7 @@ The square root s of the score variance a is divided into panels that begin at 0
 for every factor of two from 1 on. On a panel a moment of a row is a Chebyshev series of 16 terms, and what the overlap of two
 rows is interpolated from (:func:`symprop.functions.causal_numeric.pair_ends`) one of 8, in a on the first panel and in s on the
 others. Moments that are odd in s are divided by s, and the ends, which vanish with the scores, by a. Relative error 1e-9 for
-rows and 1e-5 for pairs; nan from s = 64 on for rows, and from s = 20 on for pairs.
+rows and 2e-5 for pairs; nan from s = 64 on for rows, and from s = 20 on for pairs.
 
 A series belongs to one number of tokens (or list of pairs of them) and one dimension of the keys, and is made when a point
 first needs it: a value does not depend on the other points, and a second layer costs matrix products alone. The text of this

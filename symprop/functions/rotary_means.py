@@ -8,7 +8,7 @@ import sympy as sp
 from sympy.core.symbol import Str
 
 from symprop.core.errors import InputError, RefusedError
-from symprop.functions.token_means import RowMean, compiled_moment, free_symbols
+from symprop.functions.token_means import compiled
 
 LAG, CENTRED = sp.symbols("K K_c", real=True)
 """Correlation of two positions: of the scores of what tokens share, and of its part that differs between keys."""
@@ -27,6 +27,16 @@ class _Rotary(sp.Function):
     def places(self) -> tuple[sp.Expr, ...]:
         """Tokens, key width, rotated coordinates and base."""
         raise NotImplementedError
+
+    @property
+    def numbers(self) -> tuple[sp.Symbol, ...]:
+        """What the value depends on: the symbols by name."""
+        return tuple(sorted(self.free_symbols, key=str))
+
+    def at(self, *numbers: float) -> float:
+        """The value in double precision at :attr:`numbers`."""
+        whole = (sp.Integer(int(item)) if item == int(item) else sp.Float(item) for item in numbers)
+        return float(self.xreplace(dict(zip(self.numbers, whole, strict=True))).in_double())
 
     def _setting(self) -> tuple[int, int, int, float] | None:
         if not all(item.is_number for item in self.places):
@@ -90,19 +100,12 @@ class RotaryAverage(_Rotary):
         """Which of the averages of :func:`~symprop.functions.rotary_numeric.lag_averages` it is."""
         return list(_LATEX).index(str(self.args[0]))
 
-    @property
-    def numbers(self) -> tuple[sp.Expr, ...]:
-        """What the value depends on."""
-        return self.places
-
-    def at(self, *numbers: float) -> float:
-        """The value in double precision at :attr:`numbers`."""
+    def in_double(self) -> float:
+        """The value in double precision; every argument must be a number."""
         from symprop.functions.rotary_numeric import lag_correlations
 
-        tokens, width, rotated, base = numbers
+        tokens, width, rotated, base = map(float, self.places)
         return float(lag_correlations(int(tokens), int(width), int(rotated), base)[2][self.place])
-
-    in_double = RowMean.in_double
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         return None if self._setting() is None else sp.Float(self.in_double(), 15)
@@ -144,19 +147,12 @@ class RotaryMean(_Rotary):
         super()._eval_derivative(symbol)
         return self.func(sp.Lambda(self.args[0].signature, self.args[0].expr.diff(symbol)), *self.args[1:])
 
-    @property
-    def numbers(self) -> tuple[sp.Expr, ...]:
-        """What the value depends on: the spread, the positions, and the symbols of the moment by name."""
-        return (*self.args[1:], *free_symbols(self.args[0]))
-
-    def at(self, *numbers: float) -> float:
-        """The value in double precision at :attr:`numbers`."""
+    def in_double(self) -> float:
+        """The value in double precision; every argument must be a number."""
         from symprop.functions.rotary_numeric import lag_means
 
-        function = compiled_moment(self.args[0], masked=False)
-        return float(lag_means(lambda *at: [function(*at)], 1, *numbers)[0])
-
-    in_double = RowMean.in_double
+        function = compiled(self.args[0].signature, self.args[0].expr, masked=False)
+        return float(lag_means(lambda *at: [function(*at)], 1, float(self.args[1]), *map(float, self.places))[0])
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         function = self.args[0]

@@ -141,7 +141,7 @@ class RowMean(sp.Function):
     @property
     def numbers(self) -> tuple[sp.Expr, ...]:
         """What the value depends on: the number of tokens, the law of two rows, and the symbols of the moment by name."""
-        return (self.tokens, *(self.args[2] if len(self.args) > 2 else ()), *free_symbols(self.args[0]))
+        return (self.tokens, *(self.args[2] if len(self.args) > 2 else ()), *_free(self.args[0]))
 
     def at(self, *numbers: float) -> float:
         """The value in double precision at :attr:`numbers`.
@@ -153,7 +153,7 @@ class RowMean(sp.Function):
         """
         from symprop.functions.causal_numeric import row_means
 
-        function = compiled_moment(self.args[0])
+        function = _moment(self.args[0])
         return float(row_means(lambda *at: [function(*at)], 1, *numbers)[0])
 
     def in_double(self) -> float:
@@ -230,7 +230,7 @@ class PairMean(sp.Function):
         """The value in double precision at :attr:`numbers`."""
         from symprop.functions.causal_numeric import pair_means
 
-        function = compiled_moment(self.args[0])
+        function = _moment(self.args[0])
         return float(pair_means(lambda *at: [function(*at)], 1, numbers[0], numbers[1:6], *numbers[6:])[0])
 
     in_double = RowMean.in_double
@@ -279,14 +279,14 @@ def _outer_sum(inner: sp.Expr, last: sp.Symbol, tokens: sp.Expr) -> sp.Expr | No
     return total
 
 
-def free_symbols(function: sp.Lambda) -> tuple[sp.Symbol, ...]:
+def _free(function: sp.Lambda) -> tuple[sp.Symbol, ...]:
     """The symbols of a moment that are not bound, by name."""
     return tuple(sorted(function.free_symbols, key=str))
 
 
-def compiled_moment(function: sp.Lambda, masked: bool = True) -> Callable[..., Any]:
-    """A moment as a function of its bound symbols and its others; see :func:`compiled`."""
-    return compiled((*function.signature, *free_symbols(function)), function.expr, masked)
+def _moment(function: sp.Lambda) -> Callable[..., Any]:
+    """A moment as a function of its bound symbols and its others."""
+    return compiled((*function.signature, *_free(function)), function.expr)
 
 
 def outermost(expression: sp.Expr, kinds: tuple[type, ...]) -> set[sp.Expr]:
@@ -404,5 +404,5 @@ def _moments(masked: bool) -> Mapping[str, Callable[..., Any]]:
 
 __all__ = [
     "AMPLITUDE", "COSINE", "LATER", "ROW", "OverlapGrowth", "PairMean", "RowMean", "SphereOverlap", "SphereSlope", "compiled",
-    "compiled_moment", "free_symbols", "outermost", "sharp", "special_functions",
+    "outermost", "sharp", "special_functions",
 ]
