@@ -69,7 +69,7 @@ def words_of(kind: str, tokens: int, vocabulary: int, seed: int) -> Words | None
     >>> len(set(words_of("zipf", 64, 1000, 0).tolist())) < len(set(words_of("uniform", 64, 1000, 0).tolist())) <= 64
     True
     """
-    from symprop.architectures.signal import MAX_TOKENS
+    from symprop.architectures.entries import MAX_TOKENS
 
     if kind not in WORDS:
         raise UnknownNameError("words", kind, WORDS)

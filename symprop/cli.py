@@ -22,6 +22,7 @@ from symprop.core.errors import InputError, SympropError, UnknownNameError, one_
 
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
+    from symprop.architectures.description import Architecture
     from symprop.claims import PaperDerivation, Progress, Verdict
     from symprop.codegen.spec import FunctionSpec
     from symprop.report.appendix import Part
@@ -34,6 +35,8 @@ Z_LIMIT = 4.0
 
 MANIFEST = "manifest.json"
 COLUMNS = 80
+SMALL_MATRICES = 256
+"""Tokens up to which threads of a matrix product wait for each other longer than they work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -368,9 +371,8 @@ def _audit(options: argparse.Namespace) -> int:
     if options.target is not None:
         # What describes no model is refused before SymPy is imported.
         read(options.target)
-    from symprop import auditing
-    from symprop.architectures.audit import audit
-    from symprop.architectures.checkpoint import checkpoint_files
+    if options.seq_len <= SMALL_MATRICES and "numpy" not in sys.modules:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from symprop.architectures.readers import keys_text, load
 
     if options.keys:
@@ -380,10 +382,16 @@ def _audit(options: argparse.Namespace) -> int:
     _writable(options.plot, "plot")
     if options.target is None:
         raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
+    described = load(options.target)
+    # Components take a second to import: after the sizes and variances have been checked.
+    from symprop import auditing
+    from symprop.architectures.audit import audit
+    from symprop.architectures.checkpoint import checkpoint_files
+
     found_files = checkpoint_files(options.target)
     if found_files is not None:
-        return _contrast(options, *found_files)
-    model = auditing.overridden(load(options.target), depth=options.depth, width=options.width, init=options.init)
+        return _contrast(options, described, *found_files)
+    model = auditing.overridden(described, depth=options.depth, width=options.width, init=options.init)
     if options.latex:
         print(auditing.formulas(model), end="")
     if options.latex and not (options.plot or options.html or options.appendix):
@@ -417,13 +425,12 @@ def _audit_report(options: argparse.Namespace, found: Audit) -> None:
         _write(options.html, html_page(document).encode(), "html")
 
 
-def _contrast(options: argparse.Namespace, folder: Path, files: tuple[Path, ...]) -> int:
+def _contrast(options: argparse.Namespace, model: Architecture, folder: Path, files: tuple[Path, ...]) -> int:
     from symprop import auditing
     from symprop.architectures.checkpoint import contrast
-    from symprop.architectures.readers import load
 
     kind = "uniform" if options.words == "distinct" else options.words
-    words = auditing.words_of(kind, options.seq_len, load(str(folder / "config.json")).vocabulary, options.seed)
+    words = auditing.words_of(kind, options.seq_len, model.vocabulary, options.seed)
     if words is None:
         raise InputError("tokens", options.seq_len, "an integer that an audit takes")
     with _progress(options) as progress:

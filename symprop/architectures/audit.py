@@ -13,8 +13,9 @@ import numpy as np
 import sympy as sp
 
 from symprop.architectures.description import Architecture
+from symprop.architectures.entries import MAX_TOKENS
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
-from symprop.architectures.signal import MAX_TOKENS, ModelPass, Words, logit_deviations, run
+from symprop.architectures.signal import ModelPass, Words, logit_deviations, run
 from symprop.core.display import html_table
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.network.gram import GramGradient

@@ -10,6 +10,7 @@ from typing import Any
 import mpmath
 import sympy as sp
 
+from symprop.architectures.entries import ACTIVATION_NAMES
 from symprop.components import Attention, Dropout, Elementwise, LayerNorm, Linear
 from symprop.components.embedding import Embedding, RepeatProbability, Zipf
 from symprop.core import symbols
@@ -26,10 +27,11 @@ from symprop.functions.softmax_values import evaluator
 from symprop.functions.table_sum import callable_sums
 from symprop.network import Block, residual, sequential, token_input, trace_of
 
-ACTIVATIONS: Mapping[str, Activation] = {
-    item.name: item
-    for item in (Relu(), Gelu(), GeluTanh(), Silu(), SquaredRelu(), Absolute(), Erf(), Sine(), Tanh(), Sigmoid(), Identity())
-}
+ACTIVATIONS: Mapping[str, Activation] = dict(zip(
+    ACTIVATION_NAMES,
+    (Relu(), Gelu(), GeluTanh(), Silu(), SquaredRelu(), Absolute(), Erf(), Sine(), Tanh(), Sigmoid(), Identity()),
+    strict=True,
+))  # fmt: skip
 """Activations of the feed-forward block, by name."""
 HEAD_WIDTH = 64
 """Width of a head that a model has unless told."""

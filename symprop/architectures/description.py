@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from symprop.architectures.deepscalelm import ACTIVATIONS
-from symprop.components import Attention, Elementwise, GatedUnit, LayerNorm, Linear, RMSNorm
+from symprop.architectures.entries import ACTIVATION_NAMES, NORM_NAMES
 from symprop.core import symbols
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.provenance import Source
-from symprop.functions.activation import Activation
-from symprop.functions.pair_kernel import CalledActivation
-from symprop.network import Block, Sequential, named, parallel, residual, sequential
-from symprop.network.gram_memory import MemoryAttention
+
+if TYPE_CHECKING:
+    from symprop.functions.activation import Activation
+    from symprop.network import Block
 
 SIZES: Mapping[str, sp.Symbol] = {
     "layers": symbols.L, "width": symbols.d, "heads": symbols.heads, "key_width": symbols.d_k, "hidden": symbols.d_F,
@@ -28,7 +27,6 @@ LIMITS: Mapping[str, int] = {
     "layers": 10**5, "width": 10**7, "heads": 10**5, "key_width": 10**7, "hidden": 10**8, "vocabulary": 10**9,
 }  # fmt: skip
 ORDERS = ("pre", "post", "parallel", "peri", "none")
-NORMS: Mapping[str, type[LayerNorm] | type[RMSNorm]] = {"layer": LayerNorm, "rms": RMSNorm}
 POSITIONS = ("none", "learned", "sinusoidal", "rotary")
 VARIANCES = (
     "token", "position", "segment", "class_token", "query", "key", "value", "output", "up", "gate", "down", "head",
@@ -102,7 +100,7 @@ class Architecture:
             if not 1 <= getattr(self, name) <= limit:
                 raise InputError(name, getattr(self, name), f"an integer in [1, {limit}]")
         for name, allowed in (
-            ("order", ORDERS), ("norm", NORMS), ("activation", ACTIVATIONS), ("positions", POSITIONS)
+            ("order", ORDERS), ("norm", NORM_NAMES), ("activation", ACTIVATION_NAMES), ("positions", POSITIONS)
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise UnknownNameError(name, getattr(self, name), allowed)
@@ -155,6 +153,8 @@ class Architecture:
 
     def phi(self) -> Activation:
         """The activation of the feed-forward block."""
+        from symprop.architectures.deepscalelm import ACTIVATIONS
+
         return ACTIVATIONS[self.activation]
 
     def block(self, *, called: bool = False, symbolic: bool = False) -> Block:
@@ -163,47 +163,7 @@ class Architecture:
         With ``called`` the moments of the activation stay calls of :class:`PairKernel`, which the Gram interpreter evaluates:
         the block is built in milliseconds.
         """
-        at = {} if symbolic else {name: sp.Float(self.number(name), 17) for name in (*VARIANCES, *SCALES)}
-        sizes = {name: symbol if symbolic else self.sizes[symbol] for name, symbol in SIZES.items()}
+        # Components take a second to import, which a description that is refused does not need.
+        from symprop.architectures.layer import block_of
 
-        def value(name: str) -> sp.Expr:
-            return getattr(self, name) if symbolic else at[name]
-
-        def norm() -> Block:
-            return NORMS[self.norm](epsilon=symbols.eps if symbolic and self.epsilon else sp.Float(self.epsilon, 17))
-
-        phi: Activation = CalledActivation(self.phi()) if called else self.phi()
-        width, hidden, key_width = sizes["width"], sizes["hidden"], sizes["key_width"]
-
-        def attending(kind: type[Attention], label: str, projection: str) -> Block:
-            return sequential(
-                named(
-                    kind(
-                        key_width * sizes["heads"], value("value"), key_width, value("query"), value("key"),
-                        temperature=value("temperature"), heads=sizes["heads"],
-                    ),
-                    label,
-                ),
-                named(Linear(width, value("output")), projection),
-            )  # fmt: skip
-
-        attention = attending(Attention, "S", "O")
-        first = (
-            (named(GatedUnit(hidden, value("gate"), value("up"), phi), "G"),)
-            if self.gated
-            else (named(Linear(hidden, value("up")), "U"), named(Elementwise(phi), "A"))
-        )
-        feed_forward = sequential(*first, named(Linear(width, value("down")), "D"))
-        branch, skip = value("branch_scale"), value("skip_scale")
-        if self.order == "parallel":
-            return parallel(sequential(norm(), attention), sequential(norm(), feed_forward), scale=branch, norm=Sequential(()))
-
-        def joined(part: Block) -> Block:
-            if self.order == "post":
-                return sequential(residual(part, branch, skip), norm())
-            if self.order == "peri":
-                return residual(sequential(norm(), part, norm()), branch, skip)
-            return residual(sequential(norm(), part) if self.order == "pre" else part, branch, skip)
-
-        reading = (joined(attending(MemoryAttention, "C", "P")),) if self.cross else ()
-        return sequential(joined(attention), *reading, joined(feed_forward))
+        return block_of(self, called=called, symbolic=symbolic)

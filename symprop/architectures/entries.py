@@ -23,6 +23,13 @@ BUNDLED = (
 """Names of the presets."""
 MODEL_TYPES = ("gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "gpt_neox", "gptj", "vit", "t5")
 """The ``model_type`` of a config that has a reader."""
+NORM_NAMES = ("layer", "rms")
+ACTIVATION_NAMES = (
+    "relu", "gelu", "gelu_tanh", "silu", "squared_relu", "abs", "erf", "sin", "tanh", "sigmoid", "identity",
+)  # fmt: skip
+"""Norms and activations that a description may name."""
+MAX_TOKENS = 2048
+"""Tokens of the longest sequence that is audited."""
 SIZES = (
     "n_embd", "n_layer", "n_head", "n_inner", "hidden_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "intermediate_size", "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff", "head_dim",
@@ -69,9 +76,11 @@ def config(text: str) -> Entries:
     if kind not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise InputError("model_type", kind, f"one of {known}; describe any other model in a .toml file (symprop audit --keys)")
-    for keys, check in ((SIZES, entries.size), (NUMBERS, entries.number)):
-        for key in filter(entries.has, keys):
-            check(key)
+    for key in filter(entries.has, SIZES):
+        entries.size(key)
+    for key in filter(entries.has, NUMBERS):
+        if entries.number(key) < 0:
+            raise InputError(f"config: {key}", entries.number(key), "a number >= 0")
     return entries
 
 
@@ -145,7 +154,7 @@ class Entries:
         value = self.of(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{self.kind}: {key}", value, "an integer")
-        if abs(value) > MAX_INTEGER:
+        if self.has(key) and abs(value) > MAX_INTEGER:
             raise InputError(f"{self.kind}: {key}", "an integer of many digits", f"at most {MAX_INTEGER:.0e}")
         return value
 

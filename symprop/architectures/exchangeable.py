@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import sympy as sp
 
-from symprop.architectures.description import NORMS, Architecture
+from symprop.architectures.description import Architecture
+from symprop.architectures.layer import NORMS
 from symprop.architectures.signal import WEIGHTS, Words, embed
 from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linear, Sum
 from symprop.core.signal import Gradient, Signal

@@ -8,11 +8,18 @@ from typing import Any
 
 import sympy as sp
 
-from symprop.architectures.deepscalelm import ACTIVATIONS
-from symprop.architectures.description import NORMS, ORDERS, POSITIONS, SIZES, Architecture
-from symprop.architectures.entries import MODEL_TYPES, Entries, config, description, read
+from symprop.architectures.description import ORDERS, POSITIONS, SIZES, Architecture
+from symprop.architectures.entries import (
+    ACTIVATION_NAMES,
+    MAX_TOKENS,
+    MODEL_TYPES,
+    NORM_NAMES,
+    Entries,
+    config,
+    description,
+    read,
+)  # fmt: skip
 from symprop.architectures.presets import PRESETS, absolute, preset
-from symprop.architectures.signal import MAX_TOKENS
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.parsing import parse_expression
 from symprop.core.provenance import Source
@@ -228,9 +235,9 @@ KEYS: Mapping[str, Key] = {
     "hidden": Key("model", _WHOLE, "hidden width of the feed-forward block, d_F"),
     "vocabulary": Key("model", _WHOLE, "number of words or classes, V"),
     "order": Key("block", f"one of {', '.join(ORDERS)}", "where the norm stands"),
-    "norm": Key("block", f"one of {', '.join(NORMS)}", "LayerNorm or RMSNorm"),
+    "norm": Key("block", f"one of {', '.join(NORM_NAMES)}", "LayerNorm or RMSNorm"),
     "epsilon": Key("block", _REAL, "what a norm adds to the mean square"),
-    "activation": Key("block", f"one of {', '.join(ACTIVATIONS)}", "activation of the feed-forward block"),
+    "activation": Key("block", f"one of {', '.join(ACTIVATION_NAMES)}", "activation of the feed-forward block"),
     "gated": Key("block", _FLAG, "whether a gate multiplies the hidden layer"),
     "branch_scale": Key("block", _EXPRESSION, "factor of a residual branch"),
     "skip_scale": Key("block", _EXPRESSION, "factor of the stream that it is added to"),

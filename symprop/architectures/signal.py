@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import sympy as sp
 
-from symprop.architectures.description import NORMS, Architecture
+from symprop.architectures.description import Architecture
+from symprop.architectures.entries import MAX_TOKENS
+from symprop.architectures.layer import NORMS
 from symprop.components import LayerNorm
 from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
@@ -20,7 +22,6 @@ from symprop.network.gram_memory import Memory, MemoryAttentionGram
 from symprop.network.gram_softmax import DRAWN_LAYERS
 
 Words = npt.NDArray[np.int64]
-MAX_TOKENS = 2048
 PASS_MATRICES, KEPT_NUMBERS = 32, 5 * 10**7
 """Matrices in the pass of one layer, about, and numbers that the passes of all layers may fill the memory with."""
 

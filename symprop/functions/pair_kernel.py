@@ -26,6 +26,8 @@ Array = npt.NDArray[np.float64]
 
 REACH, STEP, RESOLVED = 9.0, 0.05, 8.0
 """Trapezoidal rule over +-REACH standard deviations; STEP resolves standard deviations up to RESOLVED."""
+GRADED = 64.0
+"""The standard deviation from which nodes lie the closer the nearer they are to zero, where activations bend."""
 TERMS, TAIL = 240, 1e-13
 """The series ends where it holds all but TAIL of the second moment, or after TERMS terms."""
 NODES, CLOSE = 16, 1.5
@@ -122,21 +124,25 @@ def _panel(activation: Activation, order: int, index: int) -> Array:
 def _expanded(activation: Activation, order: int, variances: Array) -> Array:
     """Hermite coefficients of a function, or with ``order`` 1 of its slope, above its second moment: (TERMS + 1, variances)."""
     spread = np.sqrt(variances)
-    z, weight, polynomials = _mesh(STEP * RESOLVED / max(RESOLVED, float(spread.max(initial=0.0))))
+    z, weight, polynomials = _mesh(max(RESOLVED, float(spread.max(initial=0.0))))
     values = (activation.apply, activation.slope)[order](spread[:, None] * z)
     return np.vstack([polynomials @ (values * weight).T, (values**2) @ weight])
 
 
 @lru_cache(maxsize=4)
-def _mesh(step: float) -> tuple[Array, Array, Array]:
-    """Nodes and weights of a Gaussian expectation, and orthonormal Hermite polynomials of shape (TERMS, nodes)."""
-    count = int(np.ceil(REACH / step))
-    z = np.arange(-count, count + 1) * step
+def _mesh(spread: float) -> tuple[Array, Array, Array]:
+    """Nodes z and weights of a Gaussian expectation of f(spread z), and Hermite polynomials of shape (TERMS, nodes)."""
+    graded = spread > GRADED
+    step, reach = (STEP / REACH, np.arcsinh(REACH * spread)) if graded else (STEP * RESOLVED / spread, REACH)
+    count = int(np.ceil(reach / step))
+    z, density = np.arange(-count, count + 1) * step, np.full(2 * count + 1, step)
+    if graded:
+        z, density = np.sinh(z) / spread, step * np.cosh(z) / spread
     rows = [np.ones_like(z)]
     for k in range(TERMS - 1):
         before = rows[-2] if k else 0.0
         rows.append((z * rows[-1] - np.sqrt(k) * before) / np.sqrt(k + 1))
-    return np.asarray(z), np.asarray(np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)), np.array(rows)
+    return np.asarray(z), np.asarray(np.exp(-(z**2) / 2) * density / np.sqrt(2 * np.pi)), np.array(rows)
 
 
 class KernelCall(sp.Function):

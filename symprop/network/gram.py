@@ -23,7 +23,7 @@ from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.functions.pair_kernel import CalledActivation, KernelCall, PairKernel
 from symprop.network.gram_attention import NO_ROTATION, AttentionGram, AttentionPattern
 from symprop.network.gram_memory import Memory, MemoryAttention, MemoryAttentionGram
-from symprop.network.gram_softmax import SMALL_LOGITS, SampledAttentionGram
+from symprop.network.gram_softmax import HARD_LOGITS, SMALL_LOGITS, SampledAttentionGram
 from symprop.network.trace import Trace
 
 Array = npt.NDArray[np.float64]
@@ -118,7 +118,14 @@ class Closure:
         seen = pattern if self.rotary else replace(pattern, rotary=NO_ROTATION)
         spread = FLUCTUATION[self.fluctuation](x.spread)
         layer = AttentionGram(attention, x.gram, seen, x.width, spread)
-        large = self.attention == "auto" and not seen.turns and layer.logit_deviation(slice(first, None)) > SMALL_LOGITS
+        deviation = layer.logit_deviation(slice(first, None))
+        large = self.attention == "auto" and not seen.turns and deviation > SMALL_LOGITS
+        if large and deviation > HARD_LOGITS:
+            raise RefusedError(
+                attention.describe(),
+                f"its logits deviate by {deviation:.3g}, where double precision holds no gradient of a softmax",
+                "smaller query and key variances, or a smaller temperature",
+            )
         if not large and self.attention != "sampled":
             return layer
         if seen.turns:

@@ -26,6 +26,9 @@ Array = npt.NDArray[np.float64]
 
 SMALL_LOGITS = 0.5
 """Logit deviation up to which the first order of :class:`AttentionGram` is kept."""
+HARD_LOGITS = 1e6
+"""Logit deviation beyond which the derivative of the softmax, a difference of nearly equal numbers that the squared deviation
+multiplies, has no digits left."""
 PAIRS, FEWEST, MOST = 6000, 8, 96
 """Draws: PAIRS over the number of tokens, between FEWEST and MOST. More tokens average more in one draw."""
 LEAST, DRAWN_LAYERS = 2, 12

@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
 
+from symprop.architectures import ACTIVATIONS
 from symprop.architectures.entries import MAX_BYTES
 from symprop.architectures.readers import KEYS, READERS, from_config, from_toml
 from symprop.cli import main
@@ -60,6 +63,9 @@ CONFIGS = {
     "1e999": _raw('"layer_norm_epsilon": 1e999'),
     "large std": _config(initializer_range=1e200),
     "std of 4200 digits": _raw(f'"initializer_range": {BIG}'),
+    "negative std": _config(initializer_range=-0.02),
+    "std whose logits are a step": _config(initializer_range=1e5),
+    "width whose hidden layer is beyond all": _config(n_embd=10**15),
     "negative epsilon": _config(layer_norm_epsilon=-1e-5),
     "unknown activation": _config(activation_function="mish"),
     "code for an activation": _config(activation_function="lambda x: x"),
@@ -127,7 +133,7 @@ def _refused(capsys, *words):
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and err.startswith("symprop: ") and len(err) < 700 and err[:-1].isprintable()
-    assert re.search("expected|known|did you mean", err), err
+    assert re.search("expected|known|did you mean|remedy", err), err
     assert spent < 1
     return err
 
@@ -182,6 +188,18 @@ def test_a_hostile_path(tmp_path, capsys, name, suffix):
 def test_a_target_that_is_no_model(tmp_path, monkeypatch, capsys, target):
     monkeypatch.chdir(tmp_path)
     _refused(capsys, target)
+
+
+@pytest.mark.parametrize("text", [_config(n_head=7), _config("llama", rope_theta=1), _config(activation_function="mish")])
+def test_a_model_out_of_range_is_refused_before_components_are_imported(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    code = (
+        "import sys; from symprop.cli import main; code = main(['audit', sys.argv[1]])\n"
+        "print(code, 'symprop.components' in sys.modules, 'numpy' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert found.stdout == "2 False False\n"
+    assert found.stderr.count("\n") == 1 and found.stderr.startswith("symprop: ")
 
 
 def test_an_unknown_model_type_names_those_known_and_the_way_out(tmp_path, capsys):
@@ -257,3 +275,7 @@ def test_an_unknown_key_is_answered_with_those_of_its_table():
 @pytest.mark.parametrize("kind", READERS)
 def test_a_config_of_its_type_alone_has_the_defaults_of_the_library(kind):
     assert from_config(_config(kind)).name in (kind, "gpt2", "vit", "t5", "gpt_neox", "gptj")
+
+
+def test_activations_are_known_by_their_own_names():
+    assert all(name == item.name for name, item in ACTIVATIONS.items())

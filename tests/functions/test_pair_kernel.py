@@ -5,6 +5,7 @@ import pytest
 import sympy as sp
 
 from symprop.core.errors import RefusedError
+from symprop.functions import pair_kernel
 from symprop.functions.activation import Erf, Gelu, LeakyRelu, Relu, Sine, SquaredRelu
 from symprop.functions.logistic import Silu, Tanh
 from symprop.functions.pair_kernel import CLOSE, PairKernel, _expanded
@@ -74,3 +75,24 @@ def test_uncorrelated_tokens_keep_their_means(activation):
     v = np.array([0.7])
     mean = float(sp.N(activation.mean(sp.S.Zero, sp.Rational(7, 10)), 17))
     assert PairKernel(activation).of(v, v, np.zeros(1)) == pytest.approx([mean**2], rel=1e-8, abs=1e-15)
+
+
+@pytest.mark.parametrize("phi", [Gelu(), Silu()], ids=lambda item: item.name)
+def test_a_wide_preactivation_sees_the_ramp_on_few_nodes(phi):
+    # gelu and silu differ from the ramp by O(1) at |x| = O(1): a share 1/v of the second moment.
+    v, rho = np.array([1e12, 1e12]), 0.5
+    covariance = np.array([rho * 1e12, 1e12])
+    ramp = PairKernel(Relu()).of(v, v, covariance)
+    np.testing.assert_allclose(PairKernel(phi).of(v, v, covariance), ramp, rtol=1e-10)
+    assert pair_kernel._mesh(1e6)[0].size < 10**4
+
+
+def test_graded_nodes_agree_with_even_ones(monkeypatch):
+    v = np.array([200.0**2])
+    graded = pair_kernel._expanded(Gelu(), 1, v)
+    monkeypatch.setattr(pair_kernel, "GRADED", 1e3)
+    pair_kernel._mesh.cache_clear()
+    even = pair_kernel._expanded(Gelu(), 1, v)
+    pair_kernel._mesh.cache_clear()
+    # Both leave out what the highest Hermite functions hold beyond nine deviations.
+    np.testing.assert_allclose(graded, even, atol=1e-9 * np.sqrt(even[-1, 0]))
