@@ -228,10 +228,10 @@ def exponents(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents")
     _arguments = (
         A, M, m, chi,
     )
+    _compiled = _kernel("exponents")
     if _compiled is None:
         return _numpy.exponents(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -282,10 +282,10 @@ def exponents_relu(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_relu")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_relu")
     if _compiled is None:
         return _numpy.exponents_relu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -335,10 +335,10 @@ def exponents_gelu(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_gelu")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_gelu")
     if _compiled is None:
         return _numpy.exponents_gelu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -388,10 +388,10 @@ def exponents_erf(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_erf")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_erf")
     if _compiled is None:
         return _numpy.exponents_erf(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -441,10 +441,10 @@ def exponents_tanh(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_tanh")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_tanh")
     if _compiled is None:
         return _numpy.exponents_tanh(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -492,10 +492,10 @@ def boundary(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("boundary")
     _arguments = (
         A, M, m,
     )
+    _compiled = _kernel("boundary")
     if _compiled is None:
         return _numpy.boundary(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -544,10 +544,10 @@ def crossover_depth(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("crossover_depth")
     _arguments = (
         A, M, m, n,
     )
+    _compiled = _kernel("crossover_depth")
     if _compiled is None:
         return _numpy.crossover_depth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -599,10 +599,10 @@ def gradient_growth(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("gradient_growth")
     _arguments = (
         A, M, m, chi, n, L,
     )
+    _compiled = _kernel("gradient_growth")
     if _compiled is None:
         return _numpy.gradient_growth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))

@@ -68,7 +68,12 @@ def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
     places = [torch.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
-    if max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160:
+    try:
+        beyond = max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160
+    except RuntimeError:
+        # Inside torch.func.vmap no number can be read.
+        return total(*arguments)
+    if beyond:
         return _beyond_cells(total, factor, scale, places, arguments)
     corners = [torch.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5

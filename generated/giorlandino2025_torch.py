@@ -97,7 +97,12 @@ def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
     places = [torch.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
-    if max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160:
+    try:
+        beyond = max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160
+    except RuntimeError:
+        # Inside torch.func.vmap no number can be read.
+        return total(*arguments)
+    if beyond:
         return _beyond_cells(total, factor, scale, places, arguments)
     corners = [torch.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
@@ -725,6 +730,11 @@ def _in_double(function, *values):
     double = [
         value if value is None else torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in values
     ]
+    try:
+        float(sum(value.detach().sum() for value in double if value is not None))
+    except RuntimeError as error:
+        raise RuntimeError("moments of softmax weights choose their grids by the numbers in a tensor, which torch.func.vmap "
+                           "hides: call the function itself with tensors of all points") from error
     return function(*double).to(dtype=given.dtype, device=given.device)
 
 

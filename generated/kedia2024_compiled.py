@@ -346,10 +346,10 @@ def relu_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("relu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("relu_moments")
     if _compiled is None:
         return _numpy.relu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -394,10 +394,10 @@ def abs_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("abs_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("abs_moments")
     if _compiled is None:
         return _numpy.abs_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -442,10 +442,10 @@ def squared_relu_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("squared_relu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("squared_relu_moments")
     if _compiled is None:
         return _numpy.squared_relu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -490,10 +490,10 @@ def gelu_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("gelu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("gelu_moments")
     if _compiled is None:
         return _numpy.gelu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -538,10 +538,10 @@ def erf_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("erf_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("erf_moments")
     if _compiled is None:
         return _numpy.erf_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -586,10 +586,10 @@ def sin_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table.
     """
-    _compiled = _kernel("sin_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("sin_moments")
     if _compiled is None:
         return _numpy.sin_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -634,10 +634,10 @@ def silu_moments(
     Neglected: relative 1e-8, a finite mixture for the logistic function or a quadrature rule.
     Source: kedia2024, component table; andrews1974, Section 3; williams1997, Eq. 11.
     """
-    _compiled = _kernel("silu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("silu_moments")
     if _compiled is None:
         return _numpy.silu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -682,10 +682,10 @@ def tanh_moments(
     Neglected: relative 1e-8, a finite mixture for the logistic function or a quadrature rule.
     Source: kedia2024, component table; andrews1974, Section 3; williams1997, Eq. 11.
     """
-    _compiled = _kernel("tanh_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("tanh_moments")
     if _compiled is None:
         return _numpy.tanh_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -730,10 +730,10 @@ def sigmoid_moments(
     Neglected: relative 1e-8, a finite mixture for the logistic function or a quadrature rule.
     Source: kedia2024, component table; andrews1974, Section 3; williams1997, Eq. 11.
     """
-    _compiled = _kernel("sigmoid_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("sigmoid_moments")
     if _compiled is None:
         return _numpy.sigmoid_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -779,10 +779,10 @@ def relu_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("relu_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("relu_moments_at_mean")
     if _compiled is None:
         return _numpy.relu_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -829,10 +829,10 @@ def abs_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("abs_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("abs_moments_at_mean")
     if _compiled is None:
         return _numpy.abs_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -879,10 +879,10 @@ def squared_relu_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("squared_relu_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("squared_relu_moments_at_mean")
     if _compiled is None:
         return _numpy.squared_relu_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -929,10 +929,10 @@ def gelu_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("gelu_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("gelu_moments_at_mean")
     if _compiled is None:
         return _numpy.gelu_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -979,10 +979,10 @@ def erf_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("erf_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("erf_moments_at_mean")
     if _compiled is None:
         return _numpy.erf_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1029,10 +1029,10 @@ def sin_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table.
     """
-    _compiled = _kernel("sin_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("sin_moments_at_mean")
     if _compiled is None:
         return _numpy.sin_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1083,10 +1083,10 @@ def preln_gradient(
     Neglected: O(1/d).
     Source: kedia2024, model table.
     """
-    _compiled = _kernel("preln_gradient")
     _arguments = (
         L, q_0, a_q, c_g,
     )
+    _compiled = _kernel("preln_gradient")
     if _compiled is None:
         return _numpy.preln_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1135,10 +1135,10 @@ def scaled_gradient(
     Neglected: O(1/d).
     Source: kedia2024, DeepScaleLM.
     """
-    _compiled = _kernel("scaled_gradient")
     _arguments = (
         L, beta, c_g,
     )
+    _compiled = _kernel("scaled_gradient")
     if _compiled is None:
         return _numpy.scaled_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))

@@ -186,10 +186,10 @@ def norm(
     Neglected: O(1/d), the noise of finite width.
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("norm")
     _arguments = (
         n, rho, beta, tau_0, q_0, depth_ratio,
     )
+    _compiled = _kernel("norm")
     if _compiled is None:
         return _numpy.norm(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -243,10 +243,10 @@ def stopping_depth(
     Neglected: O(1/d), the noise of finite width.
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("stopping_depth")
     _arguments = (
         n, rho, beta, tau_0, q_0,
     )
+    _compiled = _kernel("stopping_depth")
     if _compiled is None:
         return _numpy.stopping_depth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))

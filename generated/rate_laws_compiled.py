@@ -183,10 +183,10 @@ def critical_relu(
     Neglected: O(1/d), relative O(1/l).
     Source: noci2022, Lemma A.4; kedia2024, component table; noci2022, Lemma A.5; ba2016, Section 3.
     """
-    _compiled = _kernel("critical_relu")
     _arguments = (
         sigma_w, alpha_2, layer,
     )
+    _compiled = _kernel("critical_relu")
     if _compiled is None:
         return _numpy.critical_relu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -234,10 +234,10 @@ def critical_smooth(
     Neglected: O(1/d), relative O(1/l).
     Source: noci2022, Lemma A.4; kedia2024, component table; noci2022, Lemma A.5; ba2016, Section 3.
     """
-    _compiled = _kernel("critical_smooth")
     _arguments = (
         chi, c_2, alpha_2, layer,
     )
+    _compiled = _kernel("critical_smooth")
     if _compiled is None:
         return _numpy.critical_smooth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -283,10 +283,10 @@ def critical_bias_erf(
     Neglected: O(1/d), relative O(1/l).
     Source: noci2022, Lemma A.4; kedia2024, component table; noci2022, Lemma A.5; ba2016, Section 3.
     """
-    _compiled = _kernel("critical_bias_erf")
     _arguments = (
         sigma_w,
     )
+    _compiled = _kernel("critical_bias_erf")
     if _compiled is None:
         return _numpy.critical_bias_erf(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -329,10 +329,10 @@ def marginal_relu(
     Neglected: O(1/d), relative O(1/log l).
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("marginal_relu")
     _arguments = (
         layer,
     )
+    _compiled = _kernel("marginal_relu")
     if _compiled is None:
         return _numpy.marginal_relu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
