@@ -389,10 +389,11 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
 def _row_moments(requests, variance, tokens, dimension, step=0.27):
     """E prod_b sum_j w_j^(k_b) c_j^(p_b) of a row of softmax weights, of shape (requests, points)."""
     scale = torch.sqrt(variance)
-    found = torch.zeros((len(requests), len(scale)), dtype=torch.float64)
+    found = torch.zeros((len(requests), len(scale)), dtype=torch.float64) + torch.where(scale <= 64, 0 * tokens, _plain_float('nan'))
     smooth = torch.isinf(dimension) | (dimension >= 64)
     shared = smooth & (scale >= 0.7)
     kind = torch.where(shared, 0, torch.where(dimension < 0, 1, torch.where(torch.isinf(dimension), 2, 3)))
+    kind = torch.where(scale <= 64, kind, 4)
     for code in range(4):
         places = torch.arange(len(scale))[kind == code]
         key = scale[places] + torch.where(tokens[places] > 128, 0.0, 1000000.0)
@@ -497,10 +498,10 @@ def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
     times = [torch.where(multiple <= 24, multiple, 0 * multiple) for multiple in times]
     steps = [torch.where(multiple > 0, multiple * load * width, step + 0 * load) for multiple, load in zip(times, loads, strict=True)]
     power = max((sum((k + m for k, m in powers)) for powers in requests))
-    found = torch.zeros((len(requests), len(first)), dtype=torch.float64)
+    found = torch.zeros((len(requests), len(first)), dtype=torch.float64) + torch.where(sharp <= 32, 0 * tokens, _plain_float('nan'))
     code = torch.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + torch.where(tokens > 128, 0.0, 2048.0)
-    for kind in sorted({_plain_float(item) for item in code}):
-        places = torch.arange(len(first))[code == kind]
+    for kind in sorted({_plain_float(item) for item in code[sharp <= 32]}):
+        places = torch.arange(len(first))[(code == kind) & (sharp <= 32)]
         key = sharp[places]
         places = places[torch.argsort(key)]
         key = key[torch.argsort(key)]
@@ -524,6 +525,27 @@ def _legendre_nodes(count):
         matrix[:, k, k - 1] = matrix[:, k - 1, k] = k / (4 * k * k - 1) ** 0.5
     nodes, vectors = torch.linalg.eigh(matrix)
     return ((1 + nodes[0]) / 2, vectors[0, 0] ** 2)
+
+
+def _chebyshev_nodes(count):
+    """Chebyshev's nodes on [0, 1]."""
+    return (1 + torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (3.141592653589793 / count))) / 2
+
+
+def _chebyshev_values(place, count):
+    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
+    z = 2 * place - 1
+    found = [1 + 0 * z, z]
+    for _ in range(count - 2):
+        found.append(2 * z * found[-1] - found[-2])
+    return torch.stack(found)
+
+
+def _chebyshev_series(count):
+    """The matrix that makes the coefficients of Chebyshev's polynomials from values at the nodes."""
+    unit = _chebyshev_values(_chebyshev_nodes(count), count) * (2.0 / count)
+    unit[0] = unit[0] / 2
+    return unit
 
 
 def _one_shape(*values):
@@ -753,27 +775,11 @@ def _softmax_overlap_gap(a, g, n):
     return _in_double(lambda *x: _overlap_gap(*x, _differentiable_pair), a, g, n)
 
 
-def _chebyshev_nodes(count):
-    """Chebyshev's nodes on [0, 1]."""
-    return (1 + torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (3.141592653589793 / count))) / 2
-
-
-def _chebyshev_values(place, count):
-    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
-    z = 2 * place - 1
-    found = [1 + 0 * z, z]
-    for _ in range(count - 2):
-        found.append(2 * z * found[-1] - found[-2])
-    return torch.stack(found)
-
-
 def _panel_table(low, high, tokens):
     """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
     coefficients = []
     for count in (24, 10):
-        nodes = _chebyshev_nodes(count)
-        unit = _chebyshev_values(nodes, count) * (2.0 / count)
-        unit[0] = unit[0] / 2
+        nodes, unit = (_chebyshev_nodes(count), _chebyshev_series(count))
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
         own = _row_moments([((2, 0),)], variance, flat + tokens, flat + _plain_float('inf'))[0]
@@ -788,12 +794,12 @@ def _panel_table(low, high, tokens):
 
 def _table_values(kind, variance, gap, tokens, tables):
     """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
-    found = 0.0 * variance
     scale = torch.sqrt(variance)
+    found = torch.where((scale < 20) | (tokens == 1), 0 * tokens, _plain_float('nan'))
     for size in sorted(set(tokens.tolist())):
         low, high = (0.0, 2.0)
-        reach = torch.where(tokens == size, scale, 0 * scale).max().tolist()
-        while size > 1 and low <= reach:
+        reach = torch.where(tokens == size, scale, 0 * tokens).max().tolist()
+        while size > 1 and low <= reach and (low < high):
             here = (tokens == size) & (scale >= low) & (scale < high)
             if bool(here.any()):
                 if (size, low) not in tables:
@@ -806,14 +812,14 @@ def _table_values(kind, variance, gap, tokens, tables):
                     widest = torch.log1p(a * size / (size - 1))
                     share = torch.log1p(gap[here]) / torch.where(a > 0, widest, 1 + 0 * a)
                     found[here] = (place * (table @ _chebyshev_values(share, 10))).sum(0)
-            low, high = (high, 2 * high)
+            low, high = (high, min(2 * high, 20.0))
     return found
 
 
 def _table_participation(variance, tokens, tables):
     """Participation of a row; tables keeps what has been tabulated."""
     shape, (a, n) = _one_shape(variance, tokens)
-    return (torch.exp(_table_values(0, a, 0 * a, n, tables)) / n).reshape(shape)
+    return (torch.exp(_table_values(0, a, 0 * n, n, tables)) / n).reshape(shape)
 
 
 def _table_row_gap(variance, gap, tokens, tables):
@@ -1591,7 +1597,7 @@ def overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4.
     """
@@ -1903,7 +1909,7 @@ def preln_overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
@@ -2108,7 +2114,7 @@ def centred_overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023,
     shaped attention; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4;
     noci2022, Eq. 1.
