@@ -105,7 +105,10 @@ def test_a_refuted_claim_says_by_how_much(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["output_q", "output_moments", "input_gradient", "weight_gradients"])
+@pytest.mark.parametrize("name", [
+    "output_q", "output_moments", "input_gradient", "weight_gradients", "causal_weights", "causal_prenorm_output",
+    "causal_prenorm_gradient",
+])
 def test_torch_derivatives_in_the_scores_the_correlation_and_the_size(name):
     torch = pytest.importorskip("torch")
     function = load(DERIVATION.evaluator(name), "torch")
