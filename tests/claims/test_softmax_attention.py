@@ -1,5 +1,7 @@
 """The derivation of softmax attention: its verdicts, and its evaluators in three forms."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -105,7 +107,10 @@ def test_a_refuted_claim_says_by_how_much(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["output_q", "output_moments", "input_gradient", "weight_gradients"])
+@pytest.mark.parametrize("name", [
+    "output_q", "output_moments", "input_gradient", "weight_gradients", "causal_weights", "causal_prenorm_output",
+    "causal_prenorm_gradient",
+])
 def test_torch_derivatives_in_the_scores_the_correlation_and_the_size(name):
     torch = pytest.importorskip("torch")
     function = load(DERIVATION.evaluator(name), "torch")
@@ -133,3 +138,14 @@ def test_evaluators_give_the_digits_of_eval(at):
         for found in (plain, tensors):
             values = [float(item) for item in (found if len(exact) > 1 else [found])]
             assert values == pytest.approx(exact, rel=1e-9), spec.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["causal_gradient", "causal_prenorm_gradient"])
+def test_a_masked_layer_after_the_first_takes_less_than_fifty_milliseconds(name):
+    function, gaps = load(DERIVATION.evaluator(name)), np.linspace(0.5, 0.6, 11)
+    function(n=64.0, d=128.0, gap=gaps)
+    start = time.process_time()
+    for gap in gaps[:-1] + 0.003:
+        function(n=64.0, d=128.0, gap=gap)
+    assert (time.process_time() - start) / 10 < 0.05
