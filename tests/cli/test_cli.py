@@ -197,7 +197,8 @@ def test_the_json_of_an_audit_has_a_form_that_stays(capsys):
     first, last = content["rows"]
     assert set(first["weights"]) == {"query", "key", "value", "output", "up", "down"} and not last["weights"]
     assert last["logit_deviation"] is None and last["participation"] is None
-    assert [list(item) for item in content["repairs"]] == [["problem", "target", "factor", "before", "after", "sentence", "tokens"]]
+    repair, = content["repairs"]
+    assert list(repair) == ["problem", "target", "factor", "before", "after", "sentence", "tokens"]
 
 
 def test_the_options_of_an_audit_reach_it(capsys):
