@@ -19,7 +19,7 @@ from symprop.derivations.named_blocks import X, result
 from symprop.claims import Claim, Paper, PaperDerivation, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, Linear, RMSNorm, UniformAttention
-from symprop.core.expression import factored
+from symprop.core.expression import collected, factored
 from symprop.core.provenance import Derived
 from symprop.core.symbols import beta, c_s, d, d_k, depth_ratio, gap, n, q, q_0, rho, tau_0
 from symprop.depth.flow import TIME, integrate_powers
@@ -88,7 +88,8 @@ def _share() -> Result:
 def _solution() -> sp.Expr:
     """Second moment at time L/d for tokens that keep their correlation."""
     field = _wide(drift()[0]).subs(gap, (1 - rho) * q)
-    return factored(integrate_powers(field, q, q_0).subs(TIME, depth_ratio))
+    found = factored(integrate_powers(field, q, q_0).subs(TIME, depth_ratio))
+    return found.replace(lambda node: node.is_Pow, lambda node: collected(node.base) ** node.exp)
 
 
 def _over_depth() -> Result:

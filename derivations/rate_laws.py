@@ -202,9 +202,11 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
         FunctionSpec.from_derived("critical_smooth", "1 - rho at layer l of a critical Post-LN network of a smooth odd "
                                   "activation, at large depth.", (chi, c_2, alpha_2, layer), {"share": relu.provenance
                                   .with_expression(law("smooth").share.subs(blocks.MOMENTS), relu.provenance.neglected)}),
-        FunctionSpec.from_derived("critical_bias_erf", "Variance of the output bias at which an erf network is critical.",
-                                  (sigma_w,), {"sigma_b2": law("smooth").provenance.with_expression(
-                                      _erf(critical_bias()), law("smooth").provenance.neglected)}),
+        FunctionSpec.from_derived("critical_bias_erf", "Variance of the output bias at which an erf network is critical. "
+                                  "It vanishes like the sixth power of sigma_w, and cancels in its terms.", (sigma_w,),
+                                  {"sigma_b2": law("smooth").provenance.with_expression(
+                                      _erf(critical_bias()), law("smooth").provenance.neglected)},
+                                  lower={sigma_w: sp.Rational(1, 10)}),
         FunctionSpec.from_derived("marginal_relu", "1 - rho at layer l of a Pre-LN ReLU network without attention, which "
                                   "starts at q = 0.5 (1 - rho = 1/2).", (layer,), {"share": marginal.provenance.with_expression(
                                       marginal.share.subs(SHARE, sp.S.Half), marginal.provenance.neglected)}),

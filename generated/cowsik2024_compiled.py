@@ -228,10 +228,10 @@ def exponents(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents")
     _arguments = (
         A, M, m, chi,
     )
+    _compiled = _kernel("exponents")
     if _compiled is None:
         return _numpy.exponents(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -282,10 +282,10 @@ def exponents_relu(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_relu")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_relu")
     if _compiled is None:
         return _numpy.exponents_relu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -335,10 +335,10 @@ def exponents_gelu(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_gelu")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_gelu")
     if _compiled is None:
         return _numpy.exponents_gelu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -388,10 +388,10 @@ def exponents_erf(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_erf")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_erf")
     if _compiled is None:
         return _numpy.exponents_erf(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -441,10 +441,10 @@ def exponents_tanh(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("exponents_tanh")
     _arguments = (
         A, M, sigma_w,
     )
+    _compiled = _kernel("exponents_tanh")
     if _compiled is None:
         return _numpy.exponents_tanh(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -492,10 +492,10 @@ def boundary(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("boundary")
     _arguments = (
         A, M, m,
     )
+    _compiled = _kernel("boundary")
     if _compiled is None:
         return _numpy.boundary(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -544,10 +544,10 @@ def crossover_depth(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("crossover_depth")
     _arguments = (
         A, M, m, n,
     )
+    _compiled = _kernel("crossover_depth")
     if _compiled is None:
         return _numpy.crossover_depth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -599,10 +599,10 @@ def gradient_growth(
     Neglected: O(1/d).
     Source: cowsik2024, exponents.
     """
-    _compiled = _kernel("gradient_growth")
     _arguments = (
         A, M, m, chi, n, L,
     )
+    _compiled = _kernel("gradient_growth")
     if _compiled is None:
         return _numpy.gradient_growth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -694,16 +694,6 @@ static inline double f_exp(double x) {
     return (1.0 + reduced_expm1(t, n))*power_of_two(half)*power_of_two(n - half);
 }
 """,
-    "f_expm1": r"""
-static inline double f_expm1(double x) {
-    double t = x > 710.0 ? 710.0 : x;
-    t = t < -746.0 ? -746.0 : t;
-    const double n = nearest(t*0x1.71547652b82fep+0), half = nearest(0.5*n), p = reduced_expm1(t, n);
-    const double near = n > 40.0 ? 40.0 : (n < -40.0 ? -40.0 : n), s = power_of_two(near);
-    const double far = (1.0 + p)*power_of_two(half)*power_of_two(n - half) - 1.0;
-    return near == n ? s*p + (s - 1.0) : far;
-}
-""",
     "f_log": r"""
 static inline double f_log(double x) {
     const int small = x < 0x1p-1022;
@@ -739,22 +729,58 @@ static inline double f_asin(double x) {
     return copysign(far != 0.0 ? M_PI_2 - 2.0*inner : inner, x);
 }
 """,
+    "f_atan": r"""
+/* atan(over/below), by the angle between it and 0, a quarter or a half of pi. */
+static inline double f_atan(double over, double below) {
+    const double x = fabs(over), y = fabs(below);
+    const int steep = x > 0x1.3504f333f9de6p+1*y, middle = x > 0x1.a827999fcef34p-2*y;
+    const double num = steep ? -y : middle ? x - y : x, den = steep ? x : middle ? x + y : y;
+    const double from = steep ? M_PI_2 : middle ? M_PI_4 : 0.0, t = num/den, z = t*t, angle = from + (t + t*z*(((((((((0x1.74bea059cee82p-6*z + -0x1.6f4657797fec4p-5)*z + 0x1.d5eb9ad0804d0p-5)*z + -0x1.105e40d85ead1p-4)*z + 0x1.3b068efc532d3p-4)*z + -0x1.745c7f8421f5cp-4)*z + 0x1.c71c6dd1ca28cp-4)*z + -0x1.2492491dd4b29p-3)*z + 0x1.9999999990a9fp-3)*z + -0x1.5555555555546p-2));
+    return copysign(angle, copysign(1.0, below)*over);
+}
+""",
     "square": r"""
 static inline double square(double x) { return x*x; }
 """,
     "times_growth": r"""
 static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : x*y; }
 """,
-    "each_atan": r"""
-static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
-""",
-    "CELLS": r"""
-enum { TERMS = 8, CELLS = 80 };
-typedef double row_of_terms __attribute__((vector_size(8*TERMS), aligned(8), may_alias));
-static const double FIRST_NODES[TERMS] = {0x1.f6297cff75cb0p-1, 0x1.a9b66290ea1a3p-1, 0x1.1c73b39ae68c8p-1, 0x1.8f8b83c69a60bp-3, -0x1.8f8b83c69a60bp-3, -0x1.1c73b39ae68c8p-1, -0x1.a9b66290ea1a3p-1, -0x1.f6297cff75cb0p-1};
+    "cell_of": r"""
+enum { OCTAVES = 30, FIRST_TERMS = 7, FIRST_BITS = 3 };
+enum { TERMS = 8, BITS = 2, LINE_BITS = 3 };
+static const double FIRST_NODES[FIRST_TERMS] = {0x1.f329c0558e969p-1, 0x1.904c37505de4bp-1, 0x1.bc4c04d71abc1p-2, 0x1.27044533e63a0p-142, -0x1.bc4c04d71abc1p-2, -0x1.904c37505de4bp-1, -0x1.f329c0558e969p-1};
 static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8584caap-1, 0x1.491b7523c161dp-1, 0x1.5e3a8748a0bf5p-2, 0x1.27044533e63a0p-142, -0x1.5e3a8748a0bf5p-2, -0x1.491b7523c161dp-1, -0x1.bb67ae8584caap-1, -0x1.f838b8c811c17p-1};
-static const double FIRST[TERMS][TERMS] = {{-0x1.975f5e0553158p-6, 0x1.561b82ab7f990p-4, -0x1.7f218e25a7461p-3, 0x1.41bfee2424771p-1, 0x1.41bfee2424771p-1, -0x1.7f218e25a7461p-3, 0x1.561b82ab7f990p-4, -0x1.975f5e0553158p-6}, {-0x1.9f5a7a42af70cp-6, 0x1.9b72fb49bd86ap-4, -0x1.58cf11526ee87p-2, 0x1.9c4f05393254ep+1, -0x1.9c4f05393254ep+1, 0x1.58cf11526ee87p-2, -0x1.9b72fb49bd86ap-4, 0x1.9f5a7a42af70cp-6}, {0x1.8a23711a3cc28p-1, -0x1.46a4beb6e5672p+1, 0x1.5857528f6c920p+2, -0x1.cc92c2ae82ed7p+1, -0x1.cc92c2ae82ed7p+1, 0x1.5857528f6c920p+2, -0x1.46a4beb6e5672p+1, 0x1.8a23711a3cc28p-1}, {0x1.91dc2dc185adep-1, -0x1.88d9d09b3d542p+1, 0x1.35e61823516abp+3, -0x1.271a43b33f515p+4, 0x1.271a43b33f515p+4, -0x1.35e61823516abp+3, 0x1.88d9d09b3d542p+1, -0x1.91dc2dc185adep-1}, {-0x1.96c84c6c6602ep+1, 0x1.3583d0e96027bp+3, -0x1.90064a835d16ep+3, 0x1.8069196a2cdfdp+2, 0x1.8069196a2cdfdp+2, -0x1.90064a835d16ep+3, 0x1.3583d0e96027bp+3, -0x1.96c84c6c6602ep+1}, {-0x1.9ec07300a79cap+1, 0x1.74401b0f36033p+3, -0x1.68033a209803ep+4, 0x1.ec9b19b1a454fp+4, -0x1.ec9b19b1a454fp+4, 0x1.68033a209803ep+4, -0x1.74401b0f36033p+3, 0x1.9ec07300a79cap+1}, {0x1.87de2a6aea963p+1, -0x1.d906bcf328d46p+2, 0x1.d906bcf328d46p+2, -0x1.87de2a6aea963p+1, -0x1.87de2a6aea963p+1, 0x1.d906bcf328d46p+2, -0x1.d906bcf328d46p+2, 0x1.87de2a6aea963p+1}, {0x1.8f8b83c69a60bp+1, -0x1.1c73b39ae68c8p+3, 0x1.a9b66290ea1a3p+3, -0x1.f6297cff75cb0p+3, 0x1.f6297cff75cb0p+3, -0x1.a9b66290ea1a3p+3, 0x1.1c73b39ae68c8p+3, -0x1.8f8b83c69a60bp+1}};
+static const double FIRST[FIRST_TERMS][FIRST_TERMS] = {{-0x1.0000000000000p-136, -0x1.4000000000000p-136, -0x1.0000000000000p-135, 0x1.0000000000000p+0, -0x1.0000000000000p-135, -0x1.4000000000000p-136, -0x1.0000000000000p-136}, {0x1.d37150903fb55p-3, -0x1.984e6e995c452p-1, 0x1.09cb73ffdc78ap+1, 0x1.6800000000000p-139, -0x1.09cb73ffdc78ap+1, 0x1.984e6e995c452p-1, -0x1.d37150903fb55p-3}, {0x1.df76bb3264cb8p-3, -0x1.051f298daabc7p+0, 0x1.324c1489d788cp+2, -0x1.0000000000000p+3, 0x1.324c1489d788cp+2, -0x1.051f298daabc7p+0, 0x1.df76bb3264cb8p-3}, {-0x1.95f7e74e82d32p+0, 0x1.44cf3fe49acbdp+2, -0x1.653c678ec5269p+2, -0x1.2000000000000p-137, 0x1.653c678ec5269p+2, -0x1.44cf3fe49acbdp+2, 0x1.95f7e74e82d32p+0}, {-0x1.a0689a6d1b083p+0, 0x1.9f7270ab5c66bp+2, -0x1.9bac25080ad25p+3, 0x1.0000000000000p+4, -0x1.9bac25080ad25p+3, 0x1.9f7270ab5c66bp+2, -0x1.a0689a6d1b083p+0}, {0x1.fbc497d143201p+0, -0x1.1d3c6de7bf317p+2, 0x1.c97bacee2229fp+1, 0x1.9b6db6db6db6ep-138, -0x1.c97bacee2229fp+1, 0x1.1d3c6de7bf317p+2, -0x1.fbc497d143201p+0}, {0x1.0469bef6f0326p+1, -0x1.6cd4a277b58efp+2, 0x1.0799061067df7p+3, -0x1.2492492492492p+3, 0x1.0799061067df7p+3, -0x1.6cd4a277b58efp+2, 0x1.0469bef6f0326p+1}};
 static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
+typedef double row_of_terms __attribute__((vector_size(8*TERMS)));
+typedef int64_t row_of_places __attribute__((vector_size(8*TERMS)));
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (row_of_places){__VA_ARGS__})
+#endif
+/* The cell of z >= 1, and the place of z in it from -1 to 1, where an octave has 2^bits cells. */
+static inline int64_t cell_of(double z, int bits) { return (bits_of(z) >> (52 - bits)) - (INT64_C(1023) << bits); }
+static inline double place_of(double z, int bits) {
+    const int64_t rest = bits_of(z) & ((INT64_C(1) << (52 - bits)) - 1);
+    return (from_bits(rest | bits_of(1.0)) - 1.0)*(double)(2 << bits) - 1.0;
+}
+/* z - 1 at a place of a cell. */
+static double beyond_one(int64_t cell, double place, int bits) {
+    const double octave = ldexp(1.0, cell >> bits), part = ldexp(octave, -bits);
+    return octave - 1.0 + part*((double)(cell & ((1 << bits) - 1)) + 0.5 + 0.5*place);
+}
+#define PAIR(a, b, k) (PICK(a, b, 0, 8, 2, 10, 4, 12, 6, 14) \
+    + PICK(a, b, 1, 9, 3, 11, 5, 13, 7, 15)*PICK(y, y, k, k + 1, k, k + 1, k, k + 1, k, k + 1))
+#define QUARTET(a, b, k) (PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13) \
+    + PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)*PICK(y2, y2, k, k + 1, k + 2, k + 3, k, k + 1, k + 2, k + 3))
+/* The values at y of eight polynomials, whose coefficients are the rows. */
+static inline row_of_terms values_of_rows(const row_of_terms *r, row_of_terms y) {
+    const row_of_terms y2 = y*y;
+    const row_of_terms a = PAIR(r[0], r[1], 0), b = PAIR(r[2], r[3], 2), c = PAIR(r[4], r[5], 4), d = PAIR(r[6], r[7], 6);
+    const row_of_terms first = QUARTET(a, b, 0), last = QUARTET(c, d, 4);
+    return PICK(first, last, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(first, last, 4, 5, 6, 7, 12, 13, 14, 15)*(y2*y2);
+}
 """,
     "log_near_one": r"""
 /* log(1 + x), of 1 + x itself where x is near -1. */
@@ -795,50 +821,59 @@ static __attribute__((noinline)) void factor_tanh_second_b371ff(long count, cons
         to[i] = next_0;
     }
 }
-static void fit_tanh_second_b371ff(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_tanh_second_b371ff(TERMS, v, total);
-    factor_tanh_second_b371ff(TERMS, v, factor);
+static void fit_tanh_second_b371ff(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_tanh_second_b371ff(TERMS + 1, v, total);
+    factor_tanh_second_b371ff(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_tanh_second_b371ff[CELLS][TERMS];
-static char state_tanh_second_b371ff[CELLS];
+static row_of_terms table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][1];
+static char state_tanh_second_b371ff[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_second_b371ff(cell, table_tanh_second_b371ff[cell]);
+        double coefficients[1*TERMS];
+        fit_tanh_second_b371ff(cell, coefficients);
+        memcpy(table_tanh_second_b371ff[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_second_b371ff[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_second_b371ff(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_second_b371ff[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_second_b371ff[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_second_b371ff(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_second_b371ff[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i + j]);
+            row[j] = table_tanh_second_b371ff[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_second_b371ff(1, v + i, to + i);
 }
 """,
     "each_tanh_slope_second_c849a3": r"""
@@ -871,50 +906,59 @@ static __attribute__((noinline)) void factor_tanh_slope_second_c849a3(long count
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_second_c849a3(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_tanh_slope_second_c849a3(TERMS, v, total);
-    factor_tanh_slope_second_c849a3(TERMS, v, factor);
+static void fit_tanh_slope_second_c849a3(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_tanh_slope_second_c849a3(TERMS + 1, v, total);
+    factor_tanh_slope_second_c849a3(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_tanh_slope_second_c849a3[CELLS][TERMS];
-static char state_tanh_slope_second_c849a3[CELLS];
+static row_of_terms table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][1];
+static char state_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_second_c849a3(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_second_c849a3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_slope_second_c849a3(cell, table_tanh_slope_second_c849a3[cell]);
+        double coefficients[1*TERMS];
+        fit_tanh_slope_second_c849a3(cell, coefficients);
+        memcpy(table_tanh_slope_second_c849a3[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_second_c849a3[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_slope_second_c849a3[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_slope_second_c849a3(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_slope_second_c849a3[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_slope_second_c849a3(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i + j]);
+            row[j] = table_tanh_slope_second_c849a3[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_second_c849a3(1, v + i, to + i);
 }
 """,
 }
@@ -992,7 +1036,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_gelu": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square', 'each_atan'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'f_atan', 'square'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1002,44 +1046,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
-    double a_x0[BLOCK];
-    double a_x1[BLOCK];
-    double a_x2[BLOCK];
-    double a_x3[BLOCK];
-    double a_x4[BLOCK];
-    double a_x5[BLOCK];
-    double a_y0[BLOCK];
-    double a_x6[BLOCK];
-    for (long i = 0; i < count; i++) {
-        const double A_ = a_A[i];
-        const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = -A_;
-        a_x0[i] = x0_;
-        const double x1_ = f_log1p(x0_);
-        a_x1[i] = x1_;
-        const double x2_ = square(sigma_w_);
-        a_x2[i] = x2_;
-        const double x3_ = sqrt(2.0*x2_ + 1.0);
-        a_x3[i] = x3_;
-        const double x4_ = square(x2_);
-        a_x4[i] = x4_;
-        const double x5_ = 5.0*x2_;
-        a_x5[i] = x5_;
-        const double y0_ = x2_/x3_;
-        a_y0[i] = y0_;
-    }
-    each_atan(count, a_y0, a_x6);
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x4_ = a_x4[i];
-        const double x5_ = a_x5[i];
-        const double x6_ = a_x6[i];
+        const double x0_ = -A_;
+        const double x1_ = f_log1p(x0_);
+        const double x2_ = square(sigma_w_);
+        const double x3_ = sqrt(2.0*x2_ + 1.0);
+        const double x4_ = square(x2_);
+        const double x5_ = 5.0*x2_;
+        const double x6_ = f_atan(x2_, x3_);
         const double x7_ = 0.3183098861837907*x3_*x4_/((-3.0*x2_) - 2.0*x4_ - 1.0);
         const double x8_ = 0.15915494309189535*x6_;
         const double x9_ = x2_*x8_ + 0.25*x2_ - x7_;
@@ -1061,7 +1078,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_erf": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'square', 'each_atan'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'f_atan', 'square'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1071,37 +1088,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
-    double a_x0[BLOCK];
-    double a_x1[BLOCK];
-    double a_x2[BLOCK];
-    double a_x5[BLOCK];
-    double a_y0[BLOCK];
-    double a_x6[BLOCK];
-    for (long i = 0; i < count; i++) {
-        const double A_ = a_A[i];
-        const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = f_log1p(-A_);
-        a_x0[i] = x0_;
-        const double x1_ = square(sigma_w_);
-        a_x1[i] = x1_;
-        const double x2_ = sqrt(x1_ + 0.25);
-        a_x2[i] = x2_;
-        const double x3_ = 4.0*x1_ + 1.0;
-        const double x4_ = sqrt(x3_);
-        const double x5_ = -1.0/x3_;
-        a_x5[i] = x5_;
-        const double y0_ = 2.0*x1_/x4_;
-        a_y0[i] = y0_;
-    }
-    each_atan(count, a_y0, a_x6);
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x5_ = a_x5[i];
-        const double x6_ = a_x6[i];
+        const double sigma_w_ = a_sigma_w[i];
+        const double x0_ = f_log1p(-A_);
+        const double x1_ = square(sigma_w_);
+        const double x2_ = sqrt(x1_ + 0.25);
+        const double x3_ = 4.0*x1_ + 1.0;
+        const double x4_ = sqrt(x3_);
+        const double x5_ = -1.0/x3_;
+        const double x6_ = f_atan(2.0*x1_, x4_);
         const double x7_ = 2.5464790894703255*x1_*x2_*x5_;
         const double x8_ = 0.6366197723675814*x6_;
         const double x9_ = -A_*M_;
@@ -1121,7 +1118,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_tanh": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'CELLS', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'cell_of', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

@@ -549,7 +549,7 @@ def exponents_gelu(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 76 operations a point
+    # 75 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -639,7 +639,7 @@ def exponents_erf(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 50 operations a point
+    # 49 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 

@@ -185,10 +185,10 @@ def layer(
     Neglected: the sixth power of the residual in a layer.
     Source: kedia2024, component table, single-head attention; noci2022, Eq. 1.
     """
-    _compiled = _kernel("layer")
     _arguments = (
         n, d, gain_v, sigma_q2, sigma_k2, gap,
     )
+    _compiled = _kernel("layer")
     if _compiled is None:
         return _numpy.layer(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -241,10 +241,10 @@ def log_gap(
     Neglected: the sixth power of the residual in a layer.
     Source: kedia2024, component table, single-head attention; noci2022, Eq. 1.
     """
-    _compiled = _kernel("log_gap")
     _arguments = (
         n, d, gain_v, sigma_q2, sigma_k2, gap, L,
     )
+    _compiled = _kernel("log_gap")
     if _compiled is None:
         return _numpy.log_gap(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))

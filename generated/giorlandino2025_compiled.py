@@ -232,10 +232,10 @@ def critical_strength(
     Neglected: O(1/n), feed-forward branches.
     Source: giorlandino2025.
     """
-    _compiled = _kernel("critical_strength")
     _arguments = (
         rho, rho_T, L, gain_v,
     )
+    _compiled = _kernel("critical_strength")
     if _compiled is None:
         return _numpy.critical_strength(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -286,10 +286,10 @@ def freezing_point(
     Neglected: O(1/log n).
     Source: giorlandino2025.
     """
-    _compiled = _kernel("freezing_point")
     _arguments = (
         rho,
     )
+    _compiled = _kernel("freezing_point")
     if _compiled is None:
         return _numpy.freezing_point(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -339,10 +339,10 @@ def angle_exponent(
     Neglected: O(1/d).
     Source: giorlandino2025.
     """
-    _compiled = _kernel("angle_exponent")
     _arguments = (
         gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )
+    _compiled = _kernel("angle_exponent")
     if _compiled is None:
         return _numpy.angle_exponent(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -393,10 +393,10 @@ def query_gradient_frozen(
     Neglected: O(1/log n).
     Source: giorlandino2025.
     """
-    _compiled = _kernel("query_gradient_frozen")
     _arguments = (
         beta_a, rho,
     )
+    _compiled = _kernel("query_gradient_frozen")
     if _compiled is None:
         return _numpy.query_gradient_frozen(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -459,10 +459,10 @@ def overlap_rem(
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
-    _compiled = _kernel("overlap_rem")
     _arguments = (
         rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )
+    _compiled = _kernel("overlap_rem")
     if _compiled is None:
         return _numpy.overlap_rem(*_arguments, check=check, workers=workers, settle=settle)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -530,10 +530,10 @@ def overlap_uniform(
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; noci2022, Assumption 3.1.
     """
-    _compiled = _kernel("overlap_uniform")
     _arguments = (
         rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )
+    _compiled = _kernel("overlap_uniform")
     if _compiled is None:
         return _numpy.overlap_uniform(*_arguments, check=check, workers=workers, settle=settle)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -604,10 +604,10 @@ def overlap_annealed(
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; cowsik2024, attention.
     """
-    _compiled = _kernel("overlap_annealed")
     _arguments = (
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )
+    _compiled = _kernel("overlap_annealed")
     if _compiled is None:
         return _numpy.overlap_annealed(*_arguments, check=check, workers=workers, settle=settle)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -680,10 +680,10 @@ def preln_overlap_rem(
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
-    _compiled = _kernel("preln_overlap_rem")
     _arguments = (
         rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )
+    _compiled = _kernel("preln_overlap_rem")
     if _compiled is None:
         return _numpy.preln_overlap_rem(*_arguments, check=check, workers=workers, settle=settle)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -753,10 +753,10 @@ def noln_overlap_rem(
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; noci2022, Lemma A.4; kedia2024, component table; giorlandino2025, random energy model.
     """
-    _compiled = _kernel("noln_overlap_rem")
     _arguments = (
         rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )
+    _compiled = _kernel("noln_overlap_rem")
     if _compiled is None:
         return _numpy.noln_overlap_rem(*_arguments, check=check, workers=workers, settle=settle)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -826,10 +826,10 @@ def tanh_overlap_rem(
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
-    _compiled = _kernel("tanh_overlap_rem")
     _arguments = (
         rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )
+    _compiled = _kernel("tanh_overlap_rem")
     if _compiled is None:
         return _numpy.tanh_overlap_rem(*_arguments, check=check, workers=workers, settle=settle)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -974,6 +974,16 @@ static inline double f_asin(double x) {
     return copysign(far != 0.0 ? M_PI_2 - 2.0*inner : inner, x);
 }
 """,
+    "f_atan": r"""
+/* atan(over/below), by the angle between it and 0, a quarter or a half of pi. */
+static inline double f_atan(double over, double below) {
+    const double x = fabs(over), y = fabs(below);
+    const int steep = x > 0x1.3504f333f9de6p+1*y, middle = x > 0x1.a827999fcef34p-2*y;
+    const double num = steep ? -y : middle ? x - y : x, den = steep ? x : middle ? x + y : y;
+    const double from = steep ? M_PI_2 : middle ? M_PI_4 : 0.0, t = num/den, z = t*t, angle = from + (t + t*z*(((((((((0x1.74bea059cee82p-6*z + -0x1.6f4657797fec4p-5)*z + 0x1.d5eb9ad0804d0p-5)*z + -0x1.105e40d85ead1p-4)*z + 0x1.3b068efc532d3p-4)*z + -0x1.745c7f8421f5cp-4)*z + 0x1.c71c6dd1ca28cp-4)*z + -0x1.2492491dd4b29p-3)*z + 0x1.9999999990a9fp-3)*z + -0x1.5555555555546p-2));
+    return copysign(angle, copysign(1.0, below)*over);
+}
+""",
     "square": r"""
 static inline double square(double x) { return x*x; }
 """,
@@ -991,16 +1001,42 @@ static inline double arc_cosine_1(double gap, double v) {
     return v*(t > 1.0 ? M_PI*(t - 1.0) + p : p);
 }
 """,
-    "each_atan": r"""
-static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
-""",
-    "CELLS": r"""
-enum { TERMS = 8, CELLS = 80 };
-typedef double row_of_terms __attribute__((vector_size(8*TERMS), aligned(8), may_alias));
-static const double FIRST_NODES[TERMS] = {0x1.f6297cff75cb0p-1, 0x1.a9b66290ea1a3p-1, 0x1.1c73b39ae68c8p-1, 0x1.8f8b83c69a60bp-3, -0x1.8f8b83c69a60bp-3, -0x1.1c73b39ae68c8p-1, -0x1.a9b66290ea1a3p-1, -0x1.f6297cff75cb0p-1};
+    "cell_of": r"""
+enum { OCTAVES = 30, FIRST_TERMS = 7, FIRST_BITS = 3 };
+enum { TERMS = 8, BITS = 2, LINE_BITS = 3 };
+static const double FIRST_NODES[FIRST_TERMS] = {0x1.f329c0558e969p-1, 0x1.904c37505de4bp-1, 0x1.bc4c04d71abc1p-2, 0x1.27044533e63a0p-142, -0x1.bc4c04d71abc1p-2, -0x1.904c37505de4bp-1, -0x1.f329c0558e969p-1};
 static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8584caap-1, 0x1.491b7523c161dp-1, 0x1.5e3a8748a0bf5p-2, 0x1.27044533e63a0p-142, -0x1.5e3a8748a0bf5p-2, -0x1.491b7523c161dp-1, -0x1.bb67ae8584caap-1, -0x1.f838b8c811c17p-1};
-static const double FIRST[TERMS][TERMS] = {{-0x1.975f5e0553158p-6, 0x1.561b82ab7f990p-4, -0x1.7f218e25a7461p-3, 0x1.41bfee2424771p-1, 0x1.41bfee2424771p-1, -0x1.7f218e25a7461p-3, 0x1.561b82ab7f990p-4, -0x1.975f5e0553158p-6}, {-0x1.9f5a7a42af70cp-6, 0x1.9b72fb49bd86ap-4, -0x1.58cf11526ee87p-2, 0x1.9c4f05393254ep+1, -0x1.9c4f05393254ep+1, 0x1.58cf11526ee87p-2, -0x1.9b72fb49bd86ap-4, 0x1.9f5a7a42af70cp-6}, {0x1.8a23711a3cc28p-1, -0x1.46a4beb6e5672p+1, 0x1.5857528f6c920p+2, -0x1.cc92c2ae82ed7p+1, -0x1.cc92c2ae82ed7p+1, 0x1.5857528f6c920p+2, -0x1.46a4beb6e5672p+1, 0x1.8a23711a3cc28p-1}, {0x1.91dc2dc185adep-1, -0x1.88d9d09b3d542p+1, 0x1.35e61823516abp+3, -0x1.271a43b33f515p+4, 0x1.271a43b33f515p+4, -0x1.35e61823516abp+3, 0x1.88d9d09b3d542p+1, -0x1.91dc2dc185adep-1}, {-0x1.96c84c6c6602ep+1, 0x1.3583d0e96027bp+3, -0x1.90064a835d16ep+3, 0x1.8069196a2cdfdp+2, 0x1.8069196a2cdfdp+2, -0x1.90064a835d16ep+3, 0x1.3583d0e96027bp+3, -0x1.96c84c6c6602ep+1}, {-0x1.9ec07300a79cap+1, 0x1.74401b0f36033p+3, -0x1.68033a209803ep+4, 0x1.ec9b19b1a454fp+4, -0x1.ec9b19b1a454fp+4, 0x1.68033a209803ep+4, -0x1.74401b0f36033p+3, 0x1.9ec07300a79cap+1}, {0x1.87de2a6aea963p+1, -0x1.d906bcf328d46p+2, 0x1.d906bcf328d46p+2, -0x1.87de2a6aea963p+1, -0x1.87de2a6aea963p+1, 0x1.d906bcf328d46p+2, -0x1.d906bcf328d46p+2, 0x1.87de2a6aea963p+1}, {0x1.8f8b83c69a60bp+1, -0x1.1c73b39ae68c8p+3, 0x1.a9b66290ea1a3p+3, -0x1.f6297cff75cb0p+3, 0x1.f6297cff75cb0p+3, -0x1.a9b66290ea1a3p+3, 0x1.1c73b39ae68c8p+3, -0x1.8f8b83c69a60bp+1}};
+static const double FIRST[FIRST_TERMS][FIRST_TERMS] = {{-0x1.0000000000000p-136, -0x1.4000000000000p-136, -0x1.0000000000000p-135, 0x1.0000000000000p+0, -0x1.0000000000000p-135, -0x1.4000000000000p-136, -0x1.0000000000000p-136}, {0x1.d37150903fb55p-3, -0x1.984e6e995c452p-1, 0x1.09cb73ffdc78ap+1, 0x1.6800000000000p-139, -0x1.09cb73ffdc78ap+1, 0x1.984e6e995c452p-1, -0x1.d37150903fb55p-3}, {0x1.df76bb3264cb8p-3, -0x1.051f298daabc7p+0, 0x1.324c1489d788cp+2, -0x1.0000000000000p+3, 0x1.324c1489d788cp+2, -0x1.051f298daabc7p+0, 0x1.df76bb3264cb8p-3}, {-0x1.95f7e74e82d32p+0, 0x1.44cf3fe49acbdp+2, -0x1.653c678ec5269p+2, -0x1.2000000000000p-137, 0x1.653c678ec5269p+2, -0x1.44cf3fe49acbdp+2, 0x1.95f7e74e82d32p+0}, {-0x1.a0689a6d1b083p+0, 0x1.9f7270ab5c66bp+2, -0x1.9bac25080ad25p+3, 0x1.0000000000000p+4, -0x1.9bac25080ad25p+3, 0x1.9f7270ab5c66bp+2, -0x1.a0689a6d1b083p+0}, {0x1.fbc497d143201p+0, -0x1.1d3c6de7bf317p+2, 0x1.c97bacee2229fp+1, 0x1.9b6db6db6db6ep-138, -0x1.c97bacee2229fp+1, 0x1.1d3c6de7bf317p+2, -0x1.fbc497d143201p+0}, {0x1.0469bef6f0326p+1, -0x1.6cd4a277b58efp+2, 0x1.0799061067df7p+3, -0x1.2492492492492p+3, 0x1.0799061067df7p+3, -0x1.6cd4a277b58efp+2, 0x1.0469bef6f0326p+1}};
 static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
+typedef double row_of_terms __attribute__((vector_size(8*TERMS)));
+typedef int64_t row_of_places __attribute__((vector_size(8*TERMS)));
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (row_of_places){__VA_ARGS__})
+#endif
+/* The cell of z >= 1, and the place of z in it from -1 to 1, where an octave has 2^bits cells. */
+static inline int64_t cell_of(double z, int bits) { return (bits_of(z) >> (52 - bits)) - (INT64_C(1023) << bits); }
+static inline double place_of(double z, int bits) {
+    const int64_t rest = bits_of(z) & ((INT64_C(1) << (52 - bits)) - 1);
+    return (from_bits(rest | bits_of(1.0)) - 1.0)*(double)(2 << bits) - 1.0;
+}
+/* z - 1 at a place of a cell. */
+static double beyond_one(int64_t cell, double place, int bits) {
+    const double octave = ldexp(1.0, cell >> bits), part = ldexp(octave, -bits);
+    return octave - 1.0 + part*((double)(cell & ((1 << bits) - 1)) + 0.5 + 0.5*place);
+}
+#define PAIR(a, b, k) (PICK(a, b, 0, 8, 2, 10, 4, 12, 6, 14) \
+    + PICK(a, b, 1, 9, 3, 11, 5, 13, 7, 15)*PICK(y, y, k, k + 1, k, k + 1, k, k + 1, k, k + 1))
+#define QUARTET(a, b, k) (PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13) \
+    + PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)*PICK(y2, y2, k, k + 1, k + 2, k + 3, k, k + 1, k + 2, k + 3))
+/* The values at y of eight polynomials, whose coefficients are the rows. */
+static inline row_of_terms values_of_rows(const row_of_terms *r, row_of_terms y) {
+    const row_of_terms y2 = y*y;
+    const row_of_terms a = PAIR(r[0], r[1], 0), b = PAIR(r[2], r[3], 2), c = PAIR(r[4], r[5], 4), d = PAIR(r[6], r[7], 6);
+    const row_of_terms first = QUARTET(a, b, 0), last = QUARTET(c, d, 4);
+    return PICK(first, last, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(first, last, 4, 5, 6, 7, 12, 13, 14, 15)*(y2*y2);
+}
 """,
     "log_near_one": r"""
 /* log(1 + x), of 1 + x itself where x is near -1. */
@@ -1016,8 +1052,6 @@ static const double TABLE_LOGISTIC_PAIRS[][3] = {{0x1.7150dc5e21591p-32, 0x1.54d
 """,
     "each_tanh_gap_536181": r"""
 static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
-    double a_y0[BLOCK];
-    double a_x3[BLOCK];
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -1032,12 +1066,7 @@ static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const doub
             const double x0_ = 0.0625*noise_x_*noise_y_ + v_x_*(0.25*noise_x_ + 0.25*noise_y_);
             const double x1_ = sqrt(x0_);
             const double x2_ = sqrt(gap_xy_*(2.0*v_x_ - gap_xy_) + x0_);
-            const double y0_ = gap_xy_/(x1_ + x2_);
-            a_y0[i] = y0_;
-        }
-        each_atan(count, a_y0, a_x3);
-        for (long i = 0; i < count; i++) {
-            const double x3_ = a_x3[i];
+            const double x3_ = f_atan(gap_xy_, x1_ + x2_);
             const double next_0 = 1.2732395447351628*weight_*x3_;
             to[i] += next_0;
         }
@@ -1050,37 +1079,39 @@ static __attribute__((noinline)) void factor_tanh_gap_536181(long count, const d
         to[i] = next_0;
     }
 }
-static void fit_tanh_gap_536181(long cell, double *coefficients) {
-    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
-    double half[TERMS][TERMS + 1];
-    for (long j = 0; j < TERMS; j++)
+static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
+    double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
-            const double near = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
-            const double far = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            const double near = 0x1.54dc284911bf1p-4*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
+            const double far = 0x1.54dc284911bf1p-4*beyond_one(cell%(OCTAVES << BITS), SECOND_NODES[k], BITS);
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_tanh_gap_536181(TERMS*(TERMS + 1), v, gap, total);
-    factor_tanh_gap_536181(TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < TERMS; a++)
+    sum_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long k = 0; k <= TERMS; k++) {
             half[a][k] = 0.0;
-            for (long j = 0; j < TERMS; j++)
+            for (long j = 0; j < FIRST_TERMS; j++)
                 half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
         }
-    for (long a = 0; a < TERMS; a++)
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long b = 0; b < TERMS; b++) {
             coefficients[a*TERMS + b] = 0.0;
             for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
         }
 }
-static double table_tanh_gap_536181[CELLS*CELLS][TERMS*TERMS];
-static char state_tanh_gap_536181[CELLS*CELLS];
+static row_of_terms table_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static char state_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_gap_536181(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_gap_536181[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_gap_536181(cell, table_tanh_gap_536181[cell]);
+        double coefficients[FIRST_TERMS*TERMS];
+        fit_tanh_gap_536181(cell, coefficients);
+        memcpy(table_tanh_gap_536181[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_gap_536181[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_gap_536181[cell], __ATOMIC_ACQUIRE) != 2);
@@ -1089,32 +1120,38 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_gap_536181(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
-        x[i] = f_log1p(gap[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
-        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+3)*0x1.0000000000000p+2;
+        const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
+        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
+        x[i] = place_of(near, FIRST_BITS);
+        y[i] = place_of(far, BITS);
     }
-    for (long i = 0; i < count; i++) {
-        const double near = x[i], far = y[i];
-        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
-        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
-        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
-        y[i] = 2.0*(far - column) - 1.0;
-        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_gap_536181[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_gap_536181[cell[i]];
-        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
-        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
-        const double t = y[i], t2 = t*t, t4 = t2*t2;
-        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
-                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_gap_536181[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i + j]);
+            const row_of_terms *c = table_tanh_gap_536181[cell[i + j]];
+            row[j] = c[FIRST_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_gap_536181(1, v + i, gap + i, to + i);
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!((1.0 + gap[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3 < 0x1.0000000000000p+30)))
+            sum_tanh_gap_536181(1, v + i, gap + i, to + i);
 }
 """,
     "each_tanh_second_b371ff": r"""
@@ -1144,50 +1181,59 @@ static __attribute__((noinline)) void factor_tanh_second_b371ff(long count, cons
         to[i] = next_0;
     }
 }
-static void fit_tanh_second_b371ff(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_tanh_second_b371ff(TERMS, v, total);
-    factor_tanh_second_b371ff(TERMS, v, factor);
+static void fit_tanh_second_b371ff(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_tanh_second_b371ff(TERMS + 1, v, total);
+    factor_tanh_second_b371ff(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_tanh_second_b371ff[CELLS][TERMS];
-static char state_tanh_second_b371ff[CELLS];
+static row_of_terms table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][1];
+static char state_tanh_second_b371ff[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_second_b371ff(cell, table_tanh_second_b371ff[cell]);
+        double coefficients[1*TERMS];
+        fit_tanh_second_b371ff(cell, coefficients);
+        memcpy(table_tanh_second_b371ff[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_second_b371ff[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_second_b371ff(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_second_b371ff[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_second_b371ff[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_second_b371ff(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_second_b371ff[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i + j]);
+            row[j] = table_tanh_second_b371ff[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_second_b371ff(1, v + i, to + i);
 }
 """,
 }
@@ -1303,10 +1349,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_1 = out[1];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
-    double a_x5[BLOCK];
     double a_x7[BLOCK];
     double a_x9[BLOCK];
-    double a_x13[BLOCK];
+    double a_x14[BLOCK];
+    double a_x15[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1322,7 +1368,6 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x4_ = square(alpha_sa_);
         a_x4[i] = x4_;
         const double x5_ = square(alpha_mlp_);
-        a_x5[i] = x5_;
         const double x7_ = gain_w_ + sigma_b2_;
         a_x7[i] = x7_;
         const double x8_ = x2_*x7_;
@@ -1330,7 +1375,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_x9[i] = x9_;
         const double x12_ = sigma_b2_ + x5_ + x8_;
         const double x13_ = 1.0/((x12_));
-        a_x13[i] = x13_;
+        const double x14_ = gain_w_*x13_;
+        a_x14[i] = x14_;
+        const double x15_ = x13_*x5_;
+        a_x15[i] = x15_;
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
@@ -1344,20 +1392,20 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double gain_v_ = a_gain_v[i];
             const double gain_w_ = a_gain_w[i];
             const double gap_X_ = a_gap_X[i];
-            const double x13_ = a_x13[i];
+            const double x14_ = a_x14[i];
+            const double x15_ = a_x15[i];
             const double x3_ = a_x3[i];
             const double x4_ = a_x4[i];
-            const double x5_ = a_x5[i];
             const double x7_ = a_x7[i];
             const double x9_ = a_x9[i];
             const double x6_ = sqrt(gap_X_);
             const double x10_ = beta_a_*x6_;
             const double x11_ = gap_X_*maximum(x10_ - 1.4142135623730951, 0.0)/maximum(x10_, 1.4142135623730951);
-            const double x14_ = gain_v_*x11_ + gap_X_*x4_;
-            const double x15_ = 1.0/((gain_v_*(x11_ + 1.0 - gap_X_) + x9_));
-            const double x16_ = x14_*x15_;
-            const double x17_ = arc_cosine_1(gain_w_*x16_, x7_);
-            const double next_0 = x13_*(gain_w_*(x14_*x15_*x3_ - 0.15915494309189535*x17_) + x16_*x5_);
+            const double x16_ = gain_v_*x11_ + gap_X_*x4_;
+            const double x17_ = 1.0/((gain_v_*(x11_ + 1.0 - gap_X_) + x9_));
+            const double x18_ = x16_*x17_;
+            const double x19_ = arc_cosine_1(gain_w_*x18_, x7_);
+            const double next_0 = x14_*(x16_*x17_*x3_ - 0.15915494309189535*x19_) + x15_*x18_;
             moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
         }
         if (!moved) break;
@@ -1401,8 +1449,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x8[BLOCK];
     double a_x9[BLOCK];
     double a_x10[BLOCK];
-    double a_x11[BLOCK];
     double a_x13[BLOCK];
+    double a_x14[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1427,11 +1475,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_x9[i] = x9_;
         const double x10_ = sigma_b2_ + x3_;
         a_x10[i] = x10_;
-        const double x11_ = x3_*x4_;
-        a_x11[i] = x11_;
-        const double x12_ = sigma_b2_ + x4_ + x6_;
-        const double x13_ = 1.0/((x12_));
+        const double x11_ = sigma_b2_ + x4_ + x6_;
+        const double x12_ = 1.0/((x11_));
+        const double x13_ = gain_w_*x12_;
         a_x13[i] = x13_;
+        const double x14_ = x12_*x3_*x4_;
+        a_x14[i] = x14_;
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
@@ -1442,19 +1491,18 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         int64_t moved = 0;
         for (long i = 0; i < count; i++) {
             const double gain_v_ = a_gain_v[i];
-            const double gain_w_ = a_gain_w[i];
             const double gap_X_ = a_gap_X[i];
             const double x10_ = a_x10[i];
-            const double x11_ = a_x11[i];
             const double x13_ = a_x13[i];
+            const double x14_ = a_x14[i];
             const double x2_ = a_x2[i];
             const double x5_ = a_x5[i];
             const double x8_ = a_x8[i];
             const double x9_ = a_x9[i];
-            const double x14_ = 1.0/((gain_v_*(gap_X_*x2_ + 1.0 - gap_X_) + x10_));
-            const double x15_ = gap_X_*x14_;
-            const double x16_ = arc_cosine_1(x15_*x8_, x5_);
-            const double next_0 = x13_*(gain_w_*(gap_X_*x14_*x9_ - 0.15915494309189535*x16_) + x11_*x15_);
+            const double x15_ = 1.0/((gain_v_*(gap_X_*x2_ + 1.0 - gap_X_) + x10_));
+            const double x16_ = gap_X_*x15_;
+            const double x17_ = arc_cosine_1(x16_*x8_, x5_);
+            const double next_0 = x13_*(gap_X_*x15_*x9_ - 0.15915494309189535*x17_) + x14_*x16_;
             moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
         }
         if (!moved) break;
@@ -1497,12 +1545,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x2[BLOCK];
     double a_x6[BLOCK];
     double a_x7[BLOCK];
-    double a_x8[BLOCK];
     double a_x11[BLOCK];
     double a_x12[BLOCK];
     double a_x13[BLOCK];
     double a_x15[BLOCK];
-    double a_x17[BLOCK];
+    double a_x18[BLOCK];
+    double a_x19[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1524,7 +1572,6 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x7_ = square(alpha_sa_);
         a_x7[i] = x7_;
         const double x8_ = square(alpha_mlp_);
-        a_x8[i] = x8_;
         const double x10_ = x3_*x4_;
         const double x11_ = x10_;
         a_x11[i] = x11_;
@@ -1537,7 +1584,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_x15[i] = x15_;
         const double x16_ = sigma_b2_ + x14_ + x8_;
         const double x17_ = 1.0/((x16_));
-        a_x17[i] = x17_;
+        const double x18_ = gain_w_*x17_;
+        a_x18[i] = x18_;
+        const double x19_ = x17_*x8_;
+        a_x19[i] = x19_;
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
@@ -1554,24 +1604,24 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double x12_ = a_x12[i];
             const double x13_ = a_x13[i];
             const double x15_ = a_x15[i];
-            const double x17_ = a_x17[i];
+            const double x18_ = a_x18[i];
+            const double x19_ = a_x19[i];
             const double x2_ = a_x2[i];
             const double x6_ = a_x6[i];
             const double x7_ = a_x7[i];
-            const double x8_ = a_x8[i];
             const double x9_ = square(gap_X_);
-            const double x18_ = f_expm1(x11_*x9_);
-            const double x19_ = gap_X_*x11_;
-            const double x20_ = f_exp(x19_);
-            const double x21_ = f_exp(x12_*x9_ + x19_);
-            const double x22_ = times_growth(gap_X_, x20_);
-            const double x23_ = times_growth(gain_v_*gap_X_, x18_);
-            const double x24_ = times_growth(x23_, x21_);
-            const double x25_ = gap_X_*x7_ + x2_*x24_;
-            const double x26_ = 1.0/((gain_v_*(x2_*x22_ + 1.0 - gap_X_) + x15_));
-            const double x27_ = x25_*x26_;
-            const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
-            const double next_0 = x17_*(gain_w_*(x25_*x26_*x6_ - 0.15915494309189535*x28_) + x27_*x8_);
+            const double x20_ = f_expm1(x11_*x9_);
+            const double x21_ = gap_X_*x11_;
+            const double x22_ = f_exp(x21_);
+            const double x23_ = f_exp(x12_*x9_ + x21_);
+            const double x24_ = times_growth(gap_X_, x22_);
+            const double x25_ = times_growth(gain_v_*gap_X_, x20_);
+            const double x26_ = times_growth(x25_, x23_);
+            const double x27_ = gap_X_*x7_ + x2_*x26_;
+            const double x28_ = 1.0/((gain_v_*(x2_*x24_ + 1.0 - gap_X_) + x15_));
+            const double x29_ = x27_*x28_;
+            const double x30_ = arc_cosine_1(gain_w_*x29_, x13_);
+            const double next_0 = x18_*(x27_*x28_*x6_ - 0.15915494309189535*x30_) + x19_*x29_;
             moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
         }
         if (!moved) break;
@@ -1612,35 +1662,44 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
-    double a_x3[BLOCK];
+    double a_x2[BLOCK];
     double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x10[BLOCK];
     double a_x12[BLOCK];
+    double a_x14[BLOCK];
+    double a_x16[BLOCK];
     double a_q_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
         const double alpha_sa_ = a_alpha_sa[i];
+        const double gain_v_ = a_gain_v[i];
         const double gain_w_ = a_gain_w[i];
         const double q_0_ = a_q_0[i];
         const double rho_ = a_rho[i];
         const double sigma_b2_ = a_sigma_b2[i];
         const double x0_ = -rho_;
         const double x1_ = x0_ + 1.0;
-        const double x2_ = 0.5*gain_w_;
-        const double x3_ = x2_;
-        a_x3[i] = x3_;
-        const double x4_ = square(alpha_sa_);
+        const double x2_ = -0.15915494309189535*gain_w_;
+        a_x2[i] = x2_;
+        const double x3_ = square(gain_w_);
+        const double x4_ = 0.5*x3_;
         a_x4[i] = x4_;
-        const double x5_ = square(alpha_mlp_);
+        const double x5_ = square(alpha_sa_);
         a_x5[i] = x5_;
+        const double x6_ = square(alpha_mlp_);
         const double x9_ = q_0_*x1_;
         const double x10_ = gain_w_ + sigma_b2_;
         a_x10[i] = x10_;
-        const double x11_ = x10_*x2_;
-        const double x12_ = sigma_b2_ + x11_;
+        const double x11_ = 0.5*gain_w_*x10_;
+        const double x12_ = gain_v_*x6_;
         a_x12[i] = x12_;
+        const double x13_ = sigma_b2_*x6_;
+        const double x14_ = x5_*x6_;
+        a_x14[i] = x14_;
+        const double x16_ = sigma_b2_ + x11_ + x13_;
+        a_x16[i] = x16_;
         const double next_0 = q_0_;
         const double next_1 = x9_;
         a_q_X[i] = next_0;
@@ -1660,20 +1719,21 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double sigma_b2_ = a_sigma_b2[i];
             const double x10_ = a_x10[i];
             const double x12_ = a_x12[i];
-            const double x3_ = a_x3[i];
+            const double x14_ = a_x14[i];
+            const double x16_ = a_x16[i];
+            const double x2_ = a_x2[i];
             const double x4_ = a_x4[i];
             const double x5_ = a_x5[i];
-            const double x6_ = sqrt(q_X_);
-            const double x7_ = 1.0/((x6_));
+            const double x7_ = sqrt(q_X_);
             const double x8_ = sqrt(gap_X_);
-            const double x13_ = gap_X_/q_X_;
-            const double x14_ = x13_*maximum(beta_a_*x7_*x8_ - 1.4142135623730951, 0.0)/maximum(beta_a_*x7_*x8_, 1.4142135623730951);
-            const double x15_ = gain_v_*x14_ + gap_X_*x4_;
-            const double x16_ = gain_v_*(x14_ + 1.0 - x13_) + q_X_*x4_ + sigma_b2_;
-            const double x17_ = 1.0/((x16_));
-            const double x18_ = arc_cosine_1(gain_w_*x15_*x17_, x10_);
-            const double next_0 = x12_ + x16_*x5_;
-            const double next_1 = gain_w_*(x15_*x17_*x3_ - 0.15915494309189535*x18_) + x15_*x5_;
+            const double x15_ = gap_X_/q_X_;
+            const double x17_ = beta_a_*x8_/x7_;
+            const double x18_ = x15_*maximum(x17_ - 1.4142135623730951, 0.0)/maximum(x17_, 1.4142135623730951);
+            const double x19_ = x18_ + 1.0 - x15_;
+            const double x20_ = (gain_v_*x18_ + gap_X_*x5_)/(gain_v_*x19_ + q_X_*x5_ + sigma_b2_);
+            const double x21_ = arc_cosine_1(gain_w_*x20_, x10_);
+            const double next_0 = q_X_*x14_ + x12_*x19_ + x16_;
+            const double next_1 = gap_X_*x14_ + x12_*x18_ + x2_*x21_ + x20_*x4_;
             moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
             moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
         }
@@ -1692,9 +1752,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     for (long i = 0; i < count; i++) {
         const double gap_X_ = a_gap_X[i];
         const double q_X_ = a_q_X[i];
-        const double x19_ = gap_X_/q_X_;
-        const double next_0 = 1.0 - x19_;
-        const double next_1 = x19_;
+        const double x22_ = gap_X_/q_X_;
+        const double next_0 = 1.0 - x22_;
+        const double next_1 = x22_;
         const double next_2 = q_X_;
         result_0[i] = next_0;
         result_1[i] = next_1;
@@ -1720,28 +1780,43 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
-    double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
+    double a_x5[BLOCK];
+    double a_x11[BLOCK];
+    double a_x13[BLOCK];
+    double a_x14[BLOCK];
     double a_q_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
         const double alpha_sa_ = a_alpha_sa[i];
+        const double gain_v_ = a_gain_v[i];
         const double gain_w_ = a_gain_w[i];
         const double q_0_ = a_q_0[i];
         const double rho_ = a_rho[i];
+        const double sigma_b2_ = a_sigma_b2[i];
         const double x0_ = -rho_;
         const double x1_ = x0_ + 1.0;
-        const double x2_ = 0.5*gain_w_;
-        a_x2[i] = x2_;
-        const double x3_ = square(alpha_sa_);
+        const double x2_ = square(gain_w_);
+        const double x3_ = -0.15915494309189535*gain_w_;
         a_x3[i] = x3_;
-        const double x4_ = square(alpha_mlp_);
+        const double x4_ = 0.5*x2_;
         a_x4[i] = x4_;
-        const double x7_ = q_0_*x1_;
+        const double x5_ = square(alpha_sa_);
+        a_x5[i] = x5_;
+        const double x6_ = square(alpha_mlp_);
+        const double x9_ = q_0_*x1_;
+        const double x10_ = 0.5*gain_w_*sigma_b2_;
+        const double x11_ = gain_v_*x6_;
+        a_x11[i] = x11_;
+        const double x12_ = sigma_b2_*x6_;
+        const double x13_ = x5_*x6_;
+        a_x13[i] = x13_;
+        const double x14_ = sigma_b2_ + x10_ + x12_;
+        a_x14[i] = x14_;
         const double next_0 = q_0_;
-        const double next_1 = x7_;
+        const double next_1 = x9_;
         a_q_X[i] = next_0;
         a_gap_X[i] = next_1;
     }
@@ -1757,19 +1832,22 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double gap_X_ = a_gap_X[i];
             const double q_X_ = a_q_X[i];
             const double sigma_b2_ = a_sigma_b2[i];
-            const double x2_ = a_x2[i];
+            const double x11_ = a_x11[i];
+            const double x13_ = a_x13[i];
+            const double x14_ = a_x14[i];
             const double x3_ = a_x3[i];
             const double x4_ = a_x4[i];
-            const double x5_ = sqrt(q_X_);
-            const double x6_ = sqrt(gap_X_);
-            const double x8_ = beta_a_*x5_*x6_;
-            const double x9_ = gap_X_*maximum(x8_ - 1.4142135623730951, 0.0)/maximum(x8_, 1.4142135623730951);
-            const double x10_ = gain_v_*x9_ + gap_X_*x3_;
-            const double x11_ = gain_v_*(q_X_ + x9_ - gap_X_) + q_X_*x3_ + sigma_b2_;
-            const double x12_ = gain_w_*x11_ + sigma_b2_;
-            const double x13_ = arc_cosine_1(gain_w_*x10_, x12_);
-            const double next_0 = sigma_b2_ + x11_*x4_ + x12_*x2_;
-            const double next_1 = gain_w_*(x10_*x2_ - 0.15915494309189535*x13_) + x10_*x4_;
+            const double x5_ = a_x5[i];
+            const double x7_ = sqrt(q_X_);
+            const double x8_ = sqrt(gap_X_);
+            const double x15_ = beta_a_*x7_*x8_;
+            const double x16_ = gap_X_*maximum(x15_ - 1.4142135623730951, 0.0)/maximum(x15_, 1.4142135623730951);
+            const double x17_ = q_X_ + x16_ - gap_X_;
+            const double x18_ = gain_v_*x16_ + gap_X_*x5_;
+            const double x19_ = gain_v_*x17_ + q_X_*x5_ + sigma_b2_;
+            const double x20_ = arc_cosine_1(gain_w_*x18_, gain_w_*x19_ + sigma_b2_);
+            const double next_0 = q_X_*x13_ + x11_*x17_ + x14_ + x19_*x4_;
+            const double next_1 = gap_X_*x13_ + x11_*x16_ + x18_*x4_ + x20_*x3_;
             moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
             moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
         }
@@ -1788,9 +1866,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     for (long i = 0; i < count; i++) {
         const double gap_X_ = a_gap_X[i];
         const double q_X_ = a_q_X[i];
-        const double x14_ = gap_X_/q_X_;
-        const double next_0 = 1.0 - x14_;
-        const double next_1 = x14_;
+        const double x21_ = gap_X_/q_X_;
+        const double next_0 = 1.0 - x21_;
+        const double next_1 = x21_;
         const double next_2 = q_X_;
         result_0[i] = next_0;
         result_1[i] = next_1;
@@ -1800,7 +1878,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tanh_overlap_rem": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'maximum', 'each_atan', 'CELLS', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'maximum', 'cell_of', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff'),
         r"""
 enum { INPUTS = 8, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1820,10 +1898,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x5[BLOCK];
     double a_x6[BLOCK];
     double a_x8[BLOCK];
-    double a_x12[BLOCK];
     double a_x13[BLOCK];
-    double a_y0[BLOCK];
     double a_x14[BLOCK];
+    double a_x15[BLOCK];
+    double a_y0[BLOCK];
+    double a_x16[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1854,7 +1933,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_x8[i] = x8_;
         const double x11_ = sigma_b2_ + x3_ + x7_;
         const double x12_ = 1.0/((x11_));
-        a_x12[i] = x12_;
+        const double x13_ = gain_w_*x12_;
+        a_x13[i] = x13_;
+        const double x14_ = x12_*x3_;
+        a_x14[i] = x14_;
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
@@ -1873,19 +1955,18 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double x4_ = sqrt(gap_X_);
             const double x9_ = beta_a_*x4_;
             const double x10_ = gap_X_*maximum(x9_ - 1.4142135623730951, 0.0)/maximum(x9_, 1.4142135623730951);
-            const double x13_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
-            a_x13[i] = x13_;
-            const double y0_ = gain_w_*x13_;
+            const double x15_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
+            a_x15[i] = x15_;
+            const double y0_ = gain_w_*x15_;
             a_y0[i] = y0_;
         }
-        each_tanh_gap_536181(count, a_x5, a_y0, a_x14);
+        each_tanh_gap_536181(count, a_x5, a_y0, a_x16);
         for (long i = 0; i < count; i++) {
-            const double gain_w_ = a_gain_w[i];
-            const double x12_ = a_x12[i];
             const double x13_ = a_x13[i];
             const double x14_ = a_x14[i];
-            const double x3_ = a_x3[i];
-            const double next_0 = x12_*(gain_w_*x14_ + x13_*x3_);
+            const double x15_ = a_x15[i];
+            const double x16_ = a_x16[i];
+            const double next_0 = x13_*x16_ + x14_*x15_;
             moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
         }
         if (!moved) break;

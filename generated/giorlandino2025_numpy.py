@@ -114,84 +114,50 @@ def _log_near_one(x, whole):
         return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))
 
 
-def _arc_cosine_1(gap, v):
-    """sin - angle*cos of that angle, times v; zero at v = 0."""
-    t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
-    near = t < 0.25
-    if np.all(near):
-        return v*_arc_cosine_1_near(t)
-    if np.any(near):
-        p = _arc_cosine_1_whole(np.minimum(t, 2 - t))
-        return v*np.where(t > 1, np.pi*(t - 1) + p, p)
-    cosine = 1 - t
-    return v*(np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine)
+def _arc_cosine_1(gap, v, result=None, t=None, s=None):
+    """sin - angle*cos of that angle, times v; zero at v = 0. Works in the three arrays, if given."""
+    if result is None:
+        shape = np.broadcast_shapes(np.shape(gap), np.shape(v))
+        result, t, s = np.empty(shape), np.empty(shape), np.empty(shape)
+    np.add(v, 2.2250738585072014e-308, out=t)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.divide(gap, t, out=t)
+        np.subtract(2.0, t, out=s)
+        s *= t
+        near = np.flatnonzero(~(s >= 0.12109375))
+        at = t.reshape(-1)[near]
+        if near.size < t.size:
+            np.sqrt(s, out=s)
+            np.subtract(1.0, t, out=t)
+            np.arccos(t, out=result)
+            result *= t
+            np.subtract(s, result, out=result)
+    if near.size:
+        at = np.minimum(at, 2.0)
+        result.reshape(-1)[near] = _arc_cosine_1_near(at)
+    result *= v
+    return result
 
 
-def _arc_cosine_1_near(y):
-    """The same at v = 1 up to y = 0.25, by a polynomial."""
-    p = 7.667526491976487e-07*y + 7.40893339328835e-07
+def _arc_cosine_1_near(t):
+    """The same at v = 1 up to y = 0.0625 from the ends of its range, by a polynomial."""
+    y = np.maximum(np.minimum(t, 2 - t), 0.0)
+    p = 1.993102852636305e-05*y + 5.094198223662e-05
     p *= y
-    p += 2.6742078771907288e-06
+    p += 0.00015212045261676934
     p *= y
-    p += 6.691130682994991e-06
+    p += 0.00048825605031434395
     p *= y
-    p += 1.8156141715699865e-05
+    p += 0.0017537370611307882
     p *= y
-    p += 5.112561946358706e-05
+    p += 0.007576144084105447
     p *= y
-    p += 0.000152110660613719
-    p *= y
-    p += 0.0004882563381924334
-    p *= y
-    p += 0.0017537370565508792
-    p *= y
-    p += 0.007576144084141088
-    p *= y
-    p += 0.04714045207910317
+    p += 0.04714045207910328
     p *= y
     p += 0.9428090415820634
     p *= y
     p *= np.sqrt(y)
-    return p
-
-
-def _arc_cosine_1_whole(y):
-    """The same at v = 1 up to y = 1.0, by a polynomial."""
-    p = 3.0658986785827735e-07*y + -2.0764150855087167e-06
-    p *= y
-    p += 6.765053154679045e-06
-    p *= y
-    p += -1.3478121029305757e-05
-    p *= y
-    p += 1.8519148835413642e-05
-    p *= y
-    p += -1.7948915243682663e-05
-    p *= y
-    p += 1.3534533881674908e-05
-    p *= y
-    p += -6.1128606173822415e-06
-    p *= y
-    p += 5.465788068101837e-06
-    p *= y
-    p += 5.83672864724229e-06
-    p *= y
-    p += 1.8349126840897055e-05
-    p *= y
-    p += 5.109425451483467e-05
-    p *= y
-    p += 0.0001521141993722164
-    p *= y
-    p += 0.0004882560753931928
-    p *= y
-    p += 0.00175373706836867
-    p *= y
-    p += 0.007576144083861955
-    p *= y
-    p += 0.04714045207910578
-    p *= y
-    p += 0.9428090415820634
-    p *= y
-    p *= np.sqrt(y)
+    p += np.pi*np.maximum(t - 1, 0.0)
     return p
 
 _CELLS = {}
@@ -404,10 +370,11 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
 def _row_moments(requests, variance, tokens, dimension, step=0.27):
     """E prod_b sum_j w_j^(k_b) c_j^(p_b) of a row of softmax weights, of shape (requests, points)."""
     scale = np.sqrt(variance)
-    found = np.zeros((len(requests), len(scale)), dtype=np.float64)
+    found = np.zeros((len(requests), len(scale)), dtype=np.float64) + np.where(scale <= 64, 0 * tokens, float('nan'))
     smooth = np.isinf(dimension) | (dimension >= 64)
     shared = smooth & (scale >= 0.7)
     kind = np.where(shared, 0, np.where(dimension < 0, 1, np.where(np.isinf(dimension), 2, 3)))
+    kind = np.where(scale <= 64, kind, 4)
     for code in range(4):
         places = np.arange(len(scale))[kind == code]
         key = scale[places] + np.where(tokens[places] > 128, 0.0, 1000000.0)
@@ -512,10 +479,10 @@ def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
     times = [np.where(multiple <= 24, multiple, 0 * multiple) for multiple in times]
     steps = [np.where(multiple > 0, multiple * load * width, step + 0 * load) for multiple, load in zip(times, loads, strict=True)]
     power = max((sum((k + m for k, m in powers)) for powers in requests))
-    found = np.zeros((len(requests), len(first)), dtype=np.float64)
+    found = np.zeros((len(requests), len(first)), dtype=np.float64) + np.where(sharp <= 32, 0 * tokens, float('nan'))
     code = np.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + np.where(tokens > 128, 0.0, 2048.0)
-    for kind in sorted({float(item) for item in code}):
-        places = np.arange(len(first))[code == kind]
+    for kind in sorted({float(item) for item in code[sharp <= 32]}):
+        places = np.arange(len(first))[(code == kind) & (sharp <= 32)]
         key = sharp[places]
         places = places[np.argsort(key)]
         key = key[np.argsort(key)]
@@ -539,6 +506,27 @@ def _legendre_nodes(count):
         matrix[:, k, k - 1] = matrix[:, k - 1, k] = k / (4 * k * k - 1) ** 0.5
     nodes, vectors = np.linalg.eigh(matrix)
     return ((1 + nodes[0]) / 2, vectors[0, 0] ** 2)
+
+
+def _chebyshev_nodes(count):
+    """Chebyshev's nodes on [0, 1]."""
+    return (1 + np.cos((np.arange(count, dtype=np.float64) + 0.5) * (3.141592653589793 / count))) / 2
+
+
+def _chebyshev_values(place, count):
+    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
+    z = 2 * place - 1
+    found = [1 + 0 * z, z]
+    for _ in range(count - 2):
+        found.append(2 * z * found[-1] - found[-2])
+    return np.stack(found)
+
+
+def _chebyshev_series(count):
+    """The matrix that makes the coefficients of Chebyshev's polynomials from values at the nodes."""
+    unit = _chebyshev_values(_chebyshev_nodes(count), count) * (2.0 / count)
+    unit[0] = unit[0] / 2
+    return unit
 
 
 def _one_shape(*values):
@@ -656,27 +644,11 @@ def _softmax_overlap_gap(a, g, n):
     return _overlap_gap(a, g, n)
 
 
-def _chebyshev_nodes(count):
-    """Chebyshev's nodes on [0, 1]."""
-    return (1 + np.cos((np.arange(count, dtype=np.float64) + 0.5) * (3.141592653589793 / count))) / 2
-
-
-def _chebyshev_values(place, count):
-    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
-    z = 2 * place - 1
-    found = [1 + 0 * z, z]
-    for _ in range(count - 2):
-        found.append(2 * z * found[-1] - found[-2])
-    return np.stack(found)
-
-
 def _panel_table(low, high, tokens):
     """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
     coefficients = []
     for count in (24, 10):
-        nodes = _chebyshev_nodes(count)
-        unit = _chebyshev_values(nodes, count) * (2.0 / count)
-        unit[0] = unit[0] / 2
+        nodes, unit = (_chebyshev_nodes(count), _chebyshev_series(count))
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
         own = _row_moments([((2, 0),)], variance, flat + tokens, flat + float('inf'))[0]
@@ -691,12 +663,12 @@ def _panel_table(low, high, tokens):
 
 def _table_values(kind, variance, gap, tokens, tables):
     """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
-    found = 0.0 * variance
     scale = np.sqrt(variance)
+    found = np.where((scale < 20) | (tokens == 1), 0 * tokens, float('nan'))
     for size in sorted(set(tokens.tolist())):
         low, high = (0.0, 2.0)
-        reach = np.where(tokens == size, scale, 0 * scale).max().tolist()
-        while size > 1 and low <= reach:
+        reach = np.where(tokens == size, scale, 0 * tokens).max().tolist()
+        while size > 1 and low <= reach and (low < high):
             here = (tokens == size) & (scale >= low) & (scale < high)
             if bool(here.any()):
                 if (size, low) not in tables:
@@ -709,14 +681,14 @@ def _table_values(kind, variance, gap, tokens, tables):
                     widest = np.log1p(a * size / (size - 1))
                     share = np.log1p(gap[here]) / np.where(a > 0, widest, 1 + 0 * a)
                     found[here] = (place * (table @ _chebyshev_values(share, 10))).sum(0)
-            low, high = (high, 2 * high)
+            low, high = (high, min(2 * high, 20.0))
     return found
 
 
 def _table_participation(variance, tokens, tables):
     """Participation of a row; tables keeps what has been tabulated."""
     shape, (a, n) = _one_shape(variance, tokens)
-    return (np.exp(_table_values(0, a, 0 * a, n, tables)) / n).reshape(shape)
+    return (np.exp(_table_values(0, a, 0 * n, n, tables)) / n).reshape(shape)
 
 
 def _table_row_gap(variance, gap, tokens, tables):
@@ -1272,7 +1244,7 @@ def overlap_rem(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 12 operations a point, and 26 a layer
+    # 14 operations a point, and 25 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1300,31 +1272,54 @@ def overlap_rem(
             if _changed & 0b10110000:
                 x12 = sigma_b2 + x5 + x8
                 x13 = 1/x12
-            _state = (
-                x1,
-            )
+                x14 = gain_w*x13
+                x15 = x13*x5
+            _shape_255 = np.broadcast_shapes(*map(np.shape, (rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_255)
+            _array_1 = np.empty(_shape_255)
+            _array_2 = np.empty(_shape_255)
+            _array_3 = np.empty(_shape_255)
+            _array_4 = np.empty(_shape_255)
+            _array_5 = np.empty(_shape_255)
+            _array_6 = np.empty(_shape_255)
+            gap_X = np.full(_shape_255, x1, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                gap_X, = _state
-                x6 = np.sqrt(gap_X)
-                x10 = beta_a*x6
-                x11 = gap_X*np.maximum(x10 - 1.4142135623730951, 0)/np.maximum(x10, 1.4142135623730951)
-                x14 = gain_v*x11 + gap_X*x4
-                x15 = 1/(gain_v*(x11 + 1 - gap_X) + x9)
-                x16 = x14*x15
-                x17 = _arc_cosine_1(gain_w*x16, x7)
-                _next = (
-                    x13*(gain_w*(x14*x15*x3 - 0.15915494309189535*x17) + x16*x5),
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.sqrt(gap_X, out=_array_0)
+                np.multiply(beta_a, _array_0, out=_array_0)
+                np.subtract(_array_0, 1.4142135623730951, out=_array_1)
+                np.maximum(_array_1, 0, out=_array_1)
+                np.multiply(gap_X, _array_1, out=_array_1)
+                np.maximum(_array_0, 1.4142135623730951, out=_array_0)
+                np.divide(_array_1, _array_0, out=_array_1)
+                np.multiply(gain_v, _array_1, out=_array_0)
+                np.multiply(x4, gap_X, out=_array_2)
+                np.add(_array_0, _array_2, out=_array_0)
+                np.add(_array_1, 1, out=_array_1)
+                np.subtract(_array_1, gap_X, out=_array_1)
+                np.multiply(gain_v, _array_1, out=_array_1)
+                np.add(_array_1, x9, out=_array_1)
+                np.divide(1.0, _array_1, out=_array_1)
+                np.multiply(_array_0, _array_1, out=_array_2)
+                np.multiply(gain_w, _array_2, out=_array_3)
+                _arc_cosine_1(_array_3, x7, _array_4, _array_5, _array_6)
+                np.multiply(x3, _array_0, out=_array_0)
+                np.multiply(_array_0, _array_1, out=_array_0)
+                np.multiply(0.15915494309189535, _array_4, out=_array_4)
+                np.subtract(_array_0, _array_4, out=_array_0)
+                np.multiply(x14, _array_0, out=_array_0)
+                np.multiply(x15, _array_2, out=_array_2)
+                np.add(_array_0, _array_2, out=_array_0)
+                if _layer >= _least:
+                    np.copyto(_array_0, gap_X, where=_layer >= L)
+                gap_X, _array_0 = _array_0, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    gap_X, = _state
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(gap_X, _array_0)
+                    ):
                         break
-            gap_X, = _state
             _to_overlap[_at] = 1 - gap_X
             _to_one_minus_overlap[_at] = gap_X
 
@@ -1399,7 +1394,7 @@ def overlap_uniform(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 16 operations a point, and 17 a layer
+    # 18 operations a point, and 16 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1430,32 +1425,48 @@ def overlap_uniform(
                 x9 = 0.5*x7
             if _changed & 0b1100000:
                 x10 = sigma_b2 + x3
-            if _changed & 0b11000000:
-                x11 = x3*x4
             if _changed & 0b10110000:
-                x12 = sigma_b2 + x4 + x6
-                x13 = 1/x12
-            _state = (
-                x1,
-            )
+                x11 = sigma_b2 + x4 + x6
+                x12 = 1/x11
+                x13 = gain_w*x12
+            if _changed & 0b11110000:
+                x14 = x12*x3*x4
+            _shape_255 = np.broadcast_shapes(*map(np.shape, (rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_255)
+            _array_1 = np.empty(_shape_255)
+            _array_2 = np.empty(_shape_255)
+            _array_3 = np.empty(_shape_255)
+            _array_4 = np.empty(_shape_255)
+            _array_5 = np.empty(_shape_255)
+            gap_X = np.full(_shape_255, x1, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                gap_X, = _state
-                x14 = 1/(gain_v*(gap_X*x2 + 1 - gap_X) + x10)
-                x15 = gap_X*x14
-                x16 = _arc_cosine_1(x15*x8, x5)
-                _next = (
-                    x13*(gain_w*(gap_X*x14*x9 - 0.15915494309189535*x16) + x11*x15),
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.multiply(x2, gap_X, out=_array_0)
+                np.add(_array_0, 1, out=_array_0)
+                np.subtract(_array_0, gap_X, out=_array_0)
+                np.multiply(gain_v, _array_0, out=_array_0)
+                np.add(_array_0, x10, out=_array_0)
+                np.divide(1.0, _array_0, out=_array_0)
+                np.multiply(_array_0, gap_X, out=_array_1)
+                np.multiply(x8, _array_1, out=_array_2)
+                _arc_cosine_1(_array_2, x5, _array_3, _array_4, _array_5)
+                np.multiply(x9, _array_0, out=_array_0)
+                np.multiply(_array_0, gap_X, out=_array_0)
+                np.multiply(0.15915494309189535, _array_3, out=_array_3)
+                np.subtract(_array_0, _array_3, out=_array_0)
+                np.multiply(x13, _array_0, out=_array_0)
+                np.multiply(x14, _array_1, out=_array_1)
+                np.add(_array_0, _array_1, out=_array_0)
+                if _layer >= _least:
+                    np.copyto(_array_0, gap_X, where=_layer >= L)
+                gap_X, _array_0 = _array_0, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    gap_X, = _state
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(gap_X, _array_0)
+                    ):
                         break
-            gap_X, = _state
             _to_overlap[_at] = 1 - gap_X
             _to_one_minus_overlap[_at] = gap_X
 
@@ -1532,7 +1543,7 @@ def overlap_annealed(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 17 operations a point, and 32 a layer
+    # 19 operations a point, and 31 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1572,36 +1583,62 @@ def overlap_annealed(
             if _changed & 0b101100000:
                 x16 = sigma_b2 + x14 + x8
                 x17 = 1/x16
-            _state = (
-                x1,
-            )
+                x18 = gain_w*x17
+                x19 = x17*x8
+            _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_511)
+            _array_1 = np.empty(_shape_511)
+            _array_2 = np.empty(_shape_511)
+            _array_3 = np.empty(_shape_511)
+            _array_4 = np.empty(_shape_511)
+            _array_5 = np.empty(_shape_511)
+            _array_6 = np.empty(_shape_511)
+            gap_X = np.full(_shape_511, x1, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                gap_X, = _state
-                x9 = np.square(gap_X)
-                x18 = np.expm1(x11*x9)
-                x19 = gap_X*x11
-                x20 = np.exp(x19)
-                x21 = np.exp(x12*x9 + x19)
-                x22 = _times_growth(gap_X, x20)
-                x23 = _times_growth(gain_v*gap_X, x18)
-                x24 = _times_growth(x23, x21)
-                x25 = gap_X*x7 + x2*x24
-                x26 = 1/(gain_v*(x2*x22 + 1 - gap_X) + x15)
-                x27 = x25*x26
-                x28 = _arc_cosine_1(gain_w*x27, x13)
-                _next = (
-                    x17*(gain_w*(x25*x26*x6 - 0.15915494309189535*x28) + x27*x8),
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.square(gap_X, out=_array_0)
+                np.multiply(x11, _array_0, out=_array_1)
+                np.expm1(_array_1, out=_array_1)
+                np.multiply(x11, gap_X, out=_array_2)
+                np.exp(_array_2, out=_array_3)
+                np.multiply(x12, _array_0, out=_array_0)
+                np.add(_array_0, _array_2, out=_array_0)
+                np.exp(_array_0, out=_array_0)
+                _made_8 = _times_growth(gap_X, _array_3)
+                x24 = _made_8
+                _made_10 = _times_growth(gain_v*gap_X, _array_1)
+                x25 = _made_10
+                _made_12 = _times_growth(x25, _array_0)
+                x26 = _made_12
+                np.multiply(x7, gap_X, out=_array_2)
+                np.multiply(x2, x26, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(x2, x24, out=_array_1)
+                np.add(_array_1, 1, out=_array_1)
+                np.subtract(_array_1, gap_X, out=_array_1)
+                np.multiply(gain_v, _array_1, out=_array_1)
+                np.add(_array_1, x15, out=_array_1)
+                np.divide(1.0, _array_1, out=_array_1)
+                np.multiply(_array_2, _array_1, out=_array_0)
+                np.multiply(gain_w, _array_0, out=_array_3)
+                _arc_cosine_1(_array_3, x13, _array_4, _array_5, _array_6)
+                np.multiply(x6, _array_2, out=_array_2)
+                np.multiply(_array_2, _array_1, out=_array_2)
+                np.multiply(0.15915494309189535, _array_4, out=_array_4)
+                np.subtract(_array_2, _array_4, out=_array_2)
+                np.multiply(x18, _array_2, out=_array_2)
+                np.multiply(x19, _array_0, out=_array_0)
+                np.add(_array_2, _array_0, out=_array_2)
+                if _layer >= _least:
+                    np.copyto(_array_2, gap_X, where=_layer >= L)
+                gap_X, _array_2 = _array_2, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    gap_X, = _state
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(gap_X, _array_2)
+                    ):
                         break
-            gap_X, = _state
             _to_overlap[_at] = 1 - gap_X
             _to_one_minus_overlap[_at] = gap_X
 
@@ -1656,7 +1693,7 @@ def overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4.
     """
@@ -1678,7 +1715,7 @@ def overlap_exact(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 15 operations a point, and 26 a layer
+    # 17 operations a point, and 25 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1715,31 +1752,54 @@ def overlap_exact(
             if _changed & 0b101100000:
                 x12 = sigma_b2 + x10 + x7
                 x13 = 1/x12
-            _state = (
-                x1,
-            )
+                x14 = gain_w*x13
+                x15 = x13*x7
+            _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_511)
+            _array_1 = np.empty(_shape_511)
+            _array_2 = np.empty(_shape_511)
+            _array_3 = np.empty(_shape_511)
+            _array_4 = np.empty(_shape_511)
+            _array_5 = np.empty(_shape_511)
+            _array_6 = np.empty(_shape_511)
+            gap_X = np.full(_shape_511, x1, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                gap_X, = _state
-                x14 = gap_X*x8
-                x15 = _softmax_table_participation(x14, n)
-                x16 = _softmax_table_row_gap(x14, x8*np.square(gap_X), n)
-                x17 = gain_v*gap_X*x16 + gap_X*x6
-                x18 = 1/(gain_v*(gap_X*x15 + 1 - gap_X) + x11)
-                x19 = x17*x18
-                x20 = _arc_cosine_1(gain_w*x19, x9)
-                _next = (
-                    x13*(gain_w*(x17*x18*x5 - 0.15915494309189535*x20) + x19*x7),
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.multiply(x8, gap_X, out=_array_0)
+                _made_1 = _softmax_table_participation(_array_0, n)
+                x17 = _made_1
+                _made_3 = _softmax_table_row_gap(_array_0, x8*np.square(gap_X), n)
+                x18 = _made_3
+                np.multiply(gain_v, x18, out=_array_0)
+                np.multiply(_array_0, gap_X, out=_array_0)
+                np.multiply(x6, gap_X, out=_array_1)
+                np.add(_array_0, _array_1, out=_array_0)
+                np.multiply(x17, gap_X, out=_array_1)
+                np.add(_array_1, 1, out=_array_1)
+                np.subtract(_array_1, gap_X, out=_array_1)
+                np.multiply(gain_v, _array_1, out=_array_1)
+                np.add(_array_1, x11, out=_array_1)
+                np.divide(1.0, _array_1, out=_array_1)
+                np.multiply(_array_0, _array_1, out=_array_2)
+                np.multiply(gain_w, _array_2, out=_array_3)
+                _arc_cosine_1(_array_3, x9, _array_4, _array_5, _array_6)
+                np.multiply(x5, _array_0, out=_array_0)
+                np.multiply(_array_0, _array_1, out=_array_0)
+                np.multiply(0.15915494309189535, _array_4, out=_array_4)
+                np.subtract(_array_0, _array_4, out=_array_0)
+                np.multiply(x14, _array_0, out=_array_0)
+                np.multiply(x15, _array_2, out=_array_2)
+                np.add(_array_0, _array_2, out=_array_0)
+                if _layer >= _least:
+                    np.copyto(_array_0, gap_X, where=_layer >= L)
+                gap_X, _array_0 = _array_0, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    gap_X, = _state
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(gap_X, _array_0)
+                    ):
                         break
-            gap_X, = _state
             _to_overlap[_at] = 1 - gap_X
             _to_one_minus_overlap[_at] = gap_X
 
@@ -1818,7 +1878,7 @@ def preln_overlap_rem(
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
     _to_second_moment = np.empty(_shape)
-    # 11 operations a point, and 35 a layer
+    # 19 operations a point, and 33 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1832,50 +1892,87 @@ def preln_overlap_rem(
                 x0 = -rho
                 x1 = x0 + 1
             if _changed & 0b100000:
-                x2 = 0.5*gain_w
-                x3 = x2
+                x2 = -0.15915494309189535*gain_w
+                x3 = np.square(gain_w)
+                x4 = 0.5*x3
             if _changed & 0b10000000:
-                x4 = np.square(alpha_sa)
+                x5 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x5 = np.square(alpha_mlp)
+                x6 = np.square(alpha_mlp)
             if _changed & 0b11:
                 x9 = q_0*x1
             if _changed & 0b1100000:
                 x10 = gain_w + sigma_b2
-                x11 = x10*x2
-                x12 = sigma_b2 + x11
-            _state = (
-                q_0,
-                x9,
-            )
+                x11 = 0.5*gain_w*x10
+            if _changed & 0b100010000:
+                x12 = gain_v*x6
+            if _changed & 0b101000000:
+                x13 = sigma_b2*x6
+            if _changed & 0b110000000:
+                x14 = x5*x6
+            if _changed & 0b101100000:
+                x16 = sigma_b2 + x11 + x13
+            _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_511)
+            _array_1 = np.empty(_shape_511)
+            _array_2 = np.empty(_shape_511)
+            _array_3 = np.empty(_shape_511)
+            _array_4 = np.empty(_shape_511)
+            _array_5 = np.empty(_shape_511)
+            _array_6 = np.empty(_shape_511)
+            q_X = np.full(_shape_511, q_0, dtype=float)
+            gap_X = np.full(_shape_511, x9, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                q_X, gap_X = _state
-                x6 = np.sqrt(q_X)
-                x7 = 1/x6
-                x8 = np.sqrt(gap_X)
-                x13 = gap_X/q_X
-                x14 = x13*np.maximum(beta_a*x7*x8 - 1.4142135623730951, 0)/np.maximum(beta_a*x7*x8, 1.4142135623730951)
-                x15 = gain_v*x14 + gap_X*x4
-                x16 = gain_v*(x14 + 1 - x13) + q_X*x4 + sigma_b2
-                x17 = 1/x16
-                x18 = _arc_cosine_1(gain_w*x15*x17, x10)
-                _next = (
-                    x12 + x16*x5,
-                    gain_w*(x15*x17*x3 - 0.15915494309189535*x18) + x15*x5,
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.sqrt(q_X, out=_array_0)
+                np.sqrt(gap_X, out=_array_1)
+                np.divide(gap_X, q_X, out=_array_2)
+                np.multiply(beta_a, _array_1, out=_array_1)
+                np.divide(_array_1, _array_0, out=_array_1)
+                np.subtract(_array_1, 1.4142135623730951, out=_array_0)
+                np.maximum(_array_0, 0, out=_array_0)
+                np.multiply(_array_2, _array_0, out=_array_0)
+                np.maximum(_array_1, 1.4142135623730951, out=_array_1)
+                np.divide(_array_0, _array_1, out=_array_0)
+                np.add(_array_0, 1, out=_array_1)
+                np.subtract(_array_1, _array_2, out=_array_1)
+                np.multiply(gain_v, _array_0, out=_array_2)
+                np.multiply(x5, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(gain_v, _array_1, out=_array_3)
+                np.multiply(x5, q_X, out=_array_4)
+                np.add(_array_3, _array_4, out=_array_3)
+                np.add(_array_3, sigma_b2, out=_array_3)
+                np.divide(_array_2, _array_3, out=_array_2)
+                np.multiply(gain_w, _array_2, out=_array_4)
+                _arc_cosine_1(_array_4, x10, _array_3, _array_5, _array_6)
+                np.multiply(x14, q_X, out=_array_4)
+                np.multiply(x12, _array_1, out=_array_1)
+                np.add(_array_4, _array_1, out=_array_4)
+                np.add(_array_4, x16, out=_array_4)
+                np.multiply(x14, gap_X, out=_array_5)
+                np.multiply(x12, _array_0, out=_array_0)
+                np.add(_array_5, _array_0, out=_array_5)
+                np.multiply(x2, _array_3, out=_array_3)
+                np.add(_array_5, _array_3, out=_array_5)
+                np.multiply(x4, _array_2, out=_array_2)
+                np.add(_array_5, _array_2, out=_array_5)
+                if _layer >= _least:
+                    np.copyto(_array_4, q_X, where=_layer >= L)
+                    np.copyto(_array_5, gap_X, where=_layer >= L)
+                q_X, _array_4 = _array_4, q_X
+                gap_X, _array_5 = _array_5, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    q_X, gap_X = _state
                     if settle > 0 and np.max(gap_X/q_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(q_X, _array_4)
+                        and np.array_equal(gap_X, _array_5)
+                    ):
                         break
-            q_X, gap_X = _state
-            x19 = gap_X/q_X
-            _to_overlap[_at] = 1 - x19
-            _to_one_minus_overlap[_at] = x19
+            x22 = gap_X/q_X
+            _to_overlap[_at] = 1 - x22
+            _to_one_minus_overlap[_at] = x22
             _to_second_moment[_at] = q_X
 
     _in_parts(_work, workers)
@@ -1953,7 +2050,7 @@ def noln_overlap_rem(
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
     _to_second_moment = np.empty(_shape)
-    # 8 operations a point, and 32 a layer
+    # 18 operations a point, and 35 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1967,44 +2064,90 @@ def noln_overlap_rem(
                 x0 = -rho
                 x1 = x0 + 1
             if _changed & 0b100000:
-                x2 = 0.5*gain_w
+                x2 = np.square(gain_w)
+                x3 = -0.15915494309189535*gain_w
+                x4 = 0.5*x2
             if _changed & 0b10000000:
-                x3 = np.square(alpha_sa)
+                x5 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x4 = np.square(alpha_mlp)
+                x6 = np.square(alpha_mlp)
             if _changed & 0b11:
-                x7 = q_0*x1
-            _state = (
-                q_0,
-                x7,
-            )
+                x9 = q_0*x1
+            if _changed & 0b1100000:
+                x10 = 0.5*gain_w*sigma_b2
+            if _changed & 0b100010000:
+                x11 = gain_v*x6
+            if _changed & 0b101000000:
+                x12 = sigma_b2*x6
+            if _changed & 0b110000000:
+                x13 = x5*x6
+            if _changed & 0b101100000:
+                x14 = sigma_b2 + x10 + x12
+            _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_511)
+            _array_1 = np.empty(_shape_511)
+            _array_2 = np.empty(_shape_511)
+            _array_3 = np.empty(_shape_511)
+            _array_4 = np.empty(_shape_511)
+            _array_5 = np.empty(_shape_511)
+            _array_6 = np.empty(_shape_511)
+            _array_7 = np.empty(_shape_511)
+            _array_8 = np.empty(_shape_511)
+            q_X = np.full(_shape_511, q_0, dtype=float)
+            gap_X = np.full(_shape_511, x9, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                q_X, gap_X = _state
-                x5 = np.sqrt(q_X)
-                x6 = np.sqrt(gap_X)
-                x8 = beta_a*x5*x6
-                x9 = gap_X*np.maximum(x8 - 1.4142135623730951, 0)/np.maximum(x8, 1.4142135623730951)
-                x10 = gain_v*x9 + gap_X*x3
-                x11 = gain_v*(q_X + x9 - gap_X) + q_X*x3 + sigma_b2
-                x12 = gain_w*x11 + sigma_b2
-                x13 = _arc_cosine_1(gain_w*x10, x12)
-                _next = (
-                    sigma_b2 + x11*x4 + x12*x2,
-                    gain_w*(x10*x2 - 0.15915494309189535*x13) + x10*x4,
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.sqrt(q_X, out=_array_0)
+                np.sqrt(gap_X, out=_array_1)
+                np.multiply(beta_a, _array_0, out=_array_0)
+                np.multiply(_array_0, _array_1, out=_array_0)
+                np.subtract(_array_0, 1.4142135623730951, out=_array_1)
+                np.maximum(_array_1, 0, out=_array_1)
+                np.multiply(gap_X, _array_1, out=_array_1)
+                np.maximum(_array_0, 1.4142135623730951, out=_array_0)
+                np.divide(_array_1, _array_0, out=_array_1)
+                np.add(q_X, _array_1, out=_array_0)
+                np.subtract(_array_0, gap_X, out=_array_0)
+                np.multiply(gain_v, _array_1, out=_array_2)
+                np.multiply(x5, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(gain_v, _array_0, out=_array_3)
+                np.multiply(x5, q_X, out=_array_4)
+                np.add(_array_3, _array_4, out=_array_3)
+                np.add(_array_3, sigma_b2, out=_array_3)
+                np.multiply(gain_w, _array_2, out=_array_4)
+                np.multiply(gain_w, _array_3, out=_array_5)
+                np.add(_array_5, sigma_b2, out=_array_5)
+                _arc_cosine_1(_array_4, _array_5, _array_6, _array_7, _array_8)
+                np.multiply(x13, q_X, out=_array_4)
+                np.multiply(x11, _array_0, out=_array_0)
+                np.add(_array_4, _array_0, out=_array_4)
+                np.add(_array_4, x14, out=_array_4)
+                np.multiply(x4, _array_3, out=_array_3)
+                np.add(_array_4, _array_3, out=_array_4)
+                np.multiply(x13, gap_X, out=_array_5)
+                np.multiply(x11, _array_1, out=_array_1)
+                np.add(_array_5, _array_1, out=_array_5)
+                np.multiply(x4, _array_2, out=_array_2)
+                np.add(_array_5, _array_2, out=_array_5)
+                np.multiply(x3, _array_6, out=_array_6)
+                np.add(_array_5, _array_6, out=_array_5)
+                if _layer >= _least:
+                    np.copyto(_array_4, q_X, where=_layer >= L)
+                    np.copyto(_array_5, gap_X, where=_layer >= L)
+                q_X, _array_4 = _array_4, q_X
+                gap_X, _array_5 = _array_5, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    q_X, gap_X = _state
                     if settle > 0 and np.max(gap_X/q_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(q_X, _array_4)
+                        and np.array_equal(gap_X, _array_5)
+                    ):
                         break
-            q_X, gap_X = _state
-            x14 = gap_X/q_X
-            _to_overlap[_at] = 1 - x14
-            _to_one_minus_overlap[_at] = x14
+            x21 = gap_X/q_X
+            _to_overlap[_at] = 1 - x21
+            _to_one_minus_overlap[_at] = x21
             _to_second_moment[_at] = q_X
 
     _in_parts(_work, workers)
@@ -2060,7 +2203,7 @@ def preln_overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
@@ -2084,7 +2227,7 @@ def preln_overlap_exact(
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
     _to_second_moment = np.empty(_shape)
-    # 14 operations a point, and 32 a layer
+    # 22 operations a point, and 33 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2105,51 +2248,87 @@ def preln_overlap_exact(
             if _changed & 0b10000:
                 x3 = np.square(beta_a)
             if _changed & 0b1000000:
-                x4 = 0.5*gain_w
-                x5 = x4
+                x4 = -0.15915494309189535*gain_w
+                x5 = np.square(gain_w)
+                x6 = 0.5*x5
             if _changed & 0b100000000:
-                x6 = np.square(alpha_sa)
+                x7 = np.square(alpha_sa)
             if _changed & 0b1000000000:
-                x7 = np.square(alpha_mlp)
+                x8 = np.square(alpha_mlp)
             if _changed & 0b11:
-                x8 = q_0*x1
+                x9 = q_0*x1
             if _changed & 0b11000:
-                x9 = x2*x3
+                x10 = x2*x3
             if _changed & 0b11000000:
-                x10 = gain_w + sigma_b2
-                x11 = x10*x4
-                x12 = sigma_b2 + x11
-            _state = (
-                q_0,
-                x8,
-            )
+                x11 = gain_w + sigma_b2
+                x12 = 0.5*gain_w*x11
+            if _changed & 0b1000100000:
+                x13 = gain_v*x8
+            if _changed & 0b1010000000:
+                x14 = sigma_b2*x8
+            if _changed & 0b1100000000:
+                x15 = x7*x8
+            if _changed & 0b1011000000:
+                x17 = sigma_b2 + x12 + x14
+            _shape_1023 = np.broadcast_shapes(*map(np.shape, (rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_1023)
+            _array_1 = np.empty(_shape_1023)
+            _array_2 = np.empty(_shape_1023)
+            _array_3 = np.empty(_shape_1023)
+            _array_4 = np.empty(_shape_1023)
+            _array_5 = np.empty(_shape_1023)
+            _array_6 = np.empty(_shape_1023)
+            q_X = np.full(_shape_1023, q_0, dtype=float)
+            gap_X = np.full(_shape_1023, x9, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                q_X, gap_X = _state
-                x13 = gap_X/q_X
-                x14 = x13*x9
-                x15 = _softmax_table_participation(x14, n)
-                x16 = _softmax_table_row_gap(x14, x9*np.square(gap_X)/np.square(q_X), n)
-                x17 = gain_v*x13*x16 + gap_X*x6
-                x18 = gain_v*(x13*x15 + 1 - x13) + q_X*x6 + sigma_b2
-                x19 = 1/x18
-                x20 = _arc_cosine_1(gain_w*x17*x19, x10)
-                _next = (
-                    x12 + x18*x7,
-                    gain_w*(x17*x19*x5 - 0.15915494309189535*x20) + x17*x7,
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.divide(gap_X, q_X, out=_array_0)
+                np.multiply(x10, _array_0, out=_array_1)
+                _made_2 = _softmax_table_participation(_array_1, n)
+                x19 = _made_2
+                _made_4 = _softmax_table_row_gap(_array_1, x10*np.square(gap_X)/np.square(q_X), n)
+                x20 = _made_4
+                np.multiply(_array_0, x19, out=_array_1)
+                np.add(_array_1, 1, out=_array_1)
+                np.subtract(_array_1, _array_0, out=_array_1)
+                np.multiply(_array_0, x20, out=_array_0)
+                np.multiply(gain_v, _array_0, out=_array_2)
+                np.multiply(x7, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(gain_v, _array_1, out=_array_3)
+                np.multiply(x7, q_X, out=_array_4)
+                np.add(_array_3, _array_4, out=_array_3)
+                np.add(_array_3, sigma_b2, out=_array_3)
+                np.divide(_array_2, _array_3, out=_array_2)
+                np.multiply(gain_w, _array_2, out=_array_4)
+                _arc_cosine_1(_array_4, x11, _array_3, _array_5, _array_6)
+                np.multiply(x15, q_X, out=_array_4)
+                np.multiply(x13, _array_1, out=_array_1)
+                np.add(_array_4, _array_1, out=_array_4)
+                np.add(_array_4, x17, out=_array_4)
+                np.multiply(x15, gap_X, out=_array_5)
+                np.multiply(x13, _array_0, out=_array_0)
+                np.add(_array_5, _array_0, out=_array_5)
+                np.multiply(x6, _array_2, out=_array_2)
+                np.add(_array_5, _array_2, out=_array_5)
+                np.multiply(x4, _array_3, out=_array_3)
+                np.add(_array_5, _array_3, out=_array_5)
+                if _layer >= _least:
+                    np.copyto(_array_4, q_X, where=_layer >= L)
+                    np.copyto(_array_5, gap_X, where=_layer >= L)
+                q_X, _array_4 = _array_4, q_X
+                gap_X, _array_5 = _array_5, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    q_X, gap_X = _state
                     if settle > 0 and np.max(gap_X/q_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(q_X, _array_4)
+                        and np.array_equal(gap_X, _array_5)
+                    ):
                         break
-            q_X, gap_X = _state
-            x21 = gap_X/q_X
-            _to_overlap[_at] = 1 - x21
-            _to_one_minus_overlap[_at] = x21
+            x25 = gap_X/q_X
+            _to_overlap[_at] = 1 - x25
+            _to_one_minus_overlap[_at] = x25
             _to_second_moment[_at] = q_X
 
     _in_parts(_work, workers)
@@ -2225,7 +2404,7 @@ def tanh_overlap_rem(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 34 operations a point, and 93 a layer
+    # 36 operations a point, and 92 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2251,29 +2430,45 @@ def tanh_overlap_rem(
             if _changed & 0b10110000:
                 x11 = sigma_b2 + x3 + x7
                 x12 = 1/x11
-            _state = (
-                x1,
-            )
+                x13 = gain_w*x12
+                x14 = x12*x3
+            _shape_255 = np.broadcast_shapes(*map(np.shape, (rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_255)
+            _array_1 = np.empty(_shape_255)
+            _array_2 = np.empty(_shape_255)
+            gap_X = np.full(_shape_255, x1, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                gap_X, = _state
-                x4 = np.sqrt(gap_X)
-                x9 = beta_a*x4
-                x10 = gap_X*np.maximum(x9 - 1.4142135623730951, 0)/np.maximum(x9, 1.4142135623730951)
-                x13 = (gain_v*x10 + gap_X*x2)/(gain_v*(x10 + 1 - gap_X) + x8)
-                x14 = _tanh_gap_536181(x5, gain_w*x13)
-                _next = (
-                    x12*(gain_w*x14 + x13*x3),
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.sqrt(gap_X, out=_array_0)
+                np.multiply(beta_a, _array_0, out=_array_0)
+                np.subtract(_array_0, 1.4142135623730951, out=_array_1)
+                np.maximum(_array_1, 0, out=_array_1)
+                np.multiply(gap_X, _array_1, out=_array_1)
+                np.maximum(_array_0, 1.4142135623730951, out=_array_0)
+                np.divide(_array_1, _array_0, out=_array_1)
+                np.multiply(gain_v, _array_1, out=_array_0)
+                np.multiply(x2, gap_X, out=_array_2)
+                np.add(_array_0, _array_2, out=_array_0)
+                np.add(_array_1, 1, out=_array_1)
+                np.subtract(_array_1, gap_X, out=_array_1)
+                np.multiply(gain_v, _array_1, out=_array_1)
+                np.add(_array_1, x8, out=_array_1)
+                np.divide(_array_0, _array_1, out=_array_0)
+                _made_15 = _tanh_gap_536181(x5, _array_0*gain_w)
+                x16 = _made_15
+                np.multiply(x13, x16, out=_array_2)
+                np.multiply(x14, _array_0, out=_array_0)
+                np.add(_array_2, _array_0, out=_array_2)
+                if _layer >= _least:
+                    np.copyto(_array_2, gap_X, where=_layer >= L)
+                gap_X, _array_2 = _array_2, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    gap_X, = _state
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(gap_X, _array_2)
+                    ):
                         break
-            gap_X, = _state
             _to_overlap[_at] = 1 - gap_X
             _to_one_minus_overlap[_at] = gap_X
 
@@ -2328,7 +2523,7 @@ def centred_overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023,
     shaped attention; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4;
     noci2022, Eq. 1.
@@ -2351,7 +2546,7 @@ def centred_overlap_exact(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 16 operations a point, and 24 a layer
+    # 18 operations a point, and 23 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2388,32 +2583,52 @@ def centred_overlap_exact(
             if _changed & 0b101100000:
                 x14 = sigma_b2 + x12 + x9
                 x15 = 1/x14
-            _state = (
-                x1,
-            )
+                x16 = gain_w*x15
+                x17 = x15*x9
+            _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
+            _array_0 = np.empty(_shape_511)
+            _array_1 = np.empty(_shape_511)
+            _array_2 = np.empty(_shape_511)
+            _array_3 = np.empty(_shape_511)
+            _array_4 = np.empty(_shape_511)
+            _array_5 = np.empty(_shape_511)
+            _array_6 = np.empty(_shape_511)
+            gap_X = np.full(_shape_511, x1, dtype=float)
+            _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                gap_X, = _state
-                x13 = gain_v*gap_X
-                x16 = gap_X*x10
-                x17 = _softmax_table_participation(x16, n)
-                x18 = _softmax_table_row_gap(x16, x10*np.square(gap_X), n)
-                x19 = 1/(x13*(x17 + x4) + x8)
-                x20 = gap_X*x8 + x13*x18
-                x21 = x19*x20
-                x22 = _arc_cosine_1(gain_w*x21, x11)
-                _next = (
-                    x15*(gain_w*(x19*x20*x7 - 0.15915494309189535*x22) + x21*x9),
-                )
-                if np.ndim(L):
-                    _next = tuple(np.where(_layer < L, new, old) for new, old in zip(_next, _state))
-                _state, _last = _next, _state
+                np.multiply(gain_v, gap_X, out=_array_0)
+                np.multiply(x10, gap_X, out=_array_1)
+                _made_2 = _softmax_table_participation(_array_1, n)
+                x19 = _made_2
+                _made_4 = _softmax_table_row_gap(_array_1, x10*np.square(gap_X), n)
+                x20 = _made_4
+                np.add(x19, x4, out=_array_1)
+                np.multiply(_array_0, _array_1, out=_array_1)
+                np.add(_array_1, x8, out=_array_1)
+                np.divide(1.0, _array_1, out=_array_1)
+                np.multiply(x8, gap_X, out=_array_2)
+                np.multiply(_array_0, x20, out=_array_0)
+                np.add(_array_2, _array_0, out=_array_2)
+                np.multiply(_array_1, _array_2, out=_array_0)
+                np.multiply(gain_w, _array_0, out=_array_3)
+                _arc_cosine_1(_array_3, x11, _array_4, _array_5, _array_6)
+                np.multiply(x7, _array_1, out=_array_1)
+                np.multiply(_array_1, _array_2, out=_array_1)
+                np.multiply(0.15915494309189535, _array_4, out=_array_4)
+                np.subtract(_array_1, _array_4, out=_array_1)
+                np.multiply(x16, _array_1, out=_array_1)
+                np.multiply(x17, _array_0, out=_array_0)
+                np.add(_array_1, _array_0, out=_array_1)
+                if _layer >= _least:
+                    np.copyto(_array_1, gap_X, where=_layer >= L)
+                gap_X, _array_1 = _array_1, gap_X
                 if _layer % _SETTLE_EVERY == 0:
-                    gap_X, = _state
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
-                    if all(np.all(new == old) for new, old in zip(_state, _last)):
+                    if (
+                        np.array_equal(gap_X, _array_1)
+                    ):
                         break
-            gap_X, = _state
             _to_overlap[_at] = 1 - gap_X
             _to_one_minus_overlap[_at] = gap_X
 

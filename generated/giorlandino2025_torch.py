@@ -97,7 +97,12 @@ def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
     places = [torch.log(1 + length*(1/scale))*(1/0.125) for length in lengths]
-    if max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160:
+    try:
+        beyond = max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= 160
+    except RuntimeError:
+        # Inside torch.func.vmap no number can be read.
+        return total(*arguments)
+    if beyond:
         return _beyond_cells(total, factor, scale, places, arguments)
     corners = [torch.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
@@ -389,10 +394,11 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
 def _row_moments(requests, variance, tokens, dimension, step=0.27):
     """E prod_b sum_j w_j^(k_b) c_j^(p_b) of a row of softmax weights, of shape (requests, points)."""
     scale = torch.sqrt(variance)
-    found = torch.zeros((len(requests), len(scale)), dtype=torch.float64)
+    found = torch.zeros((len(requests), len(scale)), dtype=torch.float64) + torch.where(scale <= 64, 0 * tokens, _plain_float('nan'))
     smooth = torch.isinf(dimension) | (dimension >= 64)
     shared = smooth & (scale >= 0.7)
     kind = torch.where(shared, 0, torch.where(dimension < 0, 1, torch.where(torch.isinf(dimension), 2, 3)))
+    kind = torch.where(scale <= 64, kind, 4)
     for code in range(4):
         places = torch.arange(len(scale))[kind == code]
         key = scale[places] + torch.where(tokens[places] > 128, 0.0, 1000000.0)
@@ -497,10 +503,10 @@ def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
     times = [torch.where(multiple <= 24, multiple, 0 * multiple) for multiple in times]
     steps = [torch.where(multiple > 0, multiple * load * width, step + 0 * load) for multiple, load in zip(times, loads, strict=True)]
     power = max((sum((k + m for k, m in powers)) for powers in requests))
-    found = torch.zeros((len(requests), len(first)), dtype=torch.float64)
+    found = torch.zeros((len(requests), len(first)), dtype=torch.float64) + torch.where(sharp <= 32, 0 * tokens, _plain_float('nan'))
     code = torch.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + torch.where(tokens > 128, 0.0, 2048.0)
-    for kind in sorted({_plain_float(item) for item in code}):
-        places = torch.arange(len(first))[code == kind]
+    for kind in sorted({_plain_float(item) for item in code[sharp <= 32]}):
+        places = torch.arange(len(first))[(code == kind) & (sharp <= 32)]
         key = sharp[places]
         places = places[torch.argsort(key)]
         key = key[torch.argsort(key)]
@@ -524,6 +530,27 @@ def _legendre_nodes(count):
         matrix[:, k, k - 1] = matrix[:, k - 1, k] = k / (4 * k * k - 1) ** 0.5
     nodes, vectors = torch.linalg.eigh(matrix)
     return ((1 + nodes[0]) / 2, vectors[0, 0] ** 2)
+
+
+def _chebyshev_nodes(count):
+    """Chebyshev's nodes on [0, 1]."""
+    return (1 + torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (3.141592653589793 / count))) / 2
+
+
+def _chebyshev_values(place, count):
+    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
+    z = 2 * place - 1
+    found = [1 + 0 * z, z]
+    for _ in range(count - 2):
+        found.append(2 * z * found[-1] - found[-2])
+    return torch.stack(found)
+
+
+def _chebyshev_series(count):
+    """The matrix that makes the coefficients of Chebyshev's polynomials from values at the nodes."""
+    unit = _chebyshev_values(_chebyshev_nodes(count), count) * (2.0 / count)
+    unit[0] = unit[0] / 2
+    return unit
 
 
 def _one_shape(*values):
@@ -725,6 +752,11 @@ def _in_double(function, *values):
     double = [
         value if value is None else torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in values
     ]
+    try:
+        float(sum(value.detach().sum() for value in double if value is not None))
+    except RuntimeError as error:
+        raise RuntimeError("moments of softmax weights choose their grids by the numbers in a tensor, which torch.func.vmap "
+                           "hides: call the function itself with tensors of all points") from error
     return function(*double).to(dtype=given.dtype, device=given.device)
 
 
@@ -753,27 +785,11 @@ def _softmax_overlap_gap(a, g, n):
     return _in_double(lambda *x: _overlap_gap(*x, _differentiable_pair), a, g, n)
 
 
-def _chebyshev_nodes(count):
-    """Chebyshev's nodes on [0, 1]."""
-    return (1 + torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (3.141592653589793 / count))) / 2
-
-
-def _chebyshev_values(place, count):
-    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
-    z = 2 * place - 1
-    found = [1 + 0 * z, z]
-    for _ in range(count - 2):
-        found.append(2 * z * found[-1] - found[-2])
-    return torch.stack(found)
-
-
 def _panel_table(low, high, tokens):
     """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
     coefficients = []
     for count in (24, 10):
-        nodes = _chebyshev_nodes(count)
-        unit = _chebyshev_values(nodes, count) * (2.0 / count)
-        unit[0] = unit[0] / 2
+        nodes, unit = (_chebyshev_nodes(count), _chebyshev_series(count))
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
         own = _row_moments([((2, 0),)], variance, flat + tokens, flat + _plain_float('inf'))[0]
@@ -788,12 +804,12 @@ def _panel_table(low, high, tokens):
 
 def _table_values(kind, variance, gap, tokens, tables):
     """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
-    found = 0.0 * variance
     scale = torch.sqrt(variance)
+    found = torch.where((scale < 20) | (tokens == 1), 0 * tokens, _plain_float('nan'))
     for size in sorted(set(tokens.tolist())):
         low, high = (0.0, 2.0)
-        reach = torch.where(tokens == size, scale, 0 * scale).max().tolist()
-        while size > 1 and low <= reach:
+        reach = torch.where(tokens == size, scale, 0 * tokens).max().tolist()
+        while size > 1 and low <= reach and (low < high):
             here = (tokens == size) & (scale >= low) & (scale < high)
             if bool(here.any()):
                 if (size, low) not in tables:
@@ -806,14 +822,14 @@ def _table_values(kind, variance, gap, tokens, tables):
                     widest = torch.log1p(a * size / (size - 1))
                     share = torch.log1p(gap[here]) / torch.where(a > 0, widest, 1 + 0 * a)
                     found[here] = (place * (table @ _chebyshev_values(share, 10))).sum(0)
-            low, high = (high, 2 * high)
+            low, high = (high, min(2 * high, 20.0))
     return found
 
 
 def _table_participation(variance, tokens, tables):
     """Participation of a row; tables keeps what has been tabulated."""
     shape, (a, n) = _one_shape(variance, tokens)
-    return (torch.exp(_table_values(0, a, 0 * a, n, tables)) / n).reshape(shape)
+    return (torch.exp(_table_values(0, a, 0 * n, n, tables)) / n).reshape(shape)
 
 
 def _table_row_gap(variance, gap, tokens, tables):
@@ -1295,7 +1311,7 @@ def overlap_rem(
         rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 12 operations a point, and 26 a layer
+    # 14 operations a point, and 25 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 0.5*gain_w
@@ -1307,6 +1323,8 @@ def overlap_rem(
     x9 = sigma_b2 + x4
     x12 = sigma_b2 + x5 + x8
     x13 = 1/x12
+    x14 = gain_w*x13
+    x15 = x13*x5
     _like = rho
     _state = (
         x1,
@@ -1316,12 +1334,12 @@ def overlap_rem(
         x6 = torch.sqrt(gap_X)
         x10 = beta_a*x6
         x11 = gap_X*torch.clamp(x10 - 1.4142135623730951, min=0)/torch.clamp(x10, min=1.4142135623730951)
-        x14 = gain_v*x11 + gap_X*x4
-        x15 = 1/(gain_v*(x11 + 1 - gap_X) + x9)
-        x16 = x14*x15
-        x17 = _arc_cosine_1(gain_w*x16, x7)
+        x16 = gain_v*x11 + gap_X*x4
+        x17 = 1/(gain_v*(x11 + 1 - gap_X) + x9)
+        x18 = x16*x17
+        x19 = _arc_cosine_1(gain_w*x18, x7)
         _next = (
-            x13*(gain_w*(x14*x15*x3 - 0.15915494309189535*x17) + x16*x5),
+            x14*(x16*x17*x3 - 0.15915494309189535*x19) + x15*x18,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1394,7 +1412,7 @@ def overlap_uniform(
         rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 16 operations a point, and 17 a layer
+    # 18 operations a point, and 16 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
@@ -1406,20 +1424,21 @@ def overlap_uniform(
     x8 = x7
     x9 = 0.5*x7
     x10 = sigma_b2 + x3
-    x11 = x3*x4
-    x12 = sigma_b2 + x4 + x6
-    x13 = 1/x12
+    x11 = sigma_b2 + x4 + x6
+    x12 = 1/x11
+    x13 = gain_w*x12
+    x14 = x12*x3*x4
     _like = rho
     _state = (
         x1,
     )
     for _layer in range(int(L.max())):
         gap_X, = _state
-        x14 = 1/(gain_v*(gap_X*x2 + 1 - gap_X) + x10)
-        x15 = gap_X*x14
-        x16 = _arc_cosine_1(x15*x8, x5)
+        x15 = 1/(gain_v*(gap_X*x2 + 1 - gap_X) + x10)
+        x16 = gap_X*x15
+        x17 = _arc_cosine_1(x16*x8, x5)
         _next = (
-            x13*(gain_w*(gap_X*x14*x9 - 0.15915494309189535*x16) + x11*x15),
+            x13*(gap_X*x15*x9 - 0.15915494309189535*x17) + x14*x16,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1493,7 +1512,7 @@ def overlap_annealed(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 17 operations a point, and 32 a layer
+    # 19 operations a point, and 31 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
@@ -1511,6 +1530,8 @@ def overlap_annealed(
     x15 = sigma_b2 + x7
     x16 = sigma_b2 + x14 + x8
     x17 = 1/x16
+    x18 = gain_w*x17
+    x19 = x17*x8
     _like = rho
     _state = (
         x1,
@@ -1518,19 +1539,19 @@ def overlap_annealed(
     for _layer in range(int(L.max())):
         gap_X, = _state
         x9 = torch.square(gap_X)
-        x18 = torch.expm1(x11*x9)
-        x19 = gap_X*x11
-        x20 = torch.exp(x19)
-        x21 = torch.exp(x12*x9 + x19)
-        x22 = _times_growth(gap_X, x20)
-        x23 = _times_growth(gain_v*gap_X, x18)
-        x24 = _times_growth(x23, x21)
-        x25 = gap_X*x7 + x2*x24
-        x26 = 1/(gain_v*(x2*x22 + 1 - gap_X) + x15)
-        x27 = x25*x26
-        x28 = _arc_cosine_1(gain_w*x27, x13)
+        x20 = torch.expm1(x11*x9)
+        x21 = gap_X*x11
+        x22 = torch.exp(x21)
+        x23 = torch.exp(x12*x9 + x21)
+        x24 = _times_growth(gap_X, x22)
+        x25 = _times_growth(gain_v*gap_X, x20)
+        x26 = _times_growth(x25, x23)
+        x27 = gap_X*x7 + x2*x26
+        x28 = 1/(gain_v*(x2*x24 + 1 - gap_X) + x15)
+        x29 = x27*x28
+        x30 = _arc_cosine_1(gain_w*x29, x13)
         _next = (
-            x17*(gain_w*(x25*x26*x6 - 0.15915494309189535*x28) + x27*x8),
+            x18*(x27*x28*x6 - 0.15915494309189535*x30) + x19*x29,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1591,7 +1612,7 @@ def overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4.
     """
@@ -1604,7 +1625,7 @@ def overlap_exact(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 15 operations a point, and 26 a layer
+    # 17 operations a point, and 25 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = torch.log(n)
@@ -1619,21 +1640,23 @@ def overlap_exact(
     x11 = sigma_b2 + x6
     x12 = sigma_b2 + x10 + x7
     x13 = 1/x12
+    x14 = gain_w*x13
+    x15 = x13*x7
     _like = rho
     _state = (
         x1,
     )
     for _layer in range(int(L.max())):
         gap_X, = _state
-        x14 = gap_X*x8
-        x15 = _softmax_table_participation(x14, n)
-        x16 = _softmax_table_row_gap(x14, x8*torch.square(gap_X), n)
-        x17 = gain_v*gap_X*x16 + gap_X*x6
-        x18 = 1/(gain_v*(gap_X*x15 + 1 - gap_X) + x11)
-        x19 = x17*x18
-        x20 = _arc_cosine_1(gain_w*x19, x9)
+        x16 = gap_X*x8
+        x17 = _softmax_table_participation(x16, n)
+        x18 = _softmax_table_row_gap(x16, x8*torch.square(gap_X), n)
+        x19 = gain_v*gap_X*x18 + gap_X*x6
+        x20 = 1/(gain_v*(gap_X*x17 + 1 - gap_X) + x11)
+        x21 = x19*x20
+        x22 = _arc_cosine_1(gain_w*x21, x9)
         _next = (
-            x13*(gain_w*(x17*x18*x5 - 0.15915494309189535*x20) + x19*x7),
+            x14*(x19*x20*x5 - 0.15915494309189535*x22) + x15*x21,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1708,17 +1731,21 @@ def preln_overlap_rem(
         rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 11 operations a point, and 35 a layer
+    # 19 operations a point, and 33 a layer
     x0 = -rho
     x1 = x0 + 1
-    x2 = 0.5*gain_w
-    x3 = x2
-    x4 = torch.square(alpha_sa)
-    x5 = torch.square(alpha_mlp)
+    x2 = -0.15915494309189535*gain_w
+    x3 = torch.square(gain_w)
+    x4 = 0.5*x3
+    x5 = torch.square(alpha_sa)
+    x6 = torch.square(alpha_mlp)
     x9 = q_0*x1
     x10 = gain_w + sigma_b2
-    x11 = x10*x2
-    x12 = sigma_b2 + x11
+    x11 = 0.5*gain_w*x10
+    x12 = gain_v*x6
+    x13 = sigma_b2*x6
+    x14 = x5*x6
+    x16 = sigma_b2 + x11 + x13
     _like = rho
     _state = (
         q_0,
@@ -1726,18 +1753,17 @@ def preln_overlap_rem(
     )
     for _layer in range(int(L.max())):
         q_X, gap_X = _state
-        x6 = torch.sqrt(q_X)
-        x7 = 1/x6
+        x7 = torch.sqrt(q_X)
         x8 = torch.sqrt(gap_X)
-        x13 = gap_X/q_X
-        x14 = x13*torch.clamp(beta_a*x7*x8 - 1.4142135623730951, min=0)/torch.clamp(beta_a*x7*x8, min=1.4142135623730951)
-        x15 = gain_v*x14 + gap_X*x4
-        x16 = gain_v*(x14 + 1 - x13) + q_X*x4 + sigma_b2
-        x17 = 1/x16
-        x18 = _arc_cosine_1(gain_w*x15*x17, x10)
+        x15 = gap_X/q_X
+        x17 = beta_a*x8/x7
+        x18 = x15*torch.clamp(x17 - 1.4142135623730951, min=0)/torch.clamp(x17, min=1.4142135623730951)
+        x19 = x18 + 1 - x15
+        x20 = (gain_v*x18 + gap_X*x5)/(gain_v*x19 + q_X*x5 + sigma_b2)
+        x21 = _arc_cosine_1(gain_w*x20, x10)
         _next = (
-            x12 + x16*x5,
-            gain_w*(x15*x17*x3 - 0.15915494309189535*x18) + x15*x5,
+            q_X*x14 + x12*x19 + x16,
+            gap_X*x14 + x12*x18 + x2*x21 + x20*x4,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1747,9 +1773,9 @@ def preln_overlap_rem(
             if (gap_X/q_X).max() <= settle:
                 break
     q_X, gap_X = _state
-    x19 = gap_X/q_X
-    _to_overlap = 1 - x19
-    _to_one_minus_overlap = x19
+    x22 = gap_X/q_X
+    _to_overlap = 1 - x22
+    _to_one_minus_overlap = x22
     _to_second_moment = q_X
     return PrelnOverlapRemResult(
         _to_overlap.expand(_shape),
@@ -1814,31 +1840,38 @@ def noln_overlap_rem(
         rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 8 operations a point, and 32 a layer
+    # 18 operations a point, and 35 a layer
     x0 = -rho
     x1 = x0 + 1
-    x2 = 0.5*gain_w
-    x3 = torch.square(alpha_sa)
-    x4 = torch.square(alpha_mlp)
-    x7 = q_0*x1
+    x2 = torch.square(gain_w)
+    x3 = -0.15915494309189535*gain_w
+    x4 = 0.5*x2
+    x5 = torch.square(alpha_sa)
+    x6 = torch.square(alpha_mlp)
+    x9 = q_0*x1
+    x10 = 0.5*gain_w*sigma_b2
+    x11 = gain_v*x6
+    x12 = sigma_b2*x6
+    x13 = x5*x6
+    x14 = sigma_b2 + x10 + x12
     _like = rho
     _state = (
         q_0,
-        x7,
+        x9,
     )
     for _layer in range(int(L.max())):
         q_X, gap_X = _state
-        x5 = torch.sqrt(q_X)
-        x6 = torch.sqrt(gap_X)
-        x8 = beta_a*x5*x6
-        x9 = gap_X*torch.clamp(x8 - 1.4142135623730951, min=0)/torch.clamp(x8, min=1.4142135623730951)
-        x10 = gain_v*x9 + gap_X*x3
-        x11 = gain_v*(q_X + x9 - gap_X) + q_X*x3 + sigma_b2
-        x12 = gain_w*x11 + sigma_b2
-        x13 = _arc_cosine_1(gain_w*x10, x12)
+        x7 = torch.sqrt(q_X)
+        x8 = torch.sqrt(gap_X)
+        x15 = beta_a*x7*x8
+        x16 = gap_X*torch.clamp(x15 - 1.4142135623730951, min=0)/torch.clamp(x15, min=1.4142135623730951)
+        x17 = q_X + x16 - gap_X
+        x18 = gain_v*x16 + gap_X*x5
+        x19 = gain_v*x17 + q_X*x5 + sigma_b2
+        x20 = _arc_cosine_1(gain_w*x18, gain_w*x19 + sigma_b2)
         _next = (
-            sigma_b2 + x11*x4 + x12*x2,
-            gain_w*(x10*x2 - 0.15915494309189535*x13) + x10*x4,
+            q_X*x13 + x11*x17 + x14 + x19*x4,
+            gap_X*x13 + x11*x16 + x18*x4 + x20*x3,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1848,9 +1881,9 @@ def noln_overlap_rem(
             if (gap_X/q_X).max() <= settle:
                 break
     q_X, gap_X = _state
-    x14 = gap_X/q_X
-    _to_overlap = 1 - x14
-    _to_one_minus_overlap = x14
+    x21 = gap_X/q_X
+    _to_overlap = 1 - x21
+    _to_one_minus_overlap = x21
     _to_second_moment = q_X
     return NolnOverlapRemResult(
         _to_overlap.expand(_shape),
@@ -1903,7 +1936,7 @@ def preln_overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
@@ -1916,38 +1949,42 @@ def preln_overlap_exact(
         rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 14 operations a point, and 32 a layer
+    # 22 operations a point, and 33 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = torch.log(n)
     x3 = torch.square(beta_a)
-    x4 = 0.5*gain_w
-    x5 = x4
-    x6 = torch.square(alpha_sa)
-    x7 = torch.square(alpha_mlp)
-    x8 = q_0*x1
-    x9 = x2*x3
-    x10 = gain_w + sigma_b2
-    x11 = x10*x4
-    x12 = sigma_b2 + x11
+    x4 = -0.15915494309189535*gain_w
+    x5 = torch.square(gain_w)
+    x6 = 0.5*x5
+    x7 = torch.square(alpha_sa)
+    x8 = torch.square(alpha_mlp)
+    x9 = q_0*x1
+    x10 = x2*x3
+    x11 = gain_w + sigma_b2
+    x12 = 0.5*gain_w*x11
+    x13 = gain_v*x8
+    x14 = sigma_b2*x8
+    x15 = x7*x8
+    x17 = sigma_b2 + x12 + x14
     _like = rho
     _state = (
         q_0,
-        x8,
+        x9,
     )
     for _layer in range(int(L.max())):
         q_X, gap_X = _state
-        x13 = gap_X/q_X
-        x14 = x13*x9
-        x15 = _softmax_table_participation(x14, n)
-        x16 = _softmax_table_row_gap(x14, x9*torch.square(gap_X)/torch.square(q_X), n)
-        x17 = gain_v*x13*x16 + gap_X*x6
-        x18 = gain_v*(x13*x15 + 1 - x13) + q_X*x6 + sigma_b2
-        x19 = 1/x18
-        x20 = _arc_cosine_1(gain_w*x17*x19, x10)
+        x16 = gap_X/q_X
+        x18 = x10*x16
+        x19 = _softmax_table_participation(x18, n)
+        x20 = _softmax_table_row_gap(x18, x10*torch.square(gap_X)/torch.square(q_X), n)
+        x21 = x16*x19 + 1 - x16
+        x22 = x16*x20
+        x23 = (gain_v*x22 + gap_X*x7)/(gain_v*x21 + q_X*x7 + sigma_b2)
+        x24 = _arc_cosine_1(gain_w*x23, x11)
         _next = (
-            x12 + x18*x7,
-            gain_w*(x17*x19*x5 - 0.15915494309189535*x20) + x17*x7,
+            q_X*x15 + x13*x21 + x17,
+            gap_X*x15 + x13*x22 + x23*x6 + x24*x4,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1957,9 +1994,9 @@ def preln_overlap_exact(
             if (gap_X/q_X).max() <= settle:
                 break
     q_X, gap_X = _state
-    x21 = gap_X/q_X
-    _to_overlap = 1 - x21
-    _to_one_minus_overlap = x21
+    x25 = gap_X/q_X
+    _to_overlap = 1 - x25
+    _to_one_minus_overlap = x25
     _to_second_moment = q_X
     return PrelnOverlapExactResult(
         _to_overlap.expand(_shape),
@@ -2024,7 +2061,7 @@ def tanh_overlap_rem(
         rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 34 operations a point, and 93 a layer
+    # 36 operations a point, and 92 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = torch.square(alpha_sa)
@@ -2035,6 +2072,8 @@ def tanh_overlap_rem(
     x8 = sigma_b2 + x2
     x11 = sigma_b2 + x3 + x7
     x12 = 1/x11
+    x13 = gain_w*x12
+    x14 = x12*x3
     _like = rho
     _state = (
         x1,
@@ -2044,10 +2083,10 @@ def tanh_overlap_rem(
         x4 = torch.sqrt(gap_X)
         x9 = beta_a*x4
         x10 = gap_X*torch.clamp(x9 - 1.4142135623730951, min=0)/torch.clamp(x9, min=1.4142135623730951)
-        x13 = (gain_v*x10 + gap_X*x2)/(gain_v*(x10 + 1 - gap_X) + x8)
-        x14 = _tanh_gap_536181(x5, gain_w*x13)
+        x15 = (gain_v*x10 + gap_X*x2)/(gain_v*(x10 + 1 - gap_X) + x8)
+        x16 = _tanh_gap_536181(x5, gain_w*x15)
         _next = (
-            x12*(gain_w*x14 + x13*x3),
+            x13*x16 + x14*x15,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -2108,7 +2147,7 @@ def centred_overlap_exact(
             the width of the layer below tends to infinity)
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
-    Neglected: O(1/d), relative 1e-4 in interpolated moments.
+    Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
     Source: giorlandino2025; cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023,
     shaped attention; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4;
     noci2022, Eq. 1.
@@ -2122,7 +2161,7 @@ def centred_overlap_exact(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 16 operations a point, and 24 a layer
+    # 18 operations a point, and 23 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
@@ -2138,6 +2177,8 @@ def centred_overlap_exact(
     x12 = x11*x6
     x14 = sigma_b2 + x12 + x9
     x15 = 1/x14
+    x16 = gain_w*x15
+    x17 = x15*x9
     _like = rho
     _state = (
         x1,
@@ -2145,15 +2186,15 @@ def centred_overlap_exact(
     for _layer in range(int(L.max())):
         gap_X, = _state
         x13 = gain_v*gap_X
-        x16 = gap_X*x10
-        x17 = _softmax_table_participation(x16, n)
-        x18 = _softmax_table_row_gap(x16, x10*torch.square(gap_X), n)
-        x19 = 1/(x13*(x17 + x4) + x8)
-        x20 = gap_X*x8 + x13*x18
-        x21 = x19*x20
-        x22 = _arc_cosine_1(gain_w*x21, x11)
+        x18 = gap_X*x10
+        x19 = _softmax_table_participation(x18, n)
+        x20 = _softmax_table_row_gap(x18, x10*torch.square(gap_X), n)
+        x21 = 1/(x13*(x19 + x4) + x8)
+        x22 = gap_X*x8 + x13*x20
+        x23 = x21*x22
+        x24 = _arc_cosine_1(gain_w*x23, x11)
         _next = (
-            x15*(gain_w*(x19*x20*x7 - 0.15915494309189535*x22) + x21*x9),
+            x16*(x21*x22*x7 - 0.15915494309189535*x24) + x17*x23,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))

@@ -346,10 +346,10 @@ def relu_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("relu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("relu_moments")
     if _compiled is None:
         return _numpy.relu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -394,10 +394,10 @@ def abs_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("abs_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("abs_moments")
     if _compiled is None:
         return _numpy.abs_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -442,10 +442,10 @@ def squared_relu_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("squared_relu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("squared_relu_moments")
     if _compiled is None:
         return _numpy.squared_relu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -490,10 +490,10 @@ def gelu_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("gelu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("gelu_moments")
     if _compiled is None:
         return _numpy.gelu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -538,10 +538,10 @@ def erf_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("erf_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("erf_moments")
     if _compiled is None:
         return _numpy.erf_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -586,10 +586,10 @@ def sin_moments(
     Neglected: nothing (exact).
     Source: kedia2024, component table.
     """
-    _compiled = _kernel("sin_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("sin_moments")
     if _compiled is None:
         return _numpy.sin_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -634,10 +634,10 @@ def silu_moments(
     Neglected: relative 1e-8, a finite mixture for the logistic function or a quadrature rule.
     Source: kedia2024, component table; andrews1974, Section 3; williams1997, Eq. 11.
     """
-    _compiled = _kernel("silu_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("silu_moments")
     if _compiled is None:
         return _numpy.silu_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -682,10 +682,10 @@ def tanh_moments(
     Neglected: relative 1e-8, a finite mixture for the logistic function or a quadrature rule.
     Source: kedia2024, component table; andrews1974, Section 3; williams1997, Eq. 11.
     """
-    _compiled = _kernel("tanh_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("tanh_moments")
     if _compiled is None:
         return _numpy.tanh_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -730,10 +730,10 @@ def sigmoid_moments(
     Neglected: relative 1e-8, a finite mixture for the logistic function or a quadrature rule.
     Source: kedia2024, component table; andrews1974, Section 3; williams1997, Eq. 11.
     """
-    _compiled = _kernel("sigmoid_moments")
     _arguments = (
         sigma2, gap,
     )
+    _compiled = _kernel("sigmoid_moments")
     if _compiled is None:
         return _numpy.sigmoid_moments(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -779,10 +779,10 @@ def relu_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("relu_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("relu_moments_at_mean")
     if _compiled is None:
         return _numpy.relu_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -829,10 +829,10 @@ def abs_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("abs_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("abs_moments_at_mean")
     if _compiled is None:
         return _numpy.abs_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -879,10 +879,10 @@ def squared_relu_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; cho2009, Section 2.
     """
-    _compiled = _kernel("squared_relu_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("squared_relu_moments_at_mean")
     if _compiled is None:
         return _numpy.squared_relu_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -929,10 +929,10 @@ def gelu_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("gelu_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("gelu_moments_at_mean")
     if _compiled is None:
         return _numpy.gelu_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -979,10 +979,10 @@ def erf_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table; williams1997, Eq. 11.
     """
-    _compiled = _kernel("erf_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("erf_moments_at_mean")
     if _compiled is None:
         return _numpy.erf_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1029,10 +1029,10 @@ def sin_moments_at_mean(
     Neglected: nothing (exact).
     Source: kedia2024, component table.
     """
-    _compiled = _kernel("sin_moments_at_mean")
     _arguments = (
         mu, sigma2, gap,
     )
+    _compiled = _kernel("sin_moments_at_mean")
     if _compiled is None:
         return _numpy.sin_moments_at_mean(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1083,10 +1083,10 @@ def preln_gradient(
     Neglected: O(1/d).
     Source: kedia2024, model table.
     """
-    _compiled = _kernel("preln_gradient")
     _arguments = (
         L, q_0, a_q, c_g,
     )
+    _compiled = _kernel("preln_gradient")
     if _compiled is None:
         return _numpy.preln_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1135,10 +1135,10 @@ def scaled_gradient(
     Neglected: O(1/d).
     Source: kedia2024, DeepScaleLM.
     """
-    _compiled = _kernel("scaled_gradient")
     _arguments = (
         L, beta, c_g,
     )
+    _compiled = _kernel("scaled_gradient")
     if _compiled is None:
         return _numpy.scaled_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1274,6 +1274,16 @@ static inline double f_asin(double x) {
     return copysign(far != 0.0 ? M_PI_2 - 2.0*inner : inner, x);
 }
 """,
+    "f_atan": r"""
+/* atan(over/below), by the angle between it and 0, a quarter or a half of pi. */
+static inline double f_atan(double over, double below) {
+    const double x = fabs(over), y = fabs(below);
+    const int steep = x > 0x1.3504f333f9de6p+1*y, middle = x > 0x1.a827999fcef34p-2*y;
+    const double num = steep ? -y : middle ? x - y : x, den = steep ? x : middle ? x + y : y;
+    const double from = steep ? M_PI_2 : middle ? M_PI_4 : 0.0, t = num/den, z = t*t, angle = from + (t + t*z*(((((((((0x1.74bea059cee82p-6*z + -0x1.6f4657797fec4p-5)*z + 0x1.d5eb9ad0804d0p-5)*z + -0x1.105e40d85ead1p-4)*z + 0x1.3b068efc532d3p-4)*z + -0x1.745c7f8421f5cp-4)*z + 0x1.c71c6dd1ca28cp-4)*z + -0x1.2492491dd4b29p-3)*z + 0x1.9999999990a9fp-3)*z + -0x1.5555555555546p-2));
+    return copysign(angle, copysign(1.0, below)*over);
+}
+""",
     "square": r"""
 static inline double square(double x) { return x*x; }
 """,
@@ -1322,22 +1332,48 @@ static void each_sin(long count, const double *restrict x, double *restrict to) 
     "each_cos": r"""
 static void each_cos(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = cos(x[i]); }
 """,
-    "each_atan": r"""
-static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
-""",
     "each_asinh": r"""
 static void each_asinh(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = asinh(x[i]); }
 """,
     "each_pow": r"""
 static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
 """,
-    "CELLS": r"""
-enum { TERMS = 8, CELLS = 80 };
-typedef double row_of_terms __attribute__((vector_size(8*TERMS), aligned(8), may_alias));
-static const double FIRST_NODES[TERMS] = {0x1.f6297cff75cb0p-1, 0x1.a9b66290ea1a3p-1, 0x1.1c73b39ae68c8p-1, 0x1.8f8b83c69a60bp-3, -0x1.8f8b83c69a60bp-3, -0x1.1c73b39ae68c8p-1, -0x1.a9b66290ea1a3p-1, -0x1.f6297cff75cb0p-1};
+    "cell_of": r"""
+enum { OCTAVES = 30, FIRST_TERMS = 7, FIRST_BITS = 3 };
+enum { TERMS = 8, BITS = 2, LINE_BITS = 3 };
+static const double FIRST_NODES[FIRST_TERMS] = {0x1.f329c0558e969p-1, 0x1.904c37505de4bp-1, 0x1.bc4c04d71abc1p-2, 0x1.27044533e63a0p-142, -0x1.bc4c04d71abc1p-2, -0x1.904c37505de4bp-1, -0x1.f329c0558e969p-1};
 static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8584caap-1, 0x1.491b7523c161dp-1, 0x1.5e3a8748a0bf5p-2, 0x1.27044533e63a0p-142, -0x1.5e3a8748a0bf5p-2, -0x1.491b7523c161dp-1, -0x1.bb67ae8584caap-1, -0x1.f838b8c811c17p-1};
-static const double FIRST[TERMS][TERMS] = {{-0x1.975f5e0553158p-6, 0x1.561b82ab7f990p-4, -0x1.7f218e25a7461p-3, 0x1.41bfee2424771p-1, 0x1.41bfee2424771p-1, -0x1.7f218e25a7461p-3, 0x1.561b82ab7f990p-4, -0x1.975f5e0553158p-6}, {-0x1.9f5a7a42af70cp-6, 0x1.9b72fb49bd86ap-4, -0x1.58cf11526ee87p-2, 0x1.9c4f05393254ep+1, -0x1.9c4f05393254ep+1, 0x1.58cf11526ee87p-2, -0x1.9b72fb49bd86ap-4, 0x1.9f5a7a42af70cp-6}, {0x1.8a23711a3cc28p-1, -0x1.46a4beb6e5672p+1, 0x1.5857528f6c920p+2, -0x1.cc92c2ae82ed7p+1, -0x1.cc92c2ae82ed7p+1, 0x1.5857528f6c920p+2, -0x1.46a4beb6e5672p+1, 0x1.8a23711a3cc28p-1}, {0x1.91dc2dc185adep-1, -0x1.88d9d09b3d542p+1, 0x1.35e61823516abp+3, -0x1.271a43b33f515p+4, 0x1.271a43b33f515p+4, -0x1.35e61823516abp+3, 0x1.88d9d09b3d542p+1, -0x1.91dc2dc185adep-1}, {-0x1.96c84c6c6602ep+1, 0x1.3583d0e96027bp+3, -0x1.90064a835d16ep+3, 0x1.8069196a2cdfdp+2, 0x1.8069196a2cdfdp+2, -0x1.90064a835d16ep+3, 0x1.3583d0e96027bp+3, -0x1.96c84c6c6602ep+1}, {-0x1.9ec07300a79cap+1, 0x1.74401b0f36033p+3, -0x1.68033a209803ep+4, 0x1.ec9b19b1a454fp+4, -0x1.ec9b19b1a454fp+4, 0x1.68033a209803ep+4, -0x1.74401b0f36033p+3, 0x1.9ec07300a79cap+1}, {0x1.87de2a6aea963p+1, -0x1.d906bcf328d46p+2, 0x1.d906bcf328d46p+2, -0x1.87de2a6aea963p+1, -0x1.87de2a6aea963p+1, 0x1.d906bcf328d46p+2, -0x1.d906bcf328d46p+2, 0x1.87de2a6aea963p+1}, {0x1.8f8b83c69a60bp+1, -0x1.1c73b39ae68c8p+3, 0x1.a9b66290ea1a3p+3, -0x1.f6297cff75cb0p+3, 0x1.f6297cff75cb0p+3, -0x1.a9b66290ea1a3p+3, 0x1.1c73b39ae68c8p+3, -0x1.8f8b83c69a60bp+1}};
+static const double FIRST[FIRST_TERMS][FIRST_TERMS] = {{-0x1.0000000000000p-136, -0x1.4000000000000p-136, -0x1.0000000000000p-135, 0x1.0000000000000p+0, -0x1.0000000000000p-135, -0x1.4000000000000p-136, -0x1.0000000000000p-136}, {0x1.d37150903fb55p-3, -0x1.984e6e995c452p-1, 0x1.09cb73ffdc78ap+1, 0x1.6800000000000p-139, -0x1.09cb73ffdc78ap+1, 0x1.984e6e995c452p-1, -0x1.d37150903fb55p-3}, {0x1.df76bb3264cb8p-3, -0x1.051f298daabc7p+0, 0x1.324c1489d788cp+2, -0x1.0000000000000p+3, 0x1.324c1489d788cp+2, -0x1.051f298daabc7p+0, 0x1.df76bb3264cb8p-3}, {-0x1.95f7e74e82d32p+0, 0x1.44cf3fe49acbdp+2, -0x1.653c678ec5269p+2, -0x1.2000000000000p-137, 0x1.653c678ec5269p+2, -0x1.44cf3fe49acbdp+2, 0x1.95f7e74e82d32p+0}, {-0x1.a0689a6d1b083p+0, 0x1.9f7270ab5c66bp+2, -0x1.9bac25080ad25p+3, 0x1.0000000000000p+4, -0x1.9bac25080ad25p+3, 0x1.9f7270ab5c66bp+2, -0x1.a0689a6d1b083p+0}, {0x1.fbc497d143201p+0, -0x1.1d3c6de7bf317p+2, 0x1.c97bacee2229fp+1, 0x1.9b6db6db6db6ep-138, -0x1.c97bacee2229fp+1, 0x1.1d3c6de7bf317p+2, -0x1.fbc497d143201p+0}, {0x1.0469bef6f0326p+1, -0x1.6cd4a277b58efp+2, 0x1.0799061067df7p+3, -0x1.2492492492492p+3, 0x1.0799061067df7p+3, -0x1.6cd4a277b58efp+2, 0x1.0469bef6f0326p+1}};
 static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
+typedef double row_of_terms __attribute__((vector_size(8*TERMS)));
+typedef int64_t row_of_places __attribute__((vector_size(8*TERMS)));
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (row_of_places){__VA_ARGS__})
+#endif
+/* The cell of z >= 1, and the place of z in it from -1 to 1, where an octave has 2^bits cells. */
+static inline int64_t cell_of(double z, int bits) { return (bits_of(z) >> (52 - bits)) - (INT64_C(1023) << bits); }
+static inline double place_of(double z, int bits) {
+    const int64_t rest = bits_of(z) & ((INT64_C(1) << (52 - bits)) - 1);
+    return (from_bits(rest | bits_of(1.0)) - 1.0)*(double)(2 << bits) - 1.0;
+}
+/* z - 1 at a place of a cell. */
+static double beyond_one(int64_t cell, double place, int bits) {
+    const double octave = ldexp(1.0, cell >> bits), part = ldexp(octave, -bits);
+    return octave - 1.0 + part*((double)(cell & ((1 << bits) - 1)) + 0.5 + 0.5*place);
+}
+#define PAIR(a, b, k) (PICK(a, b, 0, 8, 2, 10, 4, 12, 6, 14) \
+    + PICK(a, b, 1, 9, 3, 11, 5, 13, 7, 15)*PICK(y, y, k, k + 1, k, k + 1, k, k + 1, k, k + 1))
+#define QUARTET(a, b, k) (PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13) \
+    + PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)*PICK(y2, y2, k, k + 1, k + 2, k + 3, k, k + 1, k + 2, k + 3))
+/* The values at y of eight polynomials, whose coefficients are the rows. */
+static inline row_of_terms values_of_rows(const row_of_terms *r, row_of_terms y) {
+    const row_of_terms y2 = y*y;
+    const row_of_terms a = PAIR(r[0], r[1], 0), b = PAIR(r[2], r[3], 2), c = PAIR(r[4], r[5], 4), d = PAIR(r[6], r[7], 6);
+    const row_of_terms first = QUARTET(a, b, 0), last = QUARTET(c, d, 4);
+    return PICK(first, last, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(first, last, 4, 5, 6, 7, 12, 13, 14, 15)*(y2*y2);
+}
 """,
     "HALF_LINE": r"""
 static const double HALF_LINE[][2] = {{0x1.1c5d995b49aaep-10, 0x1.6cc147efc76a1p-9}, {0x1.75ff8dec71321p-8, 0x1.a73ad19749358p-8}, {0x1.ca4c5e08a662dp-7, 0x1.4aa7690bfff5cp-7}, {0x1.a7bf6a0a5c8b5p-6, 0x1.bf42b7a3fbaa4p-7}, {0x1.51edda84d6e28p-5, 0x1.18478fca8f60ap-6}, {0x1.ebcebaa66634cp-5, 0x1.4edaa9ad53f0bp-6}, {0x1.502f5c4a8129cp-4, 0x1.82f3265a10904p-6}, {0x1.b723cf3889a1ep-4, 0x1.b42e422704f07p-6}, {0x1.1500ca64e0cfbp-3, 0x1.e22eab5249d50p-6}, {0x1.53f77bdcb5e43p-3, 0x1.064e98348421dp-5}, {0x1.97fea5d7e60c1p-3, 0x1.1994b25a09e6cp-5}, {0x1.e09558dd42678p-3, 0x1.2ac51c29b9d8bp-5}, {0x1.16990046773e8p-2, 0x1.39bf414a64bb6p-5}, {0x1.3ea1b4330c3ebp-2, 0x1.4666beb110c18p-5}, {0x1.6818e77f91252p-2, 0x1.50a3986a48c7ep-5}, {0x1.92b002d3aa1c0p-2, 0x1.5862670d2d5c7p-5}, {0x1.be164d28a601ap-2, 0x1.5d947c8128c04p-5}, {0x1.e9f984c8d85d0p-2, 0x1.602fffd01de47p-5}, {0x1.0b033d9b93d18p-1, 0x1.602fffd01de47p-5}, {0x1.20f4d96bacff3p-1, 0x1.5d947c8128c04p-5}, {0x1.36a7fe962af20p-1, 0x1.5862670d2d5c7p-5}, {0x1.4bf38c40376d7p-1, 0x1.50a3986a48c7ep-5}, {0x1.60af25e679e0ap-1, 0x1.4666beb110c18p-5}, {0x1.74b37fdcc460cp-1, 0x1.39bf414a64bb6p-5}, {0x1.87daa9c8af662p-1, 0x1.2ac51c29b9d8bp-5}, {0x1.9a00568a067d0p-1, 0x1.1994b25a09e6cp-5}, {0x1.ab022108d286fp-1, 0x1.064e98348421dp-5}, {0x1.babfcd66c7cc1p-1, 0x1.e22eab5249d50p-6}, {0x1.c91b8618eecbcp-1, 0x1.b42e422704f07p-6}, {0x1.d5fa1476afdadp-1, 0x1.82f3265a10904p-6}, {0x1.e1431455999cbp-1, 0x1.4edaa9ad53f0bp-6}, {0x1.eae12257b291ep-1, 0x1.18478fca8f60ap-6}, {0x1.f2c204afad1bap-1, 0x1.bf42b7a3fbaa4p-7}, {0x1.f8d6ce87dd667p-1, 0x1.4aa7690bfff5cp-7}, {0x1.fd1400e4271dap-1, 0x1.a73ad19749358p-8}, {0x1.ff71d133525b3p-1, 0x1.6cc147efc76a1p-9}};
@@ -1428,15 +1464,6 @@ static __attribute__((noinline)) void sum_silu_gap_dc835e(long count, const doub
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x3[BLOCK];
-    double a_x4[BLOCK];
-    double a_x5[BLOCK];
-    double a_x6[BLOCK];
-    double a_y0[BLOCK];
-    double a_x7[BLOCK];
-    double a_x8[BLOCK];
-    double a_x9[BLOCK];
-    double a_y1[BLOCK];
-    double a_x10[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double v_x_ = a_v_x[i];
@@ -1455,43 +1482,19 @@ static __attribute__((noinline)) void sum_silu_gap_dc835e(long count, const doub
         const double noise_y_ = TABLE_LOGISTIC_PAIRS[row][2];
         const double x2_ = noise_x_*noise_y_;
         for (long i = 0; i < count; i++) {
-            const double v_x_ = a_v_x[i];
-            const double x4_ = v_x_*(noise_x_ + noise_y_) + x2_;
-            a_x4[i] = x4_;
-            const double x5_ = sqrt(x4_);
-            a_x5[i] = x5_;
-            const double x6_ = 1.0/((x5_));
-            a_x6[i] = x6_;
-            const double y0_ = v_x_*x6_;
-            a_y0[i] = y0_;
-        }
-        each_atan(count, a_y0, a_x7);
-        for (long i = 0; i < count; i++) {
-            const double gap_xy_ = a_gap_xy[i];
-            const double x3_ = a_x3[i];
-            const double x4_ = a_x4[i];
-            const double x5_ = a_x5[i];
-            const double x8_ = sqrt(x3_ + x4_);
-            a_x8[i] = x8_;
-            const double x9_ = 1.0/((x5_ + x8_));
-            a_x9[i] = x9_;
-            const double y1_ = gap_xy_*x9_;
-            a_y1[i] = y1_;
-        }
-        each_atan(count, a_y1, a_x10);
-        for (long i = 0; i < count; i++) {
             const double gap_xy_ = a_gap_xy[i];
             const double v_x_ = a_v_x[i];
             const double x0_ = a_x0[i];
             const double x1_ = a_x1[i];
-            const double x10_ = a_x10[i];
             const double x3_ = a_x3[i];
-            const double x6_ = a_x6[i];
-            const double x7_ = a_x7[i];
-            const double x8_ = a_x8[i];
-            const double x9_ = a_x9[i];
-            const double x11_ = x3_*x9_;
-            const double next_0 = weight_*(0.15915494309189535*gap_xy_*x7_ + 0.25*gap_xy_ + 0.3183098861837907*x10_*(v_x_ - gap_xy_) + 0.15915494309189535*x11_*x2_*x6_/x8_ - x11_*(x1_ - x2_)/(noise_x_*x0_ + noise_y_*x0_ + 6.283185307179586*x1_ + 6.283185307179586*x2_));
+            const double x4_ = v_x_*(noise_x_ + noise_y_) + x2_;
+            const double x5_ = sqrt(x4_);
+            const double x6_ = f_atan(v_x_, x5_);
+            const double x7_ = sqrt(x3_ + x4_);
+            const double x8_ = x5_ + x7_;
+            const double x9_ = f_atan(gap_xy_, x8_);
+            const double x10_ = x3_/x8_;
+            const double next_0 = weight_*(0.15915494309189535*gap_xy_*x6_ + 0.25*gap_xy_ + 0.15915494309189535*x10_*x2_/(x5_*x7_) + 0.3183098861837907*x9_*(v_x_ - gap_xy_) - x10_*(x1_ - x2_)/(noise_x_*x0_ + noise_y_*x0_ + 6.283185307179586*x1_ + 6.283185307179586*x2_));
             to[i] += next_0;
         }
     }
@@ -1503,37 +1506,39 @@ static __attribute__((noinline)) void factor_silu_gap_dc835e(long count, const d
         to[i] = next_0;
     }
 }
-static void fit_silu_gap_dc835e(long cell, double *coefficients) {
-    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
-    double half[TERMS][TERMS + 1];
-    for (long j = 0; j < TERMS; j++)
+static void fit_silu_gap_dc835e(int64_t cell, double *coefficients) {
+    double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
-            const double near = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
-            const double far = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
+            const double far = 0x1.54dc284911bf1p-2*beyond_one(cell%(OCTAVES << BITS), SECOND_NODES[k], BITS);
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_silu_gap_dc835e(TERMS*(TERMS + 1), v, gap, total);
-    factor_silu_gap_dc835e(TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < TERMS; a++)
+    sum_silu_gap_dc835e(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_silu_gap_dc835e(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long k = 0; k <= TERMS; k++) {
             half[a][k] = 0.0;
-            for (long j = 0; j < TERMS; j++)
+            for (long j = 0; j < FIRST_TERMS; j++)
                 half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
         }
-    for (long a = 0; a < TERMS; a++)
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long b = 0; b < TERMS; b++) {
             coefficients[a*TERMS + b] = 0.0;
             for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
         }
 }
-static double table_silu_gap_dc835e[CELLS*CELLS][TERMS*TERMS];
-static char state_silu_gap_dc835e[CELLS*CELLS];
+static row_of_terms table_silu_gap_dc835e[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static char state_silu_gap_dc835e[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_gap_dc835e(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_gap_dc835e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_silu_gap_dc835e(cell, table_silu_gap_dc835e[cell]);
+        double coefficients[FIRST_TERMS*TERMS];
+        fit_silu_gap_dc835e(cell, coefficients);
+        memcpy(table_silu_gap_dc835e[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_gap_dc835e[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_silu_gap_dc835e[cell], __ATOMIC_ACQUIRE) != 2);
@@ -1542,32 +1547,38 @@ static __attribute__((noinline)) void each_silu_gap_dc835e(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_silu_gap_dc835e(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
-        x[i] = f_log1p(gap[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
-        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+1)*0x1.0000000000000p+2;
+        const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
+        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
+        x[i] = place_of(near, FIRST_BITS);
+        y[i] = place_of(far, BITS);
     }
-    for (long i = 0; i < count; i++) {
-        const double near = x[i], far = y[i];
-        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
-        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
-        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
-        y[i] = 2.0*(far - column) - 1.0;
-        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_silu_gap_dc835e[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_silu_gap_dc835e(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_silu_gap_dc835e[cell[i]];
-        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
-        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
-        const double t = y[i], t2 = t*t, t4 = t2*t2;
-        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
-                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_silu_gap_dc835e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_gap_dc835e(cell[i + j]);
+            const row_of_terms *c = table_silu_gap_dc835e[cell[i + j]];
+            row[j] = c[FIRST_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_silu_gap_dc835e(1, v + i, gap + i, to + i);
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
+            sum_silu_gap_dc835e(1, v + i, gap + i, to + i);
 }
 """,
     "each_silu_mean_3e016d": r"""
@@ -1594,50 +1605,59 @@ static __attribute__((noinline)) void factor_silu_mean_3e016d(long count, const 
         to[i] = next_0;
     }
 }
-static void fit_silu_mean_3e016d(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_silu_mean_3e016d(TERMS, v, total);
-    factor_silu_mean_3e016d(TERMS, v, factor);
+static void fit_silu_mean_3e016d(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_silu_mean_3e016d(TERMS + 1, v, total);
+    factor_silu_mean_3e016d(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_silu_mean_3e016d[CELLS][TERMS];
-static char state_silu_mean_3e016d[CELLS];
+static row_of_terms table_silu_mean_3e016d[(OCTAVES << LINE_BITS)][1];
+static char state_silu_mean_3e016d[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_mean_3e016d(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_mean_3e016d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_silu_mean_3e016d(cell, table_silu_mean_3e016d[cell]);
+        double coefficients[1*TERMS];
+        fit_silu_mean_3e016d(cell, coefficients);
+        memcpy(table_silu_mean_3e016d[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_mean_3e016d[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_silu_mean_3e016d[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_silu_mean_3e016d(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_silu_mean_3e016d(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_silu_mean_3e016d[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_silu_mean_3e016d(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_silu_mean_3e016d[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_silu_mean_3e016d(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_silu_mean_3e016d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_mean_3e016d(cell[i + j]);
+            row[j] = table_silu_mean_3e016d[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_mean_3e016d(1, v + i, to + i);
 }
 """,
     "each_silu_second_4a42c1": r"""
@@ -1678,50 +1698,59 @@ static __attribute__((noinline)) void factor_silu_second_4a42c1(long count, cons
         to[i] = next_0;
     }
 }
-static void fit_silu_second_4a42c1(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_silu_second_4a42c1(TERMS, v, total);
-    factor_silu_second_4a42c1(TERMS, v, factor);
+static void fit_silu_second_4a42c1(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_silu_second_4a42c1(TERMS + 1, v, total);
+    factor_silu_second_4a42c1(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_silu_second_4a42c1[CELLS][TERMS];
-static char state_silu_second_4a42c1[CELLS];
+static row_of_terms table_silu_second_4a42c1[(OCTAVES << LINE_BITS)][1];
+static char state_silu_second_4a42c1[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_second_4a42c1(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_second_4a42c1[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_silu_second_4a42c1(cell, table_silu_second_4a42c1[cell]);
+        double coefficients[1*TERMS];
+        fit_silu_second_4a42c1(cell, coefficients);
+        memcpy(table_silu_second_4a42c1[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_second_4a42c1[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_silu_second_4a42c1[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_silu_second_4a42c1(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_silu_second_4a42c1(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_silu_second_4a42c1[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_silu_second_4a42c1(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_silu_second_4a42c1[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_silu_second_4a42c1(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_silu_second_4a42c1[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_second_4a42c1(cell[i + j]);
+            row[j] = table_silu_second_4a42c1[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_second_4a42c1(1, v + i, to + i);
 }
 """,
     "each_silu_slope_gap_e3dee3": r"""
@@ -1740,9 +1769,6 @@ static __attribute__((noinline)) void sum_silu_slope_gap_e3dee3(long count, cons
     double a_x12[BLOCK];
     double a_y1[BLOCK];
     double a_x13[BLOCK];
-    double a_x14[BLOCK];
-    double a_y2[BLOCK];
-    double a_x15[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double v_x_ = a_v_x[i];
@@ -1795,28 +1821,19 @@ static __attribute__((noinline)) void sum_silu_slope_gap_e3dee3(long count, cons
         each_pow(count, a_x11, a_y1, a_x13);
         for (long i = 0; i < count; i++) {
             const double gap_xy_ = a_gap_xy[i];
-            const double x12_ = a_x12[i];
-            const double x6_ = a_x6[i];
-            const double x14_ = 1.0/((x12_ + x6_));
-            a_x14[i] = x14_;
-            const double y2_ = gap_xy_*x14_;
-            a_y2[i] = y2_;
-        }
-        each_atan(count, a_y2, a_x15);
-        for (long i = 0; i < count; i++) {
-            const double gap_xy_ = a_gap_xy[i];
             const double v_x_ = a_v_x[i];
             const double x10_ = a_x10[i];
             const double x11_ = a_x11[i];
             const double x12_ = a_x12[i];
             const double x13_ = a_x13[i];
-            const double x14_ = a_x14[i];
-            const double x15_ = a_x15[i];
             const double x4_ = a_x4[i];
             const double x5_ = a_x5[i];
+            const double x6_ = a_x6[i];
             const double x8_ = a_x8[i];
             const double x9_ = a_x9[i];
-            const double x16_ = x14_*x4_*(v_x_ - gap_xy_);
+            const double x14_ = x12_ + x6_;
+            const double x15_ = f_atan(gap_xy_, x14_);
+            const double x16_ = x4_*(v_x_ - gap_xy_)/x14_;
             const double x17_ = x1_*x16_;
             const double x18_ = x16_/x12_;
             const double next_0 = weight_*(gap_xy_*x10_ + gap_xy_*x8_ + x10_*x18_ + x13_*x17_*x9_ + 0.3183098861837907*x15_ + x18_*x8_ + x17_/(x11_*x5_));
@@ -1831,37 +1848,39 @@ static __attribute__((noinline)) void factor_silu_slope_gap_e3dee3(long count, c
         to[i] = next_0;
     }
 }
-static void fit_silu_slope_gap_e3dee3(long cell, double *coefficients) {
-    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
-    double half[TERMS][TERMS + 1];
-    for (long j = 0; j < TERMS; j++)
+static void fit_silu_slope_gap_e3dee3(int64_t cell, double *coefficients) {
+    double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
-            const double near = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
-            const double far = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
+            const double far = 0x1.54dc284911bf1p-2*beyond_one(cell%(OCTAVES << BITS), SECOND_NODES[k], BITS);
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_silu_slope_gap_e3dee3(TERMS*(TERMS + 1), v, gap, total);
-    factor_silu_slope_gap_e3dee3(TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < TERMS; a++)
+    sum_silu_slope_gap_e3dee3(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_silu_slope_gap_e3dee3(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long k = 0; k <= TERMS; k++) {
             half[a][k] = 0.0;
-            for (long j = 0; j < TERMS; j++)
+            for (long j = 0; j < FIRST_TERMS; j++)
                 half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
         }
-    for (long a = 0; a < TERMS; a++)
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long b = 0; b < TERMS; b++) {
             coefficients[a*TERMS + b] = 0.0;
             for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
         }
 }
-static double table_silu_slope_gap_e3dee3[CELLS*CELLS][TERMS*TERMS];
-static char state_silu_slope_gap_e3dee3[CELLS*CELLS];
+static row_of_terms table_silu_slope_gap_e3dee3[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static char state_silu_slope_gap_e3dee3[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_slope_gap_e3dee3(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_slope_gap_e3dee3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_silu_slope_gap_e3dee3(cell, table_silu_slope_gap_e3dee3[cell]);
+        double coefficients[FIRST_TERMS*TERMS];
+        fit_silu_slope_gap_e3dee3(cell, coefficients);
+        memcpy(table_silu_slope_gap_e3dee3[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_slope_gap_e3dee3[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_silu_slope_gap_e3dee3[cell], __ATOMIC_ACQUIRE) != 2);
@@ -1870,32 +1889,38 @@ static __attribute__((noinline)) void each_silu_slope_gap_e3dee3(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_silu_slope_gap_e3dee3(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
-        x[i] = f_log1p(gap[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
-        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+1)*0x1.0000000000000p+2;
+        const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
+        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
+        x[i] = place_of(near, FIRST_BITS);
+        y[i] = place_of(far, BITS);
     }
-    for (long i = 0; i < count; i++) {
-        const double near = x[i], far = y[i];
-        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
-        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
-        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
-        y[i] = 2.0*(far - column) - 1.0;
-        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_silu_slope_gap_e3dee3[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_gap_e3dee3(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_silu_slope_gap_e3dee3[cell[i]];
-        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
-        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
-        const double t = y[i], t2 = t*t, t4 = t2*t2;
-        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
-                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_silu_slope_gap_e3dee3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_gap_e3dee3(cell[i + j]);
+            const row_of_terms *c = table_silu_slope_gap_e3dee3[cell[i + j]];
+            row[j] = c[FIRST_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_silu_slope_gap_e3dee3(1, v + i, gap + i, to + i);
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
+            sum_silu_slope_gap_e3dee3(1, v + i, gap + i, to + i);
 }
 """,
     "each_silu_slope_second_456e7d": r"""
@@ -1937,56 +1962,63 @@ static __attribute__((noinline)) void factor_silu_slope_second_456e7d(long count
         to[i] = next_0;
     }
 }
-static void fit_silu_slope_second_456e7d(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_silu_slope_second_456e7d(TERMS, v, total);
-    factor_silu_slope_second_456e7d(TERMS, v, factor);
+static void fit_silu_slope_second_456e7d(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_silu_slope_second_456e7d(TERMS + 1, v, total);
+    factor_silu_slope_second_456e7d(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_silu_slope_second_456e7d[CELLS][TERMS];
-static char state_silu_slope_second_456e7d[CELLS];
+static row_of_terms table_silu_slope_second_456e7d[(OCTAVES << LINE_BITS)][1];
+static char state_silu_slope_second_456e7d[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_slope_second_456e7d(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_slope_second_456e7d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_silu_slope_second_456e7d(cell, table_silu_slope_second_456e7d[cell]);
+        double coefficients[1*TERMS];
+        fit_silu_slope_second_456e7d(cell, coefficients);
+        memcpy(table_silu_slope_second_456e7d[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_slope_second_456e7d[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_silu_slope_second_456e7d[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_silu_slope_second_456e7d(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_silu_slope_second_456e7d(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_silu_slope_second_456e7d[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_second_456e7d(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_silu_slope_second_456e7d[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_silu_slope_second_456e7d(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_silu_slope_second_456e7d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_second_456e7d(cell[i + j]);
+            row[j] = table_silu_slope_second_456e7d[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_slope_second_456e7d(1, v + i, to + i);
 }
 """,
     "each_tanh_gap_536181": r"""
 static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
-    double a_y0[BLOCK];
-    double a_x3[BLOCK];
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2001,12 +2033,7 @@ static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const doub
             const double x0_ = 0.0625*noise_x_*noise_y_ + v_x_*(0.25*noise_x_ + 0.25*noise_y_);
             const double x1_ = sqrt(x0_);
             const double x2_ = sqrt(gap_xy_*(2.0*v_x_ - gap_xy_) + x0_);
-            const double y0_ = gap_xy_/(x1_ + x2_);
-            a_y0[i] = y0_;
-        }
-        each_atan(count, a_y0, a_x3);
-        for (long i = 0; i < count; i++) {
-            const double x3_ = a_x3[i];
+            const double x3_ = f_atan(gap_xy_, x1_ + x2_);
             const double next_0 = 1.2732395447351628*weight_*x3_;
             to[i] += next_0;
         }
@@ -2019,37 +2046,39 @@ static __attribute__((noinline)) void factor_tanh_gap_536181(long count, const d
         to[i] = next_0;
     }
 }
-static void fit_tanh_gap_536181(long cell, double *coefficients) {
-    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
-    double half[TERMS][TERMS + 1];
-    for (long j = 0; j < TERMS; j++)
+static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
+    double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
-            const double near = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
-            const double far = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            const double near = 0x1.54dc284911bf1p-4*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
+            const double far = 0x1.54dc284911bf1p-4*beyond_one(cell%(OCTAVES << BITS), SECOND_NODES[k], BITS);
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_tanh_gap_536181(TERMS*(TERMS + 1), v, gap, total);
-    factor_tanh_gap_536181(TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < TERMS; a++)
+    sum_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long k = 0; k <= TERMS; k++) {
             half[a][k] = 0.0;
-            for (long j = 0; j < TERMS; j++)
+            for (long j = 0; j < FIRST_TERMS; j++)
                 half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
         }
-    for (long a = 0; a < TERMS; a++)
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long b = 0; b < TERMS; b++) {
             coefficients[a*TERMS + b] = 0.0;
             for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
         }
 }
-static double table_tanh_gap_536181[CELLS*CELLS][TERMS*TERMS];
-static char state_tanh_gap_536181[CELLS*CELLS];
+static row_of_terms table_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static char state_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_gap_536181(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_gap_536181[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_gap_536181(cell, table_tanh_gap_536181[cell]);
+        double coefficients[FIRST_TERMS*TERMS];
+        fit_tanh_gap_536181(cell, coefficients);
+        memcpy(table_tanh_gap_536181[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_gap_536181[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_gap_536181[cell], __ATOMIC_ACQUIRE) != 2);
@@ -2058,32 +2087,38 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_gap_536181(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
-        x[i] = f_log1p(gap[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
-        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+3)*0x1.0000000000000p+2;
+        const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
+        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
+        x[i] = place_of(near, FIRST_BITS);
+        y[i] = place_of(far, BITS);
     }
-    for (long i = 0; i < count; i++) {
-        const double near = x[i], far = y[i];
-        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
-        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
-        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
-        y[i] = 2.0*(far - column) - 1.0;
-        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_gap_536181[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_gap_536181[cell[i]];
-        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
-        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
-        const double t = y[i], t2 = t*t, t4 = t2*t2;
-        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
-                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_gap_536181[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i + j]);
+            const row_of_terms *c = table_tanh_gap_536181[cell[i + j]];
+            row[j] = c[FIRST_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_gap_536181(1, v + i, gap + i, to + i);
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!((1.0 + gap[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3 < 0x1.0000000000000p+30)))
+            sum_tanh_gap_536181(1, v + i, gap + i, to + i);
 }
 """,
     "each_tanh_second_b371ff": r"""
@@ -2113,50 +2148,59 @@ static __attribute__((noinline)) void factor_tanh_second_b371ff(long count, cons
         to[i] = next_0;
     }
 }
-static void fit_tanh_second_b371ff(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_tanh_second_b371ff(TERMS, v, total);
-    factor_tanh_second_b371ff(TERMS, v, factor);
+static void fit_tanh_second_b371ff(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_tanh_second_b371ff(TERMS + 1, v, total);
+    factor_tanh_second_b371ff(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_tanh_second_b371ff[CELLS][TERMS];
-static char state_tanh_second_b371ff[CELLS];
+static row_of_terms table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][1];
+static char state_tanh_second_b371ff[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_second_b371ff(cell, table_tanh_second_b371ff[cell]);
+        double coefficients[1*TERMS];
+        fit_tanh_second_b371ff(cell, coefficients);
+        memcpy(table_tanh_second_b371ff[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_second_b371ff[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_second_b371ff(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_second_b371ff[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_second_b371ff[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_second_b371ff(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_second_b371ff[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i + j]);
+            row[j] = table_tanh_second_b371ff[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_second_b371ff(1, v + i, to + i);
 }
 """,
     "each_tanh_slope_gap_74f32a": r"""
@@ -2193,37 +2237,39 @@ static __attribute__((noinline)) void factor_tanh_slope_gap_74f32a(long count, c
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_gap_74f32a(long cell, double *coefficients) {
-    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
-    double half[TERMS][TERMS + 1];
-    for (long j = 0; j < TERMS; j++)
+static void fit_tanh_slope_gap_74f32a(int64_t cell, double *coefficients) {
+    double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
-            const double near = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
-            const double far = 0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            const double near = 0x1.54dc284911bf1p-4*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
+            const double far = 0x1.54dc284911bf1p-4*beyond_one(cell%(OCTAVES << BITS), SECOND_NODES[k], BITS);
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_tanh_slope_gap_74f32a(TERMS*(TERMS + 1), v, gap, total);
-    factor_tanh_slope_gap_74f32a(TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < TERMS; a++)
+    sum_tanh_slope_gap_74f32a(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_slope_gap_74f32a(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long k = 0; k <= TERMS; k++) {
             half[a][k] = 0.0;
-            for (long j = 0; j < TERMS; j++)
+            for (long j = 0; j < FIRST_TERMS; j++)
                 half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
         }
-    for (long a = 0; a < TERMS; a++)
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long b = 0; b < TERMS; b++) {
             coefficients[a*TERMS + b] = 0.0;
             for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
         }
 }
-static double table_tanh_slope_gap_74f32a[CELLS*CELLS][TERMS*TERMS];
-static char state_tanh_slope_gap_74f32a[CELLS*CELLS];
+static row_of_terms table_tanh_slope_gap_74f32a[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static char state_tanh_slope_gap_74f32a[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_gap_74f32a(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_gap_74f32a[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_slope_gap_74f32a(cell, table_tanh_slope_gap_74f32a[cell]);
+        double coefficients[FIRST_TERMS*TERMS];
+        fit_tanh_slope_gap_74f32a(cell, coefficients);
+        memcpy(table_tanh_slope_gap_74f32a[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_gap_74f32a[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_slope_gap_74f32a[cell], __ATOMIC_ACQUIRE) != 2);
@@ -2232,32 +2278,38 @@ static __attribute__((noinline)) void each_tanh_slope_gap_74f32a(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_slope_gap_74f32a(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
-        x[i] = f_log1p(gap[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
-        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+3)*0x1.0000000000000p+2;
+        const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
+        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
+        x[i] = place_of(near, FIRST_BITS);
+        y[i] = place_of(far, BITS);
     }
-    for (long i = 0; i < count; i++) {
-        const double near = x[i], far = y[i];
-        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
-        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
-        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
-        y[i] = 2.0*(far - column) - 1.0;
-        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_slope_gap_74f32a[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_gap_74f32a(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_slope_gap_74f32a[cell[i]];
-        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
-        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
-        const double t = y[i], t2 = t*t, t4 = t2*t2;
-        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
-                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_slope_gap_74f32a[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_gap_74f32a(cell[i + j]);
+            const row_of_terms *c = table_tanh_slope_gap_74f32a[cell[i + j]];
+            row[j] = c[FIRST_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_slope_gap_74f32a(1, v + i, gap + i, to + i);
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!((1.0 + gap[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3 < 0x1.0000000000000p+30)))
+            sum_tanh_slope_gap_74f32a(1, v + i, gap + i, to + i);
 }
 """,
     "each_tanh_slope_mean_74f98e": r"""
@@ -2283,50 +2335,59 @@ static __attribute__((noinline)) void factor_tanh_slope_mean_74f98e(long count, 
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_mean_74f98e(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_tanh_slope_mean_74f98e(TERMS, v, total);
-    factor_tanh_slope_mean_74f98e(TERMS, v, factor);
+static void fit_tanh_slope_mean_74f98e(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_tanh_slope_mean_74f98e(TERMS + 1, v, total);
+    factor_tanh_slope_mean_74f98e(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_tanh_slope_mean_74f98e[CELLS][TERMS];
-static char state_tanh_slope_mean_74f98e[CELLS];
+static row_of_terms table_tanh_slope_mean_74f98e[(OCTAVES << LINE_BITS)][1];
+static char state_tanh_slope_mean_74f98e[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_mean_74f98e(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_mean_74f98e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_slope_mean_74f98e(cell, table_tanh_slope_mean_74f98e[cell]);
+        double coefficients[1*TERMS];
+        fit_tanh_slope_mean_74f98e(cell, coefficients);
+        memcpy(table_tanh_slope_mean_74f98e[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_mean_74f98e[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_slope_mean_74f98e[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_tanh_slope_mean_74f98e(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_slope_mean_74f98e(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_slope_mean_74f98e[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_mean_74f98e(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_slope_mean_74f98e[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_slope_mean_74f98e(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_slope_mean_74f98e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_mean_74f98e(cell[i + j]);
+            row[j] = table_tanh_slope_mean_74f98e[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_mean_74f98e(1, v + i, to + i);
 }
 """,
     "each_tanh_slope_second_c849a3": r"""
@@ -2359,56 +2420,63 @@ static __attribute__((noinline)) void factor_tanh_slope_second_c849a3(long count
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_second_c849a3(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-4*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_tanh_slope_second_c849a3(TERMS, v, total);
-    factor_tanh_slope_second_c849a3(TERMS, v, factor);
+static void fit_tanh_slope_second_c849a3(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_tanh_slope_second_c849a3(TERMS + 1, v, total);
+    factor_tanh_slope_second_c849a3(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_tanh_slope_second_c849a3[CELLS][TERMS];
-static char state_tanh_slope_second_c849a3[CELLS];
+static row_of_terms table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][1];
+static char state_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_second_c849a3(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_second_c849a3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_tanh_slope_second_c849a3(cell, table_tanh_slope_second_c849a3[cell]);
+        double coefficients[1*TERMS];
+        fit_tanh_slope_second_c849a3(cell, coefficients);
+        memcpy(table_tanh_slope_second_c849a3[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_second_c849a3[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_tanh_slope_second_c849a3[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_tanh_slope_second_c849a3(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+3)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_tanh_slope_second_c849a3[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_tanh_slope_second_c849a3(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i + j]);
+            row[j] = table_tanh_slope_second_c849a3[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_second_c849a3(1, v + i, to + i);
 }
 """,
     "each_sigmoid_gap_49995f": r"""
 static __attribute__((noinline)) void sum_sigmoid_gap_49995f(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
-    double a_y0[BLOCK];
-    double a_x3[BLOCK];
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2423,12 +2491,7 @@ static __attribute__((noinline)) void sum_sigmoid_gap_49995f(long count, const d
             const double x0_ = noise_x_*noise_y_ + v_x_*(noise_x_ + noise_y_);
             const double x1_ = sqrt(x0_);
             const double x2_ = sqrt(gap_xy_*(2.0*v_x_ - gap_xy_) + x0_);
-            const double y0_ = gap_xy_/(x1_ + x2_);
-            a_y0[i] = y0_;
-        }
-        each_atan(count, a_y0, a_x3);
-        for (long i = 0; i < count; i++) {
-            const double x3_ = a_x3[i];
+            const double x3_ = f_atan(gap_xy_, x1_ + x2_);
             const double next_0 = 0.3183098861837907*weight_*x3_;
             to[i] += next_0;
         }
@@ -2441,37 +2504,39 @@ static __attribute__((noinline)) void factor_sigmoid_gap_49995f(long count, cons
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_gap_49995f(long cell, double *coefficients) {
-    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
-    double half[TERMS][TERMS + 1];
-    for (long j = 0; j < TERMS; j++)
+static void fit_sigmoid_gap_49995f(int64_t cell, double *coefficients) {
+    double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
-            const double near = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
-            const double far = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
+            const double far = 0x1.54dc284911bf1p-2*beyond_one(cell%(OCTAVES << BITS), SECOND_NODES[k], BITS);
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_sigmoid_gap_49995f(TERMS*(TERMS + 1), v, gap, total);
-    factor_sigmoid_gap_49995f(TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < TERMS; a++)
+    sum_sigmoid_gap_49995f(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_sigmoid_gap_49995f(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long k = 0; k <= TERMS; k++) {
             half[a][k] = 0.0;
-            for (long j = 0; j < TERMS; j++)
+            for (long j = 0; j < FIRST_TERMS; j++)
                 half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
         }
-    for (long a = 0; a < TERMS; a++)
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long b = 0; b < TERMS; b++) {
             coefficients[a*TERMS + b] = 0.0;
             for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
         }
 }
-static double table_sigmoid_gap_49995f[CELLS*CELLS][TERMS*TERMS];
-static char state_sigmoid_gap_49995f[CELLS*CELLS];
+static row_of_terms table_sigmoid_gap_49995f[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static char state_sigmoid_gap_49995f[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_gap_49995f(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_gap_49995f[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_sigmoid_gap_49995f(cell, table_sigmoid_gap_49995f[cell]);
+        double coefficients[FIRST_TERMS*TERMS];
+        fit_sigmoid_gap_49995f(cell, coefficients);
+        memcpy(table_sigmoid_gap_49995f[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_gap_49995f[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_sigmoid_gap_49995f[cell], __ATOMIC_ACQUIRE) != 2);
@@ -2480,32 +2545,38 @@ static __attribute__((noinline)) void each_sigmoid_gap_49995f(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_sigmoid_gap_49995f(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
-        x[i] = f_log1p(gap[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
-        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+1)*0x1.0000000000000p+2;
+        const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
+        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
+        x[i] = place_of(near, FIRST_BITS);
+        y[i] = place_of(far, BITS);
     }
-    for (long i = 0; i < count; i++) {
-        const double near = x[i], far = y[i];
-        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
-        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
-        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
-        y[i] = 2.0*(far - column) - 1.0;
-        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_sigmoid_gap_49995f[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_gap_49995f(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_sigmoid_gap_49995f[cell[i]];
-        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
-        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
-        const double t = y[i], t2 = t*t, t4 = t2*t2;
-        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
-                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_sigmoid_gap_49995f[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_gap_49995f(cell[i + j]);
+            const row_of_terms *c = table_sigmoid_gap_49995f[cell[i + j]];
+            row[j] = c[FIRST_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_sigmoid_gap_49995f(1, v + i, gap + i, to + i);
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
+            sum_sigmoid_gap_49995f(1, v + i, gap + i, to + i);
 }
 """,
     "each_sigmoid_second_c3b961": r"""
@@ -2534,50 +2605,59 @@ static __attribute__((noinline)) void factor_sigmoid_second_c3b961(long count, c
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_second_c3b961(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_sigmoid_second_c3b961(TERMS, v, total);
-    factor_sigmoid_second_c3b961(TERMS, v, factor);
+static void fit_sigmoid_second_c3b961(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_sigmoid_second_c3b961(TERMS + 1, v, total);
+    factor_sigmoid_second_c3b961(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_sigmoid_second_c3b961[CELLS][TERMS];
-static char state_sigmoid_second_c3b961[CELLS];
+static row_of_terms table_sigmoid_second_c3b961[(OCTAVES << LINE_BITS)][1];
+static char state_sigmoid_second_c3b961[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_second_c3b961(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_second_c3b961[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_sigmoid_second_c3b961(cell, table_sigmoid_second_c3b961[cell]);
+        double coefficients[1*TERMS];
+        fit_sigmoid_second_c3b961(cell, coefficients);
+        memcpy(table_sigmoid_second_c3b961[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_second_c3b961[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_sigmoid_second_c3b961[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_sigmoid_second_c3b961(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_sigmoid_second_c3b961(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_sigmoid_second_c3b961[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_second_c3b961(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_sigmoid_second_c3b961[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_sigmoid_second_c3b961(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_sigmoid_second_c3b961[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_second_c3b961(cell[i + j]);
+            row[j] = table_sigmoid_second_c3b961[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_second_c3b961(1, v + i, to + i);
 }
 """,
     "each_sigmoid_slope_gap_a02b41": r"""
@@ -2614,37 +2694,39 @@ static __attribute__((noinline)) void factor_sigmoid_slope_gap_a02b41(long count
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_slope_gap_a02b41(long cell, double *coefficients) {
-    double v[TERMS*(TERMS + 1)], gap[TERMS*(TERMS + 1)], total[TERMS*(TERMS + 1)], factor[TERMS*(TERMS + 1)];
-    double half[TERMS][TERMS + 1];
-    for (long j = 0; j < TERMS; j++)
+static void fit_sigmoid_slope_gap_a02b41(int64_t cell, double *coefficients) {
+    double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
-            const double near = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell/CELLS + 0.5 + 0.5*FIRST_NODES[j]));
-            const double far = 0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell%CELLS + 0.5 + 0.5*SECOND_NODES[k]));
+            const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
+            const double far = 0x1.54dc284911bf1p-2*beyond_one(cell%(OCTAVES << BITS), SECOND_NODES[k], BITS);
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_sigmoid_slope_gap_a02b41(TERMS*(TERMS + 1), v, gap, total);
-    factor_sigmoid_slope_gap_a02b41(TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < TERMS; a++)
+    sum_sigmoid_slope_gap_a02b41(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_sigmoid_slope_gap_a02b41(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long k = 0; k <= TERMS; k++) {
             half[a][k] = 0.0;
-            for (long j = 0; j < TERMS; j++)
+            for (long j = 0; j < FIRST_TERMS; j++)
                 half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
         }
-    for (long a = 0; a < TERMS; a++)
+    for (long a = 0; a < FIRST_TERMS; a++)
         for (long b = 0; b < TERMS; b++) {
             coefficients[a*TERMS + b] = 0.0;
             for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
         }
 }
-static double table_sigmoid_slope_gap_a02b41[CELLS*CELLS][TERMS*TERMS];
-static char state_sigmoid_slope_gap_a02b41[CELLS*CELLS];
+static row_of_terms table_sigmoid_slope_gap_a02b41[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static char state_sigmoid_slope_gap_a02b41[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_slope_gap_a02b41(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_slope_gap_a02b41[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_sigmoid_slope_gap_a02b41(cell, table_sigmoid_slope_gap_a02b41[cell]);
+        double coefficients[FIRST_TERMS*TERMS];
+        fit_sigmoid_slope_gap_a02b41(cell, coefficients);
+        memcpy(table_sigmoid_slope_gap_a02b41[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_slope_gap_a02b41[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_sigmoid_slope_gap_a02b41[cell], __ATOMIC_ACQUIRE) != 2);
@@ -2653,32 +2735,38 @@ static __attribute__((noinline)) void each_sigmoid_slope_gap_a02b41(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_sigmoid_slope_gap_a02b41(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
-        x[i] = f_log1p(gap[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
-        y[i] = f_log1p((2.0*v[i] - gap[i])*0x1.808883244d592p+1)*0x1.0000000000000p+2;
+        const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
+        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
+        x[i] = place_of(near, FIRST_BITS);
+        y[i] = place_of(far, BITS);
     }
-    for (long i = 0; i < count; i++) {
-        const double near = x[i], far = y[i];
-        const int inside = (near > -1.0) & (near < CELLS) & (far > -1.0) & (far < CELLS);
-        const double row = inside ? trunc(near) : 0.0, column = inside ? trunc(far) : 0.0;
-        x[i] = inside ? 2.0*(near - row) - 1.0 : NAN;
-        y[i] = 2.0*(far - column) - 1.0;
-        cell[i] = bits_of(row*CELLS + column + 0x1p52) - bits_of(0x1p52);
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_sigmoid_slope_gap_a02b41[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_gap_a02b41(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_sigmoid_slope_gap_a02b41[cell[i]];
-        row_of_terms along = *(const row_of_terms *)(c + (TERMS - 1)*TERMS);
-        for (long a = TERMS - 2; a >= 0; a--) along = along*x[i] + *(const row_of_terms *)(c + a*TERMS);
-        const double t = y[i], t2 = t*t, t4 = t2*t2;
-        to[i] = factor[i]*(((along[0] + along[1]*t) + (along[2] + along[3]*t)*t2)
-                           + ((along[4] + along[5]*t) + (along[6] + along[7]*t)*t2)*t4);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_sigmoid_slope_gap_a02b41[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_gap_a02b41(cell[i + j]);
+            const row_of_terms *c = table_sigmoid_slope_gap_a02b41[cell[i + j]];
+            row[j] = c[FIRST_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_sigmoid_slope_gap_a02b41(1, v + i, gap + i, to + i);
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
+            sum_sigmoid_slope_gap_a02b41(1, v + i, gap + i, to + i);
 }
 """,
     "each_sigmoid_slope_mean_2fed80": r"""
@@ -2704,50 +2792,59 @@ static __attribute__((noinline)) void factor_sigmoid_slope_mean_2fed80(long coun
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_slope_mean_2fed80(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_sigmoid_slope_mean_2fed80(TERMS, v, total);
-    factor_sigmoid_slope_mean_2fed80(TERMS, v, factor);
+static void fit_sigmoid_slope_mean_2fed80(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_sigmoid_slope_mean_2fed80(TERMS + 1, v, total);
+    factor_sigmoid_slope_mean_2fed80(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_sigmoid_slope_mean_2fed80[CELLS][TERMS];
-static char state_sigmoid_slope_mean_2fed80[CELLS];
+static row_of_terms table_sigmoid_slope_mean_2fed80[(OCTAVES << LINE_BITS)][1];
+static char state_sigmoid_slope_mean_2fed80[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_slope_mean_2fed80(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_slope_mean_2fed80[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_sigmoid_slope_mean_2fed80(cell, table_sigmoid_slope_mean_2fed80[cell]);
+        double coefficients[1*TERMS];
+        fit_sigmoid_slope_mean_2fed80(cell, coefficients);
+        memcpy(table_sigmoid_slope_mean_2fed80[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_slope_mean_2fed80[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_sigmoid_slope_mean_2fed80[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_sigmoid_slope_mean_2fed80(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_sigmoid_slope_mean_2fed80(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_sigmoid_slope_mean_2fed80[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_mean_2fed80(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_sigmoid_slope_mean_2fed80[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_sigmoid_slope_mean_2fed80(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_sigmoid_slope_mean_2fed80[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_mean_2fed80(cell[i + j]);
+            row[j] = table_sigmoid_slope_mean_2fed80[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_slope_mean_2fed80(1, v + i, to + i);
 }
 """,
     "each_sigmoid_slope_second_ed226e": r"""
@@ -2775,50 +2872,59 @@ static __attribute__((noinline)) void factor_sigmoid_slope_second_ed226e(long co
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_slope_second_ed226e(long cell, double *coefficients) {
-    double v[TERMS], total[TERMS], factor[TERMS];
-    for (long j = 0; j < TERMS; j++)
-        v[j] = 0.5*0x1.54dc284911bf1p-2*f_expm1(0x1.0000000000000p-2*(cell + 0.5 + 0.5*FIRST_NODES[j]));
-    sum_sigmoid_slope_second_ed226e(TERMS, v, total);
-    factor_sigmoid_slope_second_ed226e(TERMS, v, factor);
+static void fit_sigmoid_slope_second_ed226e(int64_t cell, double *coefficients) {
+    double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
+    for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
+    sum_sigmoid_slope_second_ed226e(TERMS + 1, v, total);
+    factor_sigmoid_slope_second_ed226e(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
-        for (long j = 0; j < TERMS; j++) coefficients[k] += FIRST[k][j]*(total[j]/factor[j]);
+        for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static double table_sigmoid_slope_second_ed226e[CELLS][TERMS];
-static char state_sigmoid_slope_second_ed226e[CELLS];
+static row_of_terms table_sigmoid_slope_second_ed226e[(OCTAVES << LINE_BITS)][1];
+static char state_sigmoid_slope_second_ed226e[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_slope_second_ed226e(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_slope_second_ed226e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        fit_sigmoid_slope_second_ed226e(cell, table_sigmoid_slope_second_ed226e[cell]);
+        double coefficients[1*TERMS];
+        fit_sigmoid_slope_second_ed226e(cell, coefficients);
+        memcpy(table_sigmoid_slope_second_ed226e[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_slope_second_ed226e[cell], 2, __ATOMIC_RELEASE);
     }
     while (__atomic_load_n(&state_sigmoid_slope_second_ed226e[cell], __ATOMIC_ACQUIRE) != 2);
 }
 static __attribute__((noinline)) void each_sigmoid_slope_second_ed226e(long count, const double *restrict v, double *restrict to) {
-    double x[BLOCK], factor[BLOCK];
-    int64_t cell[BLOCK];
+    double y[BLOCK], factor[BLOCK];
+    int64_t cell[BLOCK], outside = 0;
     factor_sigmoid_slope_second_ed226e(count, v, factor);
-    for (long i = 0; i < count; i++) x[i] = f_log1p(2.0*v[i]*0x1.808883244d592p+1)*0x1.0000000000000p+2;
     for (long i = 0; i < count; i++) {
-        const double place = x[i];
-        const int inside = (place > -1.0) & (place < CELLS);
-        const double corner = inside ? trunc(place) : 0.0;
-        x[i] = inside ? 2.0*(place - corner) - 1.0 : NAN;
-        cell[i] = bits_of(corner + 0x1p52) - bits_of(0x1p52);
+        const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
+        const int inside = z < 0x1.0000000000000p+30;
+        const double at = inside & (z > 1.0) ? z : 1.0;
+        outside |= !inside;
+        cell[i] = cell_of(at, LINE_BITS);
+        y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = 0; i < count; i++)
-        if (__atomic_load_n(&state_sigmoid_slope_second_ed226e[cell[i]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_second_ed226e(cell[i]);
-    for (long i = 0; i < count; i++) {
-        const double *c = table_sigmoid_slope_second_ed226e[cell[i]];
-        double value = c[TERMS - 1];
-        for (long k = TERMS - 2; k >= 0; k--) value = value*x[i] + c[k];
-        to[i] = factor[i]*value;
+    for (long i = count; i % TERMS; i++) {
+        cell[i] = cell[0];
+        y[i] = 0.0;
     }
-    for (long i = 0; i < count; i++)
-        if (x[i] != x[i]) sum_sigmoid_slope_second_ed226e(1, v + i, to + i);
+    for (long i = 0; i < count; i += TERMS) {
+        row_of_terms row[TERMS], at;
+#pragma GCC unroll 8
+        for (long j = 0; j < TERMS; j++) {
+            if (__atomic_load_n(&state_sigmoid_slope_second_ed226e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_second_ed226e(cell[i + j]);
+            row[j] = table_sigmoid_slope_second_ed226e[cell[i + j]][0];
+        }
+        memcpy(&at, y + i, sizeof at);
+        at = values_of_rows(row, at);
+        memcpy(y + i, &at, sizeof at);
+    }
+    for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
+    for (long i = 0; i < count && outside; i++)
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_slope_second_ed226e(1, v + i, to + i);
 }
 """,
     "TABLE_GAUSS_LEGENDRE": r"""
@@ -4808,7 +4914,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments": (
-        ('square', 'each_atan', 'each_pow'),
+        ('f_atan', 'square', 'each_pow'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4827,9 +4933,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x4[BLOCK];
     double a_y0[BLOCK];
     double a_x5[BLOCK];
-    double a_x6[BLOCK];
     double a_x7[BLOCK];
-    double a_y1[BLOCK];
     double a_x8[BLOCK];
     double a_x9[BLOCK];
     double a_x10[BLOCK];
@@ -4837,12 +4941,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x12[BLOCK];
     double a_x13[BLOCK];
     double a_x14[BLOCK];
-    double a_y2[BLOCK];
+    double a_y1[BLOCK];
     double a_x15[BLOCK];
-    double a_x16[BLOCK];
-    double a_x17[BLOCK];
-    double a_y3[BLOCK];
-    double a_x18[BLOCK];
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sqrt(sigma2_ + 1.0);
@@ -4860,26 +4960,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     }
     each_pow(count, a_x1, a_y0, a_x5);
     for (long i = 0; i < count; i++) {
-        const double sigma2_ = a_sigma2[i];
-        const double x4_ = a_x4[i];
-        const double x5_ = a_x5[i];
-        const double x6_ = 1.0/((x4_));
-        a_x6[i] = x6_;
-        const double x7_ = 0.15915494309189535*x5_;
-        a_x7[i] = x7_;
-        const double y1_ = sigma2_*x6_;
-        a_y1[i] = y1_;
-    }
-    each_atan(count, a_y1, a_x8);
-    for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x1_ = a_x1[i];
-        const double x6_ = a_x6[i];
-        const double x8_ = a_x8[i];
-        const double x9_ = x6_/(3.141592653589793*sigma2_ + 3.141592653589793);
+        const double x4_ = a_x4[i];
+        const double x5_ = a_x5[i];
+        const double x6_ = f_atan(sigma2_, x4_);
+        const double x7_ = 1.0/((x4_));
+        a_x7[i] = x7_;
+        const double x8_ = 0.15915494309189535*x5_;
+        a_x8[i] = x8_;
+        const double x9_ = 0.15915494309189535*x6_;
         a_x9[i] = x9_;
-        const double x10_ = 0.15915494309189535*x8_;
+        const double x10_ = x7_/(3.141592653589793*sigma2_ + 3.141592653589793);
         a_x10[i] = x10_;
         const double x11_ = gap_*(2.0*sigma2_ - gap_);
         a_x11[i] = x11_;
@@ -4889,22 +4982,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_x13[i] = x13_;
         const double x14_ = sqrt(x13_);
         a_x14[i] = x14_;
-        const double y2_ = -1.5;
-        a_y2[i] = y2_;
+        const double y1_ = -1.5;
+        a_y1[i] = y1_;
     }
-    each_pow(count, a_x13, a_y2, a_x15);
-    for (long i = 0; i < count; i++) {
-        const double gap_ = a_gap[i];
-        const double x14_ = a_x14[i];
-        const double x4_ = a_x4[i];
-        const double x16_ = 1.0/((x14_ + x4_));
-        a_x16[i] = x16_;
-        const double x17_ = 1.0/((x14_));
-        a_x17[i] = x17_;
-        const double y3_ = gap_*x16_;
-        a_y3[i] = y3_;
-    }
-    each_atan(count, a_y3, a_x18);
+    each_pow(count, a_x13, a_y1, a_x15);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
@@ -4914,27 +4995,28 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x11_ = a_x11[i];
         const double x12_ = a_x12[i];
         const double x13_ = a_x13[i];
+        const double x14_ = a_x14[i];
         const double x15_ = a_x15[i];
-        const double x16_ = a_x16[i];
-        const double x17_ = a_x17[i];
-        const double x18_ = a_x18[i];
         const double x2_ = a_x2[i];
         const double x3_ = a_x3[i];
         const double x4_ = a_x4[i];
-        const double x6_ = a_x6[i];
         const double x7_ = a_x7[i];
+        const double x8_ = a_x8[i];
         const double x9_ = a_x9[i];
-        const double x19_ = x11_*x16_;
+        const double x16_ = x14_ + x4_;
+        const double x17_ = 1.0/((x14_));
+        const double x18_ = f_atan(gap_, x16_);
+        const double x19_ = x11_/x16_;
         const double x20_ = 0.3183098861837907*x18_;
         const double x21_ = 0.15915494309189535*x19_;
         const double x22_ = x12_*x17_*x19_;
-        const double x23_ = x21_*x6_;
+        const double x23_ = x21_*x7_;
         const double next_0 = 0.3989422804014327*sigma2_/x0_;
-        const double next_1 = sigma2_*x10_ + 0.25*sigma2_ - 0.3183098861837907*x2_*x4_/((-3.0*sigma2_) - 2.0*x2_ - 1.0);
-        const double next_2 = gap_*x10_ + 0.25*gap_ + x12_*x20_ + x17_*x23_ - x19_*(sigma2_ - 1.0)/(6.283185307179586*sigma2_ + 6.283185307179586);
+        const double next_1 = sigma2_*x9_ + 0.25*sigma2_ - 0.3183098861837907*x2_*x4_/((-3.0*sigma2_) - 2.0*x2_ - 1.0);
+        const double next_2 = gap_*x9_ + 0.25*gap_ + x12_*x20_ + x17_*x23_ - x19_*(sigma2_ - 1.0)/(6.283185307179586*sigma2_ + 6.283185307179586);
         const double next_3 = 0.5;
-        const double next_4 = 0.15915494309189535*sigma2_*x4_*(x3_ + 3.0)/(4.0*sigma2_*x2_ + 8.0*x2_ + x3_ + 1.0) + x10_ + 0.25;
-        const double next_5 = gap_*x7_ + gap_*x9_ + x12_*x15_*x23_ + x20_ + x22_*x7_ + x22_*x9_ + x12_*x21_/(x1_*x13_);
+        const double next_4 = 0.15915494309189535*sigma2_*x4_*(x3_ + 3.0)/(4.0*sigma2_*x2_ + 8.0*x2_ + x3_ + 1.0) + x9_ + 0.25;
+        const double next_5 = gap_*x10_ + gap_*x8_ + x10_*x22_ + x12_*x15_*x23_ + x20_ + x22_*x8_ + x12_*x21_/(x1_*x13_);
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -4946,7 +5028,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "erf_moments": (
-        ('each_atan',),
+        ('f_atan',),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4958,62 +5040,25 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_3 = out[3];
     double *restrict result_4 = out[4];
     double *restrict result_5 = out[5];
-    double a_x0[BLOCK];
-    double a_x1[BLOCK];
-    double a_x2[BLOCK];
-    double a_x4[BLOCK];
-    double a_y0[BLOCK];
-    double a_x5[BLOCK];
-    double a_x6[BLOCK];
-    double a_x7[BLOCK];
-    double a_x8[BLOCK];
-    double a_y1[BLOCK];
-    double a_x9[BLOCK];
-    for (long i = 0; i < count; i++) {
-        const double sigma2_ = a_sigma2[i];
-        const double x0_ = sqrt(sigma2_ + 0.5);
-        a_x0[i] = x0_;
-        const double x1_ = 4.0*sigma2_ + 1.0;
-        a_x1[i] = x1_;
-        const double x2_ = sigma2_ + 0.25;
-        a_x2[i] = x2_;
-        const double x3_ = sqrt(x1_);
-        const double x4_ = sqrt(x2_);
-        a_x4[i] = x4_;
-        const double y0_ = 2.0*sigma2_/x3_;
-        a_y0[i] = y0_;
-    }
-    each_atan(count, a_y0, a_x5);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
-        const double x2_ = a_x2[i];
-        const double x4_ = a_x4[i];
+        const double x0_ = sqrt(sigma2_ + 0.5);
+        const double x1_ = 4.0*sigma2_ + 1.0;
+        const double x2_ = sigma2_ + 0.25;
+        const double x3_ = sqrt(x1_);
+        const double x4_ = sqrt(x2_);
+        const double x5_ = f_atan(2.0*sigma2_, x3_);
         const double x6_ = gap_*(2.0*sigma2_ - gap_);
-        a_x6[i] = x6_;
         const double x7_ = sqrt(x2_ + x6_);
-        a_x7[i] = x7_;
-        const double x8_ = 1.0/((x4_ + x7_));
-        a_x8[i] = x8_;
-        const double y1_ = gap_*x8_;
-        a_y1[i] = y1_;
-    }
-    each_atan(count, a_y1, a_x9);
-    for (long i = 0; i < count; i++) {
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x4_ = a_x4[i];
-        const double x5_ = a_x5[i];
-        const double x6_ = a_x6[i];
-        const double x7_ = a_x7[i];
-        const double x8_ = a_x8[i];
-        const double x9_ = a_x9[i];
+        const double x8_ = x4_ + x7_;
+        const double x9_ = f_atan(gap_, x8_);
         const double next_0 = 0.0;
         const double next_1 = 0.6366197723675814*x5_;
         const double next_2 = 1.2732395447351628*x9_;
         const double next_3 = 0.7978845608028654/x0_;
         const double next_4 = 2.5464790894703255*x4_/x1_;
-        const double next_5 = 0.6366197723675814*x6_*x8_/(x4_*x7_);
+        const double next_5 = 0.6366197723675814*x6_/(x4_*x7_*x8_);
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5066,7 +5111,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "silu_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'each_atan', 'each_pow', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'each_pow', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5111,7 +5156,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tanh_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff', 'each_tanh_slope_gap_74f32a', 'each_tanh_slope_mean_74f98e', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff', 'each_tanh_slope_gap_74f32a', 'each_tanh_slope_mean_74f98e', 'each_tanh_slope_second_c849a3'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5156,7 +5201,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sigmoid_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'each_atan', 'CELLS', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_49995f', 'each_sigmoid_second_c3b961', 'each_sigmoid_slope_gap_a02b41', 'each_sigmoid_slope_mean_2fed80', 'each_sigmoid_slope_second_ed226e'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_49995f', 'each_sigmoid_second_c3b961', 'each_sigmoid_slope_gap_a02b41', 'each_sigmoid_slope_mean_2fed80', 'each_sigmoid_slope_second_ed226e'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {

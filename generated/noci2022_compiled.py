@@ -202,20 +202,25 @@ def inner_products(
     Neglected: nothing (exact).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("inner_products")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         L, alpha_1, alpha_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("inner_products")
     if _compiled is None:
         return _numpy.inner_products(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -271,20 +276,25 @@ def inner_products_limit(
     Neglected: O(1/L).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("inner_products_limit")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         a_1, a_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("inner_products_limit")
     if _compiled is None:
         return _numpy.inner_products_limit(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -342,20 +352,25 @@ def norm(
     Neglected: nothing (exact).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("norm")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         L, alpha_1, alpha_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("norm")
     if _compiled is None:
         return _numpy.norm(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -417,20 +432,25 @@ def norm_limit(
     Neglected: O(1/L).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("norm_limit")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         a_1, a_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("norm_limit")
     if _compiled is None:
         return _numpy.norm_limit(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -489,14 +509,16 @@ def correlation(
     Neglected: nothing (exact).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("correlation")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     _arguments = (
         L, alpha_1, n, rho, d, sigma_v2,
     )
+    _compiled = _kernel("correlation")
     if _compiled is None:
         return _numpy.correlation(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -550,14 +572,16 @@ def correlation_limit(
     Neglected: O(1/L).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("correlation_limit")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     _arguments = (
         a_1, n, rho, d, sigma_v2,
     )
+    _compiled = _kernel("correlation_limit")
     if _compiled is None:
         return _numpy.correlation_limit(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -615,20 +639,25 @@ def gram_entry(
     Neglected: nothing (exact).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("gram_entry")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         L, alpha_1, alpha_2, n, C, K_ij, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("gram_entry")
     if _compiled is None:
         return _numpy.gram_entry(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -687,14 +716,16 @@ def pair_correlation(
     Neglected: nothing (exact).
     Source: noci2022; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
-    _compiled = _kernel("pair_correlation")
     if d is None:
         d = 1
+    d = np.asarray(d, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     _arguments = (
         L, alpha_1, n, C, K_ij, K_ii, K_jj, d, sigma_v2,
     )
+    _compiled = _kernel("pair_correlation")
     if _compiled is None:
         return _numpy.pair_correlation(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -743,10 +774,10 @@ def logit_second_moment(
     Neglected: nothing (exact).
     Source: noci2022; noci2022, Eq. 43.
     """
-    _compiled = _kernel("logit_second_moment")
     _arguments = (
         sigma_q2, sigma_k2, K_ii, K_jj,
     )
+    _compiled = _kernel("logit_second_moment")
     if _compiled is None:
         return _numpy.logit_second_moment(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -789,13 +820,14 @@ def value_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 6.
     """
-    _compiled = _kernel("value_gradient")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     _arguments = (
         n, d, C, d_o,
     )
+    _compiled = _kernel("value_gradient")
     if _compiled is None:
         return _numpy.value_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -841,15 +873,17 @@ def value_gradient_gaussian(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 6; noci2022, Eq. 17.
     """
-    _compiled = _kernel("value_gradient_gaussian")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, d_o, sigma_x2,
     )
+    _compiled = _kernel("value_gradient_gaussian")
     if _compiled is None:
         return _numpy.value_gradient_gaussian(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -901,19 +935,23 @@ def query_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 7.
     """
-    _compiled = _kernel("query_gradient")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     _arguments = (
         n, d, N, G_2, d_o, sigma_v2, sigma_k2, tau,
     )
+    _compiled = _kernel("query_gradient")
     if _compiled is None:
         return _numpy.query_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -967,21 +1005,26 @@ def query_gradient_gaussian(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 7; noci2022, Eq. 18.
     """
-    _compiled = _kernel("query_gradient_gaussian")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, d_o, sigma_v2, sigma_k2, sigma_x2, tau,
     )
+    _compiled = _kernel("query_gradient_gaussian")
     if _compiled is None:
         return _numpy.query_gradient_gaussian(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1036,19 +1079,23 @@ def key_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Lemma 3.1.
     """
-    _compiled = _kernel("key_gradient")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     _arguments = (
         n, d, N, G_2, d_o, sigma_v2, sigma_q2, tau,
     )
+    _compiled = _kernel("key_gradient")
     if _compiled is None:
         return _numpy.key_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1102,21 +1149,26 @@ def key_gradient_gaussian(
     Neglected: nothing (exact).
     Source: noci2022, Lemma 3.1; noci2022, Eq. 18.
     """
-    _compiled = _kernel("key_gradient_gaussian")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, d_o, sigma_v2, sigma_q2, sigma_x2, tau,
     )
+    _compiled = _kernel("key_gradient_gaussian")
     if _compiled is None:
         return _numpy.key_gradient_gaussian(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1174,21 +1226,26 @@ def input_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 8.
     """
-    _compiled = _kernel("input_gradient")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     _arguments = (
         n, d, N, T_X, G_2, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
     )
+    _compiled = _kernel("input_gradient")
     if _compiled is None:
         return _numpy.input_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1246,23 +1303,29 @@ def input_gradient_gaussian(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 8; noci2022, Section 3.3.
     """
-    _compiled = _kernel("input_gradient_gaussian")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, d_o, sigma_v2, sigma_q2, sigma_k2, sigma_x2, tau,
     )
+    _compiled = _kernel("input_gradient_gaussian")
     if _compiled is None:
         return _numpy.input_gradient_gaussian(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1320,19 +1383,23 @@ def query_gradient_second_moment(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 7.
     """
-    _compiled = _kernel("query_gradient_second_moment")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     _arguments = (
         n, d, d_k, N, G_2, G_4, d_o, sigma_v2, sigma_k2, tau,
     )
+    _compiled = _kernel("query_gradient_second_moment")
     if _compiled is None:
         return _numpy.query_gradient_second_moment(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1390,19 +1457,23 @@ def key_gradient_second_moment(
     Neglected: nothing (exact).
     Source: noci2022, Lemma 3.1.
     """
-    _compiled = _kernel("key_gradient_second_moment")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     _arguments = (
         n, d, d_k, N, G_2, G_4, K_2, d_o, sigma_v2, sigma_q2, tau,
     )
+    _compiled = _kernel("key_gradient_second_moment")
     if _compiled is None:
         return _numpy.key_gradient_second_moment(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1458,21 +1529,26 @@ def block_value_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Section 3.1.
     """
-    _compiled = _kernel("block_value_gradient")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         n, d, C, d_F, alpha_1, alpha_2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("block_value_gradient")
     if _compiled is None:
         return _numpy.block_value_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1532,27 +1608,35 @@ def block_query_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Section 3.1.
     """
-    _compiled = _kernel("block_query_gradient")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_k2, sigma_up2, sigma_down2, tau,
     )
+    _compiled = _kernel("block_query_gradient")
     if _compiled is None:
         return _numpy.block_query_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1616,27 +1700,35 @@ def block_key_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Section 3.1.
     """
-    _compiled = _kernel("block_key_gradient")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         n, d, N, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_q2, sigma_up2, sigma_down2, tau,
     )
+    _compiled = _kernel("block_key_gradient")
     if _compiled is None:
         return _numpy.block_key_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1703,30 +1795,39 @@ def block_input_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Section 3.1.
     """
-    _compiled = _kernel("block_input_gradient")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         n, d, N, T_X, G_2, d_F, alpha_1, alpha_2, sigma_v2, sigma_q2, sigma_k2, sigma_up2,
         sigma_down2, tau,
     )
+    _compiled = _kernel("block_input_gradient")
     if _compiled is None:
         return _numpy.block_input_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1787,21 +1888,26 @@ def block_up_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Section 3.1.
     """
-    _compiled = _kernel("block_up_gradient")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         n, d, N, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_down2,
     )
+    _compiled = _kernel("block_up_gradient")
     if _compiled is None:
         return _numpy.block_up_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1858,21 +1964,26 @@ def block_down_gradient(
     Neglected: nothing (exact).
     Source: noci2022, Section 3.1.
     """
-    _compiled = _kernel("block_down_gradient")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     _arguments = (
         n, d, N, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2,
     )
+    _compiled = _kernel("block_down_gradient")
     if _compiled is None:
         return _numpy.block_down_gradient(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -1929,21 +2040,26 @@ def input_gradient_bound(
     Neglected: nothing (exact).
     Source: noci2022, Eqs. 30-40.
     """
-    _compiled = _kernel("input_gradient_bound")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     _arguments = (
         n, d, N, T_X, G_2, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
     )
+    _compiled = _kernel("input_gradient_bound")
     if _compiled is None:
         return _numpy.input_gradient_bound(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2002,21 +2118,26 @@ def query_gradient_eq18(
     Neglected: Cov(N, ||G||^2).
     Source: noci2022, Eq. 7.
     """
-    _compiled = _kernel("query_gradient_eq18")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, d_o, sigma_v2, sigma_k2, sigma_x2, tau,
     )
+    _compiled = _kernel("query_gradient_eq18")
     if _compiled is None:
         return _numpy.query_gradient_eq18(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2067,10 +2188,10 @@ def eq18_missing_factor(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 7; noci2022, Eq. 18.
     """
-    _compiled = _kernel("eq18_missing_factor")
     _arguments = (
         n, d, rho,
     )
+    _compiled = _kernel("eq18_missing_factor")
     if _compiled is None:
         return _numpy.eq18_missing_factor(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2121,17 +2242,20 @@ def matching_temperature(
     Neglected: nothing (exact).
     Source: noci2022, Eq. 19; noci2022, Eq. 45.
     """
-    _compiled = _kernel("matching_temperature")
     d = np.asarray(d, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, sigma_v2, sigma_k2, sigma_x2,
     )
+    _compiled = _kernel("matching_temperature")
     if _compiled is None:
         return _numpy.matching_temperature(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2186,17 +2310,20 @@ def matching_temperature_eq18(
     Neglected: Cov(N, ||G||^2).
     Source: noci2022, Eq. 19; noci2022, Eq. 45.
     """
-    _compiled = _kernel("matching_temperature_eq18")
     d = np.asarray(d, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, sigma_v2, sigma_k2, sigma_x2,
     )
+    _compiled = _kernel("matching_temperature_eq18")
     if _compiled is None:
         return _numpy.matching_temperature_eq18(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2257,23 +2384,29 @@ def norm_second_moment(
     Neglected: nothing (exact).
     Source: noci2022, Figure 10.
     """
-    _compiled = _kernel("norm_second_moment")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         n, d, L, C, T_X, G_2, Q_X, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("norm_second_moment")
     if _compiled is None:
         return _numpy.norm_second_moment(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2334,23 +2467,29 @@ def sum_second_moment(
     Neglected: nothing (exact).
     Source: noci2022, Figure 10.
     """
-    _compiled = _kernel("sum_second_moment")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         d, L, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("sum_second_moment")
     if _compiled is None:
         return _numpy.sum_second_moment(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2406,23 +2545,29 @@ def tail_ratio(
     Neglected: nothing (exact).
     Source: noci2022, Figure 10.
     """
-    _compiled = _kernel("tail_ratio")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if alpha_1 is None:
         alpha_1 = 1
+    alpha_1 = np.asarray(alpha_1, dtype=float)
     if alpha_2 is None:
         alpha_2 = 1
+    alpha_2 = np.asarray(alpha_2, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     _arguments = (
         d, L, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("tail_ratio")
     if _compiled is None:
         return _numpy.tail_ratio(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2476,23 +2621,29 @@ def tail_ratio_limit(
     Neglected: nothing (exact).
     Source: noci2022, Figure 10.
     """
-    _compiled = _kernel("tail_ratio_limit")
     d = np.asarray(d, dtype=float)
     if d_F is None:
         d_F = d
+    d_F = np.asarray(d_F, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_up2 is None:
         sigma_up2 = 1/d
+    sigma_up2 = np.asarray(sigma_up2, dtype=float)
     if sigma_down2 is None:
         sigma_down2 = 1/d
+    sigma_down2 = np.asarray(sigma_down2, dtype=float)
     if a_1 is None:
         a_1 = 1
+    a_1 = np.asarray(a_1, dtype=float)
     if a_2 is None:
         a_2 = 1
+    a_2 = np.asarray(a_2, dtype=float)
     _arguments = (
         d, d_F, a_1, a_2, sigma_v2, sigma_up2, sigma_down2,
     )
+    _compiled = _kernel("tail_ratio_limit")
     if _compiled is None:
         return _numpy.tail_ratio_limit(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2544,17 +2695,20 @@ def distance_to_uniform(
     Neglected: O(tau^4).
     Source: noci2022, Section A.5.
     """
-    _compiled = _kernel("distance_to_uniform")
     d = np.asarray(d, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     _arguments = (
         n, d, N, T_X, sigma_q2, sigma_k2, tau,
     )
+    _compiled = _kernel("distance_to_uniform")
     if _compiled is None:
         return _numpy.distance_to_uniform(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2607,19 +2761,23 @@ def distance_to_uniform_gaussian(
     Neglected: O(tau^4).
     Source: noci2022, Section A.5.
     """
-    _compiled = _kernel("distance_to_uniform_gaussian")
     d = np.asarray(d, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, sigma_q2, sigma_k2, sigma_x2, tau,
     )
+    _compiled = _kernel("distance_to_uniform_gaussian")
     if _compiled is None:
         return _numpy.distance_to_uniform_gaussian(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2678,21 +2836,26 @@ def output_norm_beyond_uniform(
     Neglected: O(tau^4).
     Source: noci2022, Section A.5.
     """
-    _compiled = _kernel("output_norm_beyond_uniform")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     _arguments = (
         n, d, N, C, G_2, W_X, d_o, sigma_v2, sigma_q2, sigma_k2, tau,
     )
+    _compiled = _kernel("output_norm_beyond_uniform")
     if _compiled is None:
         return _numpy.output_norm_beyond_uniform(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -2754,23 +2917,29 @@ def output_norm_beyond_uniform_gaussian(
     Neglected: O(tau^4).
     Source: noci2022, Section A.5.
     """
-    _compiled = _kernel("output_norm_beyond_uniform_gaussian")
     d = np.asarray(d, dtype=float)
     if d_o is None:
         d_o = d
+    d_o = np.asarray(d_o, dtype=float)
     if tau is None:
         tau = 1
+    tau = np.asarray(tau, dtype=float)
     if sigma_v2 is None:
         sigma_v2 = 1/d
+    sigma_v2 = np.asarray(sigma_v2, dtype=float)
     if sigma_q2 is None:
         sigma_q2 = 1/d
+    sigma_q2 = np.asarray(sigma_q2, dtype=float)
     if sigma_k2 is None:
         sigma_k2 = 1/d
+    sigma_k2 = np.asarray(sigma_k2, dtype=float)
     if sigma_x2 is None:
         sigma_x2 = 1
+    sigma_x2 = np.asarray(sigma_x2, dtype=float)
     _arguments = (
         n, d, rho, d_o, sigma_v2, sigma_q2, sigma_k2, sigma_x2, tau,
     )
+    _compiled = _kernel("output_norm_beyond_uniform_gaussian")
     if _compiled is None:
         return _numpy.output_norm_beyond_uniform_gaussian(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))

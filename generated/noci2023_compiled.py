@@ -160,7 +160,7 @@ def norm(
 
     .. math::
 
-        q = \frac{n q_0 \tau_0}{\sqrt{- 2 \beta^{2} t n q_0^{2} \rho^{2} + 4 \beta^{2} t n q_0^{2} \rho - 2 \beta^{2} t n q_0^{2} + 2 \beta^{2} t q_0^{2} \rho^{2} - 4 \beta^{2} t q_0^{2} \rho + 2 \beta^{2} t q_0^{2} + n^{2} \tau_0^{2}}}
+        q = \frac{n q_0 \tau_0}{\sqrt{2 \beta^{2} t q_0^{2} \left(1 - n\right) \left(\rho - 1\right)^{2} + n^{2} \tau_0^{2}}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -186,10 +186,10 @@ def norm(
     Neglected: O(1/d), the noise of finite width.
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("norm")
     _arguments = (
         n, rho, beta, tau_0, q_0, depth_ratio,
     )
+    _compiled = _kernel("norm")
     if _compiled is None:
         return _numpy.norm(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -243,10 +243,10 @@ def stopping_depth(
     Neglected: O(1/d), the noise of finite width.
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("stopping_depth")
     _arguments = (
         n, rho, beta, tau_0, q_0,
     )
+    _compiled = _kernel("stopping_depth")
     if _compiled is None:
         return _numpy.stopping_depth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -334,13 +334,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double q_0_ = a_q_0[i];
         const double rho_ = a_rho[i];
         const double tau_0_ = a_tau_0[i];
-        const double x0_ = square(rho_);
-        const double x1_ = depth_ratio_*square(beta_)*square(q_0_);
-        const double x2_ = 2.0*x1_;
-        const double x3_ = n_*x2_;
-        const double x4_ = 4.0*rho_*x1_;
-        const double x5_ = sqrt(n_*x4_ + x0_*x2_ + x2_ + square(n_)*square(tau_0_) - x0_*x3_ - x3_ - x4_);
-        const double next_0 = n_*q_0_*tau_0_/x5_;
+        const double x0_ = sqrt(2.0*depth_ratio_*(1.0 - n_)*square(beta_)*square(q_0_)*square(rho_ - 1.0) + square(n_)*square(tau_0_));
+        const double next_0 = n_*q_0_*tau_0_/x0_;
         result_0[i] = next_0;
     }
 }

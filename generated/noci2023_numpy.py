@@ -105,7 +105,7 @@ def norm(
 
     .. math::
 
-        q = \frac{n q_0 \tau_0}{\sqrt{- 2 \beta^{2} t n q_0^{2} \rho^{2} + 4 \beta^{2} t n q_0^{2} \rho - 2 \beta^{2} t n q_0^{2} + 2 \beta^{2} t q_0^{2} \rho^{2} - 4 \beta^{2} t q_0^{2} \rho + 2 \beta^{2} t q_0^{2} + n^{2} \tau_0^{2}}}
+        q = \frac{n q_0 \tau_0}{\sqrt{2 \beta^{2} t q_0^{2} \left(1 - n\right) \left(\rho - 1\right)^{2} + n^{2} \tau_0^{2}}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -146,7 +146,7 @@ def norm(
         ('depth_ratio', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_q = np.empty(_shape)
-    # 25 operations a point
+    # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -159,17 +159,8 @@ def norm(
             if check and _changed & 0b11 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
-            if _changed & 0b10:
-                x0 = np.square(rho)
-            if _changed & 0b110100:
-                x1 = depth_ratio*np.square(beta)*np.square(q_0)
-                x2 = 2*x1
-            if _changed & 0b110101:
-                x3 = n*x2
-            if _changed & 0b110110:
-                x4 = 4*rho*x1
-            x5 = np.sqrt(n*x4 + x0*x2 + x2 + np.square(n)*np.square(tau_0) - x0*x3 - x3 - x4)
-            _to_q[_at] = n*q_0*tau_0/x5
+            x0 = np.sqrt(2*depth_ratio*(1 - n)*np.square(beta)*np.square(q_0)*np.square(rho - 1) + np.square(n)*np.square(tau_0))
+            _to_q[_at] = n*q_0*tau_0/x0
 
     _in_parts(_work, workers)
     return _to_q[()]

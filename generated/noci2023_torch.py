@@ -29,7 +29,7 @@ def norm(
 
     .. math::
 
-        q = \frac{n q_0 \tau_0}{\sqrt{- 2 \beta^{2} t n q_0^{2} \rho^{2} + 4 \beta^{2} t n q_0^{2} \rho - 2 \beta^{2} t n q_0^{2} + 2 \beta^{2} t q_0^{2} \rho^{2} - 4 \beta^{2} t q_0^{2} \rho + 2 \beta^{2} t q_0^{2} + n^{2} \tau_0^{2}}}
+        q = \frac{n q_0 \tau_0}{\sqrt{2 \beta^{2} t q_0^{2} \left(1 - n\right) \left(\rho - 1\right)^{2} + n^{2} \tau_0^{2}}}
 
     Args:
         n: number of tokens, an integer >= 1.
@@ -64,14 +64,9 @@ def norm(
         n, rho, beta, tau_0, q_0, depth_ratio,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 25 operations a point
-    x0 = torch.square(rho)
-    x1 = depth_ratio*torch.square(beta)*torch.square(q_0)
-    x2 = 2*x1
-    x3 = n*x2
-    x4 = 4*rho*x1
-    x5 = torch.sqrt(n*x4 + x0*x2 + x2 + torch.square(n)*torch.square(tau_0) - x0*x3 - x3 - x4)
-    _to_q = n*q_0*tau_0/x5
+    # 18 operations a point
+    x0 = torch.sqrt(2*depth_ratio*(1 - n)*torch.square(beta)*torch.square(q_0)*torch.square(rho - 1) + torch.square(n)*torch.square(tau_0))
+    _to_q = n*q_0*tau_0/x0
     return _to_q.expand(_shape)
 
 

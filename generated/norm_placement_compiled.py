@@ -235,10 +235,10 @@ def pre_stream(
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma
     A.4.
     """
-    _compiled = _kernel("pre_stream")
     _arguments = (
         q_0, gain_v, m, chi, L,
     )
+    _compiled = _kernel("pre_stream")
     if _compiled is None:
         return _numpy.pre_stream(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -291,10 +291,10 @@ def pre_exponents(
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma
     A.4.
     """
-    _compiled = _kernel("pre_exponents")
     _arguments = (
         gain_v, m, chi,
     )
+    _compiled = _kernel("pre_exponents")
     if _compiled is None:
         return _numpy.pre_exponents(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -346,10 +346,10 @@ def peri_stream(
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma
     A.4.
     """
-    _compiled = _kernel("peri_stream")
     _arguments = (
         q_0, m, chi, L,
     )
+    _compiled = _kernel("peri_stream")
     if _compiled is None:
         return _numpy.peri_stream(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -400,10 +400,10 @@ def peri_exponents(
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma
     A.4.
     """
-    _compiled = _kernel("peri_exponents")
     _arguments = (
         m, chi,
     )
+    _compiled = _kernel("peri_exponents")
     if _compiled is None:
         return _numpy.peri_exponents(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -455,10 +455,10 @@ def parallel_stream(
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma
     A.4.
     """
-    _compiled = _kernel("parallel_stream")
     _arguments = (
         q_0, gain_v, m, chi, L,
     )
+    _compiled = _kernel("parallel_stream")
     if _compiled is None:
         return _numpy.parallel_stream(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -511,10 +511,10 @@ def parallel_exponents(
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.6; noci2022, Lemma A.5; noci2022, Lemma
     A.4.
     """
-    _compiled = _kernel("parallel_exponents")
     _arguments = (
         gain_v, m, chi,
     )
+    _compiled = _kernel("parallel_exponents")
     if _compiled is None:
         return _numpy.parallel_exponents(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))

@@ -183,10 +183,10 @@ def critical_relu(
     Neglected: O(1/d), relative O(1/l).
     Source: noci2022, Lemma A.4; kedia2024, component table; noci2022, Lemma A.5; ba2016, Section 3.
     """
-    _compiled = _kernel("critical_relu")
     _arguments = (
         sigma_w, alpha_2, layer,
     )
+    _compiled = _kernel("critical_relu")
     if _compiled is None:
         return _numpy.critical_relu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -234,10 +234,10 @@ def critical_smooth(
     Neglected: O(1/d), relative O(1/l).
     Source: noci2022, Lemma A.4; kedia2024, component table; noci2022, Lemma A.5; ba2016, Section 3.
     """
-    _compiled = _kernel("critical_smooth")
     _arguments = (
         chi, c_2, alpha_2, layer,
     )
+    _compiled = _kernel("critical_smooth")
     if _compiled is None:
         return _numpy.critical_smooth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -258,14 +258,14 @@ def critical_smooth(
 def critical_bias_erf(
     sigma_w, *, check=None, workers=1,
 ):
-    r"""Variance of the output bias at which an erf network is critical.
+    r"""Variance of the output bias at which an erf network is critical. It vanishes like the sixth power of sigma_w, and cancels in its terms.
 
     .. math::
 
         \mathrm{sigma\_b2} = - \frac{8 \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}
 
     Args:
-        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 1/10.
 
     Every argument is a number or an array; they broadcast against each other as in numpy and the result has the
     broadcast shape and dtype float64 (a numpy float64 for numbers). Ranges are checked as in the numpy module.
@@ -283,16 +283,16 @@ def critical_bias_erf(
     Neglected: O(1/d), relative O(1/l).
     Source: noci2022, Lemma A.4; kedia2024, component table; noci2022, Lemma A.5; ba2016, Section 3.
     """
-    _compiled = _kernel("critical_bias_erf")
     _arguments = (
         sigma_w,
     )
+    _compiled = _kernel("critical_bias_erf")
     if _compiled is None:
         return _numpy.critical_bias_erf(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('sigma_w', 0.0, None, False, False, 'a number >= 0'),
+            ('sigma_w', 0.1, None, False, False, 'a number >= 1/10'),
         )
         (
             sigma_w,
@@ -329,10 +329,10 @@ def marginal_relu(
     Neglected: O(1/d), relative O(1/log l).
     Source: ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("marginal_relu")
     _arguments = (
         layer,
     )
+    _compiled = _kernel("marginal_relu")
     if _compiled is None:
         return _numpy.marginal_relu(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -409,11 +409,18 @@ static inline double f_log(double x) {
     return x > 0.0 && x < INFINITY ? value : (x == 0.0 ? -INFINITY : (x > 0.0 ? x : NAN));
 }
 """,
+    "f_atan": r"""
+/* atan(over/below), by the angle between it and 0, a quarter or a half of pi. */
+static inline double f_atan(double over, double below) {
+    const double x = fabs(over), y = fabs(below);
+    const int steep = x > 0x1.3504f333f9de6p+1*y, middle = x > 0x1.a827999fcef34p-2*y;
+    const double num = steep ? -y : middle ? x - y : x, den = steep ? x : middle ? x + y : y;
+    const double from = steep ? M_PI_2 : middle ? M_PI_4 : 0.0, t = num/den, z = t*t, angle = from + (t + t*z*(((((((((0x1.74bea059cee82p-6*z + -0x1.6f4657797fec4p-5)*z + 0x1.d5eb9ad0804d0p-5)*z + -0x1.105e40d85ead1p-4)*z + 0x1.3b068efc532d3p-4)*z + -0x1.745c7f8421f5cp-4)*z + 0x1.c71c6dd1ca28cp-4)*z + -0x1.2492491dd4b29p-3)*z + 0x1.9999999990a9fp-3)*z + -0x1.5555555555546p-2));
+    return copysign(angle, copysign(1.0, below)*over);
+}
+""",
     "square": r"""
 static inline double square(double x) { return x*x; }
-""",
-    "each_atan": r"""
-static void each_atan(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = atan(x[i]); }
 """,
 }
 
@@ -460,35 +467,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "critical_bias_erf": (
-        ('square', 'each_atan'),
+        ('f_atan', 'square'),
         r"""
 enum { INPUTS = 1, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
     const double *restrict a_sigma_w = in[0];
     double *restrict result_0 = out[0];
-    double a_x0[BLOCK];
-    double a_x1[BLOCK];
-    double a_x2[BLOCK];
-    double a_y0[BLOCK];
-    double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double sigma_w_ = a_sigma_w[i];
         const double x0_ = square(sigma_w_);
-        a_x0[i] = x0_;
         const double x1_ = sqrt(x0_ + 0.25);
-        a_x1[i] = x1_;
         const double x2_ = 4.0*x0_ + 1.0;
-        a_x2[i] = x2_;
         const double x3_ = sqrt(x2_);
-        const double y0_ = 2.0*x0_/x3_;
-        a_y0[i] = y0_;
-    }
-    each_atan(count, a_y0, a_x4);
-    for (long i = 0; i < count; i++) {
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x4_ = a_x4[i];
+        const double x4_ = f_atan(2.0*x0_, x3_);
         const double next_0 = 2.5464790894703255*x0_*x1_/x2_ - 0.6366197723675814*x4_;
         result_0[i] = next_0;
     }

@@ -181,10 +181,10 @@ def deepnorm_update(
     Neglected: O(1/d).
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table.
     """
-    _compiled = _kernel("deepnorm_update")
     _arguments = (
         lam, beta, L,
     )
+    _compiled = _kernel("deepnorm_update")
     if _compiled is None:
         return _numpy.deepnorm_update(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -228,10 +228,10 @@ def deepnorm_skip(
     Neglected: O(1/d).
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table.
     """
-    _compiled = _kernel("deepnorm_skip")
     _arguments = (
         beta, L,
     )
+    _compiled = _kernel("deepnorm_skip")
     if _compiled is None:
         return _numpy.deepnorm_skip(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -274,10 +274,10 @@ def tfixup_update(
     Neglected: nothing (exact).
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("tfixup_update")
     _arguments = (
         q_0, beta, L,
     )
+    _compiled = _kernel("tfixup_update")
     if _compiled is None:
         return _numpy.tfixup_update(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -322,10 +322,10 @@ def ds_init_gap(
     Neglected: O(1/d).
     Source: noci2022, Lemma A.6; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table.
     """
-    _compiled = _kernel("ds_init_gap")
     _arguments = (
         gain_v, L,
     )
+    _compiled = _kernel("ds_init_gap")
     if _compiled is None:
         return _numpy.ds_init_gap(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
@@ -367,10 +367,10 @@ def rezero_growth(
     Neglected: nothing (exact).
     Source: noci2022, Lemma A.4; noci2022, Lemma A.5.
     """
-    _compiled = _kernel("rezero_growth")
     _arguments = (
         alpha_1, L,
     )
+    _compiled = _kernel("rezero_growth")
     if _compiled is None:
         return _numpy.rezero_growth(*_arguments, check=check, workers=workers)
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))

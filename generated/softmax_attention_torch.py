@@ -328,10 +328,11 @@ def _row_block(requests, scale, tokens, dimension, shared, step):
 def _row_moments(requests, variance, tokens, dimension, step=0.27):
     """E prod_b sum_j w_j^(k_b) c_j^(p_b) of a row of softmax weights, of shape (requests, points)."""
     scale = torch.sqrt(variance)
-    found = torch.zeros((len(requests), len(scale)), dtype=torch.float64)
+    found = torch.zeros((len(requests), len(scale)), dtype=torch.float64) + torch.where(scale <= 64, 0 * tokens, _plain_float('nan'))
     smooth = torch.isinf(dimension) | (dimension >= 64)
     shared = smooth & (scale >= 0.7)
     kind = torch.where(shared, 0, torch.where(dimension < 0, 1, torch.where(torch.isinf(dimension), 2, 3)))
+    kind = torch.where(scale <= 64, kind, 4)
     for code in range(4):
         places = torch.arange(len(scale))[kind == code]
         key = scale[places] + torch.where(tokens[places] > 128, 0.0, 1000000.0)
@@ -436,10 +437,10 @@ def _pair_moments(requests, first, second, deficit, tokens, extra, step=0.27):
     times = [torch.where(multiple <= 24, multiple, 0 * multiple) for multiple in times]
     steps = [torch.where(multiple > 0, multiple * load * width, step + 0 * load) for multiple, load in zip(times, loads, strict=True)]
     power = max((sum((k + m for k, m in powers)) for powers in requests))
-    found = torch.zeros((len(requests), len(first)), dtype=torch.float64)
+    found = torch.zeros((len(requests), len(first)), dtype=torch.float64) + torch.where(sharp <= 32, 0 * tokens, _plain_float('nan'))
     code = torch.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + torch.where(tokens > 128, 0.0, 2048.0)
-    for kind in sorted({_plain_float(item) for item in code}):
-        places = torch.arange(len(first))[code == kind]
+    for kind in sorted({_plain_float(item) for item in code[sharp <= 32]}):
+        places = torch.arange(len(first))[(code == kind) & (sharp <= 32)]
         key = sharp[places]
         places = places[torch.argsort(key)]
         key = key[torch.argsort(key)]
@@ -463,6 +464,27 @@ def _legendre_nodes(count):
         matrix[:, k, k - 1] = matrix[:, k - 1, k] = k / (4 * k * k - 1) ** 0.5
     nodes, vectors = torch.linalg.eigh(matrix)
     return ((1 + nodes[0]) / 2, vectors[0, 0] ** 2)
+
+
+def _chebyshev_nodes(count):
+    """Chebyshev's nodes on [0, 1]."""
+    return (1 + torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (3.141592653589793 / count))) / 2
+
+
+def _chebyshev_values(place, count):
+    """Chebyshev's polynomials of degree below count on [0, 1], of shape (count, points)."""
+    z = 2 * place - 1
+    found = [1 + 0 * z, z]
+    for _ in range(count - 2):
+        found.append(2 * z * found[-1] - found[-2])
+    return torch.stack(found)
+
+
+def _chebyshev_series(count):
+    """The matrix that makes the coefficients of Chebyshev's polynomials from values at the nodes."""
+    unit = _chebyshev_values(_chebyshev_nodes(count), count) * (2.0 / count)
+    unit[0] = unit[0] / 2
+    return unit
 
 
 def _one_shape(*values):
@@ -664,6 +686,11 @@ def _in_double(function, *values):
     double = [
         value if value is None else torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in values
     ]
+    try:
+        float(sum(value.detach().sum() for value in double if value is not None))
+    except RuntimeError as error:
+        raise RuntimeError("moments of softmax weights choose their grids by the numbers in a tensor, which torch.func.vmap "
+                           "hides: call the function itself with tensors of all points") from error
     return function(*double).to(dtype=given.dtype, device=given.device)
 
 
@@ -852,17 +879,20 @@ def _middle(variance, tokens, extra):
 
 def _pair_ends(variance, dimension, tokens, extra):
     """What the overlap of pairs of rows is interpolated from, of shape (5, pairs, variances), by blocks of variances."""
+    known = variance <= 400
+    inside = torch.where(known, variance, 1.0)
+    size = max(1, _plain_int(320 / (20 + _plain_float(inside.max()))))
     parts = []
-    for start in range(0, len(variance), 16):
-        a, law = (variance[start:start + 16], dimension[start:start + 16])
+    for start in range(0, len(variance), size):
+        a, law = (inside[start:start + size], dimension[start:start + size])
         parts.append(torch.concatenate([_outer_ends(a, law, tokens, extra), _middle(a, tokens, extra)[None]]))
-    return torch.concatenate(parts, 2)
+    return torch.where(known, torch.concatenate(parts, 2), _plain_float('nan'))
 
 
 def _overlap_and_slope(variance, gap, tokens, extra, dimension=None, evaluate=_pair_ends):
     """O and B of pairs of rows of tokens and tokens + extra keys, stacked."""
     a = variance + 1e-12 + 0 * tokens[:1]
-    law = 0 * a + _plain_float('inf') if dimension is None else dimension + 0 * a
+    law = torch.zeros(a.shape, dtype=torch.float64) + (_plain_float('inf') if dimension is None else dimension)
     first, more = ((item + 0 * tokens).reshape(-1) for item in (tokens, extra))
     ends = evaluate(a.reshape(-1), law.reshape(-1), first, more)
     level, zero, start, end, middle = ends.reshape(5, len(first), *a.shape[1:])
@@ -918,6 +948,100 @@ def _pair_means(moment, count, tokens, law, *free):
         return [(weights * part * (value + 0 * cosine)).sum(2).sum(1).sum(0) for value in values]
     shape, columns = _one_shape(tokens, *law, *free)
     return _averages(mean, columns, shape, count)
+
+
+def _panels(scale):
+    """The lower ends and the widths of the panels of score deviations."""
+    width = torch.where(scale < 0.5, 0.25, 2 ** torch.floor(torch.log2(torch.clip(scale, 1.0, None))) / 2)
+    return (torch.floor(scale / width) * width, width)
+
+
+def _places(variance, low, width):
+    """Where score variances are on their panels, from 0 to 1."""
+    return torch.where(low == 0, variance / width ** 2, (torch.sqrt(variance) - low) / width)
+
+
+def _variances(low, count):
+    """Score variances at the Chebyshev nodes of panels, of shape (panels, count)."""
+    low, width = (item[:, None] for item in _panels(low))
+    nodes = _chebyshev_nodes(count)
+    return torch.where(low == 0, width ** 2 * nodes, (low + width * nodes) ** 2)
+
+
+def _different(*columns):
+    """The different rows of some columns as tuples of numbers, and for every row which of them it is."""
+    code = torch.zeros(len(columns[0]), dtype=torch.int64)
+    for column in columns:
+        values, index = torch.unique(column, return_inverse=True)
+        code = code * len(values) + index
+    codes, place = torch.unique(code, return_inverse=True)
+    one = torch.zeros(len(codes), dtype=torch.int64)
+    one[place] = torch.arange(len(place))
+    return (list(zip(*(column[one].tolist() for column in columns), strict=True)), place)
+
+
+def _fill_rows(requests, keys, tables):
+    """Add the series of moments that tables has not, by panel, tokens and dimension."""
+    if len(tables) > 100000:
+        tables.clear()
+    missing = [key for key in keys if any(((powers, *key) not in tables for powers in requests))]
+    if len(missing) == 0:
+        return
+    low, tokens, dimension = (torch.asarray(column, dtype=torch.float64) for column in zip(*missing, strict=True))
+    variance = _variances(low, 16)
+    flat = [(item[:, None] + torch.zeros((1, 16), dtype=torch.float64)).reshape(-1) for item in (tokens, dimension)]
+    values = _row_moments(requests, variance.reshape(-1), *flat).reshape(len(requests), len(missing), 16)
+    for powers, each in zip(requests, values, strict=True):
+        odd = sum((p for _, p in powers)) % 2
+        for key, series in zip(missing, each / variance ** (odd / 2) @ _chebyshev_series(16).T, strict=True):
+            tables[powers, *key] = series.tolist()
+
+
+def _tabulated_rows(requests, variance, tokens, dimension, tables):
+    """symprop.functions.softmax_numeric.row_moments, interpolated; tables keeps the series."""
+    known = variance < 4096
+    inside = torch.where(known, variance, 1.0)
+    low, width = _panels(torch.sqrt(inside))
+    keys, place = _different(low, tokens, dimension)
+    _fill_rows(requests, keys, tables)
+    values = _chebyshev_values(_places(inside, low, width), 16)
+    found = []
+    for powers in requests:
+        series = torch.asarray([tables[powers, *key] for key in keys], dtype=torch.float64).T
+        total = sum((series[k][place] * values[k] for k in range(16)))
+        odd = sum((p for _, p in powers)) % 2
+        found.append(torch.where(known, total * torch.sqrt(inside) if odd else total, _plain_float('nan')))
+    return torch.stack(found)
+
+
+def _pair_series(low, dimension, tokens, extra, tables):
+    """The series of the ends of pairs on one panel, of shape (5, pairs, 8); those of the middle serve all dimensions."""
+    key = (low, tuple(tokens.tolist()), tuple(extra.tolist()))
+    panel = torch.asarray([low], dtype=torch.float64)
+    if key not in tables:
+        variance = _variances(panel, 4)[0]
+        middle = _middle(variance, tokens, extra) / variance @ _chebyshev_series(4).T
+        tables[key] = torch.concatenate([middle, 0 * middle], 1)[None]
+    if (*key, dimension) not in tables:
+        variance = _variances(panel, 8)[0]
+        outer = _outer_ends(variance, 0 * variance + dimension, tokens, extra) / variance
+        tables[*key, dimension] = torch.concatenate([outer @ _chebyshev_series(8).T, tables[key]])
+    return tables[*key, dimension]
+
+
+def _tabulated_ends(variance, dimension, tokens, extra, tables):
+    """symprop.functions.causal_numeric.pair_ends, interpolated; tables keeps the series."""
+    if len(tables) > 1000:
+        tables.clear()
+    known = variance < 400
+    inside = torch.where(known, variance, 1.0)
+    low, width = _panels(torch.sqrt(inside))
+    keys, place = _different(low, dimension)
+    values = _chebyshev_values(_places(inside, low, width), 8) * torch.where(known, inside, _plain_float('nan'))
+    found = torch.zeros((5, len(tokens), len(variance)), dtype=torch.float64)
+    for k, (start, law) in enumerate(keys):
+        found[:, :, place == k] = _pair_series(start, law, tokens, extra, tables) @ values[:, place == k]
+    return found
 
 
 def _frequencies(key_width, rotated, base):
@@ -992,11 +1116,28 @@ def _lag_means(moment, count, spread, tokens, key_width, rotated, base, *free):
     return found.reshape(count, *shape)
 
 
-def _causal_ends(*arguments):
-    """Ends of the overlaps of pairs of rows; a derivative evaluates them again, so that no sum over a grid is recorded."""
-    if not torch.is_grad_enabled() or not any(item.requires_grad for item in arguments):
-        return _pair_ends(*arguments)
-    return torch.utils.checkpoint.checkpoint(_pair_ends, *arguments, use_reentrant=False)
+_CAUSAL_ROWS = {}
+_CAUSAL_PAIRS = {}
+
+
+def _varied(D):
+    """Whether a derivative in the dimension of the keys is wanted, which a table has not."""
+    return isinstance(D, torch.Tensor) and D.requires_grad
+
+
+def _causal_rows(D):
+    """A function of moments of rows under a mask."""
+    return _differentiable_row if _varied(D) else lambda *at: _tabulated_rows(*at, _CAUSAL_ROWS)
+
+
+def _causal_ends(D):
+    """A function of what the overlaps of pairs of rows are interpolated from."""
+    return _pair_ends if _varied(D) else lambda *at: _tabulated_ends(*at, _CAUSAL_PAIRS)
+
+
+def _softmax_causal_row(requests, a, n, D, w):
+    """Moments of a row of softmax weights, one for each request."""
+    return _in_double(lambda *x: _averaged_moments(requests, *x, _causal_rows(D)), a, n, D, w)
 
 
 def _softmax_causal_rows(*at):
@@ -1021,12 +1162,12 @@ def _softmax_rotary_averages(n, d_k, rotated, base):
 
 def _softmax_causal_pair(a, g, t, m, D):
     """Overlap of two rows, and of their Jacobians."""
-    return _in_double(lambda a, g, t, m, D: _overlap_and_slope(a, g, t, m, D, _causal_ends), a, g, t, m, D)
+    return _in_double(lambda a, g, t, m, D: _overlap_and_slope(a, g, t, m, D, _causal_ends(D)), a, g, t, m, D)
 
 
 def _softmax_causal_growth(a, g, t, m, D):
     """How the overlap of two rows grows with the scale of the scores."""
-    return _in_double(lambda a, g, t, m, D: _overlap_growth(a, g, t, m, D, _causal_ends), a, g, t, m, D)
+    return _in_double(lambda a, g, t, m, D: _overlap_growth(a, g, t, m, D, _causal_ends(D)), a, g, t, m, D)
 
 
 def _softmax_layer_exact_nodes(D, d_k, deficit, bias):
@@ -1789,39 +1930,39 @@ def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
     x1 = 1/D
     x2 = 4*x1
     x3 = 2*x1
-    x4 = 1/x0
-    x5 = 6*x1
+    x4 = 6*x1
+    x5 = 1/x0
     x6 = 1/d_k
     x7 = 1 - x6
     x8 = torch.sqrt(x7)
-    x9 = 1/(bias + 1)
-    x10 = torch.sqrt(x3*x7 + 1)
-    x11 = x2*x7
-    x12 = torch.sqrt(x11 + 1)
-    x13 = x4*x8
-    x14 = -2.8284271247461903*x4*x8
-    x15 = 1/(x11 + 2)
-    x16 = 1.4142135623730951*x13
-    x17 = 2*x12
-    x18 = 2.8284271247461903*x13
-    x19 = torch.arctan(x16/x10)
-    x20 = 0.3333333333333333*x19
+    x9 = 1.4142135623730951*x8
+    x10 = 1/(bias + 1)
+    x11 = torch.sqrt(x3*x7 + 1)
+    x12 = x2*x7
+    x13 = torch.sqrt(x12 + 1)
+    x14 = 2.8284271247461903*x5*x8
+    x15 = -2.8284271247461903*x5*x8
+    x16 = 1/(x12 + 2)
+    x17 = torch.arctan(x9/(x0*x11))
+    x18 = 2*x13
+    x19 = x5*x9
+    x20 = 0.3333333333333333*x17
     x21 = torch.sin(x20 + 1.0471975511965979)
     x22 = torch.sin(x20)
     x23 = torch.cos(x20 + 0.5235987755982989)
-    x24 = x17*x21 + x18
-    x25 = (-x14) - x17*x22
-    x26 = (-x14) - x17*x23
-    x27 = x16*x24
-    x28 = x16*x25
-    x29 = x16*x26
+    x24 = x14 + x18*x21
+    x25 = (-x15) - x18*x22
+    x26 = (-x15) - x18*x23
+    x27 = x19*x24
+    x28 = x19*x25
+    x29 = x19*x26
     x30 = torch.square(x24)
     x31 = torch.square(x25)
     x32 = torch.square(x26)
-    x33 = 1/(x15*torch.square(x30 - x18*x24 - 1) + x30 + 1)
-    x34 = 1/(x15*torch.square(x31 - x18*x25 - 1) + x31 + 1)
-    x35 = 1/(x15*torch.square(x32 - x18*x26 - 1) + x32 + 1)
-    x36 = deficit*x9
+    x33 = 1/(x16*torch.square(x30 - x14*x24 - 1) + x30 + 1)
+    x34 = 1/(x16*torch.square(x31 - x14*x25 - 1) + x31 + 1)
+    x35 = 1/(x16*torch.square(x32 - x14*x26 - 1) + x32 + 1)
+    x36 = deficit*x10
     x37 = 1 - x36
     x38 = 2 - x36
     x39 = torch.square(x37)
@@ -1839,23 +1980,23 @@ def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
     x51 = x37*x48
     x52 = x36 + x45*x51 - x49
     x53 = x3*x42 + 0.6666666666666666 - x2 - 2*x6
-    x54 = torch.sqrt((x5 + 3*x6 - 3*x46)/(12*x1 + 6*x6 + 1 - x42*x5))
+    x54 = torch.sqrt((x4 + 3*x6 - 3*x46)/(12*x1 + 6*x6 + 1 - x4*x42))
     x55 = x3 + x6 + 0.16666666666666666 - x46
     x56 = x40*x54
-    x57 = 0.7071067811865476*x4*x40*x51/(x43*x8)
-    x58 = x49 + x56 - deficit*x1*x37*x38*x48*x9 - x36
-    x59 = x24*x57
-    x60 = x25*x57
-    x61 = x26*x57
-    x62 = x50*(x27*x43 + 1)
-    x63 = x50*(x28*x43 + 1)
-    x64 = x50*(x29*x43 + 1)
-    x65 = x52 - x59
-    x66 = x52 - x60
-    x67 = x52 - x61
-    x68 = x27*x44 + x47*x62
-    x69 = x28*x44 + x47*x63
-    x70 = x29*x44 + x47*x64
+    x57 = 0.7071067811865476*x40*x5*x51/(x43*x8)
+    x58 = x49 + x56 - deficit*x1*x10*x37*x38*x48 - x36
+    x59 = x50*(x27*x43 + 1)
+    x60 = x50*(x28*x43 + 1)
+    x61 = x50*(x29*x43 + 1)
+    x62 = x24*x57
+    x63 = x25*x57
+    x64 = x26*x57
+    x65 = x27*x44 + x47*x59
+    x66 = x28*x44 + x47*x60
+    x67 = x29*x44 + x47*x61
+    x68 = x52 - x62
+    x69 = x52 - x63
+    x70 = x52 - x64
     x71 = x33*x55
     x72 = x34*x55
     x73 = x35*x55
@@ -1866,33 +2007,33 @@ def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
         x33,
         x34,
         x35,
-        x62,
-        x62,
-        x62,
-        x63,
-        x63,
-        x63,
-        x64,
-        x64,
-        x64,
-        x68,
-        x68,
-        x68,
-        x69,
-        x69,
-        x69,
-        x70,
-        x70,
-        x70,
-        (-x58) - x59,
+        x59,
+        x59,
+        x59,
+        x60,
+        x60,
+        x60,
+        x61,
+        x61,
+        x61,
         x65,
-        x56 + x65,
-        (-x58) - x60,
+        x65,
+        x65,
         x66,
-        x56 + x66,
-        (-x58) - x61,
+        x66,
+        x66,
         x67,
-        x56 + x67,
+        x67,
+        x67,
+        (-x58) - x62,
+        x68,
+        x56 + x68,
+        (-x58) - x63,
+        x69,
+        x56 + x69,
+        (-x58) - x64,
+        x70,
+        x56 + x70,
         x71,
         x33*x53,
         x71,
@@ -2280,8 +2421,8 @@ def _means_26b0a3_moment(at_0, d, d_k, gap, q, sigma_k2, sigma_q2):
     x3 = torch.square(x2)
     x4 = 1 - x3
     x5 = sigma_k2*sigma_q2*x2*torch.square(d)
-    x6 = _softmax_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((3, 0),), 1)], x5, at_0, None, x1)
-    x7 = _softmax_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 2),), 0), (((3, 0),), 1)], x5, at_0, d, x1)
+    x6 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((3, 0),), 1)], x5, at_0, None, x1)
+    x7 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 2),), 0), (((3, 0),), 1)], x5, at_0, d, x1)
     x8 = x7[1]
     x9 = x6[1]
     return [
@@ -2348,9 +2489,9 @@ def _means_32c85e_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
     x0 = torch.where((at_0) == (1), torch.full_like(at_0 - 1, 1), 0)
     x1 = at_2*gap*q*sigma_k2*sigma_q2
     x2 = x1*torch.square(d)
-    x3 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_0, None, 0)
+    x3 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_0, None, 0)
     x4 = x3[0]
-    x5 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_1, None, 0)
+    x5 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_1, None, 0)
     x6 = x5[0]
     x7 = torch.sqrt(x0 + (x3[1] + 1 - 2*x4)*(x5[1] + 1 - 2*x6))
     x8 = (1 - x4)*(1 - x6)
@@ -2368,7 +2509,7 @@ def _means_32c85e(number_0, number_1, number_2, number_3, number_4, number_5, d,
 def _means_3b53c9_moment(at_0, d, d_k, gap, q, sigma_k2, sigma_q2):
     """The moments at one place."""
     x0 = 1/d
-    x1 = _softmax_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0)], gap*q*sigma_k2*sigma_q2*torch.square(d), at_0, None, (1 + 2/d_k)*torch.square(2*x0 + 1) - 1)
+    x1 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0)], gap*q*sigma_k2*sigma_q2*torch.square(d), at_0, None, (1 + 2/d_k)*torch.square(2*x0 + 1) - 1)
     x2 = x1[1]
     return [
         x2,
@@ -2398,17 +2539,17 @@ def _means_3bcf87_moment(at_0, at_1, at_2, at_3, d, d_k, gap, q, sigma_k2, sigma
     x12 = x10*x7
     x13 = at_2*d*x9
     x14 = at_2*x10
-    x15 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_0, None, 0)
-    x16 = _softmax_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 2),), 0), (((3, 0),), 0)], x14, at_0, d, 0)
+    x15 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_0, None, 0)
+    x16 = _softmax_causal_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 2),), 0), (((3, 0),), 0)], x14, at_0, d, 0)
     x17 = x15[0]
-    x18 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_1, None, 0)
-    x19 = _softmax_row([(((1, 1),), 0)], x14, at_1, d, 0)
+    x18 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_1, None, 0)
+    x19 = _softmax_causal_row([(((1, 1),), 0)], x14, at_1, d, 0)
     x20 = x18[0]
     x21 = x14*(1 - at_3)
-    x22 = _softmax_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, None, x4)
-    x23 = _softmax_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, d, x4)
-    x24 = _softmax_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, None, x4)
-    x25 = _softmax_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, d, x4)
+    x22 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, None, x4)
+    x23 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, d, x4)
+    x24 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, None, x4)
+    x25 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, d, x4)
     x26 = torch.sqrt(x0 + (x15[1] + 1 - 2*x17)*(x18[1] + 1 - 2*x20))
     x27 = (1 - x17)*(1 - x20)
     x28 = _softmax_causal_pair(x14, x21, at_0, x3, None)
@@ -2423,55 +2564,13 @@ def _means_3bcf87(number_0, number_1, number_2, number_3, number_4, number_5, d,
     return _in_double(lambda number_0, number_1, number_2, number_3, number_4, number_5, d, d_k, gap, q, sigma_k2, sigma_q2: _softmax_causal_pairs(_means_3bcf87_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, d_k, gap, q, sigma_k2, sigma_q2), number_0, number_1, number_2, number_3, number_4, number_5, d, d_k, gap, q, sigma_k2, sigma_q2)
 
 
-def _means_506411_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = torch.square(d)
-    x1 = 1/d
-    x2 = d - 1
-    x3 = 2*x1
-    x4 = 1/x0
-    x5 = x4*(2*d - 2)
-    x6 = 1/d_k
-    x7 = torch.square(gap)
-    x8 = 1/(x3 + x6)
-    x9 = x1*x8
-    x10 = x8*(x1 + x6)
-    x11 = gap*q
-    x12 = _softmax_row([(((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 1), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (1, 2)), 1), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((1, 2), (1, 2)), 1), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], sigma_k2*sigma_q2*x0*x11, at_0, None, (2*x6 + 1)*torch.square(x3 + 1) - 1)
-    x13 = x12[11]
-    x14 = x12[13]
-    x15 = 2*x12[17]
-    x16 = x12[6] + x12[16] - 2*x12[8]
-    x17 = x12[2] + x12[10] - 2*x12[4]
-    x18 = x12[12]
-    x19 = x12[14]
-    x20 = 2*x12[18]
-    x21 = x12[5] + x12[15] - 2*x12[7]
-    x22 = x12[1] + x12[9] - 2*x12[3]
-    x23 = x13 + x14 - x15
-    x24 = x1*(x20 + 1 - 3*x18) + x16*x5 + x18 + x19 + x4*(x17 + 2*x18 - x19 - 1) - x20
-    x25 = x1*(x15 + 1 - 3*x13) + x21*x5 + x23 + x4*(2*x13 + x22 - x14 - 1)
-    x26 = P*x11*x23/(1 - P)
-    return [
-        x26 + x7*(x9*(x24 + x6*(x1*(x16*x2 + x17) - x24)) + (1 - x9)*(x25 + x6*(x1*(x2*x21 + x22) - x25))),
-        x26 + x7*(x10*x24 + x25*(1 - x10)),
-        x13,
-        x1*(x12[0] - x13) + x13,
-    ]
-
-
-def _means_506411(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """Averages over rows of a causal mask."""
-    return _in_double(lambda number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2: _softmax_causal_rows(_means_506411_moment, 4, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2), number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
-
-
 def _means_59b269_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
     """The moments at one place."""
     x0 = torch.where((at_0) == (1), torch.full_like(at_0 - 1, 1), 0)
     x1 = at_2*gap*q*sigma_k2*sigma_q2*torch.square(d)
-    x2 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_0, None, 0)
+    x2 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_0, None, 0)
     x3 = x2[0]
-    x4 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_1, None, 0)
+    x4 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_1, None, 0)
     x5 = x4[0]
     x6 = torch.sqrt(x0 + (x2[1] + 1 - 2*x3)*(x4[1] + 1 - 2*x5))
     x7 = (1 - x3)*(1 - x5)
@@ -2616,6 +2715,48 @@ def _means_8af624(number_0, number_1, number_2, number_3, number_4, number_5, d,
     return _in_double(lambda number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2: _softmax_causal_pairs(_means_8af624_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2), number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2)
 
 
+def _means_929640_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = torch.square(d)
+    x1 = 1/d
+    x2 = d - 1
+    x3 = 2*x1
+    x4 = 1/x0
+    x5 = x4*(2*d - 2)
+    x6 = 1/d_k
+    x7 = 1/(x3 + x6)
+    x8 = x1*x7
+    x9 = x7*(x1 + x6)
+    x10 = gap*q
+    x11 = (1 + 4*gap*x1/(at_0*q))*torch.square(gap)
+    x12 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 1), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (1, 2)), 1), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((1, 2), (1, 2)), 1), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], sigma_k2*sigma_q2*x0*x10, at_0, None, (2*x6 + 1)*torch.square(x3 + 1) - 1)
+    x13 = x12[11]
+    x14 = x12[13]
+    x15 = 2*x12[17]
+    x16 = x12[6] + x12[16] - 2*x12[8]
+    x17 = x12[2] + x12[10] - 2*x12[4]
+    x18 = x12[12]
+    x19 = x12[14]
+    x20 = 2*x12[18]
+    x21 = x12[5] + x12[15] - 2*x12[7]
+    x22 = x12[1] + x12[9] - 2*x12[3]
+    x23 = x13 + x14 - x15
+    x24 = x1*(x20 + 1 - 3*x18) + x16*x5 + x18 + x19 + x4*(x17 + 2*x18 - x19 - 1) - x20
+    x25 = x1*(x15 + 1 - 3*x13) + x21*x5 + x23 + x4*(2*x13 + x22 - x14 - 1)
+    x26 = P*x10*x23/(1 - P)
+    return [
+        x11*(x8*(x24 + x6*(x1*(x16*x2 + x17) - x24)) + (1 - x8)*(x25 + x6*(x1*(x2*x21 + x22) - x25))) + x26,
+        x11*(x24*x9 + x25*(1 - x9)) + x26,
+        x13,
+        x1*(x12[0] - x13) + x13,
+    ]
+
+
+def _means_929640(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """Averages over rows of a causal mask."""
+    return _in_double(lambda number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2: _softmax_causal_rows(_means_929640_moment, 4, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2), number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+
+
 def _means_9b6f11_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
     """The moments at one place."""
     x0 = 1/(1 - P)
@@ -2647,8 +2788,8 @@ def _means_9b6f11_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
     x26 = x20*x25
     x27 = x19*x2*x21
     x28 = d*x19*x22*x24
-    x29 = _softmax_row([(((1, 1),), 0.5), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 0), (2, 2)), 1), (((2, 1),), 0.5), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1), (((3, 1),), 0.5), (((3, 2),), 1)], x26, at_0, None, x18)
-    x30 = _softmax_row([(((1, 1),), 0.5), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (1, 1), (2, 2)), 0), (((1, 1), (1, 1), (2, 2)), 1), (((1, 1), (1, 2)), 0.5), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 1), (2, 2)), 0.5), (((1, 1), (2, 3)), 0), (((1, 1), (2, 3)), 1), (((1, 2),), 0), (((1, 2), (1, 2)), 0), (((1, 2), (2, 0)), 0), (((1, 2), (2, 0)), 1), (((1, 2), (2, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 0), (2, 2)), 0), (((2, 0), (2, 2)), 1), (((2, 1),), 0.5), (((2, 2),), 0), (((2, 2),), 1), (((2, 2), (2, 2)), 0), (((2, 2), (2, 2)), 1), (((2, 3),), 0.5), (((2, 4),), 0), (((3, 0),), 0), (((3, 0),), 1), (((3, 1),), 0.5), (((3, 2),), 0), (((3, 2),), 1), (((3, 3),), 0.5), (((3, 4),), 0), (((3, 4),), 1), (((4, 0),), 0), (((4, 2),), 0), (((4, 4),), 0)], x26, at_0, d, x18)
+    x29 = _softmax_causal_row([(((1, 1),), 0.5), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 0), (2, 2)), 1), (((2, 1),), 0.5), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1), (((3, 1),), 0.5), (((3, 2),), 1)], x26, at_0, None, x18)
+    x30 = _softmax_causal_row([(((1, 1),), 0.5), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (1, 1), (2, 2)), 0), (((1, 1), (1, 1), (2, 2)), 1), (((1, 1), (1, 2)), 0.5), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 1), (2, 2)), 0.5), (((1, 1), (2, 3)), 0), (((1, 1), (2, 3)), 1), (((1, 2),), 0), (((1, 2), (1, 2)), 0), (((1, 2), (2, 0)), 0), (((1, 2), (2, 0)), 1), (((1, 2), (2, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 0), (2, 2)), 0), (((2, 0), (2, 2)), 1), (((2, 1),), 0.5), (((2, 2),), 0), (((2, 2),), 1), (((2, 2), (2, 2)), 0), (((2, 2), (2, 2)), 1), (((2, 3),), 0.5), (((2, 4),), 0), (((3, 0),), 0), (((3, 0),), 1), (((3, 1),), 0.5), (((3, 2),), 0), (((3, 2),), 1), (((3, 3),), 0.5), (((3, 4),), 0), (((3, 4),), 1), (((4, 0),), 0), (((4, 2),), 0), (((4, 4),), 0)], x26, at_0, d, x18)
     x31 = x30[18]
     x32 = x29[8]
     x33 = x29[15]
@@ -2718,12 +2859,12 @@ def _means_a107d5_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
     x5 = torch.square(x4)
     x6 = 1 - x5
     x7 = at_2*sigma_k2*sigma_q2*x4*torch.square(d)
-    x8 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x7, at_0, None, 0)
-    x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x7, at_0, d, 0)
+    x8 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x7, at_0, None, 0)
+    x9 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x7, at_0, d, 0)
     x10 = x8[0]
     x11 = x9[0]
-    x12 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x7, at_1, None, 0)
-    x13 = _softmax_row([(((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (2, 1)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 2),), 0)], x7, at_1, d, 0)
+    x12 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x7, at_1, None, 0)
+    x13 = _softmax_causal_row([(((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (2, 1)), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((2, 0), (2, 2)), 0), (((2, 2),), 0), (((3, 0),), 0), (((3, 2),), 0)], x7, at_1, d, 0)
     x14 = x12[0]
     x15 = x13[3]
     x16 = x13[2]
@@ -2790,8 +2931,8 @@ def _means_bb3a25_moment(at_0, at_1, at_2, at_3, d, d_k, gap, q, sigma_k2, sigma
     x11 = sigma_k2*sigma_q2*x6*torch.square(d)
     x12 = at_2*x11
     x13 = x12*(1 - at_3)
-    x14 = _softmax_row([(((1, 1),), 0.5), (((1, 1), (1, 2)), 0.5), (((2, 0),), 0), (((2, 1),), 0.5), (((2, 3),), 0.5)], x11, at_0, d, x4)
-    x15 = _softmax_row([(((1, 1),), 0.5), (((2, 0),), 0), (((2, 1),), 0.5)], x11, at_0, None, x4)
+    x14 = _softmax_causal_row([(((1, 1),), 0.5), (((1, 1), (1, 2)), 0.5), (((2, 0),), 0), (((2, 1),), 0.5), (((2, 3),), 0.5)], x11, at_0, d, x4)
+    x15 = _softmax_causal_row([(((1, 1),), 0.5), (((2, 0),), 0), (((2, 1),), 0.5)], x11, at_0, None, x4)
     x16 = d*x10*x5*x8*(x15[0] - x15[2]) + x0*x5*x7*(x14[0] + x14[4] - x14[1] - x14[3])
     x17 = _softmax_causal_pair(x12, x13, at_0, x3, None)
     x18 = _softmax_causal_pair(x12, x13, at_0, x3, d)
@@ -2820,9 +2961,9 @@ def _means_c10627_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
     x1 = at_2*at_3
     x2 = gap*q*sigma_k2*sigma_q2
     x3 = at_2*x2*torch.square(d)
-    x4 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_0, None, 0)
+    x4 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_0, None, 0)
     x5 = x4[0]
-    x6 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_1, None, 0)
+    x6 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_1, None, 0)
     x7 = x6[0]
     x8 = torch.sqrt(x0 + (x4[1] + 1 - 2*x5)*(x6[1] + 1 - 2*x7))
     x9 = (1 - x5)*(1 - x7)
@@ -2890,7 +3031,7 @@ def _means_fab7e4_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
     x6 = gap*q
     x7 = sigma_k2*sigma_q2*x2
     x8 = x6*x7
-    x9 = _softmax_row([(((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], x8, at_0, None, (2*x5 + 1)*torch.square(2*x3 + 1) - 1)
+    x9 = _softmax_causal_row([(((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], x8, at_0, None, (2*x5 + 1)*torch.square(2*x3 + 1) - 1)
     x10 = x9[8]
     x11 = x9[10]
     x12 = x9[14]
@@ -4469,7 +4610,7 @@ def causal_weights(
     x16 = x5*x15[0]
     x17 = (x15[2] - x16)/x3
     x18 = d_o*n*q*s2*sigma_v2*x2*torch.square(d)
-    x19 = _means_506411(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+    x19 = _means_929640(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
     x20 = x19[3]
     x21 = x10*x19[2]
     x22 = gap*x20 + q + x21 - gap

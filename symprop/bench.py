@@ -1,26 +1,24 @@
 """Ratios of running times: ``python -m symprop.bench``.
 
 Generated numpy functions at a million points against the best hand-written numpy for the same formula and against
-``sympy.lambdify(..., cse=True)`` (below 1 means that the generated function is faster), and start-up times against
-``import sympy``; and how long recursions over depth, softmax moments and phase diagrams take. Lines whose subject is not
-available are left out by name.
+``sympy.lambdify(..., cse=True)`` (below 1 means that the generated function is faster); recursions over depth against the same
+map by hand in numpy, C, numba and Python, and the kernels of an MLP against neural-tangents; how long softmax moments, phase
+diagrams and starts take, and how times grow with points, layers and tokens. Lines whose subject is not available are left out
+by name.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import subprocess
-import sys
-import time
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from symprop import bench_diagram, bench_softmax
-from symprop.bench_depth import best_of, rows
+from symprop import bench_depth, bench_diagram, bench_growth, bench_mlp, bench_softmax, bench_start
+from symprop.bench_depth import best_of
 from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, parameters
 from symprop.core import symbols as s
@@ -187,36 +185,16 @@ def _ratio(own: float, others: Sequence[float], width: int) -> str:
     return f"{own / min(others):{width}.2f}" if others else f"{'-':>{width}}"
 
 
-def _start_up_lines(repeats: int) -> list[str]:
-    def run(*arguments: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-
-    sympy = run("-c", "import sympy")
-    tried = {
-        "import symprop": run("-c", "import symprop"),
-        "symprop derive noci2022": run("-m", "symprop.cli", "derive", "noci2022"),
-    }
-    if importlib.util.find_spec("symprop.cli") is None:
-        del tried["symprop derive noci2022"]
-    lines = []
-    for name, subject in tried.items():
-        try:
-            reference, own = best_of([sympy, subject], repeats, time.perf_counter)
-        except subprocess.CalledProcessError:
-            lines.append(f"{name}: not available")
-            continue
-        lines.append(f"{name:28}{1e3 * own:9.1f} ms{own / reference:10.2f} times import sympy")
-    return lines
-
-
 def main(repeats: int = 11) -> None:
     """Print the table."""
     print(f"{POINTS} points{'':16}generated   / by hand  / lambdify")
     for spec in evaluators():
         print(_evaluator_line(spec, repeats))
     fewer = max(1, repeats // 2)
-    for line in (*rows(fewer), *bench_softmax.rows(repeats), *bench_diagram.rows(), *_start_up_lines(fewer)):
-        print(line)
+    parts = (bench_depth.rows(fewer), bench_mlp.rows(fewer), bench_softmax.rows(repeats), bench_growth.rows(fewer),
+             bench_diagram.rows(), bench_start.rows(fewer))
+    for line in itertools.chain.from_iterable(parts):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("derivations", nargs="+", metavar="NAME", help="bundled derivations; several share notation and numbers")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new or empty folder")
     sub.add_argument("--style", metavar="STYLE", default="article", help="article (default) or input-only, for your document")
-    sub.add_argument("--columns", type=_integer, default=1, metavar="N", help="columns of the LaTeX text, 1 (default) or 2")
+    sub.add_argument("--columns", type=_integer, choices=(1, 2), default=1, help="columns of the LaTeX text (default 1)")
     sub.add_argument("--html", type=Path, metavar="FILE", help="the same as one web page that needs no network")
     sub.add_argument("--notation", metavar="VIEW", help="notation of the formulas")
     sub.add_argument("--full", action="store_true", help="more draws: minutes instead of seconds")
@@ -172,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure (.pdf, .png or .svg)")
     sub.add_argument("--html", type=Path, metavar="FILE", help="also write a report as one web page that needs no network")
     sub.add_argument("--appendix", type=Path, metavar="FOLDER", help="also write it as LaTeX, into a new or empty folder")
-    sub.add_argument("--columns", type=_integer, default=1, metavar="N", help="columns of the LaTeX text, 1 (default) or 2")
+    sub.add_argument("--columns", type=_integer, choices=(1, 2), default=1, help="columns of the LaTeX text (default 1)")
 
     sub = command("generate", _generate, "write the files that the bundled derivations emit, or chosen evaluators")
     sub.add_argument("evaluators", nargs="*", metavar="NAME[:EVALUATOR]", help="only these, into the folder of --output")
@@ -198,22 +199,15 @@ def _completion(options: argparse.Namespace) -> int:
     return 0
 
 
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer in [0, 999999999]")
+def _integer(text: str, within: tuple[int, int] | None = None) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text) or (within and not within[0] <= int(text) <= within[1]):
+        allowed = f"an integer in [{within[0]}, {within[1]}]" if within else "an integer"
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected {allowed}")
     return int(text)
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:10]) <= 10**6:
-        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer in [1, 1000000]")
-    return int(text)
-
-
-def _integer(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text):
-        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not allowed: expected an integer")
-    return int(text)
+_seed = partial(_integer, within=(0, 10**9 - 1))
+_count = partial(_integer, within=(1, 10**6))
 
 
 def _float(text: str) -> float:
@@ -384,7 +378,6 @@ def _audit(options: argparse.Namespace) -> int:
     if options.keys:
         print(keys_text(), end="")
         return 0
-    _check_columns(options)
     _writable(options.html, "html")
     _writable(options.plot, "plot")
     if options.plot is not None:
@@ -567,7 +560,6 @@ def _appendix(options: argparse.Namespace) -> int:
         raise InputError("output", "missing", "-o FOLDER, --html FILE, or both")
     if options.style not in STYLES:
         raise UnknownNameError("style", options.style, STYLES)
-    _check_columns(options)
     _writable(options.html, "html")
     old = set() if options.output is None else _output_folder(options.output)
     parts = []
@@ -586,11 +578,6 @@ def _appendix(options: argparse.Namespace) -> int:
     for item in failed:
         print(f"FAILED {item}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _check_columns(options: argparse.Namespace) -> None:
-    if options.columns not in (1, 2):
-        raise InputError("columns", options.columns, "1 or 2")
 
 
 def _write_appendix(options: argparse.Namespace, old: set[str], document: Document, parts: Sequence[Part]) -> None:

@@ -53,7 +53,7 @@ def _on_cells(total, factor, scale, *arguments):
     """total(*arguments), a function of v or of v and gap, by polynomials in the logarithms of the lengths."""
     lengths = (2*arguments[0],) if len(arguments) == 1 else (arguments[1], 2*arguments[0] - arguments[1])
     places = [np.log(1 + length*(1/scale))*(1/{step}) for length in lengths]
-    if max([{top} for place in places]) >= {limit}:
+{beyond}
         return _beyond_cells(total, factor, scale, places, arguments)
     corners = [np.trunc(place) for place in places]
     x, y = places[0] - corners[0] - 0.5, places[-1] - corners[-1] - 0.5
@@ -89,7 +89,7 @@ _FIELDS = {
     made[cells] = True''',
         "index": "corners[0] if len(places) == 1 else corners[0]*{limit} + corners[1]\n"
                  "    index = np.fmin(np.fmax(index, 0), {limit}**len(places) - 1).astype(np.intp)",
-        "top": "np.fmax.reduce(place, axis=None)",
+        "beyond": "    if max([np.fmax.reduce(place, axis=None) for place in places]) >= {limit}:",
         "take": 'np.take(next(table), index, mode="clip")',
         "inner": '            inner *= y\n            inner += np.take(next(table), index, mode="clip")',
         "broadcast": "broadcast_arrays",
@@ -115,7 +115,13 @@ _FIELDS = {
         _CELLS[key] = table.index_copy(1, cells, fitted.to(like.dtype)), made.index_fill(0, cells, True)''',
         "index": "corners[0] if len(places) == 1 else corners[0]*{limit} + corners[1]\n"
                  "    index = torch.clamp(index.detach().long(), 0, {limit}**len(places) - 1)",
-        "top": "float(torch.nan_to_num(place.detach()).max())",
+        "beyond": '''\
+    try:
+        beyond = max([float(torch.nan_to_num(place.detach()).max()) for place in places]) >= {limit}
+    except RuntimeError:
+        # Inside torch.func.vmap no number can be read.
+        return total(*arguments)
+    if beyond:''',
         "take": "next(table)[index]",
         "inner": "            inner = inner*y + next(table)[index]",
         "broadcast": "broadcast_tensors",
@@ -132,6 +138,6 @@ _FIELDS = {
 def helpers(backend: str) -> dict[str, str]:
     """Helper texts by name for a backend."""
     fields = dict(_FIELDS[backend])
-    fields |= {name: fields[name].format(limit=LIMIT) for name in ("far", "index")}
+    fields |= {name: fields[name].format(limit=LIMIT) for name in ("far", "index", "beyond")}
     text = _TEXT.format(step=repr(STEP), degree=DEGREE, limit=LIMIT, **fields)
     return {"_on_cells": text if backend == "numpy" else text.replace("np.", "torch.")}

@@ -10,6 +10,7 @@ import sympy as sp
 from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.core.errors import RefusedError, UnknownNameError
+from symprop.functions.arc_cosine import ArcCosine
 
 
 def jacobian(spec: FunctionSpec, parameters: Iterable[str] | None = None) -> FunctionSpec:
@@ -36,8 +37,9 @@ def jacobian(spec: FunctionSpec, parameters: Iterable[str] | None = None) -> Fun
         raise RefusedError(f"jacobian of {spec.name}", "it has no real parameter", "take differences in the integers")
     chosen = [known[name] for name in wanted]
     loop, tangents = (None, {}) if spec.recursion is None else _tangents(spec.recursion, chosen)
-    outputs = [*spec.outputs]
-    for name, expression in spec.outputs:
+    values = [(name, _factored(expression)) for name, expression in spec.outputs]
+    outputs = [*values]
+    for name, expression in values:
         outputs += [(f"d_{name}_d_{item.name}", _derivative(expression, item.symbol, tangents)) for item in chosen]
     return replace(
         spec, name=f"{spec.name}_jacobian", outputs=tuple(outputs), recursion=loop,
@@ -53,12 +55,18 @@ def _tangents(
     found: dict[sp.Symbol, Mapping[sp.Symbol, sp.Symbol]] = {
         state: {item.symbol: sp.Symbol(f"d_{state}_d_{item.name}", real=True) for item in parameters} for state in loop.state
     }
-    start, updates = dict(loop.start), dict(loop.updates)
+    start, updates = dict(loop.start), {state: _factored(update) for state, update in loop.updates.items()}
     for state, by in found.items():
         for parameter, tangent in by.items():
             start[tangent] = sp.diff(loop.start[state], parameter)
-            updates[tangent] = _derivative(loop.updates[state], parameter, found)
+            updates[tangent] = _derivative(updates[state], parameter, found)
     return Recursion(start, updates, loop.count, loop.settled), found
+
+
+def _factored(expression: sp.Expr) -> sp.Expr:
+    """The same with factors outside in every term: derivatives in them then have the rest in common with the value."""
+    plain = expression.replace(ArcCosine, lambda *arguments: ArcCosine(*arguments).without_scale())
+    return sp.Add(*map(sp.factor_terms, sp.Add.make_args(plain)))
 
 
 def _derivative(

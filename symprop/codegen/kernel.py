@@ -15,7 +15,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from symprop.codegen import lowering, special_cells
-from symprop.codegen.loops import lambda_program
+from symprop.codegen.loops import lambda_program, row_program
 from symprop.codegen.lowering import Assignment, LoopProgram
 from symprop.codegen.printers import POINT_BY_POINT, Code
 from symprop.codegen.spec import FunctionSpec
@@ -216,26 +216,20 @@ def _sum(node: TableSum, name: str) -> str:
     """Rows outside, points inside."""
     if in_doubles(node.table):
         raise RefusedError(node.label, "the compiled backend has no rules of quadrature", "use the numpy backend")
-    signature, table = node.summand.signature, table_name(node)
-    columns = signature[: len(signature) - len(node.arguments)]
-    arguments, lowered = signature[len(columns) :], lambda_program(node.summand)
-    inside = (1 << len(columns)) - 1
-    before: list[Assignment] = []
-    fixed: list[Assignment] = []
-    within: list[Assignment] = []
-    for item in lowered.assignments:
-        kind = before if not item.depends & inside else fixed if not item.depends & ~inside else within
-        kind.append(item)
-    constants = {*columns, *(item.name for item in fixed)}
-    block = Block(arguments, _names(signature, lowered.assignments))
-    later = set().union(*(item.expression.free_symbols for item in within), lowered.results[0].free_symbols)
-    start = block.stage(before, [("to[i] = {};", sp.S.Zero)], later)
+    table, rowwise = table_name(node), row_program(node)
+    columns = (1 << len(rowwise.columns)) - 1
+    fixed = [item for item in rowwise.within if not item.depends & ~columns]
+    within = [item for item in rowwise.within if item.depends & ~columns]
+    constants = {*rowwise.columns, *(item.name for item in fixed)}
+    block = Block(rowwise.arguments, _names(node.summand.signature, (*rowwise.before, *rowwise.within)))
+    later = set().union(*(item.expression.free_symbols for item in within), rowwise.term.free_symbols)
+    start = block.stage(rowwise.before, [("to[i] = {};", sp.S.Zero)], later)
     row = [
-        *(f"const double {column}_ = {table}[row][{k}];" for k, column in enumerate(columns)),
+        *(f"const double {column}_ = {table}[row][{k}];" for k, column in enumerate(rowwise.columns)),
         *(f"const double {item.name}_ = {_CODE.text(item.expression)};" for item in fixed),
-        *block.stage(within, [("to[i] += {};", lowered.results[0])], constants=constants),
+        *block.stage(within, [("to[i] += {};", rowwise.term)], constants=constants),
     ]
-    return "\n".join(_function(name, arguments, [
+    return "\n".join(_function(name, rowwise.arguments, [
         *block.declarations(), *start,
         f"for (size_t row = 0; row < sizeof {table}/sizeof {table}[0]; row++) {{", *(f"    {line}" for line in row), "}",
     ]))

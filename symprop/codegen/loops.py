@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import sympy as sp
 
-from symprop.codegen.lowering import LOOPS, Program, program
+from symprop.codegen.lowering import LOOPS, Assignment, Program, program
 from symprop.codegen.printers import Code
 from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.core.symbols import Domain
@@ -44,6 +45,30 @@ def lambda_program(formula: sp.Lambda) -> Program:
     return program(FunctionSpec("formula", parameters, (("value", formula.expr),), ""))
 
 
+@dataclass(frozen=True)
+class RowProgram:
+    """The lowered summand of a table: ``before`` is free of the columns, ``within`` is done again for every row."""
+
+    columns: tuple[sp.Symbol, ...]
+    arguments: tuple[sp.Symbol, ...]
+    before: tuple[Assignment, ...]
+    within: tuple[Assignment, ...]
+    term: sp.Expr
+
+
+def row_program(node: TableSum) -> RowProgram:
+    """The lowered summand of a sum over rows."""
+    signature, lowered = node.summand.signature, lambda_program(node.summand)
+    count = len(signature) - len(node.arguments)
+    inside = (1 << count) - 1
+    return RowProgram(
+        signature[:count], signature[count:],
+        tuple(item for item in lowered.assignments if not item.depends & inside),
+        tuple(item for item in lowered.assignments if item.depends & inside),
+        lowered.results[0],
+    )
+
+
 def _smooth(name: str, backend: str) -> Iterable[str]:
     """The sum itself, the factor in it, and the function that interpolates their ratio."""
     node = LOOPS[name]
@@ -65,14 +90,8 @@ def _title(node: TableSum) -> str:
 def _function(name: str, backend: str, suffix: str = "") -> str:
     """The sum, row by row; over a fixed rule by blocks of rows in a last axis, as many as fit a cache."""
     node, code = LOOPS[name], Code(backend)
-    blocks = in_doubles(node.table)
-    signature = node.summand.signature
-    count = len(signature) - len(node.arguments)
-    columns, arguments = ([str(symbol) for symbol in part] for part in (signature[:count], signature[count:]))
-    lowered = lambda_program(node.summand)
-    inside = (1 << count) - 1
-    before = [item for item in lowered.assignments if not item.depends & inside]
-    within = [item for item in lowered.assignments if item.depends & inside]
+    blocks, rowwise = in_doubles(node.table), row_program(node)
+    columns, arguments = ([str(symbol) for symbol in part] for part in (rowwise.columns, rowwise.arguments))
     listed = ", ".join(arguments) + "," * (len(arguments) == 1)
     rows = _constant(node.table)
     like = []
@@ -85,17 +104,17 @@ def _function(name: str, backend: str, suffix: str = "") -> str:
     elif blocks:
         like = [f"{listed} = (item[..., None] for item in np.broadcast_arrays({', '.join(arguments)}))"]
         rows = f"_row_blocks(np.array({rows}), {arguments[0]}.size)"
-    term = code.text(lowered.results[0])
+    term = code.text(rowwise.term)
     if blocks:
         term = f"({term}).sum({'-1' if backend == 'torch' else 'axis=-1'})"
     lines = [
         f"def {name}{suffix}({', '.join(arguments)}):",
         f'    """{_title(node)}, summed over the rows of a table."""',
         *(f"    {line}" for line in like),
-        *(f"    {item.name} = {code.text(item.expression)}" for item in before),
+        *(f"    {item.name} = {code.text(item.expression)}" for item in rowwise.before),
         "    total = 0.0",
         f"    for {', '.join(columns)}{',' * (len(columns) == 1)} in {rows}:",
-        *(f"        {item.name} = {code.text(item.expression)}" for item in within),
+        *(f"        {item.name} = {code.text(item.expression)}" for item in rowwise.within),
         f"        total = total + {term}",
         "    return total",
     ]

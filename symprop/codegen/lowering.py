@@ -122,6 +122,10 @@ class ArcCosine2(_Lowered):
     """ArcCosine(2, gap, v)."""
 
 
+class ArcTangent(_Lowered):
+    """The arc tangent of a quotient, given what is divided and by what: one division is enough for both."""
+
+
 class RisingStep(_Lowered):
     """RisingRatio(u, v, N), given u - v, v, N and u: neither the step nor u is a difference of two large numbers."""
 
@@ -262,7 +266,8 @@ class LoopProgram:
 def loop_program(spec: FunctionSpec, loop: Recursion) -> LoopProgram:
     """Lower the loop of a spec, and its outputs for themselves, since they see another state than the last layer did."""
     own, inside = [parameter.symbol for parameter in spec.signature], [*loop.state, layer]
-    first = _program((*loop.start.values(), *loop.updates.values()), (*own, *inside), frozenset(), frozenset(inside))
+    layers = (_with_own_coefficients(item, inside) for item in loop.updates.values())
+    first = _program((*loop.start.values(), *layers), (*own, *inside), frozenset(), frozenset(inside))
     seen = (1 << len(own)) - 1
     before = tuple(item for item in first.assignments if not item.depends & ~seen)
     body = tuple(item for item in first.assignments if item.depends & ~seen)
@@ -272,6 +277,24 @@ def loop_program(spec: FunctionSpec, loop: Recursion) -> LoopProgram:
     starts, updates = first.results[:count], first.results[count:]
     repeated = _operations((*(item.expression for item in body), *updates))
     return LoopProgram(before, starts, body, updates, after, repeated, first.operations - repeated + after.operations)
+
+
+def _with_own_coefficients(update: sp.Expr, varying: Iterable[sp.Symbol]) -> sp.Expr:
+    """An update with factors that no layer changes multiplied into the terms of sums that have such a factor already.
+
+    Terms without one are left together: their sum may be exact where every product is rounded.
+
+    >>> a, b, x, y = sp.symbols("a b x y")
+    >>> _with_own_coefficients(x + a*(b*x + 2*y) + a*(x - y), [x, y])
+    a*b*x + 2*a*y + a*(x - y) + x
+    """
+    terms: list[sp.Expr] = []
+    for term in sp.Add.make_args(update):
+        factor, rest = term.as_independent(*varying, as_Add=False)
+        inner = [item.as_independent(*varying, as_Add=False) for item in sp.Add.make_args(rest)]
+        whole = factor == 1 or len(inner) == 1 or any(abs(coefficient) == 1 for coefficient, _ in inner)
+        terms += [term] if whole else [factor * coefficient * part for coefficient, part in inner]
+    return sp.Add(*terms)
 
 
 # Every backend asks for the same.
@@ -428,7 +451,10 @@ class _Lowering:
         if isinstance(node, sp.Heaviside):
             return Step(self.lower(node.args[0]))
         if isinstance(node, ArcCosine):
-            k, gap, v = node.args
+            outside = node.without_scale()
+            if not isinstance(outside, ArcCosine):
+                return self.lower(outside)
+            k, gap, v = outside.args
             if k == 0:
                 return ArcCosine0(self.lower(gap), self.lower(2 * v - gap))
             return (ArcCosine1, ArcCosine2)[int(k) - 1](self.lower(gap), self.lower(v))
@@ -478,6 +504,8 @@ class _Lowering:
             tangent = _by_tangent(node.args[0])
             if tangent is not None:
                 return self.lower(tangent)
+        if isinstance(node, sp.atan):
+            return ArcTangent(*sp.fraction(self.lower(node.args[0])))
         if isinstance(node, sp.Piecewise):
             return sp.Piecewise(*((self.lower(value), self.lower(condition)) for value, condition in node.args))
         return node.func(*(self.lower(argument) for argument in node.args))

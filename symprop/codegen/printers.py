@@ -65,7 +65,7 @@ NUMPY: Mapping[type, str] = {
     sp.tan: "np.tan",
     sp.asin: "np.arcsin",
     sp.acos: "np.arccos",
-    sp.atan: "np.arctan",
+    lowering.ArcTangent: "np.arctan",
     sp.sinh: "np.sinh",
     sp.cosh: "np.cosh",
     sp.asinh: "np.arcsinh",
@@ -104,6 +104,7 @@ COMPILED: Mapping[type, str] = {
     sp.Abs: "fabs",
     sp.asin: "f_asin",
     sp.acos: "f_acos",
+    lowering.ArcTangent: "f_atan",
     sp.Piecewise: "",
 }
 """Functions of C that work on vectors of points."""
@@ -117,7 +118,6 @@ POINT_BY_POINT: Mapping[type, str] = {
     sp.sin: "sin",
     sp.cos: "cos",
     sp.tan: "tan",
-    sp.atan: "atan",
     sp.sinh: "sinh",
     sp.cosh: "cosh",
     sp.asinh: "asinh",
@@ -181,12 +181,17 @@ class _Printer(StrPrinter):
         if kind is lowering.Entry:
             return f"{self._print(expr.args[0])}[{expr.args[1]}]"
         if kind in self.table:
-            return f"{self.table[kind]}({', '.join(self._print(argument) for argument in expr.args)})"
+            return f"{self.table[kind]}({', '.join(self._print(argument) for argument in self._arguments(expr))})"
         if not isinstance(expr, (str, *_STRUCTURE)):
             other = next((name for name, table in TABLES.items() if kind in table), None)
             remedy = f"use the {other} backend" if other else "rewrite the formula, or add the class to the table"
             raise RefusedError(kind.__name__, f"the {self.backend} backend has no such function", remedy)
         return str(super()._print(expr, **kwargs))
+
+    def _arguments(self, expr: sp.Function) -> tuple[sp.Expr, ...]:
+        """What the function of the table takes."""
+        arguments: tuple[sp.Expr, ...] = expr.args
+        return (sp.Mul(arguments[0], 1 / arguments[1]),) if isinstance(expr, lowering.ArcTangent) else arguments
 
     def _print_Add(self, expr: sp.Add, order: Any = None) -> str:
         terms = sorted(expr.as_ordered_terms(), key=lambda term: term.could_extract_minus_sign() and not term.is_Add)
@@ -239,6 +244,10 @@ class _CompiledPrinter(_Printer):
         return f"{expr}_"
 
     _print_Dummy = _print_Symbol
+
+    def _arguments(self, expr: sp.Function) -> tuple[sp.Expr, ...]:
+        arguments: tuple[sp.Expr, ...] = expr.args
+        return arguments
 
     def _print_Integer(self, expr: sp.Integer) -> str:
         return f"{int(expr)}.0"

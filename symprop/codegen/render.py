@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from types import SimpleNamespace
+from hashlib import sha256
+from types import ModuleType
 from typing import Any
 
 import sympy as sp
 
 from symprop.codegen import cells, special, special_means, special_softmax
 from symprop.codegen.compiled import compiled_module
+from symprop.codegen.in_place import layer_in_place
 from symprop.codegen.loops import formula_text, loop_texts
 from symprop.codegen.loops import helpers as loop_helpers
 from symprop.codegen.lowering import Assignment, LoopProgram, in_groups, loop_program, lower, program
@@ -111,16 +114,19 @@ def load(spec: FunctionSpec, backend: str = "numpy") -> Callable[..., Any]:
     >>> load(spec)(alpha_1=1.0, L=[1, 2, 10]).round(9).tolist()
     [2.0, 4.0, 1024.0]
     """
-    namespace = {"_numpy": SimpleNamespace(**_module(spec, "numpy"))} if backend == "compiled" else {}
-    function: Callable[..., Any] = _module(spec, backend, **namespace)[spec.name]
+    beside = {"_numpy": _module(spec, "numpy")} if backend == "compiled" else {}
+    function: Callable[..., Any] = getattr(_module(spec, backend, **beside), spec.name)
     return function
 
 
-def _module(spec: FunctionSpec, backend: str, **namespace: Any) -> dict[str, Any]:
-    namespace["__name__"] = f"symprop_{spec.name}"
+def _module(spec: FunctionSpec, backend: str, **beside: ModuleType) -> ModuleType:
+    """A module of the spec, under a name of its own: torch.compile looks the module of a function up."""
     text = render([spec], backend, spec.summary)
-    exec(compile(text, f"<symprop {spec.name} {backend}>", "exec", dont_inherit=True), namespace)
-    return namespace
+    module = ModuleType(f"symprop_{spec.name}_{backend}_{sha256(text.encode()).hexdigest()[:12]}")
+    vars(module).update(beside)
+    exec(compile(text, f"<symprop {spec.name} {backend}>", "exec", dont_inherit=True), vars(module))
+    sys.modules[module.__name__] = module
+    return module
 
 
 def _lines(item: dict[str, Any]) -> Iterable[str]:
@@ -135,14 +141,15 @@ def _assignments(items: Iterable[Assignment], code: Code) -> list[str]:
     return [f"{item.name} = {code.text(item.expression)}" for item in items]
 
 
-def _loop(recursion: Recursion, lowered: LoopProgram, code: Code) -> dict[str, Any]:
-    """The parts of a loop as text; a state that starts as a number is one, not yet an array."""
+def _loop(spec: FunctionSpec, recursion: Recursion, lowered: LoopProgram, code: Code) -> dict[str, Any]:
+    """The parts of a loop as text; in torch, a state that starts as a number is one, not yet an array."""
     settled = None if recursion.settled is None else code.text(lower(recursion.settled))
     return {
         "count": str(recursion.count),
         "state": [str(symbol) for symbol in recursion.state],
         "starts": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.starts],
         "index": str(layer) if recursion.varies else "",
+        "in_place": layer_in_place(spec, recursion, lowered) if code.backend == "numpy" else None,
         "body": _assignments(lowered.body, code),
         "updates": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.updates],
         "settled": settled,
@@ -159,7 +166,7 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
     else:
         whole = loop_program(spec, recursion)
         once, results, operations = whole.before, whole.after.results, whole.other_operations
-        loop = _loop(recursion, whole, code)
+        loop = _loop(spec, recursion, whole, code)
     everything = (1 << len(spec.signature)) - 1
     groups = [
         {"mask": bin(mask), "always": mask == everything,

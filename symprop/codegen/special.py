@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import mpmath
@@ -10,7 +11,7 @@ from sympy.integrals.quadrature import gauss_legendre
 from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.covariance_integral import gauss_legendre as gauss_rule
 
-DEGREES = {1.0: 17, 0.25: 11}
+DEGREES = {1.0: 17, 0.0625: 7}
 """Degree of the polynomials of the arc-cosine family on [0, end]: their error is below the rounding of a double."""
 
 
@@ -40,19 +41,31 @@ _TITLES = {
 }
 
 
-_NEAR = 0.25
-"""Where numpy takes the polynomial for the definition, which cancels near zero."""
+_SMALLEST = sys.float_info.min
+"""Added to a divisor it divides zero to zero, and is lost in every other number."""
+
+_NEAR = 1/16
+"""Where numpy takes a polynomial for the definition, which loses 1/t^2 roundings; sqrt(t)/3 of them reach a gap."""
 
 _ANGLES = {
     "numpy": '''\
-def _arc_cosine_0(gap, opposite):
-    """{title}, opposite being v + covariance; zero at v = 0."""
-    whole = gap + opposite
-    t = np.minimum(gap, opposite)
-    t /= np.where(whole > 0, whole, 1.0)
-    angle = 2*np.arcsin(np.sqrt(np.maximum(t, 0.0)))
+def _arc_cosine_0(gap, opposite, result=None, t=None):
+    """{title}, opposite being v + covariance; zero at v = 0. Works in the two arrays, if given."""
+    if result is None:
+        shape = np.broadcast_shapes(np.shape(gap), np.shape(opposite))
+        result, t = np.empty(shape), np.empty(shape)
+    np.minimum(gap, opposite, out=result)
+    np.add(gap, opposite, out=t)
+    t += {smallest}
+    result /= t
+    np.abs(result, out=result)
+    np.sqrt(result, out=result)
+    np.arcsin(result, out=result)
+    result *= 2
     beyond = gap > opposite
-    return np.where(beyond, np.pi - angle, angle) if np.any(beyond) else angle''',
+    if np.any(beyond):
+        np.subtract(np.pi, result, out=result, where=beyond)
+    return result''',
     "torch": '''\
 def _arc_cosine_0(gap, opposite):
     """{title}, opposite being v + covariance; zero at v = 0."""
@@ -67,7 +80,7 @@ def _arc_cosine_0(gap, opposite):
 
 def _numpy_text(k: int) -> str:
     if k == 0:
-        return _ANGLES["numpy"].format(title=_TITLES[k])
+        return _ANGLES["numpy"].format(title=_TITLES[k], smallest=_SMALLEST)
     if k == 1:
         return _numpy_first()
     head = f'def _arc_cosine_{k}(gap, v):\n    """{_TITLES[k]}; zero at v = 0."""\n    t = gap/np.where(v > 0, v, 1.0)\n'
@@ -80,31 +93,40 @@ def _numpy_text(k: int) -> str:
 
 
 def _numpy_first() -> str:
-    """By a polynomial near the end where the definition cancels, by the definition far from it, by a longer one for both."""
-    polynomials = _numpy_polynomial(1, "near", _NEAR), _numpy_polynomial(1, "whole", 1.0)
+    """By the definition, and by a polynomial where that cancels or where rounding left the range of gaps."""
     return f'''\
-def _arc_cosine_1(gap, v):
-    """{_TITLES[1]}; zero at v = 0."""
-    t = np.minimum(np.maximum(gap/np.where(v > 0, v, 1.0), 0.0), 2.0)
-    near = t < {_NEAR}
-    if np.all(near):
-        return v*_arc_cosine_1_near(t)
-    if np.any(near):
-        p = _arc_cosine_1_whole(np.minimum(t, 2 - t))
-        return v*np.where(t > 1, np.pi*(t - 1) + p, p)
-    cosine = 1 - t
-    return v*(np.sqrt(t*(2 - t)) - np.arccos(cosine)*cosine){"".join(polynomials)}'''
+def _arc_cosine_1(gap, v, result=None, t=None, s=None):
+    """{_TITLES[1]}; zero at v = 0. Works in the three arrays, if given."""
+    if result is None:
+        shape = np.broadcast_shapes(np.shape(gap), np.shape(v))
+        result, t, s = np.empty(shape), np.empty(shape), np.empty(shape)
+    np.add(v, {_SMALLEST!r}, out=t)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.divide(gap, t, out=t)
+        np.subtract(2.0, t, out=s)
+        s *= t
+        near = np.flatnonzero(~(s >= {_NEAR * (2 - _NEAR)!r}))
+        at = t.reshape(-1)[near]
+        if near.size < t.size:
+            np.sqrt(s, out=s)
+            np.subtract(1.0, t, out=t)
+            np.arccos(t, out=result)
+            result *= t
+            np.subtract(s, result, out=result)
+    if near.size:
+        at = np.minimum(at, 2.0)
+        result.reshape(-1)[near] = _arc_cosine_1_near(at)
+    result *= v
+    return result
 
 
-def _numpy_polynomial(k: int, name: str, end: float) -> str:
-    return f'''
-
-
-def _arc_cosine_{k}_{name}(y):
-    """The same at v = 1 up to y = {end}, by a polynomial."""
-{_horner(k, end, in_place=True)}
+def _arc_cosine_1_near(t):
+    """The same at v = 1 up to y = {_NEAR} from the ends of its range, by a polynomial."""
+    y = np.maximum(np.minimum(t, 2 - t), 0.0)
+{_horner(1, _NEAR, in_place=True)}
     p *= y
     p *= np.sqrt(y)
+    p += np.pi*np.maximum(t - 1, 0.0)
     return p'''
 
 

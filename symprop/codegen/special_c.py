@@ -6,6 +6,7 @@ whole range, infinities, subnormal numbers and nan included; the arc-cosine fami
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -16,7 +17,7 @@ from symprop.codegen import special_cells
 from symprop.codegen.special import arc_cosine_coefficients, half_line_rule, unit_rule
 from symprop.codegen.special_finite_width import NODES
 
-_EXP_TERMS, _LOG_TERMS, _ASIN_TERMS = 11, 8, 13
+_EXP_TERMS, _LOG_TERMS, _ASIN_TERMS, _ATAN_TERMS = 11, 8, 13, 10
 
 
 def _horner(variable: str, coefficients: Iterable[float]) -> str:
@@ -62,6 +63,18 @@ def _asin_polynomial() -> str:
             return (mpmath.asin(x) - x) / x**3 if z > mpmath.mpf("1e-20") else mpmath.mpf(1) / 6
 
         return _horner("z", mpmath.chebyfit(rest, [0, mpmath.mpf(1) / 4], _ASIN_TERMS))
+
+
+@cache
+def _atan_polynomial() -> str:
+    """(atan(x) - x)/x^3 in z = x^2, up to the tangent of pi/8."""
+    with mpmath.workdps(40):
+
+        def rest(z: mpmath.mpf) -> mpmath.mpf:
+            x = mpmath.sqrt(z)
+            return (mpmath.atan(x) - x) / x**3 if z > mpmath.mpf("1e-20") else -mpmath.mpf(1) / 3
+
+        return _horner("z", mpmath.chebyfit(rest, [0, (mpmath.sqrt(2) - 1) ** 2], _ATAN_TERMS))
 
 
 def _log_two(bits: int) -> tuple[str, str]:
@@ -143,6 +156,16 @@ static inline double f_acos(double x) {{
     return far == 0.0 ? M_PI_2 - inner : x > 0.0 ? 2.0*inner : M_PI - 2.0*inner;
 }}""",
 }
+
+_ATAN = '''\
+/* atan(over/below), by the angle between it and 0, a quarter or a half of pi. */
+static inline double f_atan(double over, double below) {{
+    const double x = fabs(over), y = fabs(below);
+    const int steep = x > {steep}*y, middle = x > {flat}*y;
+    const double num = steep ? -y : middle ? x - y : x, den = steep ? x : middle ? x + y : y;
+    const double from = steep ? M_PI_2 : middle ? M_PI_4 : 0.0, t = num/den, z = t*t, angle = from + (t + t*z*{polynomial});
+    return copysign(angle, copysign(1.0, below)*over);
+}}'''
 
 _PLAIN = {
     "square": "static inline double square(double x) { return x*x; }",
@@ -344,12 +367,15 @@ def functions() -> dict[str, str]:
         "f_log": _LOG.format(high=log_high, low=log_low, polynomial=_log_polynomial()),
         "f_log1p": _LOG1P,
         **{name: text.format(polynomial=_asin_polynomial()) for name, text in _ASIN.items()},
+        "f_atan": _ATAN.format(
+            polynomial=_atan_polynomial(), flat=(math.sqrt(2) - 1).hex(), steep=(math.sqrt(2) + 1).hex()
+        ),
         **_PLAIN,
         **{f"arc_cosine_{k}": _arc_cosine(k) for k in range(3)},
-        **{f"each_{name}": _each(name) for name in ("erf", "erfc", "sin", "cos", "tan", "atan", "sinh", "cosh", "asinh",
+        **{f"each_{name}": _each(name) for name in ("erf", "erfc", "sin", "cos", "tan", "sinh", "cosh", "asinh",
                                                     "tanh")},
         "each_pow": _each("pow", 2),
-        "CELLS": special_cells.constants(),
+        "cell_of": special_cells.constants(),
         "HALF_LINE": constant_table("HALF_LINE", half_line_rule()),
         "GAUSS": constant_table("GAUSS", unit_rule(10)),
         **_DEPTH,

@@ -13,7 +13,7 @@ from sympy.core.symbol import Str
 from symprop.codegen.lowering import MEANS, Entry, Means, SoftmaxCall
 from symprop.codegen.special_layer import list_function
 from symprop.codegen.special_softmax import bare_text
-from symprop.functions import causal_numeric, rotary_numeric, softmax_numeric
+from symprop.functions import causal_numeric, causal_tables, rotary_numeric, softmax_numeric
 from symprop.functions.rotary_means import RotaryMean
 from symprop.functions.softmax_overlap import JacobianOverlap, RowOverlap
 from symprop.functions.token_means import OverlapGrowth, PairMean, RowMean, SphereOverlap, SphereSlope
@@ -36,12 +36,49 @@ def {name}({arguments}):
     """{title}"""
     return _in_double(lambda {inner}: {call}, {inner})''',
 }
-_CHECKPOINTED = '''\
-def _causal_ends(*arguments):
-    """Ends of the overlaps of pairs of rows; a derivative evaluates them again, so that no sum over a grid is recorded."""
-    if not torch.is_grad_enabled() or not any(item.requires_grad for item in arguments):
-        return _pair_ends(*arguments)
-    return torch.utils.checkpoint.checkpoint(_pair_ends, *arguments, use_reentrant=False)'''
+_TABULATED = {
+    "numpy": '''\
+_CAUSAL_ROWS = {}
+_CAUSAL_PAIRS = {}
+
+
+def _causal_rows(requests, *at):
+    """Moments of rows under a mask."""
+    return _tabulated_rows(requests, *at, _CAUSAL_ROWS)
+
+
+def _causal_ends(*at):
+    """What the overlaps of pairs of rows are interpolated from."""
+    return _tabulated_ends(*at, _CAUSAL_PAIRS)
+
+
+def _softmax_causal_row(requests, a, n, D, w):
+    """Moments of a row of softmax weights, one for each request."""
+    return _averaged_moments(requests, a, n, D, w, _causal_rows)''',
+    "torch": '''\
+_CAUSAL_ROWS = {}
+_CAUSAL_PAIRS = {}
+
+
+def _varied(D):
+    """Whether a derivative in the dimension of the keys is wanted, which a table has not."""
+    return isinstance(D, torch.Tensor) and D.requires_grad
+
+
+def _causal_rows(D):
+    """A function of moments of rows under a mask."""
+    return _differentiable_row if _varied(D) else lambda *at: _tabulated_rows(*at, _CAUSAL_ROWS)
+
+
+def _causal_ends(D):
+    """A function of what the overlaps of pairs of rows are interpolated from."""
+    return _pair_ends if _varied(D) else lambda *at: _tabulated_ends(*at, _CAUSAL_PAIRS)
+
+
+def _softmax_causal_row(requests, a, n, D, w):
+    """Moments of a row of softmax weights, one for each request."""
+    return _in_double(lambda *x: _averaged_moments(requests, *x, _causal_rows(D)), a, n, D, w)''',
+}
 
 
 def means_texts(used: str, backend: str) -> Iterable[str]:
@@ -72,7 +109,8 @@ def _texts(name: str, means: Means, backend: str) -> Iterable[str]:
     # The bound symbols get names that no parameter has.
     bound = {symbol: sp.Symbol(f"at_{k}", **symbol.assumptions0) for k, symbol in enumerate(means.bound)}
     moments = [(_in_calls(item) if means.kind is PairMean else item).xreplace(bound) for item in means.moments]
-    yield list_function(f"{name}_moment", "The moments at one place.", (*bound.values(), *means.free), moments, backend)
+    text = list_function(f"{name}_moment", "The moments at one place.", (*bound.values(), *means.free), moments, backend)
+    yield text if means.kind is RotaryMean else text.replace("_softmax_row(", "_softmax_causal_row(")
     numbers = [f"number_{k}" for k in range(means.numbers)]
     first = [numbers[0], f"[{', '.join(numbers[1:])}]"] if means.kind is PairMean else numbers
     listed = ", ".join((*numbers, *map(str, means.free)))
@@ -85,10 +123,9 @@ def _texts(name: str, means: Means, backend: str) -> Iterable[str]:
 def helpers(backend: str) -> dict[str, str]:
     """The text of the averages, behind one pattern."""
     library = "np" if backend == "numpy" else "torch"
-    texts = [bare_text(module, library, softmax_numeric) for module in (causal_numeric, rotary_numeric)]
-    ends = "_pair_ends" if backend == "numpy" else "_causal_ends"
-    if backend == "torch":
-        texts.append(_CHECKPOINTED)
+    modules = (causal_numeric, causal_tables, rotary_numeric)
+    texts = [*(bare_text(module, library, softmax_numeric, causal_numeric) for module in modules), _TABULATED[backend]]
+    ends = "_causal_ends" if backend == "numpy" else "_causal_ends(D)"
     entries = (
         ("_softmax_causal_rows", "*at", "Averages over rows.", "_row_means(*at)", False),
         ("_softmax_causal_pairs", "*at", "Averages over pairs of rows.", "_pair_means(*at)", False),

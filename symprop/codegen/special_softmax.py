@@ -203,6 +203,11 @@ def _in_double(function, *values):
     double = [
         value if value is None else torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in values
     ]
+    try:
+        float(sum(value.detach().sum() for value in double if value is not None))
+    except RuntimeError as error:
+        raise RuntimeError("moments of softmax weights choose their grids by the numbers in a tensor, which torch.func.vmap "
+                           "hides: call the function itself with tensors of all points") from error
     return function(*double).to(dtype=given.dtype, device=given.device)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
@@ -37,6 +38,21 @@ _RANGE = {"uniform": 0.3, "closed_form": 1.0, "exact": 3.0, "reference": math.in
 """Score standard deviation up to which a level is used without a warning."""
 
 
+def by_shared_length(x: Signal) -> tuple[tuple[sp.Expr, Signal], ...]:
+    """Tokens of fixed norm at two lengths of what they shared before the norm, with the weights of these; others as they are.
+
+    The squared length of a Gaussian vector of D entries has the relative variance 2/D. What a norm leaves of it changes the
+    gap of the tokens by 2 rho^2/D, relative and squared: Gauss's rule of two nodes of a Gamma law.
+    """
+    if x.fixed_norm is None or x.gap == 0:
+        return ((sp.S.One, x),)
+    spread = 2 * x.rho**2 / x.fixed_norm
+    share = sp.sqrt(spread / (1 + spread))
+    return tuple(
+        ((1 - sign * share) / 2, x.replace(gap=x.gap * (1 + spread) * (1 + sign * share))) for sign in (-1, 1)
+    )
+
+
 @dataclass(frozen=True)
 class WeightGradients:
     """E ||dLoss/dW||^2, summed over all entries and heads; ``query_bias`` that of the query bias."""
@@ -45,6 +61,12 @@ class WeightGradients:
     key: sp.Expr
     value: sp.Expr
     query_bias: sp.Expr
+
+    @classmethod
+    def mean(cls, parts: Iterable[tuple[sp.Expr, WeightGradients]]) -> WeightGradients:
+        """The sum of weights times gradients."""
+        rows = [[weight * getattr(item, one.name) for one in fields(cls)] for weight, item in parts]
+        return cls(*(sp.Add(*column) for column in zip(*rows, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -405,7 +427,8 @@ class Attention(RangedAttention):
         ``gradient`` is that of the output before a projection, ``signal`` the input. Queries and keys have the factor
         :math:`n d\, d_{out} \sigma_v^2 \kappa \Delta^2 q`, over the variance of the matrix; in the diagonal the query norm is
         tied to G, and off the diagonal the inner product of two tokens to that of their rows, both by Stein's lemma.
-        The norms of shared key and value heads are sums over their groups.
+        The norms of shared key and value heads are sums over their groups. Tokens of fixed norm fluctuate in what they share
+        (:func:`by_shared_length`), which the square of their gap sees.
 
         >>> from symprop.core.symbols import d, n
         >>> x = Signal(q=sp.Integer(1), gap=sp.Integer(1), tokens=n, width=d, gaussian=True)
@@ -413,7 +436,11 @@ class Attention(RangedAttention):
         d**2
         """
         self.accept(signal)
-        x, item, noise, asking = signal, self.geometry(signal), self._noise, self._queries(signal)
+        return WeightGradients.mean((part, self._weight_gradients(gradient, x)) for part, x in by_shared_length(signal))
+
+    def _weight_gradients(self, gradient: Gradient, x: Signal) -> WeightGradients:
+        """The same at a given length of what the tokens share."""
+        item, noise, asking = self.geometry(x), self._noise, self._queries(x)
         if self.query_variance == 0:
             return WeightGradients(sp.S.Zero, sp.S.Zero, self._value_gradient(gradient, x), sp.S.Zero)
         n, d, own, others = asking.tokens, sp.sympify(x.width), gradient.q, (asking.tokens - 1) * gradient.p

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from symprop.components.attention import GAUSSIAN_SCORES, INDEPENDENT_DROPOUT
+from symprop.components.attention import GAUSSIAN_SCORES, INDEPENDENT_DROPOUT, by_shared_length
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
-from symprop.components.positional_attention import PositionalAttention
+from symprop.components.positional_attention import PositionalAttention, later_keys
 from symprop.core import symbols
 from symprop.core.errors import InputError
 from symprop.core.provenance import Assumption, Source
@@ -396,6 +396,11 @@ class CausalAttention(PositionalAttention):
         >>> CausalAttention(d, 1/d).weight_gradients(Gradient(sp.Integer(1), sp.Integer(1)), x)["value"]
         harmonic(n)
         """
+        parts = [(part, self._weight_gradients(gradient, given)) for part, given in by_shared_length(x)]
+        return {name: sp.Add(*(part * found[name] for part, found in parts)) for name in parts[0][1]}
+
+    def _weight_gradients(self, gradient: Gradient, x: Signal) -> dict[str, sp.Expr]:
+        """The same at a given length of what the tokens share."""
         n, d = x.tokens, sp.sympify(x.width)
         out, gain = self.forward(x), x.width * self.value_variance
         value = n * (out.q * gradient.q + (n - 1) * out.p * gradient.p) / gain
@@ -404,11 +409,13 @@ class CausalAttention(PositionalAttention):
         form, square = self._pair_form(x), self._moment("square", x)
         mean, weighted = self._pairs(form, x), self._pairs(AMPLITUDE * COSINE * form, x)
         correlation = gradient.p / gradient.q
+        # A token is among its own keys: E |z_t|^2 f = (1 + 4/(t d)) E |z_t|^2 E f of the private parts, for f of degree 4.
+        lengthened = 1 if x.fixed_norm is not None else 1 + 4 * x.gap / (x.q * ROW * d)
 
         def path(own: sp.Expr, tilted: sp.Expr, part: sp.Expr, share: sp.Expr) -> sp.Expr:
             """One row, with G as far as a norm and the scale fluctuate together, and two rows with their inner product."""
             dropped = self._noise * x.q * x.gap * square
-            row = x.gap**2 * ((1 - part) * own + part * tilted) + dropped
+            row = x.gap**2 * lengthened * ((1 - part) * own + part * tilted) + dropped
             pair = x.gap**2 * (x.rho * mean + share * (weighted - x.rho * mean))
             return scale * strength * x.q * (self._rows(row, x) + correlation * (n - 1) * pair)
 
@@ -422,9 +429,7 @@ class CausalAttention(PositionalAttention):
         return {"value": value, "query": self.key_variance * query, "key": self.query_variance * key}
 
     def _hidden(self, count: int) -> Array:
-        import numpy as np
-
-        return np.triu(np.ones((count, count), dtype=bool), 1)
+        return later_keys(count)
 
     def _mask(self, rng: np.random.Generator, shape: tuple[int, ...], values: Values) -> Array | float:
         keep = 1 - self.number(self.dropout, values)

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 GAUSSIAN_TOKENS = Assumption("Gaussian tokens", "tokens are jointly Gaussian and exchangeable before the layer")
 
 
+def later_keys(count: int) -> Array:
+    """True where a causal mask hides key j from row i, of shape (rows, keys)."""
+    import numpy as np
+
+    return np.triu(np.ones((count, count), dtype=bool), 1)
+
+
 @dataclass(frozen=True)
 class PositionalAttention(RangedAttention):
     """Softmax attention in which the position of a token matters; the parameters are those of :class:`Attention`.

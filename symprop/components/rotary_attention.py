@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy as sp
 
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
-from symprop.components.positional_attention import GAUSSIAN_TOKENS, PositionalAttention
+from symprop.components.positional_attention import GAUSSIAN_TOKENS, PositionalAttention, later_keys
 from symprop.core import symbols
-from symprop.core.errors import InputError
+from symprop.core.errors import InputError, RefusedError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 from symprop.functions.rotary_means import CENTRED, LAG, NORMAL, SCALE, RotaryAverage, RotaryMean
 from symprop.functions.softmax_interpolation import Interpolation
 from symprop.functions.softmax_overlap import Participation, WeightMoment, jacobian_square, jacobian_trace_square
 from symprop.functions.table_sum import Larger
+from symprop.functions.token_means import ROW
 
 PATTERN = Assumption(
     "exchangeable keys",
@@ -55,6 +56,10 @@ class RotaryAttention(PositionalAttention):
     neighbouring keys have correlated weights. The averages over lags need numbers for tokens, ``key_width``, ``rotated`` and
     ``base``.
 
+    ``causal`` hides the keys after a row. The law of the scores of a row depends on the number of its keys alone, so that
+    :meth:`position` has the second moment of every output; what two rows of different lengths have in common is not known, and
+    averages over positions are refused.
+
     >>> from symprop.core.symbols import d, n
     >>> x = Signal(q=sp.Integer(1), gap=sp.Rational(1, 2), tokens=sp.Integer(64), width=sp.Integer(128), gaussian=True)
     >>> layer = RotaryAttention(64, sp.Rational(1, 128), 64, sp.Rational(1, 128), sp.Rational(1, 128))
@@ -64,6 +69,7 @@ class RotaryAttention(PositionalAttention):
 
     rotated: Any = None
     base: Any = 10000
+    causal: bool = False
 
     rule = "rotary attention"
     reason = "rotations make the scores of what tokens share depend on the lag, which the softmax sees but for its mean"
@@ -94,7 +100,30 @@ class RotaryAttention(PositionalAttention):
         more = "" if self.query_variance == 0 else f", d_k={self.key_width}, {self.query_variance}, {self.key_variance}"
         more += "" if self.rotated == self.key_width else f", rotated={self.rotated}"
         more += "" if self.heads == 1 else f", heads={self.heads}"
-        return f"{type(self).__name__}({self.width}{more}, base={self.base})"
+        more += f", base={self.base}" + (", causal" if self.causal else "")
+        return f"{type(self).__name__}({self.width}{more})"
+
+    def accept(self, *signals: Signal) -> None:
+        """Gaussian tokens; no averages over positions under a causal mask."""
+        super().accept(*signals)
+        if self.causal:
+            raise RefusedError(
+                self.describe(),
+                "the overlap of two rows of different lengths whose scores depend on the lag is not known",
+                "take position(x) for the second moment of a row, or a CausalAttention without rotary positions; an audit of a "
+                "whole model follows the Gram matrix of its tokens, under both",
+            )
+
+    def position(self, x: Signal) -> sp.Lambda:
+        """The second moment of an output that sees t keys, a function of t: under a causal mask that of output t.
+
+        >>> x = Signal(q=sp.Integer(1), gap=sp.Rational(1, 2), tokens=sp.Integer(64), width=sp.Integer(128), gaussian=True)
+        >>> layer = RotaryAttention(64, sp.Rational(1, 128), 64, sp.Rational(1, 128), sp.Rational(1, 128), causal=True)
+        >>> layer.position(x)(1), sp.N(layer.position(x)(64), 4)
+        (1, 0.5174)
+        """
+        several = replace(self, causal=False).forward(x.replace(tokens=ROW)).q
+        return sp.Lambda(ROW, sp.Piecewise((x.width * self.value_variance * x.q, sp.Eq(ROW, 1)), (several, True)))
 
     # Laws of the scores.
 
@@ -299,6 +328,9 @@ class RotaryAttention(PositionalAttention):
 
         query, key = path(seen, 1 / d), path(self._learnt(SCALE, x), 1 / self.key_width + 1 / d)
         return {"value": value, "query": query / self.query_variance, "key": key / self.key_variance}
+
+    def _hidden(self, count: int) -> Array | None:
+        return later_keys(count) if self.causal else None
 
     def _placed(self, x: Array, values: Values, sign: int = 1) -> Array:
         import numpy as np

@@ -97,7 +97,7 @@ def without_cancellation(expression: sp.Expr) -> sp.Expr | None:
 
     >>> from symprop.core.symbols import A, M
     >>> without_cancellation((A*M - A - M)/(A - 1))
-    (A*M + A*(1 - M) + M*(1 - A))/(1 - A)
+    (A + M*(1 - A))/(1 - A)
     >>> without_cancellation(A - M) is None
     True
     """

@@ -47,6 +47,22 @@ class ArcCosine(sp.Function):
             return v**k * cls(k, ratio, sp.S.One)
         return None
 
+    def without_scale(self) -> sp.Expr:
+        r"""The same with factors that are not negative and that gap and v share taken out: :math:`s^k` times another one.
+
+        The angle keeps them, which is zero where they are.
+
+        >>> g, v, s = sp.symbols("g v s", nonnegative=True)
+        >>> ArcCosine(1, 2*s*g, s*v).without_scale(), ArcCosine(0, s*g, s*v).without_scale()
+        (s*ArcCosine(1, 2*g, v), ArcCosine(0, g*s, s*v))
+        """
+        k, gap, v = self.args
+        if k == 0:
+            return self
+        own = set(sp.Mul.make_args(gap))
+        shared = sp.Mul(*(item for item in sp.Mul.make_args(v) if item in own and item.free_symbols and item.is_nonnegative))
+        return shared**k * ArcCosine(k, gap / shared, v / shared)
+
     def elementary(self) -> sp.Expr:
         """The definition in arccos and square roots."""
         k, gap, v = self.args

@@ -218,12 +218,18 @@ def _middle(variance: Any, tokens: Any, extra: Any) -> Any:
 
 
 def pair_ends(variance: Any, dimension: Any, tokens: Any, extra: Any) -> Any:
-    """What the overlap of pairs of rows is interpolated from, of shape (5, pairs, variances), by blocks of variances."""
+    """What the overlap of pairs of rows is interpolated from, of shape (5, pairs, variances), by blocks of variances.
+
+    nan beyond a variance of 400.
+    """
+    known = variance <= 400
+    inside = np.where(known, variance, 1.0)
+    size = max(1, int(320 / (20 + float(inside.max()))))
     parts = []
-    for start in range(0, len(variance), 16):
-        a, law = variance[start : start + 16], dimension[start : start + 16]
+    for start in range(0, len(variance), size):
+        a, law = inside[start : start + size], dimension[start : start + size]
         parts.append(np.concatenate([_outer_ends(a, law, tokens, extra), _middle(a, tokens, extra)[None]]))
-    return np.concatenate(parts, 2)
+    return np.where(known, np.concatenate(parts, 2), float("nan"))
 
 
 def overlap_and_slope(
@@ -240,7 +246,7 @@ def overlap_and_slope(
     """
     # A variance of 1e-12 stands for vanishing scores.
     a = variance + 1e-12 + 0 * tokens[:1]
-    law = 0 * a + float("inf") if dimension is None else dimension + 0 * a
+    law = np.zeros(a.shape, dtype=np.float64) + (float("inf") if dimension is None else dimension)
     first, more = ((item + 0 * tokens).reshape(-1) for item in (tokens, extra))
     ends = evaluate(a.reshape(-1), law.reshape(-1), first, more)
     level, zero, start, end, middle = ends.reshape(5, len(first), *a.shape[1:])

@@ -28,6 +28,16 @@ class _Rotary(sp.Function):
         """Tokens, key width, rotated coordinates and base."""
         raise NotImplementedError
 
+    @property
+    def numbers(self) -> tuple[sp.Symbol, ...]:
+        """What the value depends on: the symbols by name."""
+        return tuple(sorted(self.free_symbols, key=str))
+
+    def at(self, *numbers: float) -> float:
+        """The value in double precision at :attr:`numbers`."""
+        whole = (sp.Integer(int(item)) if item == int(item) else sp.Float(item) for item in numbers)
+        return float(self.xreplace(dict(zip(self.numbers, whole, strict=True))).in_double())
+
     def _setting(self) -> tuple[int, int, int, float] | None:
         if not all(item.is_number for item in self.places):
             return None
@@ -141,7 +151,7 @@ class RotaryMean(_Rotary):
         """The value in double precision; every argument must be a number."""
         from symprop.functions.rotary_numeric import lag_means
 
-        function = compiled(self.args[0].signature, self.args[0].expr)
+        function = compiled(self.args[0].signature, self.args[0].expr, masked=False)
         return float(lag_means(lambda *at: [function(*at)], 1, float(self.args[1]), *map(float, self.places))[0])
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:

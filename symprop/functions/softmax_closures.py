@@ -64,7 +64,7 @@ REM = Closure(
 EXACT = Closure(
     "exact", lambda a, n: TabulatedParticipation(a, n), lambda a, g, n: TabulatedRowGap(a, g, n),
     Assumption("exact softmax", "the scores of a row are Gaussian, and their moments those of any number of tokens"),
-    "relative 1e-4 in interpolated moments", Source("noci2022", "Eq. 1"),
+    "relative 1e-4 in interpolated moments; nan at score deviations of 20 and more", Source("noci2022", "Eq. 1"),
 )
 CLOSURES = {closure.name: closure for closure in (UNIFORM, ANNEALED, REM, EXACT)}
 """Every closure by name."""

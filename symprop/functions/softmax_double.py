@@ -11,14 +11,12 @@ import sympy as sp
 
 from symprop.core.errors import RefusedError
 from symprop.functions import softmax_numeric
-from symprop.functions.rotary_means import RotaryAverage, RotaryMean
 from symprop.functions.softmax_layer import LayerMoment
-from symprop.functions.softmax_overlap import RowNode, WeightNode
-from symprop.functions.softmax_values import value
-from symprop.functions.token_means import PairMean, RowMean
+from symprop.functions.softmax_overlap import RowNode, WeightNode, evaluated
+from symprop.functions.softmax_values import MEANS, value
+from symprop.functions.token_means import outermost
 
-_MEANS = (RowMean, PairMean, RotaryMean, RotaryAverage)
-DOUBLE = (WeightNode, LayerMoment, *_MEANS)
+DOUBLE = (WeightNode, LayerMoment, *MEANS)
 """The nodes that are evaluated in double precision."""
 DOUBLE_DIGITS = 10
 """Their significant digits."""
@@ -33,7 +31,7 @@ def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[s
     >>> {node: round(value, 4) for node, value in in_double(2*Participation(a, n), {a: 36, n: 10**6}).items()}
     {Participation(a, n): 0.2410}
     """
-    nodes = sorted(_outermost(expression), key=sp.default_sort_key)
+    nodes = sorted(outermost(expression, DOUBLE), key=sp.default_sort_key)
     at = {node: node.xreplace(dict(point)) for node in nodes}
     for node in at.values():
         if node.free_symbols:
@@ -42,22 +40,11 @@ def in_double(expression: sp.Expr, point: Mapping[sp.Symbol, sp.Expr]) -> dict[s
     found = {}
     for node, moment in at.items():
         if isinstance(moment, RowNode):
-            found[node] = sp.Float(rows[moment])
-        elif isinstance(moment, (WeightNode, *_MEANS)):
-            found[node] = sp.Float(_value(moment))
+            found[node] = sp.Float(evaluated(rows[moment], moment))
+        elif isinstance(moment, (WeightNode, *MEANS)):
+            found[node] = sp.Float(evaluated(_value(moment), moment))
         else:
             found[node] = sp.Float(value(moment)) if isinstance(moment, LayerMoment) else moment
-    return found
-
-
-def _outermost(expression: sp.Expr) -> set[sp.Expr]:
-    """The moments that are not inside an average of moments."""
-    found, steps = set(), sp.preorder_traversal(expression)
-    for node in steps:
-        if isinstance(node, DOUBLE):
-            found.add(node)
-            if isinstance(node, _MEANS):
-                steps.skip()
     return found
 
 

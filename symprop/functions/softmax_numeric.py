@@ -184,16 +184,18 @@ def row_moments(requests: Any, variance: Any, tokens: Any, dimension: Any, step:
     """E prod_b sum_j w_j^(k_b) c_j^(p_b) of a row of softmax weights, of shape (requests, points).
 
     ``requests`` lists tuples of pairs (k, p) with k >= 1; ``variance``, ``tokens`` (whole numbers >= 1) and ``dimension`` are
-    float64 vectors of one length. Relative error 1e-11 for scales up to 20 and tokens up to 1e6 (checked by halving ``step``).
+    float64 vectors of one length. Relative error 1e-11 for scales up to 20 and tokens up to 1e6 (checked by halving ``step``);
+    nan beyond a scale of 64, where the grid would be too large.
 
     >>> row_moments([((2, 0),)], np.array([0.0, 36.0]), np.array([4.0, 1e6]), np.array([np.inf, np.inf])).round(4).tolist()
     [[0.25, 0.241]]
     """
     scale = np.sqrt(variance)
-    found = np.zeros((len(requests), len(scale)), dtype=np.float64)
+    found = np.zeros((len(requests), len(scale)), dtype=np.float64) + np.where(scale <= 64, 0 * tokens, float("nan"))
     smooth = np.isinf(dimension) | (dimension >= 64)
     shared = smooth & (scale >= 0.7)
     kind = np.where(shared, 0, np.where(dimension < 0, 1, np.where(np.isinf(dimension), 2, 3)))
+    kind = np.where(scale <= 64, kind, 4)
     for code in range(4):
         places = np.arange(len(scale))[kind == code]
         key = scale[places] + np.where(tokens[places] > 128, 0.0, 1e6)
@@ -297,7 +299,7 @@ def pair_moments(
     The scores of the rows have the variances ``first`` and ``second`` and the correlation 1 - ``deficit``; row w has ``tokens``
     keys, row v these and ``extra`` more (a causal mask). ``requests`` lists tuples of pairs (k, l); every request needs a
     positive total of both. All arguments are float64 vectors of one length. Points with like
-    grids share matrix products: 1 to 100 ms a point for scales up to 6.
+    grids share matrix products: 1 to 100 ms a point for scales up to 6. nan beyond a scale of 32.
 
     >>> ends = np.array([4.0, 4.0])
     >>> pair_moments([((1, 1),)], ends, ends, np.array([1.0, 0.0]), 0*ends + 8, 0*ends).round(6).tolist()
@@ -317,10 +319,10 @@ def pair_moments(
         np.where(multiple > 0, multiple * load * width, step + 0 * load) for multiple, load in zip(times, loads, strict=True)
     ]
     power = max(sum(k + m for k, m in powers) for powers in requests)
-    found = np.zeros((len(requests), len(first)), dtype=np.float64)
+    found = np.zeros((len(requests), len(first)), dtype=np.float64) + np.where(sharp <= 32, 0 * tokens, float("nan"))
     code = np.where(deficit > 1, 1.0, 0.0) + 2 * times[0] + 64 * times[1] + np.where(tokens > 128, 0.0, 2048.0)
-    for kind in sorted({float(item) for item in code}):
-        places = np.arange(len(first))[code == kind]
+    for kind in sorted({float(item) for item in code[sharp <= 32]}):
+        places = np.arange(len(first))[(code == kind) & (sharp <= 32)]
         key = sharp[places]
         places = places[np.argsort(key)]
         key = key[np.argsort(key)]
@@ -350,6 +352,27 @@ def _legendre_nodes(count: Any) -> Any:
         matrix[:, k, k - 1] = matrix[:, k - 1, k] = k / (4 * k * k - 1) ** 0.5
     nodes, vectors = np.linalg.eigh(matrix)
     return (1 + nodes[0]) / 2, vectors[0, 0] ** 2
+
+
+def _chebyshev_nodes(count: Any) -> Any:
+    """Chebyshev's nodes on [0, 1]."""
+    return (1 + np.cos((np.arange(count, dtype=np.float64) + 0.5) * (3.141592653589793 / count))) / 2
+
+
+def _chebyshev_values(place: Any, count: Any) -> Any:
+    """Chebyshev's polynomials of degree below ``count`` on [0, 1], of shape (count, points)."""
+    z = 2 * place - 1
+    found = [1 + 0 * z, z]
+    for _ in range(count - 2):
+        found.append(2 * z * found[-1] - found[-2])
+    return np.stack(found)
+
+
+def _chebyshev_series(count: Any) -> Any:
+    """The matrix that makes the coefficients of Chebyshev's polynomials from values at the nodes."""
+    unit = _chebyshev_values(_chebyshev_nodes(count), count) * (2.0 / count)
+    unit[0] = unit[0] / 2
+    return unit
 
 
 def _one_shape(*values: Any) -> Any:

@@ -10,6 +10,7 @@ is a moment of these weights, opaque in formulas. Derivatives in a and g stay in
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -108,7 +109,7 @@ class WeightNode(sp.Function):
             return None
         if prec <= _DOUBLE_BITS:
             # Decisions on signs ask for few digits, and often.
-            return sp.Float(self.in_double(), precision=prec)
+            return sp.Float(evaluated(self.in_double(), self), precision=prec)
         # In steps of 32 bits, so that the slightly raised precisions of an enclosing sum meet the cache.
         return sp.Float._new(_exact_value(self, -(-(prec + 12) // 32) * 32)._mpf_, prec)
 
@@ -126,6 +127,14 @@ class WeightNode(sp.Function):
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_real for argument in self._numeric if argument is not sp.oo) else None
+
+
+def evaluated(value: float, moment: object) -> float:
+    """The value of a moment; :class:`RefusedError` where its scores are too sharp for the grid of an integral."""
+    if math.isnan(value):
+        raise RefusedError(str(moment), "score deviations beyond 64 in one row, 32 in two rows and 20 in tables and under a "
+                           "mask are not evaluated", "lower the score variance, or take the limit of condensed weights")
+    return value
 
 
 _DOUBLE_BITS = 30

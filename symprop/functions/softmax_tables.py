@@ -1,11 +1,11 @@
 r"""Participation and row gap of softmax weights for many points: Chebyshev interpolation of their exact values.
 
-The square root of the score variance a is divided into the panels [0, 2], [2, 4], [4, 8], ...; on each, the logarithms of
-n Y(a) and of the row gap over g (n - 1)/n^2 are polynomials of degree 23 and 9, in a on the first panel and in sqrt(a) on the
-others; the latter also in log(1 + g) over its largest value. Their coefficients come from exact values. Relative error of the
-participation below 1e-7, of the row gap below 1e-4 for 16 tokens and more and 1e-3 for fewer, for sqrt(a) up to 16 (tested).
-A table belongs to one number of tokens, and is made when a point first needs it: a value does not depend on the other
-points. The text of this module is part of generated code.
+The square root of the score variance a is divided into the panels [0, 2], [2, 4], [4, 8], [8, 16], [16, 20]; on each, the
+logarithms of n Y(a) and of the row gap over g (n - 1)/n^2 are polynomials of degree 23 and 9, in a on the first panel and in
+sqrt(a) on the others; the latter also in log(1 + g) over its largest value. Their coefficients come from exact values. Relative
+error of the participation below 1e-7, of the row gap below 1e-4 for 16 tokens and more and 1e-3 for fewer (tested); from
+sqrt(a) = 20 on the values are nan. A table belongs to one number of tokens, and is made when a point first needs it: a value
+does not depend on the other points. The text of this module is part of generated code.
 """
 
 from __future__ import annotations
@@ -14,30 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from symprop.functions.softmax_numeric import _one_shape, pair_moments, row_moments
-
-
-def _chebyshev_nodes(count: Any) -> Any:
-    """Chebyshev's nodes on [0, 1]."""
-    return (1 + np.cos((np.arange(count, dtype=np.float64) + 0.5) * (3.141592653589793 / count))) / 2
-
-
-def _chebyshev_values(place: Any, count: Any) -> Any:
-    """Chebyshev's polynomials of degree below ``count`` on [0, 1], of shape (count, points)."""
-    z = 2 * place - 1
-    found = [1 + 0 * z, z]
-    for _ in range(count - 2):
-        found.append(2 * z * found[-1] - found[-2])
-    return np.stack(found)
+from symprop.functions.softmax_numeric import (
+    _chebyshev_nodes,
+    _chebyshev_series,
+    _chebyshev_values,
+    _one_shape,
+    pair_moments,
+    row_moments,
+)
 
 
 def _panel_table(low: Any, high: Any, tokens: Any) -> Any:
     """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
     coefficients: Any = []
     for count in (24, 10):
-        nodes = _chebyshev_nodes(count)
-        unit = _chebyshev_values(nodes, count) * (2.0 / count)
-        unit[0] = unit[0] / 2
+        nodes, unit = _chebyshev_nodes(count), _chebyshev_series(count)
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
         own = row_moments([((2, 0),)], variance, flat + tokens, flat + float("inf"))[0]
@@ -53,12 +44,12 @@ def _panel_table(low: Any, high: Any, tokens: Any) -> Any:
 
 def _table_values(kind: Any, variance: Any, gap: Any, tokens: Any, tables: Any) -> Any:
     """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
-    found = 0.0 * variance
     scale = np.sqrt(variance)
+    found = np.where((scale < 20) | (tokens == 1), 0 * tokens, float("nan"))
     for size in sorted(set(tokens.tolist())):
         low, high = 0.0, 2.0
-        reach = np.where(tokens == size, scale, 0 * scale).max().tolist()
-        while size > 1 and low <= reach:
+        reach = np.where(tokens == size, scale, 0 * tokens).max().tolist()
+        while size > 1 and low <= reach and low < high:
             here = (tokens == size) & (scale >= low) & (scale < high)
             if bool(here.any()):
                 if (size, low) not in tables:
@@ -72,7 +63,7 @@ def _table_values(kind: Any, variance: Any, gap: Any, tokens: Any, tables: Any) 
                     # Equal scores have no gap: any place will do.
                     share = np.log1p(gap[here]) / np.where(a > 0, widest, 1 + 0 * a)
                     found[here] = (place * (table @ _chebyshev_values(share, 10))).sum(0)
-            low, high = high, 2 * high
+            low, high = high, min(2 * high, 20.0)
     return found
 
 
@@ -83,7 +74,7 @@ def table_participation(variance: Any, tokens: Any, tables: Any) -> Any:
     0.42965
     """
     shape, (a, n) = _one_shape(variance, tokens)
-    return (np.exp(_table_values(0, a, 0 * a, n, tables)) / n).reshape(shape)
+    return (np.exp(_table_values(0, a, 0 * n, n, tables)) / n).reshape(shape)
 
 
 def table_row_gap(variance: Any, gap: Any, tokens: Any, tables: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from symprop.functions.softmax_overlap import Participation, RowGap
+from symprop.functions.softmax_overlap import Participation, RowGap, evaluated
 from symprop.functions.softmax_tables import table_participation, table_row_gap
 
 _TABLES: dict[Any, Any] = {}
@@ -17,7 +17,7 @@ class _Tabulated:
     """Digits beyond double precision would be those of the interpolation."""
 
     def _eval_evalf(self: Any, prec: int) -> sp.Expr | None:
-        return sp.Float(self.in_double(), precision=prec) if self.is_number else None
+        return sp.Float(evaluated(self.in_double(), self), precision=prec) if self.is_number else None
 
 
 class TabulatedParticipation(_Tabulated, Participation):

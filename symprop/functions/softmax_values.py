@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-import mpmath
 import numpy as np
 import sympy as sp
 from sympy.codegen.cfunctions import log1p
 
 from symprop.core.errors import InputError
-from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
+from symprop.functions.rotary_means import RotaryAverage, RotaryMean
 from symprop.functions.softmax_layer import (
     AVERAGES,
     LEGENDRE,
@@ -37,8 +36,12 @@ from symprop.functions.softmax_overlap import (
     SoftmaxSlope,
     WeightGap,
     WeightMoment,
+    evaluated,
 )
+from symprop.functions.token_means import PairMean, RowMean, outermost, special_functions
 
+MEANS = (RowMean, PairMean, RotaryMean, RotaryAverage)
+"""Averages over rows, pairs of rows and lags, which evaluate the moments inside themselves."""
 _Key: TypeAlias = tuple[Any, ...]
 """A moment at a point: ("row", powers, a, n, D), ("pair", powers, a, g, n, m) or ("layer", name, level, arguments)."""
 _Terms: TypeAlias = list[tuple[float, _Key | None]]
@@ -51,11 +54,6 @@ _SMALL = 0.02
 _PLACES, _WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(5))
 _PLACES = _PLACES + 0.5
 _BETWEEN = np.array([[float(item) for item in node] for node in LEGENDRE])
-_FUNCTIONS = {
-    "ExpMinusOne": np.expm1,
-    "CorrelationDeficit": lambda *x: float(correlation_deficit(*map(mpmath.mpf, x))),
-    "CorrelationSlopeDeficit": lambda *x: float(correlation_slope_deficit(*map(mpmath.mpf, x))),
-}
 _TABLE: dict[_Key, float] = {}
 _TABLE_SIZE = 500_000
 
@@ -73,12 +71,12 @@ class Evaluator:
 
     def __init__(self, expressions: Sequence[sp.Expr], arguments: Sequence[sp.Symbol]) -> None:
         plain = [sp.sympify(item).replace(sp.log, _logarithm) for item in expressions]
-        nodes = sorted(set().union(*(item.atoms(*_NODES) for item in plain)), key=sp.default_sort_key)
+        nodes = sorted(set().union(*(outermost(item, (*_NODES, *MEANS)) for item in plain)), key=sp.default_sort_key)
         names = [sp.Dummy(f"m{k}") for k in range(len(nodes))]
         table = dict(zip(nodes, names, strict=True))
         self._nodes = [_terms(node) for node in nodes]
-        modules: list[Any] = [_FUNCTIONS, "numpy"]
-        places = [list(node.args[2:] if isinstance(node, LayerMoment) else node._numeric) for node in nodes]
+        modules: list[Any] = [special_functions(), "numpy"]
+        places = [_place(node) for node in nodes]
         self._inner = sp.lambdify(tuple(arguments), places, modules, cse=True)
         self._outer = sp.lambdify((*arguments, *names), [item.xreplace(table) for item in plain], modules, cse=True)
 
@@ -180,8 +178,17 @@ def _logarithm(x: sp.Expr) -> sp.Expr:
     return log1p(x - 1) if isinstance(x, sp.Add) and 1 in x.args else sp.log(x)
 
 
+def _place(node: Any) -> list[sp.Expr]:
+    """The numeric arguments of a node."""
+    if isinstance(node, MEANS):
+        return list(node.numbers)
+    return list(node.args[2:] if isinstance(node, LayerMoment) else node._numeric)
+
+
 def _terms(node: sp.Expr) -> Callable[..., _Terms]:
     """How a node follows from moments, as a function of its numeric arguments."""
+    if isinstance(node, MEANS):
+        return lambda *at: [(evaluated(node.at(*at), node), None)]
     if isinstance(node, LayerMoment):
         return lambda *at: [(1.0, ("layer", node.name, node.level, *at))]
     if isinstance(node, (Participation, WeightMoment)):
@@ -270,7 +277,7 @@ def _tabulate(wanted: set[_Key]) -> None:
             found = pair_moments(list(requests), variance, variance, deficit, *rest)
         for k, point in enumerate(sorted(places)):
             for powers, number in zip(requests, found[:, k], strict=True):
-                _TABLE[kind, powers, *point] = float(number)
+                _TABLE[kind, powers, *point] = evaluated(float(number), f"moment {powers} of scores of variance {point[0]:g}")
 
 
-__all__ = ["Evaluator", "evaluator", "value"]
+__all__ = ["MEANS", "Evaluator", "evaluator", "value"]

@@ -138,12 +138,27 @@ class RowMean(sp.Function):
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         return _double(self)
 
-    def in_double(self) -> float:
-        """The value in double precision; every argument must be a number."""
+    @property
+    def numbers(self) -> tuple[sp.Expr, ...]:
+        """What the value depends on: the number of tokens, the law of two rows, and the symbols of the moment by name."""
+        return (self.tokens, *(self.args[2] if len(self.args) > 2 else ()), *_free(self.args[0]))
+
+    def at(self, *numbers: float) -> float:
+        """The value in double precision at :attr:`numbers`.
+
+        >>> from symprop.functions.softmax_overlap import Participation
+        >>> a, n, t = sp.symbols("a n t", positive=True, integer=True)
+        >>> round(RowMean(sp.Lambda(t, Participation(a, t)), n).at(2.0, 1.0), 6)
+        0.818419
+        """
         from symprop.functions.causal_numeric import row_means
 
-        function = compiled(self.args[0].signature, self.args[0].expr)
-        return float(row_means(lambda t: [function(t)], 1, float(self.tokens))[0])
+        function = _moment(self.args[0])
+        return float(row_means(lambda *at: [function(*at)], 1, *numbers)[0])
+
+    def in_double(self) -> float:
+        """The value in double precision; every argument must be a number."""
+        return self.at(*map(float, self.numbers))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         raise RefusedError(str(self), "a mean over tokens has no derivative in its number of tokens",
@@ -209,13 +224,16 @@ class PairMean(sp.Function):
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
         return _double(self)
 
-    def in_double(self) -> float:
-        """The value in double precision; every argument must be a number."""
+    numbers = RowMean.numbers
+
+    def at(self, *numbers: float) -> float:
+        """The value in double precision at :attr:`numbers`."""
         from symprop.functions.causal_numeric import pair_means
 
-        function = compiled(self.args[0].signature, self.args[0].expr)
-        return float(pair_means(lambda *at: [function(*at)], 1, float(self.tokens), [float(item) for item in self.args[2]])[0])
+        function = _moment(self.args[0])
+        return float(pair_means(lambda *at: [function(*at)], 1, numbers[0], numbers[1:6], *numbers[6:])[0])
 
+    in_double = RowMean.in_double
     fdiff = RowMean.fdiff
     _eval_derivative = RowMean._eval_derivative
 
@@ -261,6 +279,34 @@ def _outer_sum(inner: sp.Expr, last: sp.Symbol, tokens: sp.Expr) -> sp.Expr | No
     return total
 
 
+def _free(function: sp.Lambda) -> tuple[sp.Symbol, ...]:
+    """The symbols of a moment that are not bound, by name."""
+    return tuple(sorted(function.free_symbols, key=str))
+
+
+def _moment(function: sp.Lambda) -> Callable[..., Any]:
+    """A moment as a function of its bound symbols and its others."""
+    return compiled((*function.signature, *_free(function)), function.expr)
+
+
+def outermost(expression: sp.Expr, kinds: tuple[type, ...]) -> set[sp.Expr]:
+    """The nodes of some kinds in an expression that are not inside an average of moments.
+
+    >>> t, n = sp.symbols("t n", positive=True, integer=True)
+    >>> from symprop.functions.softmax_overlap import Participation
+    >>> mean = RowMean(sp.Lambda(t, Participation(n, t)), n)
+    >>> outermost(1 + mean, (Participation, RowMean)) == {mean}
+    True
+    """
+    found, steps = set(), sp.preorder_traversal(expression)
+    for node in steps:
+        if isinstance(node, kinds):
+            found.add(node)
+        if hasattr(node, "numbers"):
+            steps.skip()
+    return found
+
+
 @lru_cache(maxsize=2048)
 def _double(node: Any) -> sp.Expr | None:
     """The value in double precision, whatever precision is asked for."""
@@ -273,8 +319,8 @@ def _double(node: Any) -> sp.Expr | None:
 
 
 @lru_cache(maxsize=512)
-def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr) -> Callable[..., Any]:
-    """An expression in weight moments as a function of numpy arrays.
+def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr, masked: bool = True) -> Callable[..., Any]:
+    """An expression in weight moments as a function of numpy arrays; those of masked rows are interpolated.
 
     >>> import numpy as np
     >>> from symprop.functions.softmax_overlap import Participation
@@ -285,7 +331,7 @@ def compiled(arguments: tuple[sp.Symbol, ...], expression: sp.Expr) -> Callable[
     import numpy as np
 
     plain = expression.replace(_is_number, lambda node: node.evalf(20))
-    made: Callable[..., Any] = sp.lambdify(arguments, plain, modules=[_moments(), np], cse=True)
+    made: Callable[..., Any] = sp.lambdify(arguments, plain, modules=[_moments(masked), np], cse=True)
     return made
 
 
@@ -294,45 +340,47 @@ def _is_number(node: sp.Basic) -> bool:
     return isinstance(node, sp.Function) and not isinstance(node, WeightNode) and not node.free_symbols
 
 
-def _packed(*values: Any) -> tuple[Any, ...]:
-    """Arrays in a form that a cache can look up."""
+def special_functions() -> Mapping[str, Callable[..., Any]]:
+    """Functions of formulas that numpy has not, of numbers and of arrays."""
+    import mpmath
     import numpy as np
 
-    arrays = (np.asarray(value, dtype=np.float64) for value in values)
-    return tuple((array.shape, array.tobytes()) for array in arrays)
+    from symprop.functions.finite_width import correlation_deficit, correlation_slope_deficit
+
+    def each(function: Callable[..., Any]) -> Callable[..., Any]:
+        return np.vectorize(lambda *x: float(function(*map(mpmath.mpf, x))), otypes=[float])
+
+    return {
+        "ExpMinusOne": np.expm1,
+        "CorrelationDeficit": each(correlation_deficit),
+        "CorrelationSlopeDeficit": each(correlation_slope_deficit),
+    }
 
 
-def _arrays(packed: tuple[Any, ...]) -> list[Any]:
-    import numpy as np
-
-    return [np.frombuffer(data).reshape(shape) for shape, data in packed]
-
-
-@lru_cache(maxsize=1024)
-def _row(powers: Any, weight: float, packed: tuple[Any, ...]) -> Any:
-    from symprop.functions.softmax_numeric import averaged_moments
-
-    return averaged_moments([(powers, weight)], *_arrays(packed))[0]
+_ROWS: dict[Any, Any] = {}
+"""Series of moments of rows under a mask."""
+_PAIRS: dict[Any, Any] = {}
+"""Series of what two of them are interpolated from."""
 
 
-@lru_cache(maxsize=256)
-def _pair_ends(packed: tuple[Any, ...]) -> Any:
-    from symprop.functions.causal_numeric import pair_ends
-
-    return pair_ends(*_arrays(packed))
-
-
-def _moments() -> Mapping[str, Callable[..., Any]]:
+def _moments(masked: bool) -> Mapping[str, Callable[..., Any]]:
     import numpy as np
 
     from symprop.functions import causal_numeric
+    from symprop.functions.causal_tables import tabulated_ends, tabulated_rows
+    from symprop.functions.softmax_numeric import averaged_moments, row_moments
+
+    def rows(requests: Any, variance: Any, tokens: Any, dimension: Any) -> Any:
+        at = requests, variance, tokens, dimension
+        return tabulated_rows(*at, _ROWS) if masked else row_moments(*at)
 
     def row(powers: Any, variance: Any, tokens: Any, dimension: Any = np.inf, spread: Any = 0.0, weight: Any = 0.0) -> Any:
         pairs = tuple(item if isinstance(item, tuple) else (item, 0) for item in powers)
-        return _row(pairs, float(weight), _packed(variance, tokens, dimension, spread))
+        a, n, law, w = (np.asarray(item, dtype=np.float64) for item in (variance, tokens, dimension, spread))
+        return averaged_moments([(pairs, float(weight))], a, n, law, w, rows)[0]
 
-    def ends(*at: Any) -> Any:
-        return _pair_ends(_packed(*at))
+    def ends(variance: Any, dimension: Any, tokens: Any, extra: Any) -> Any:
+        return tabulated_ends(variance, dimension, tokens, extra, _PAIRS)
 
     def pair(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         def value(variance: Any, gap: Any, tokens: Any, extra: Any = 0.0, dimension: Any = None) -> Any:
@@ -342,6 +390,7 @@ def _moments() -> Mapping[str, Callable[..., Any]]:
 
     overlap, slope = (pair(lambda *at, k=k: causal_numeric.overlap_and_slope(*at)[k]) for k in (0, 1))
     return {
+        **special_functions(),
         "WeightMoment": row,
         "Participation": lambda *rest: row(((2, 0),), *rest),
         "RowOverlap": overlap,
@@ -355,5 +404,5 @@ def _moments() -> Mapping[str, Callable[..., Any]]:
 
 __all__ = [
     "AMPLITUDE", "COSINE", "LATER", "ROW", "OverlapGrowth", "PairMean", "RowMean", "SphereOverlap", "SphereSlope", "compiled",
-    "sharp",
+    "outermost", "sharp", "special_functions",
 ]

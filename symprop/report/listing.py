@@ -144,14 +144,14 @@ def sensitivity(measurements: Sequence[Measurement], limit: float) -> str:
     judged = [(visible_error(row, limit), row) for row in measurements if row.expected_to_hold and row.stderr > 0]
     finite = sorted((size, number) for number, (size, _) in enumerate(judged) if math.isfinite(size))
     if not finite:
-        return "What these draws detect: no relative error of a formula, since no row predicts a number other than zero."
+        return "What these draws detect: no relative error of a formula, as every row predicts zero within its standard error."
     size, number = finite[-1]
     middle, worst = finite[len(finite) // 2][0], judged[number][1]
-    text = (f"What these draws detect: a formula wrong by {middle:.2%} in half of the {len(finite)} rows that predict a number "
-            f"other than zero, one wrong by {size:.2%} in all of them ({worst.quantity} at {worst.setting} needs the most); "
-            "less may pass unseen.")  # fmt: skip
+    text = (f"What these draws detect: a formula wrong by {middle:.2%} in half of the {len(finite)} rows that predict more "
+            f"than a standard error, one wrong by {size:.2%} in all of them ({worst.quantity} at {worst.setting} needs the "
+            "most); less may pass unseen.")  # fmt: skip
     zero = len(judged) - len(finite)
-    return f"{text} {zero} more predict zero, and have no relative error." if zero else text
+    return f"{text} {zero} more predict zero within theirs, and have no relative error." if zero else text
 
 
 def plain(renderable: RenderableType, width: int = COLUMNS) -> str:

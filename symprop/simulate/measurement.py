@@ -73,12 +73,12 @@ SURE = 2.0
 def visible_error(row: Measurement, limit: float) -> float:
     """The relative error of a prediction that the draws of a row would show as ``abs(z) > limit`` in 98 % of runs.
 
-    Infinite where the prediction is zero: no relative error of it is visible.
+    Infinite where the prediction is within a standard error of zero: no relative error of it is visible.
 
     >>> round(visible_error(Measurement("q", "n = 2", 1.0, 1.01, 0.005, 100), 4.0), 3)
     0.03
     """
-    return (limit + SURE) * row.stderr / abs(row.predicted) if row.predicted else math.inf
+    return (limit + SURE) * row.stderr / abs(row.predicted) if abs(row.predicted) > row.stderr else math.inf
 
 
 def rms_z(measurements: Iterable[Measurement]) -> float:

@@ -14,7 +14,9 @@ from symprop.simulate.measurement import Measurement, accuracy
 _PATH = Path(__file__).parents[1] / "oracle" / "attention.py"
 
 
-@pytest.mark.parametrize(("kind", "law"), [(study.GAUSSIAN, "gaussian"), (study.NORMED, "rms"), (study.CAUSAL, "gaussian")])
+@pytest.mark.parametrize(("kind", "law"), [
+    (study.GAUSSIAN, "gaussian"), (study.NORMED, "rms"), (study.CAUSAL, "gaussian"), (study.CAUSAL_NORMED, "rms"),
+])
 def test_the_draws_have_the_moments_of_autograd(kind, law):
     pytest.importorskip("torch")
     spec = importlib.util.spec_from_file_location("attention_oracle", _PATH)
@@ -23,7 +25,7 @@ def test_the_draws_have_the_moments_of_autograd(kind, law):
     spec.loader.exec_module(oracle)
     cell = study.Cell(kind, 6, 16, 8, 0.4, 0.3, 1.5)
     found, controls = study.drawn(cell, 8000, np.random.default_rng(3))
-    same = oracle.Cell(n=6, d=16, d_k=8, r=0.4, std=1.5, r_g=0.3, law=law, causal=kind == study.CAUSAL)
+    same = oracle.Cell(n=6, d=16, d_k=8, r=0.4, std=1.5, r_g=0.3, law=law, causal=kind in study.MASKED)
     expected = oracle.simulate(same, 2500, 4, 500)
     for name, key in zip(found, ("q", "p", "var", "cov", "v", "q_weight", "k"), strict=True):
         mean, error = expected[key]

@@ -52,21 +52,23 @@ ELEMENTARY = {
     "f_log": [10 ** RNG.uniform(-320, 308, 300), RNG.uniform(0.5, 2, 300), 1 + 1e-8 * RNG.uniform(-1, 1, 50)],
     "f_log1p": [10 ** RNG.uniform(-300, 308, 200), RNG.uniform(-1, 1, 300), -(10 ** RNG.uniform(-20, 0, 50))],
     "f_asin": [RNG.uniform(-1, 1, 300), 10 ** RNG.uniform(-300, 0, 50), 1 - 10 ** RNG.uniform(-16, 0, 50)],
+    "f_atan": [RNG.uniform(-4, 4, 300), 10 ** RNG.uniform(-300, 300, 100), -(10 ** RNG.uniform(-3, 3, 50))],
     "f_acos": [RNG.uniform(-1, 1, 300), 1 - 10 ** RNG.uniform(-15, 0, 100)],
 }
 EDGES = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 5e-324, -5e-324, 1e308, -1.0, 1.0])
 
 
 def test_elementary_functions_are_right_to_two_units_in_the_last_place(tmp_path):
-    loops = (f"void each_of_{name}(long n, const double *x, double *y) {{ for (long i = 0; i < n; i++) y[i] = {name}(x[i]); }}"
-             for name in ELEMENTARY)
+    calls = {name: f"{name}(x[i])" for name in ELEMENTARY} | {"f_atan": "f_atan(x[i], 1.0)"}
+    loops = (f"void each_of_{name}(long n, const double *x, double *y) {{ for (long i = 0; i < n; i++) y[i] = {call}; }}"
+             for name, call in calls.items())
     texts = special_c.functions()
     source = "\n".join((PRELUDE, *(texts[name] for name in special_c.needed(" ".join(ELEMENTARY))), *loops))
     (tmp_path / "f.c").write_text(source)
     flags = load(MOMENTS, "compiled").__globals__["_FLAGS"]
     subprocess.run(["cc", *flags, "-o", tmp_path / "f.so", tmp_path / "f.c", "-lm"], check=True)
     library = ctypes.CDLL(str(tmp_path / "f.so"))
-    numpy_names = {"f_asin": "arcsin", "f_acos": "arccos"}
+    numpy_names = {"f_asin": "arcsin", "f_acos": "arccos", "f_atan": "arctan"}
 
     def values(name, x):
         y = np.empty_like(x)
@@ -108,6 +110,8 @@ SPECIAL = {
     "slope_deficit": (CorrelationSlopeDeficit(gap, d), {"gap": 10 ** RNG.uniform(-12, 0, 12), "d": RNG.integers(7, 1000, 12)}),
     "normal": (NormalMoment(3, alpha_1, q), {"alpha_1": RNG.uniform(-9, 9, 12), "q": 10 ** RNG.uniform(-2, 4, 12)}),
     "sine": (sp.sin(q) * sp.Heaviside(q - gap), {"q": RNG.uniform(0.1, 9, 12), "gap": RNG.uniform(0, 9, 12)}),
+    "angle": (sp.atan(alpha_1 / (q + gap)) + sp.atan(q) + sp.atan(gap / alpha_1), {
+        "alpha_1": RNG.uniform(-9, 9, 12), "q": 10 ** RNG.uniform(-3, 3, 12), "gap": 10 ** RNG.uniform(-3, 3, 12)}),
     "larger": (sp.Max(q, gap) + sp.Piecewise((q, q < gap), (2 * gap, True)), {"q": RNG.uniform(0, 9, 12),
                                                                           "gap": RNG.uniform(0, 9, 12)}),
 }

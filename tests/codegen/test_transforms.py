@@ -3,6 +3,13 @@
 import importlib
 
 import pytest
+import sympy as sp
+
+from symprop.codegen.render import load
+from symprop.codegen.spec import FunctionSpec, parameters
+from symprop.core.symbols import gap, n, q
+from symprop.functions.logistic import Tanh
+from symprop.functions.softmax_overlap import RowGap
 
 torch = pytest.importorskip("torch")
 
@@ -57,3 +64,36 @@ def test_compiled_functions_give_the_same(name):
     torch._dynamo.reset()
     for compiled, plain in zip(torch.compile(function)(*points), function(*points), strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-12, atol=0)
+
+
+LINE = FunctionSpec("line", parameters(q), (("y", Tanh().second(sp.S.Zero, q)),), "A sum over cells.", formula="x")
+PLANE = FunctionSpec("plane", parameters(q, gap), (("y", Tanh().gap(sp.S.Zero, q, gap)),), "A sum over cells.", formula="x")
+VARIANCES = torch.tensor([1e-3, 0.5, 2.0, 3e3, 1e12], dtype=torch.float64)
+GAPS = VARIANCES * torch.tensor([0.1, 0.3, 1.0, 1.999, 0.5], dtype=torch.float64)
+"""The last beyond all cells."""
+
+
+@pytest.mark.parametrize("spec", [LINE, PLANE], ids=lambda spec: spec.name)
+def test_sums_over_cells_are_mapped_with_their_derivatives(spec):
+    function, points = load(spec, "torch"), (VARIANCES, GAPS)[: len(spec.parameters)]
+    # Inside, the sum itself; outside, its interpolation, right to 3e-9.
+    torch.testing.assert_close(torch.func.vmap(function)(*points), function(*points), rtol=3e-9, atol=0)
+    slopes = torch.func.vmap(torch.func.grad(function, argnums=tuple(range(len(points)))))(*points)
+    places = [item.clone().requires_grad_() for item in points]
+    for mapped, whole in zip(slopes, torch.autograd.grad(function(*places).sum(), places), strict=True):
+        torch.testing.assert_close(mapped, whole, rtol=1e-7, atol=0)
+
+
+@pytest.mark.slow
+def test_a_compiled_sum_over_cells_is_the_sum():
+    torch._dynamo.reset()
+    function = load(LINE, "torch")
+    torch.testing.assert_close(torch.compile(function)(VARIANCES), function(VARIANCES), rtol=1e-12, atol=0)
+
+
+def test_softmax_moments_say_why_they_are_not_mapped():
+    spec = FunctionSpec("rows", parameters(q, gap, n), (("gap", RowGap(q, gap, n)),), "Rows.", formula="x")
+    function = load(spec, "torch")
+    assert function(VARIANCES[:3], GAPS[:3], 8).shape == (3,)
+    with pytest.raises(RuntimeError, match="call the function itself with tensors of all points"):
+        torch.func.vmap(lambda *at: function(*at, 8))(VARIANCES[:3], GAPS[:3])

@@ -10,8 +10,9 @@ import sympy as sp
 from symprop.components import CausalAttention, RMSNorm, RotaryAttention, UniformAttention
 from symprop.components.level_warning import LevelWarning
 from symprop.core import symbols
-from symprop.core.errors import InputError
+from symprop.core.errors import InputError, RefusedError
 from symprop.core.signal import Gradient, Signal
+from symprop.functions.softmax_values import value as double
 from symprop.functions.token_means import compiled
 from tests.oracle.attention import Cell, simulate
 from tests.oracle.rotary import simulate_positions
@@ -194,6 +195,22 @@ def test_rotary_moments_are_those_of_autograd():
     cell = Cell(24, 96, 32, 0.3, 0.9, 0.2)
     measured = simulate_positions(cell, 2000, 2, rotated=16, base=1000.0)
     agree(predicted(layer(RotaryAttention, cell, rotated=16, base=1000), cell), measured, {"other": 0.02})
+
+
+@pytest.mark.parametrize(("r", "std"), [(0.3, 0.9), pytest.param(0.2, 2.0, marks=pytest.mark.slow)])
+def test_rotary_rows_under_a_mask_are_those_of_autograd_and_their_averages_are_refused(r, std):
+    cell = Cell(24, 96, 32, r, std, 0.2, causal=True)
+    mean, error = simulate_positions(cell, 2000, 3, rotated=16, base=1000.0)["q_t"]
+    component, x = layer(RotaryAttention, cell, rotated=16, base=1000, causal=True), tokens(24, 96, r)
+    position = component.position(x)
+    found = np.array([double(position(t)) for t in range(1, 25)])
+    # The error that the layer states.
+    assert (np.abs(found - mean) <= 4 * error + 0.02 * mean).all(), found / mean
+    gradient = Gradient(sp.Integer(1), sp.Integer(1))
+    for refused in (lambda: component.forward(x), lambda: component.backward(gradient, x),
+                    lambda: component.weight_gradients(gradient, x)):
+        with pytest.raises(RefusedError, match=r"different lengths.*position\(x\)"):
+            refused()
 
 
 # The last of the small and the last three of the large scores are the worst of 30 random cells.

@@ -9,11 +9,13 @@ import sympy as sp
 from symprop.codegen import FunctionSpec
 from symprop.codegen.render import load
 from symprop.codegen.spec import parameters
+from symprop.core.errors import RefusedError
 from symprop.core.symbols import gap, n, q
 from symprop.functions.softmax_closures import EXACT
 from symprop.functions.softmax_numeric import pair_moments, row_moments
 from symprop.functions.softmax_overlap import JacobianOverlap, Participation, RowGap
 from symprop.functions.softmax_tables import table_participation, table_row_gap
+from symprop.functions.softmax_values import value
 
 ERROR = 1e-4
 """The relative error of the row gap that the module states for 16 tokens and more."""
@@ -27,6 +29,7 @@ def exact(variance, gaps, tokens):
 
 @pytest.mark.parametrize(("tokens", "reach", "error"), [
     (2, 4.0, 10 * ERROR), (64, 4.0, ERROR), pytest.param(512, 16.0, ERROR, marks=pytest.mark.slow),
+    pytest.param(64, 19.9, ERROR, marks=pytest.mark.slow),
 ])
 def test_error_is_the_stated_one(tokens, reach, error):
     rng = np.random.default_rng(0)
@@ -46,6 +49,25 @@ def test_a_vanishing_gap_keeps_its_digits():
     np.testing.assert_allclose(found, slope * np.array([1e-300, 1e-12, 0.0]), rtol=ERROR)
     assert table_row_gap(np.array(0.0), np.array(0.0), np.array(16.0), {}) == 0
     assert table_row_gap(np.array(1.0), np.array(0.5), np.array(1.0), {}) == 0
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_scores_beyond_the_tables_are_nan_and_refused(backend):
+    """No grid of the size of a score deviation of 1e12 is made."""
+    array = np.asarray if backend == "numpy" else pytest.importorskip("torch").as_tensor
+    both = EXACT(Participation(q, n) + RowGap(q, gap, n))
+    closed = load(FunctionSpec("closed", parameters(q, gap, n), (("value", both),), "Closed."), backend)
+    variance = array(np.array([1.0, 400.0, 1e24, np.inf]))
+    found = np.asarray(closed(q=variance, gap=0.5 * variance, n=array(np.array(8.0))))
+    assert np.isfinite(found[0]) and np.isnan(found[1:]).all()
+    # The only weight of a single token is 1, however sharp its scores.
+    assert np.asarray(closed(q=variance, gap=array(np.array(0.0)), n=array(np.array(1.0))))[2] == 1
+    for node in (EXACT(Participation(sp.Integer(10) ** 24, 8)), Participation(sp.Integer(10) ** 24, 8),
+                 JacobianOverlap(sp.Integer(10) ** 24, 1, 8)):
+        with pytest.raises(RefusedError, match="limit of condensed weights"):
+            sp.N(node, 5)
+        with pytest.raises(RefusedError, match="limit of condensed weights"):
+            value(node)
 
 
 @pytest.mark.slow

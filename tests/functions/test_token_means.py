@@ -12,6 +12,7 @@ from symprop.functions.rotary_means import CENTRED, LAG, NORMAL, SCALE, RotaryAv
 from symprop.functions.rotary_numeric import frequencies
 from symprop.functions.softmax_numeric import pair_moments
 from symprop.functions.softmax_overlap import JacobianOverlap, Participation, RowOverlap, jacobian_square
+from symprop.functions.softmax_values import value as double
 from symprop.functions.token_means import AMPLITUDE, COSINE, LATER, ROW, PairMean, RowMean, compiled, sharp
 
 BOUND = (ROW, LATER, AMPLITUDE, COSINE)
@@ -73,6 +74,15 @@ def test_means_over_many_rows_need_few_of_them(variance):
         moment = node(variance, variance * (1 - COSINE), ROW, LATER - ROW)
         mean = PairMean(sp.Lambda(BOUND, moment), 60, sharp(sp.Rational(3, 5)))
         assert number(mean) == pytest.approx(values.mean(), rel=2e-3)
+
+
+def test_a_formula_with_averages_has_a_value_at_numbers_for_its_symbols():
+    a, rho = sp.symbols("a rho", positive=True)
+    pair = PairMean(sp.Lambda(BOUND, RowOverlap(a * AMPLITUDE, a * AMPLITUDE * (1 - COSINE), ROW, LATER - ROW)), n, sharp(rho))
+    lag = RotaryMean(sp.Lambda((LAG, CENTRED, SCALE, NORMAL), LAG * SCALE * rho), a / 8, n, 8, 8, sp.Integer(10000))
+    total = 2 * a + RowMean(sp.Lambda(ROW, Participation(a, ROW)), n) * pair + lag * RotaryAverage("square", n, 8, 8, 10000)
+    found = double(total, {a: 0.5, rho: 0.25, n: 5})
+    assert found == pytest.approx(number(total.subs({a: sp.Rational(1, 2), rho: sp.Rational(1, 4), n: 5})), rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.13, 1.0, 4.0])

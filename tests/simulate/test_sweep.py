@@ -1,6 +1,5 @@
 """Sweeps: the same bytes whatever runs them, in processes, on a dask cluster, and after a kill in the middle."""
 
-import json
 import os
 import signal
 import subprocess
@@ -85,13 +84,20 @@ def test_kill_in_the_middle_and_resume_gives_identical_bytes(tmp_path):
     assert stamps == {name: (broken / name).stat().st_mtime_ns for name in before}
 
 
-def test_a_local_dask_cluster(tmp_path):
+def place(seed):
+    return [*draw(seed), os.getpid()]
+
+
+def test_a_local_dask_cluster_of_processes(tmp_path):
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        found = Sweep(folder=tmp_path, scheduler=cluster.scheduler_address).results(tasks())
-    assert found == [draw(k) for k in range(6)]
-    assert json.loads(json.loads(next(iter(kept(tmp_path).values())))["result"]) in found
+    wanted = [Task(("place", seed), partial(place, seed)) for seed in range(6)]
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        found = Sweep(folder=tmp_path, scheduler=cluster.scheduler_address).results(wanted)
+    assert [item[:2] for item in found] == [draw(k) for k in range(6)]
+    assert os.getpid() not in {item[2] for item in found}
+    # What the cluster has finished is kept, and needs no cluster any more.
+    assert Sweep(folder=tmp_path).results([Task(task.identity, never) for task in wanted]) == found
 
 
 def test_errors_say_what_is_missing(monkeypatch, tmp_path):

@@ -50,7 +50,7 @@ def test_visible_errors_are_seen_and_half_of_them_are_not_promised():
 
 def test_table_says_what_it_cannot_detect():
     row = Measurement("E |X|^2", "n = 2", 2.0, 2.01, 0.01, 100)
-    text = sensitivity([row, replace(row, quantity="difference", predicted=0.0)], Z_LIMIT)
+    text = sensitivity([row, replace(row, quantity="difference", predicted=1e-120)], Z_LIMIT)
     assert "3.00%" in text and "E |X|^2 at n = 2" in text and "1 more predict zero" in text
     assert "no relative error" in sensitivity([replace(row, predicted=0.0)], Z_LIMIT)
 
