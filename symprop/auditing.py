@@ -89,6 +89,7 @@ def text(found: Audit) -> str:
         f"{model.name} ({model.source}): {model.layers} layers, width {model.width}, {model.heads} heads, "
         f"{found.tokens} tokens{f', the last {found.padding} of them padding' if found.padding else ''}",
         f"gradients of {found.cotangent}; moments are per coordinate, expectations over the initialisation",
+        "cosine: of two tokens; keys: to how many a query attends; |dW|: root mean square norm of the gradient of a matrix",
         f"state of the tokens: {found.state} ({found.reason})",
         "",
     ]
@@ -184,15 +185,14 @@ def contrast_text(found: Contrast) -> str:
     lines += ["", f"norms: E gain^2 {_range([gain.gain2 for gain in gains])}, E bias^2 {_range([gain.bias for gain in gains])}"]
     lines += ["", "streams: at initialisation; by theory with the measured moments of the weights"
               + ("; in a real forward pass" if found.real is not None else "")]  # fmt: skip
-    table = [("layer", "E x^2: init", "measured", "real", "cosine: init", "measured", "real", "logit sd: init", "measured",
-              "E g^2: init", "measured")]  # fmt: skip
-    for position, (first, then) in enumerate(zip(found.initial, found.trained, strict=True)):
-        q, cosine = found.real[position] if found.real is not None else (None, None)
-        table.append(
-            (str(first.layer), number(first.q), number(then.q), number(q), number(first.cosine), number(then.cosine),
-             number(cosine), number(first.logit_deviation), number(then.logit_deviation), number(first.gradient),
-             number(then.gradient))
-        )  # fmt: skip
+    quantities = ("E x^2", "cosine", "logit sd", "E g^2")
+    table = [("layer", *(f"{name} {state}" for name in quantities for state in ("init", "measured")))]
+    for first, then in zip(found.initial, found.trained, strict=True):
+        pairs = [(getattr(first, name), getattr(then, name)) for name in ("q", "cosine", "logit_deviation", "gradient")]
+        table.append((str(first.layer), *(number(value) for pair in pairs for value in pair)))
+    if found.real is not None:
+        real = [("E x^2 real", "cosine real"), *((number(q), number(cosine)) for q, cosine in found.real)]
+        table = [(*row[:3], end[0], *row[3:5], end[1], *row[5:]) for row, end in zip(table, real, strict=True)]
     return _filled([*lines, *aligned(table), "", *found.verdict])
 
 
@@ -268,8 +268,8 @@ def curves(rows: Sequence[LayerRow]) -> tuple[Curve, ...]:
     return tuple(Curve(label, *zip(*points, strict=True)) for label, points in kept.items() if points)
 
 
-def plot(found: Audit) -> bytes:
-    """Second moments, cosine and logits over depth, as PDF. Raises :class:`MissingExtraError` without matplotlib."""
-    from symprop.report.figures import figure_pdf
+def plot(found: Audit, kind: str = "pdf") -> bytes:
+    """Second moments, cosine and logits over depth as pdf, png or svg; :class:`MissingExtraError` without matplotlib."""
+    from symprop.report.figures import figure_file
 
-    return figure_pdf(figure(found))
+    return figure_file(figure(found), kind)

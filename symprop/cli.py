@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cosine", type=_float, default=0.9, metavar="X", help="token cosine that a repair aims at (default 0.9)")
     sub.add_argument("--json", action="store_true", help="machine-readable output")
     sub.add_argument("--latex", action="store_true", help="the formulas of one layer of this model, in LaTeX")
-    sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure, as PDF")
+    sub.add_argument("--plot", type=Path, metavar="FILE", help="also write a figure (.pdf, .png or .svg)")
     sub.add_argument("--html", type=Path, metavar="FILE", help="also write a report as one web page that needs no network")
     sub.add_argument("--appendix", type=Path, metavar="FOLDER", help="also write it as LaTeX, into a new or empty folder")
     sub.add_argument("--columns", type=_integer, choices=(1, 2), default=1, help="columns of the LaTeX text (default 1)")
@@ -380,6 +380,8 @@ def _audit(options: argparse.Namespace) -> int:
         return 0
     _writable(options.html, "html")
     _writable(options.plot, "plot")
+    if options.plot is not None:
+        _picture_format(options.plot, "plot")
     if options.target is None:
         raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
     described = load(options.target)
@@ -402,7 +404,7 @@ def _audit(options: argparse.Namespace) -> int:
         found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
                       growth=options.growth, cosine=options.cosine)  # fmt: skip
     if options.plot is not None:
-        _write(options.plot, auditing.plot(found), "plot")
+        _write(options.plot, auditing.plot(found, _picture_format(options.plot, "plot")), "plot")
     if options.html is not None or options.appendix is not None:
         _audit_report(options, found)
     if not options.latex:
@@ -450,6 +452,16 @@ def _writable(path: Path | None, option: str) -> None:
         raise InputError(option, path, "a file in a folder that exists")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InputError(option, path, "a file that can be written")
+
+
+def _picture_format(path: Path, option: str) -> str:
+    """The format that the name of a picture asks for."""
+    from symprop.report.figures import FORMATS
+
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS or path.is_dir():
+        raise InputError(option, path, f"a file that ends in {', '.join(f'.{item}' for item in FORMATS)}")
+    return kind
 
 
 def _write(path: Path, content: bytes, option: str) -> None:
@@ -642,12 +654,10 @@ def _diagram(options: argparse.Namespace) -> int:
     from symprop.codegen.files import write_files
     from symprop.core.parsing import parse_assignments
     from symprop.core.symbols import L, n
-    from symprop.report.diagram import FORMATS, compute, data_file, draw, parameter_symbols, parse_axis
+    from symprop.report.diagram import compute, data_file, draw, parameter_symbols, parse_axis
 
     derivation = bundled.derivation(options.derivation)
-    target, kind = options.output, options.output.suffix.removeprefix(".").lower()
-    if kind not in FORMATS or target.is_dir():
-        raise InputError("output", target, f"a file that ends in {', '.join(f'.{item}' for item in FORMATS)}")
+    target, kind = options.output, _picture_format(options.output, "output")
     diagram = derivation.diagram
     if diagram is None:
         raise InputError("derivation", derivation.key, "one that declares a diagram, such as giorlandino2025")

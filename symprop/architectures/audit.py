@@ -39,7 +39,7 @@ RANGE = 1e8
 """A repair is sought between 1/RANGE and RANGE times the present scale."""
 UNRESOLVED = 1e-12
 """1 - cosine below which the Gram matrix holds rounding errors alone."""
-REPAIR_ENTRIES, REPAIR_TOKENS = 2 * 10**6, 16
+REPAIR_ENTRIES, REPAIR_TOKENS = 10**6, 16
 """Entries of the Gram matrices of all layers on which a repair is solved, those of the first tokens where there are more, but
 at least of so many tokens."""
 TURNED = 16
@@ -346,10 +346,7 @@ def gradient_growth(rows: tuple[LayerRow, ...]) -> float:
 def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: float) -> list[str]:
     depth, tokens = len(rows) - 1, subject.count
     first, last = rows[0], rows[-1]
-    sentences = [
-        f"The second moment of a coordinate goes from {first.q:.3g} to {last.q:.3g} over {depth} layers"
-        f" (a factor {last.q / first.q:.3g})." if first.q > 0 else "The model's input has zero variance."
-    ]
+    sentences = [_size_verdict(first.q, last.q, depth)]
     collapsed = next((row.layer for row in rows if row.cosine >= COLLAPSED), None)
     if tokens > 1:
         resolved = state == "exchangeable" or last.gap > UNRESOLVED * last.q
@@ -387,9 +384,27 @@ def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: 
     elif tokens > 1:
         sentences.append(
             f"Attention stays close to uniform: logits deviate by at most {deviation:.3g} (layer {layer}), where a query"
-            f" attends to {participation:.3g} keys."
+            f" attends to {participation:.3g} keys{_uniform_keys(subject, state)}."
         )
     return sentences
+
+
+def _size_verdict(first: float, last: float, depth: int) -> str:
+    if first == 0:
+        return "The model's input has zero variance."
+    if abs(last / first - 1) < REACHED:
+        return f"The second moment of a coordinate is {last:.3g} after {depth} layers, as at the input."
+    factor = last / first
+    return f"The second moment of a coordinate goes from {first:.3g} to {last:.3g} over {depth} layers (a factor {factor:.3g})."
+
+
+def _uniform_keys(subject: _Subject, state: str) -> str:
+    """To how many keys a query of uniform attention attends, as a row of the audit counts them; a decoder has two counts."""
+    if subject.architecture.cross:
+        return ""
+    causal = subject.architecture.causal and state == "gram"
+    count = subject.count / sum(1 / seen for seen in range(1, subject.count + 1)) if causal else subject.count
+    return f" instead of {count:.3g}"
 
 
 def _first_share(rows: tuple[LayerRow, ...]) -> float:
@@ -413,7 +428,7 @@ def _gradient_verdict(rows: tuple[LayerRow, ...], growth: float) -> list[str]:
         sentences = [f"Gradients {direction} by {size:.3g} in second moment from the output to the input, {allowed}."]
     if (share := _first_share(rows)) > FIRST_SHARE and size > growth:
         sentences.append(
-            f"{share:.0%} of that, in the logarithm, is a factor {rows[0].gradient / rows[1].gradient:.3g} in layer 0, whose"
+            f"A factor {rows[0].gradient / rows[1].gradient:.3g} of it ({share:.0%} in the logarithm) arises in layer 0, whose"
             f" input of E x^2 = {rows[0].q:.3g} is small beside what the layer adds to it."
         )
     least, most = min(rows, key=lambda row: row.gradient), max(rows, key=lambda row: row.gradient)
@@ -484,7 +499,7 @@ def _branch_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow, .
     """The factor of the residual branches at which the problem is gone."""
     return _scale_repair(
         subject, problem, rows, "branch scale", "residual branches", lambda factor: _scaling(subject.architecture, factor),
-        subject.quick, lambda factor: subject.rows(state, factor),
+        subject.quick, lambda factor: subject.rows(state, factor), towards=-1.0,
     )
 
 
@@ -499,7 +514,7 @@ def _embedding_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow
     return _scale_repair(
         subject, problem, rows, "embedding std", "embeddings", scaling,
         lambda factor: subject.quick(embedding_factor=factor),
-        lambda factor: subject.rows(state, embedding_factor=factor),
+        lambda factor: subject.rows(state, embedding_factor=factor), towards=1.0,
     )
 
 
@@ -508,12 +523,12 @@ _Run = Callable[[float], tuple[LayerRow, ...]]
 
 def _scale_repair(
     subject: _Subject, problem: _Problem, rows: tuple[LayerRow, ...], target: str, scaled: str,
-    advice: Callable[[float], str], quick: _Run, complete: _Run,
+    advice: Callable[[float], str], quick: _Run, complete: _Run, towards: float,
 ) -> Repair:
     """The factor of what is ``scaled`` at which the problem is gone, checked in the state of the audit.
 
     The ``quick`` state knows how the quantity depends on the factor up to a ratio of logarithms, which ``complete`` runs
-    correct.
+    correct. Smaller or larger factors are tried first, as ``towards`` is -1 or 1.
     """
     before, wanted = problem.of(rows), problem.logarithm(problem.wanted)
     known: dict[float, float] = {}
@@ -525,7 +540,7 @@ def _scale_repair(
 
     checked = [_Checked(0.0, fast(0.0), wanted + problem.distance(rows))]
     for _ in range(ATTEMPTS):
-        guess = _root(_corrected(fast, checked, wanted), checked[-1].place, sorted(known))
+        guess = _root(_corrected(fast, checked, wanted), checked[-1].place, sorted(known), towards)
         place = _safe(checked, wanted, guess)
         if place is None or abs(place) > math.log(RANGE):
             break
@@ -579,16 +594,16 @@ def _safe(checked: list[_Checked], wanted: float, place: float | None) -> float 
     return place
 
 
-def _root(function: Callable[[float], float], start: float, known: list[float]) -> float | None:
-    """A zero near ``start``, by a bracket that grows either way and the Illinois method in it; None within RANGE.
+def _root(function: Callable[[float], float], start: float, known: list[float], towards: float) -> float | None:
+    """A zero near ``start``, by a bracket that grows ``towards`` one side, then the other, and the Illinois method in it; None
+    within RANGE.
 
     Places at which the function is ``known`` bracket it at no cost.
     """
     now = function(start)
     if now == 0:
         return start
-    # Smaller branches tame nearly everything, so that they are tried first.
-    for direction in (-1.0, 1.0):
+    for direction in (towards, -towards):
         edge = start, now
         for other in _outwards(start, direction, known):
             beyond = other, function(other)

@@ -19,9 +19,9 @@ from symprop.codegen.render import load
 from symprop.core.errors import InputError, MissingExtraError, UnknownNameError
 from symprop.core.symbols import info
 from symprop.depth.iterate import numpy_compile
+from symprop.report.figures import FORMATS
 from symprop.simulate.sweep import Sweep, Task
 
-FORMATS = ("png", "svg", "pdf")
 MOST_POINTS = 4_000_000
 """The largest grid that is evaluated."""
 Array = NDArray[np.float64]
@@ -246,8 +246,7 @@ def draw(picture: Picture, kind: str) -> bytes:
         if lines:
             canvas.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         stream = io.BytesIO()
-        dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
-        canvas.savefig(stream, format=kind, metadata=dates[kind])
+        canvas.savefig(stream, format=kind, metadata=FORMATS[kind])
     return stream.getvalue()
 
 

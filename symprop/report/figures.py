@@ -1,37 +1,46 @@
-"""Figures as vector PDF: theory as lines, simulation as points with error bars."""
+"""Figures: theory as lines, simulation as points with error bars."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 from symprop.claims import Figure
-from symprop.core.errors import MissingExtraError
+from symprop.core.errors import MissingExtraError, UnknownNameError
 from symprop.report.prose import pretty
 
+FORMATS: Mapping[str, Mapping[str, Any]] = {
+    "png": {"Software": None}, "svg": {"Date": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}  # fmt: skip
+"""File formats of pictures, and what is left out of their metadata so that the same data give the same bytes."""
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _STYLE = {
     "pdf.fonttype": 42, "font.family": ["DejaVu Sans"], "font.size": 8, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.3, "grid.alpha": 0.5, "legend.frameon": False,
     "path.simplify": False, "axes.formatter.use_mathtext": False, "axes.unicode_minus": True,
-    "mathtext.fontset": "dejavusans",
+    "mathtext.fontset": "dejavusans", "svg.fonttype": "none", "svg.hashsalt": "symprop",
 }  # fmt: skip
 
 
-def figure_pdf(figure: Figure) -> bytes:
-    """One figure as PDF; the same data give the same bytes.
+def figure_file(figure: Figure, kind: str = "pdf") -> bytes:
+    """One figure as one of :data:`FORMATS`; the same data give the same bytes.
 
     A curve and the points with the same label, or with a label that continues it, share a colour. Raises
-    :class:`MissingExtraError` where matplotlib is not installed.
+    :class:`MissingExtraError` where matplotlib is not installed and :class:`UnknownNameError` for another format.
     """
+    if kind not in FORMATS:
+        raise UnknownNameError("picture format", kind, FORMATS)
     try:
         import matplotlib as mpl
-        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
     except ImportError as missing:
         raise MissingExtraError("figures", "plot") from missing
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": "pdf"}):
+    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "savefig.dpi": 200}):
         canvas = Canvas(figsize=(5.2, 3.1), layout="constrained")
-        FigureCanvasPdf(canvas)
+        FigureCanvasAgg(canvas)
         axes = canvas.subplots()
         colours: dict[str, str] = {}
         curves = {curve.label for curve in figure.curves}
@@ -67,7 +76,7 @@ def figure_pdf(figure: Figure) -> bytes:
         axes.set_ylabel(_plot_text(figure.ylabel))
         axes.legend()
         stream = io.BytesIO()
-        canvas.savefig(stream, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        canvas.savefig(stream, format=kind, metadata=FORMATS[kind])
     return stream.getvalue()
 
 

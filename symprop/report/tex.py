@@ -25,7 +25,7 @@ from symprop.report.document import (
     Sweep,
     Table,
 )
-from symprop.report.figures import figure_pdf
+from symprop.report.figures import figure_file
 from symprop.report.layout import chain_latex
 from symprop.report.prose import escape
 
@@ -56,7 +56,7 @@ def latex_files(document: Document, style: str = "article") -> dict[str, str | b
     }  # fmt: skip
     for block in document.blocks():
         if isinstance(block, Picture):
-            files[_figure_path(block)] = figure_pdf(block.figure)
+            files[_figure_path(block)] = figure_file(block.figure)
     return files
 
 

@@ -200,7 +200,7 @@ def test_growth_in_the_first_layer_is_said_and_repaired_at_the_embedding():
     model = small("gpt2", layers=4, output=0.01, down=0.01)
     found = audit(model, tokens=8, growth=3)
     share = math.log(found.rows[0].gradient / found.rows[1].gradient) / math.log(gradient_growth(found.rows))
-    assert any(f"{share:.0%} of that" in sentence and "layer 0" in sentence for sentence in found.verdict)
+    assert any(f"({share:.0%} in the logarithm)" in sentence and "layer 0" in sentence for sentence in found.verdict)
     (repair,) = [item for item in found.repairs if item.target == "embedding std"]
     larger = {name: model.number(name) * repair.factor**2 for name in ("token", "position")}
     assert gradient_growth(audit(model.replace(**larger), tokens=8).rows) == pytest.approx(repair.after, rel=1e-9)

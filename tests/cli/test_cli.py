@@ -219,10 +219,17 @@ def test_audit_without_a_model_says_what_it_wants(capsys):
     assert (code, out) == (2, "") and "MODEL = missing" in err
 
 
-def test_audit_writes_a_figure(capsys, tmp_path):
-    code, _, _ = run(capsys, "audit", "gpt2", "--depth", "2", "--seq-len", "4", "--plot", str(tmp_path / "a.pdf"))
+@pytest.mark.parametrize(("name", "start"), [("a.pdf", b"%PDF"), ("a.PNG", b"\x89PNG"), ("a.svg", b"<?xml")])
+def test_audit_writes_a_figure_in_the_format_of_its_name(capsys, tmp_path, name, start):
+    code, _, _ = run(capsys, "audit", "bert", "--depth", "2", "--seq-len", "4", "--plot", str(tmp_path / name))
     assert code == 0
-    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_audit_refuses_a_figure_of_no_format_before_it_works(capsys, tmp_path):
+    code, out, err = run(capsys, "audit", "gpt2", "--plot", str(tmp_path / "a.txt"))
+    assert (code, out) == (2, "") and ".png, .svg, .pdf" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_audit_refuses_in_one_line(capsys):
