@@ -544,7 +544,11 @@ def _scale_repair(
         place = _safe(checked, wanted, guess)
         if place is None or abs(place) > math.log(RANGE):
             break
-        full = complete(math.exp(place))
+        try:
+            full = complete(math.exp(place))
+        except RefusedError:
+            # Its logits or numbers leave the range of the theory.
+            break
         if abs(problem.distance(full)) <= REACHED:
             factor, after = math.exp(place), problem.of(full)
             return Repair(problem.name, target, factor, before, after,
