@@ -34,7 +34,7 @@ from symprop.claims import (
 )
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
-from symprop.core.expression import Comparison, factored
+from symprop.core.expression import Comparison, compare, factored
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source
 from symprop.core.symbols import (
@@ -201,11 +201,17 @@ def _crossover() -> Result:
     return _result(expression, r"L_\times", ("modes", "an independent gradient", found.gradient_growth(n, L)))
 
 
+def _same_depth(stated: sp.Expr) -> Comparison:
+    """Both are log(n) over the exponent of a ratio, of which each may have taken the inverse."""
+    return compare(sp.exp(sp.log(n) / _crossover().expression), sp.exp(sp.log(n) / stated))
+
+
 def _claims() -> tuple[Claim, ...]:
     where, q_star = "exponents", ((1 - M) * A + M * m_f) / (1 - (1 - M) * (1 - A))
     q_half = (1 - A) * q_star + A
     angle = (1 - A) * (1 - M + M * chi / q_half)
     common = ((1 - M) * q_half + M * chi) / ((1 - M) * q_half + M * m_f)
+    crossover = sp.log(n) / sp.log(1 + A / (q_star * (1 - A)))
     phases = "phase boundaries"
     return (
         Claim("second-moment", where, "second moment that a block keeps", _stationary, q_star),
@@ -223,7 +229,7 @@ def _claims() -> tuple[Claim, ...]:
         Claim("reciprocity", where, "gradient deviations grow as token deviations do, softmax included",
               lambda: _result(linearised().deviation, r"e^{\lambda_g^{dev}}"), statement=_reciprocity),
         Claim("crossover-depth", where, "depth at which the common mode takes over", _crossover,
-              sp.log(n) / sp.log(1 + A / (q_star * (1 - A)))),
+              crossover, statement=lambda: _same_depth(crossover)),
         Claim("order-chaos", phases, "boundary of order and chaos", lambda: _result(_boundary(), r"\chi_c"),
               q_half / M * (1 / (1 - A) - 1 + M)),
         Claim("order-chaos-equal", phases, "the same at equal strengths", lambda: _result(_boundary().subs(M, A), r"\chi_c"),

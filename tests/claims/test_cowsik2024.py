@@ -55,6 +55,7 @@ def test_evaluators_agree_with_fifty_digits():
         ("exponents_tanh", {"A": 0.09, "M": 0.36, "sigma_w": 4.0}),
         ("boundary", {"A": 0.25, "M": 0.04, "m": 0.8}),
         ("crossover_depth", {"A": 1e-6, "M": 1e-6, "m": 0.8, "n": 64}),
+        ("crossover_depth", {"A": 1.0, "M": 0.5, "m": 0.8, "n": 64}),
     ):
         spec = COWSIK.evaluator(name)
         exact = evaluate(spec, values, 20)
@@ -80,3 +81,12 @@ def test_tanh_exponents_vanish_on_the_tabulated_boundary():
                                                           "sigma_w": sp.Rational("3.58391978")}, 15)
     assert abs(float(exact["lyapunov_angle"])) < 1e-8
     assert float(exact["lyapunov_gradient_common"]) == pytest.approx(0.1057, abs=6e-5)
+
+
+def test_exponents_of_named_activations_round_as_one_does():
+    """Slope and second moment of tanh agree to all digits of a double at small weights."""
+    values = {"A": 0.999999, "M": 0.94, "sigma_w": 1e-6}
+    spec = COWSIK.evaluator("exponents_tanh")
+    assert "Rounding: of lyapunov_angle" in load(spec).__doc__
+    for name, exact in evaluate(spec, values, 20).items():
+        assert abs(float(getattr(load(spec)(**values), name)) - float(exact)) < 1e-14
