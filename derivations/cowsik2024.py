@@ -34,7 +34,7 @@ from symprop.claims import (
 )
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
-from symprop.core.expression import Comparison, compare, factored
+from symprop.core.expression import Comparison, compare, factored, without_cancellation
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source
 from symprop.core.symbols import (
@@ -256,14 +256,34 @@ def _derived(expression: sp.Expr, *tags: str) -> Derived:
     return Derived(expression, found.assumptions, found.neglected, (Source("cowsik2024", "exponents"),), (*found.tags, *tags))
 
 
+LOGARITHMS = ("lyapunov_angle", "lyapunov_gradient_common", "lyapunov_gradient_deviation")
+
+
+def _by_slope(logarithm: sp.Expr) -> sp.Expr:
+    """The logarithm of a growth factor, what multiplies chi apart from the rest, and neither with terms that cancel."""
+    return sp.log(sp.Mul(*(
+        1 + _without_cancellation_by_slope(item - 1) if item.is_Add and item.has(chi) else item
+        for item in sp.Mul.make_args(logarithm.args[0])
+    )))
+
+
+def _without_cancellation_by_slope(rest: sp.Expr) -> sp.Expr:
+    numerator, denominator = sp.fraction(factored(rest))
+    terms = []
+    for (power,), coefficient in sp.Poly(numerator, chi).terms():
+        plus, minus = (without_cancellation(sign * coefficient / denominator) for sign in (1, -1))
+        found = plus if plus is not None else coefficient / denominator if minus is None else -minus
+        terms.append(found * chi**power)
+    return sp.Add(*terms)
+
+
 def _exponents(activation: Activation | None) -> dict[str, Derived]:
     found = linearised().exponents
-    logs = {
-        "lyapunov_angle": found.lyapunov_deviation,
-        "lyapunov_gradient_common": found.lyapunov_common,
-        "lyapunov_gradient_deviation": found.lyapunov_deviation,
-    }
-    put = {key: value.subs(MLP) if activation is None else named(value, activation) for key, value in logs.items()}
+    logs = (found.lyapunov_deviation, found.lyapunov_common, found.lyapunov_deviation)
+    put = dict(zip(LOGARITHMS, (value.subs(MLP) for value in logs), strict=True))
+    if activation is not None:
+        moments = {m_f: SlopeMoment(0, sigma_w**2), chi: sigma_w**2 * SlopeMoment(1, sigma_w**2)}
+        put = {key: named(_by_slope(value).subs(moments), activation) for key, value in put.items()}
     return {key: _derived(value) for key, value in put.items()}
 
 
@@ -273,7 +293,8 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
     generic = FunctionSpec.from_derived(
         "exponents", f"{what}, for an activation of second moment m and slope chi.", (A, M, m_f, chi), _exponents(None))
     named_ones = (
-        FunctionSpec.from_derived(f"exponents_{item.name}", f"{what}, for {item.name}.", (A, M, sigma_w), _exponents(item))
+        FunctionSpec.from_derived(f"exponents_{item.name}", f"{what}, for {item.name}.", (A, M, sigma_w), _exponents(item),
+                                  rounded_as_one=LOGARITHMS)
         for item in (Relu(), Gelu(), Erf(), Tanh())
     )
     return (

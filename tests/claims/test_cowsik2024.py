@@ -83,10 +83,14 @@ def test_tanh_exponents_vanish_on_the_tabulated_boundary():
     assert float(exact["lyapunov_gradient_common"]) == pytest.approx(0.1057, abs=6e-5)
 
 
-def test_exponents_of_named_activations_round_as_one_does():
-    """Slope and second moment of tanh agree to all digits of a double at small weights."""
-    values = {"A": 0.999999, "M": 0.94, "sigma_w": 1e-6}
-    spec = COWSIK.evaluator("exponents_tanh")
-    assert "Rounding: of lyapunov_angle" in load(spec).__doc__
-    for name, exact in evaluate(spec, values, 20).items():
-        assert abs(float(getattr(load(spec)(**values), name)) - float(exact)) < 1e-14
+@pytest.mark.parametrize(("name", "values"), [
+    ("tanh", {"A": 0.999999, "M": 0.94, "sigma_w": 1e-6}),
+    ("gelu", {"A": 1 - 2.0**-53, "M": 0.5, "sigma_w": 1e12}),
+])
+def test_exponents_of_named_activations_round_as_one_does(name, values):
+    """Small weights, where slope and second moment agree to all digits, and large ones that undo what attention mixes."""
+    spec = COWSIK.evaluator(f"exponents_{name}")
+    function = load(spec)
+    assert "Rounding: of lyapunov_angle" in function.__doc__
+    for key, exact in evaluate(spec, values, 20).items():
+        assert abs(float(getattr(function(**values), key)) - float(exact)) < 1e-14
