@@ -34,7 +34,7 @@ from symprop.claims import (
 )
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, LayerNorm, Linear, UniformAttention
-from symprop.core.expression import Comparison, factored
+from symprop.core.expression import Comparison, compare, factored, without_cancellation
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived, Source
 from symprop.core.symbols import (
@@ -201,11 +201,17 @@ def _crossover() -> Result:
     return _result(expression, r"L_\times", ("modes", "an independent gradient", found.gradient_growth(n, L)))
 
 
+def _same_depth(stated: sp.Expr) -> Comparison:
+    """Both are log(n) over the exponent of a ratio, of which each may have taken the inverse."""
+    return compare(sp.exp(sp.log(n) / _crossover().expression), sp.exp(sp.log(n) / stated))
+
+
 def _claims() -> tuple[Claim, ...]:
     where, q_star = "exponents", ((1 - M) * A + M * m_f) / (1 - (1 - M) * (1 - A))
     q_half = (1 - A) * q_star + A
     angle = (1 - A) * (1 - M + M * chi / q_half)
     common = ((1 - M) * q_half + M * chi) / ((1 - M) * q_half + M * m_f)
+    crossover = sp.log(n) / sp.log(1 + A / (q_star * (1 - A)))
     phases = "phase boundaries"
     return (
         Claim("second-moment", where, "second moment that a block keeps", _stationary, q_star),
@@ -223,7 +229,7 @@ def _claims() -> tuple[Claim, ...]:
         Claim("reciprocity", where, "gradient deviations grow as token deviations do, softmax included",
               lambda: _result(linearised().deviation, r"e^{\lambda_g^{dev}}"), statement=_reciprocity),
         Claim("crossover-depth", where, "depth at which the common mode takes over", _crossover,
-              sp.log(n) / sp.log(1 + A / (q_star * (1 - A)))),
+              crossover, statement=lambda: _same_depth(crossover)),
         Claim("order-chaos", phases, "boundary of order and chaos", lambda: _result(_boundary(), r"\chi_c"),
               q_half / M * (1 / (1 - A) - 1 + M)),
         Claim("order-chaos-equal", phases, "the same at equal strengths", lambda: _result(_boundary().subs(M, A), r"\chi_c"),
@@ -250,14 +256,34 @@ def _derived(expression: sp.Expr, *tags: str) -> Derived:
     return Derived(expression, found.assumptions, found.neglected, (Source("cowsik2024", "exponents"),), (*found.tags, *tags))
 
 
+LOGARITHMS = ("lyapunov_angle", "lyapunov_gradient_common", "lyapunov_gradient_deviation")
+
+
+def _by_slope(logarithm: sp.Expr) -> sp.Expr:
+    """The logarithm of a growth factor, what multiplies chi apart from the rest, and neither with terms that cancel."""
+    return sp.log(sp.Mul(*(
+        1 + _without_cancellation_by_slope(item - 1) if item.is_Add and item.has(chi) else item
+        for item in sp.Mul.make_args(logarithm.args[0])
+    )))
+
+
+def _without_cancellation_by_slope(rest: sp.Expr) -> sp.Expr:
+    numerator, denominator = sp.fraction(factored(rest))
+    terms = []
+    for (power,), coefficient in sp.Poly(numerator, chi).terms():
+        plus, minus = (without_cancellation(sign * coefficient / denominator) for sign in (1, -1))
+        found = plus if plus is not None else coefficient / denominator if minus is None else -minus
+        terms.append(found * chi**power)
+    return sp.Add(*terms)
+
+
 def _exponents(activation: Activation | None) -> dict[str, Derived]:
     found = linearised().exponents
-    logs = {
-        "lyapunov_angle": found.lyapunov_deviation,
-        "lyapunov_gradient_common": found.lyapunov_common,
-        "lyapunov_gradient_deviation": found.lyapunov_deviation,
-    }
-    put = {key: value.subs(MLP) if activation is None else named(value, activation) for key, value in logs.items()}
+    logs = (found.lyapunov_deviation, found.lyapunov_common, found.lyapunov_deviation)
+    put = dict(zip(LOGARITHMS, (value.subs(MLP) for value in logs), strict=True))
+    if activation is not None:
+        moments = {m_f: SlopeMoment(0, sigma_w**2), chi: sigma_w**2 * SlopeMoment(1, sigma_w**2)}
+        put = {key: named(_by_slope(value).subs(moments), activation) for key, value in put.items()}
     return {key: _derived(value) for key, value in put.items()}
 
 
@@ -267,7 +293,8 @@ def _evaluators() -> tuple[FunctionSpec, ...]:
     generic = FunctionSpec.from_derived(
         "exponents", f"{what}, for an activation of second moment m and slope chi.", (A, M, m_f, chi), _exponents(None))
     named_ones = (
-        FunctionSpec.from_derived(f"exponents_{item.name}", f"{what}, for {item.name}.", (A, M, sigma_w), _exponents(item))
+        FunctionSpec.from_derived(f"exponents_{item.name}", f"{what}, for {item.name}.", (A, M, sigma_w), _exponents(item),
+                                  rounded_as_one=LOGARITHMS)
         for item in (Relu(), Gelu(), Erf(), Tanh())
     )
     return (

@@ -5,7 +5,7 @@ Tokens enter attention behind a norm wherever the block has one there: what free
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TypeAlias
@@ -412,24 +412,25 @@ def _overlap(
     kind = f"{where} {activation.name if activation else 'ReLU'} blocks{' with centred attention' if centred else ''}"
     outputs = {"overlap": 1 - depth.gap / depth.second, "one_minus_overlap": depth.gap / depth.second}
     outputs |= {} if placement == "post" else {"second_moment": depth.second}
+    limit = "" if placement == "post" else "; no overlap is known where the second moment is inf or nan, beyond doubles"
     derived = Derived(
         sp.S.Zero, merge_unique(trace.assumptions, (closure.assumption,)), neglected_order("O(1/d)", closure.neglected),
         merge_unique((SOURCE,), trace.sources, (closure.source,)),
     )
     return FunctionSpec.from_derived(
         f"{name}overlap_{closure.name}", f"Overlap of tokens after L {kind}, softmax moments closed by: "
-        f"{closure.assumption.name}.", depth.arguments,
+        f"{closure.assumption.name}{limit}.", depth.arguments,
         {key: derived.with_expression(item) for key, item in outputs.items()}, recursion=depth.recursion,
-        lower={} if n in depth.arguments else MANY,
+        lower={} if n in depth.arguments else MANY, rounded_as_one=("rho", "overlap"),
         formula=r"\rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)",
     )
 
 
 def _scalar(name: str, summary: str, expression: sp.Expr, output: str, *arguments: sp.Symbol, neglected: str,
-            upper: Bounds = NO_BOUNDS) -> FunctionSpec:
+            upper: Bounds = NO_BOUNDS, above: Collection[sp.Symbol] = ()) -> FunctionSpec:
     trace = traced("post")
     derived = Derived(expression, trace.assumptions, neglected, (SOURCE,))
-    return FunctionSpec.from_derived(name, summary, arguments, {output: derived}, lower=MANY, upper=upper)
+    return FunctionSpec.from_derived(name, summary, arguments, {output: derived}, lower=MANY, upper=upper, above=above)
 
 
 def _overlap_evaluators() -> tuple[FunctionSpec, ...]:
@@ -443,7 +444,9 @@ def _scalar_evaluators() -> tuple[FunctionSpec, ...]:
     bias = (gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp)
     return (
         _scalar("critical_strength", "Skip strength at which the overlap reaches rho_T after L blocks of equal weights.",
-                _critical(), "alpha_sa", rho, rho_T, L, gain_v, neglected="O(1/n), feed-forward branches", upper={rho: rho_T}),
+                _critical(), "alpha_sa", rho, rho_T, L, gain_v, neglected="O(1/n), feed-forward branches", upper={rho: rho_T},
+                # Of tokens without any overlap, equal weights make none.
+                above=(rho,)),
         _scalar("freezing_point", "beta above which the weights of tokens of overlap rho freeze.",
                 _freezing("post").subs(GAP, 1 - rho), "beta", rho, neglected="O(1/log n)"),
         _scalar("angle_exponent", "Exponent per block of the gap at collapse.",

@@ -256,7 +256,7 @@ def exponents_relu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = 0 \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right)}{2 \left(A + \frac{M \sigma_w^{2} \left(1 - A\right)}{2}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = 0 \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right)}{2 \left(A + \frac{M \sigma_w^{2} \left(1 - A\right)}{2}\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -280,6 +280,8 @@ def exponents_relu(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -309,7 +311,7 @@ def exponents_gelu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(A M - A - M\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} - \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A \left(M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - M + 1\right) + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} - \frac{M \left(A + M \left(1 - A\right)\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A \left(M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - M + 1\right) + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -333,6 +335,8 @@ def exponents_gelu(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -362,7 +366,7 @@ def exponents_erf(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(\frac{8 \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(A M - A - M\right)}{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{8 M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right) \left(A \left(\frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - M + 1\right) + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)} - \frac{2 M \left(A + M \left(1 - A\right)\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi \left(A \left(\frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - M + 1\right) + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -386,6 +390,8 @@ def exponents_erf(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -415,7 +421,7 @@ def exponents_tanh(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(- \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right) \left(A M - A - M\right)}{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A \left(M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - M + 1\right) + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} - \frac{M \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)}{A \left(M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - M + 1\right) + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -439,6 +445,8 @@ def exponents_tanh(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -519,7 +527,7 @@ def crossover_depth(
 
     .. math::
 
-        \mathrm{depth} = \frac{\log{\left(n \right)}}{\log{\left(\frac{A \left(A M - A - M\right)}{\left(1 - A\right) \left(A M - A - M m\right)} + 1 \right)}}
+        \mathrm{depth} = - \frac{\log{\left(n \right)}}{\log{\left(\left(1 - A\right) \left(\frac{A M \left(1 - m\right)}{A M m - A - M m} + 1\right) \right)}}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -1050,26 +1058,27 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = -A_;
-        const double x1_ = f_log1p(x0_);
+        const double x0_ = f_log1p(-A_);
+        const double x1_ = -M_;
         const double x2_ = square(sigma_w_);
         const double x3_ = sqrt(2.0*x2_ + 1.0);
         const double x4_ = square(x2_);
         const double x5_ = 5.0*x2_;
         const double x6_ = f_atan(x2_, x3_);
-        const double x7_ = 0.3183098861837907*x3_*x4_/((-3.0*x2_) - 2.0*x4_ - 1.0);
-        const double x8_ = 0.15915494309189535*x6_;
-        const double x9_ = x2_*x8_ + 0.25*x2_ - x7_;
-        const double x10_ = x2_*(0.15915494309189535*x2_*x3_*(x5_ + 3.0)/(8.0*x4_ + x5_ + 4.0*square(sigma_w_*x2_) + 1.0) + x8_ + 0.25);
-        const double x11_ = -A_*M_;
-        const double x12_ = M_*x9_;
-        const double x13_ = A_ + x12_;
-        const double x14_ = f_log1p(-M_*(A_*x10_ + A_*x12_ + M_*x10_ + x0_ - A_*M_*x10_ - x12_)/(A_*M_*x9_ - x13_));
-        const double x15_ = f_log1p(-M_*((-A_) - M_ - x11_)*(0.15915494309189535*x2_*x6_ + 0.25*x2_ - x10_ - x7_)/((-x11_) - x13_));
-        const double x16_ = x1_ + x14_;
-        const double next_0 = x16_;
-        const double next_1 = x15_;
-        const double next_2 = x16_;
+        const double x7_ = 0.15915494309189535*x6_;
+        const double x8_ = x2_*x7_ + 0.25*x2_ - 0.3183098861837907*x3_*x4_/((-3.0*x2_) - 2.0*x4_ - 1.0);
+        const double x9_ = 0.15915494309189535*x2_*x3_*(x5_ + 3.0)/(8.0*x4_ + x5_ + 4.0*square(sigma_w_*x2_) + 1.0) + x7_ + 0.25;
+        const double x10_ = M_*(1.0 - A_);
+        const double x11_ = A_ + x10_;
+        const double x12_ = M_*x8_;
+        const double x13_ = x10_*x8_;
+        const double x14_ = f_log1p(M_*x11_*x2_*x9_/(A_ + x13_) + x1_);
+        const double x15_ = 1.0/((A_*(x1_ + x12_ + 1.0) + x13_));
+        const double x16_ = f_log1p(M_*x11_*x15_*x2_*x9_ - x11_*x12_*x15_);
+        const double x17_ = x0_ + x14_;
+        const double next_0 = x17_;
+        const double next_1 = x16_;
+        const double next_2 = x17_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1097,19 +1106,20 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = sqrt(x1_ + 0.25);
         const double x3_ = 4.0*x1_ + 1.0;
         const double x4_ = sqrt(x3_);
-        const double x5_ = -1.0/x3_;
-        const double x6_ = f_atan(2.0*x1_, x4_);
-        const double x7_ = 2.5464790894703255*x1_*x2_*x5_;
-        const double x8_ = 0.6366197723675814*x6_;
-        const double x9_ = -A_*M_;
-        const double x10_ = A_ + M_*x8_;
-        const double x11_ = f_log1p(-M_*(x7_ + x8_)*((-A_) - M_ - x9_)/((-x10_) - x9_));
-        const double x12_ = x10_ - 0.6366197723675814*A_*M_*x6_;
-        const double x13_ = f_log1p(M_*(2.5464790894703255*A_*M_*x1_*x2_*x5_ - A_*x7_ - M_*x7_ - x12_)/x12_);
-        const double x14_ = x0_ + x13_;
-        const double next_0 = x14_;
-        const double next_1 = x11_;
-        const double next_2 = x14_;
+        const double x5_ = f_atan(2.0*x1_, x4_);
+        const double x6_ = 0.6366197723675814*x5_;
+        const double x7_ = M_*(1.0 - A_);
+        const double x8_ = A_ + x7_;
+        const double x9_ = -2.5464790894703255*M_*x1_*x2_/x3_;
+        const double x10_ = M_*x6_;
+        const double x11_ = x6_*x7_;
+        const double x12_ = f_log1p((-M_) - x8_*x9_/(A_ + x11_));
+        const double x13_ = x8_/(A_*(x10_ + 1.0 - M_) + x11_);
+        const double x14_ = f_log1p((-x10_*x13_) - x13_*x9_);
+        const double x15_ = x0_ + x12_;
+        const double next_0 = x15_;
+        const double next_1 = x14_;
+        const double next_2 = x15_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1135,10 +1145,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
+        const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = -A_;
+        const double x0_ = f_log1p(-A_);
         a_x0[i] = x0_;
-        const double x1_ = f_log1p(x0_);
+        const double x1_ = -M_;
         a_x1[i] = x1_;
         const double x2_ = square(sigma_w_);
         a_x2[i] = x2_;
@@ -1153,16 +1164,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = a_x2[i];
         const double x3_ = a_x3[i];
         const double x4_ = a_x4[i];
-        const double x5_ = x2_*x4_;
-        const double x6_ = -A_*M_;
+        const double x5_ = M_*(1.0 - A_);
+        const double x6_ = A_ + x5_;
         const double x7_ = M_*x3_;
-        const double x8_ = A_ + x7_;
-        const double x9_ = f_log1p(-M_*(A_*x5_ + A_*x7_ + M_*x5_ + x0_ - A_*M_*x5_ - x7_)/(A_*M_*x3_ - x8_));
-        const double x10_ = f_log1p(-M_*(x3_ - x5_)*((-A_) - M_ - x6_)/((-x6_) - x8_));
-        const double x11_ = x1_ + x9_;
-        const double next_0 = x11_;
-        const double next_1 = x10_;
-        const double next_2 = x11_;
+        const double x8_ = x3_*x5_;
+        const double x9_ = f_log1p(M_*x2_*x4_*x6_/(A_ + x8_) + x1_);
+        const double x10_ = 1.0/((A_*(x1_ + x7_ + 1.0) + x8_));
+        const double x11_ = f_log1p(M_*x10_*x2_*x4_*x6_ - x10_*x6_*x7_);
+        const double x12_ = x0_ + x9_;
+        const double next_0 = x12_;
+        const double next_1 = x11_;
+        const double next_2 = x12_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1205,13 +1217,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double m_ = a_m[i];
         const double n_ = a_n[i];
         const double x0_ = 1.0 - A_;
-        const double x1_ = 1.0/((x0_));
-        const double x2_ = f_log(n_);
-        const double x3_ = A_ - A_*M_;
-        const double x4_ = M_*m_;
-        const double x5_ = x0_*x4_;
-        const double x6_ = log_near_one(A_*x1_*((-M_) - x3_)/((-x3_) - x4_), x1_*(A_ + x5_)/(A_*(x4_ + 1.0 - M_) + x5_));
-        const double next_0 = x2_/x6_;
+        const double x1_ = f_log(n_);
+        const double x2_ = M_*x0_;
+        const double x3_ = m_*x2_;
+        const double x4_ = 1.0/((A_ + x3_));
+        const double x5_ = log_near_one(-A_*x4_*(A_ + x2_), x0_*x4_*(A_*(M_*m_ + 1.0 - M_) + x3_));
+        const double next_0 = -x1_/x5_;
         result_0[i] = next_0;
     }
 }

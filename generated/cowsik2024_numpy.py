@@ -430,7 +430,7 @@ def exponents_relu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = 0 \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{A \sigma_w^{2}}{2} - A\right)}{\frac{A M \sigma_w^{2}}{2} - A - \frac{M \sigma_w^{2}}{2}} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right)}{2 \left(A + \frac{M \sigma_w^{2} \left(1 - A\right)}{2}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = 0 \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right)}{2 \left(A + \frac{M \sigma_w^{2} \left(1 - A\right)}{2}\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -455,6 +455,8 @@ def exponents_relu(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -509,7 +511,7 @@ def exponents_gelu(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(A M - A - M\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} - \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A M - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) + A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) + A \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - A + M \sigma_w^{2} \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right) - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)\right)}{A M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - A - M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A \left(M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - M + 1\right) + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} - \frac{M \left(A + M \left(1 - A\right)\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)}{A \left(M \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right) - M + 1\right) + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \left(\frac{\sigma_w^{2} \sqrt{2 \sigma_w^{2} + 1} \left(5 \sigma_w^{2} + 3\right)}{2 \pi \left(4 \sigma_w^{6} + 8 \sigma_w^{4} + 5 \sigma_w^{2} + 1\right)} + \frac{\operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{1}{4}\right)}{A + M \left(1 - A\right) \left(- \frac{\sigma_w^{4} \sqrt{2 \sigma_w^{2} + 1}}{\pi \left(- 2 \sigma_w^{4} - 3 \sigma_w^{2} - 1\right)} + \frac{\sigma_w^{2} \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + 1} \right)}}{2 \pi} + \frac{\sigma_w^{2}}{4}\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -534,6 +536,8 @@ def exponents_gelu(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -549,7 +553,7 @@ def exponents_gelu(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 75 operations a point
+    # 63 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -560,29 +564,31 @@ def exponents_gelu(
                 A, M, sigma_w,
             ) = _values
             if _changed & 0b1:
-                x0 = -A
-                x1 = np.log1p(x0)
+                x0 = np.log1p(-A)
+            if _changed & 0b10:
+                x1 = -M
             if _changed & 0b100:
                 x2 = np.square(sigma_w)
                 x3 = np.sqrt(2*x2 + 1)
                 x4 = np.square(x2)
                 x5 = 5*x2
                 x6 = np.arctan(x2/x3)
-                x7 = 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
-                x8 = 0.15915494309189535*x6
-                x9 = x2*x8 + 0.25*x2 - x7
-                x10 = x2*(0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x2) + 1) + x8 + 0.25)
+                x7 = 0.15915494309189535*x6
+                x8 = x2*x7 + 0.25*x2 - 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
+                x9 = 0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x2) + 1) + x7 + 0.25
             if _changed & 0b11:
-                x11 = -A*M
+                x10 = M*(1 - A)
+                x11 = A + x10
             if _changed & 0b110:
-                x12 = M*x9
-            x13 = A + x12
-            x14 = np.log1p(-M*(A*x10 + A*x12 + M*x10 + x0 - A*M*x10 - x12)/(A*M*x9 - x13))
-            x15 = np.log1p(-M*((-A) - M - x11)*(0.15915494309189535*x2*x6 + 0.25*x2 - x10 - x7)/((-x11) - x13))
-            x16 = x1 + x14
-            _to_lyapunov_angle[_at] = x16
-            _to_lyapunov_gradient_common[_at] = x15
-            _to_lyapunov_gradient_deviation[_at] = x16
+                x12 = M*x8
+            x13 = x10*x8
+            x14 = np.log1p(M*x11*x2*x9/(A + x13) + x1)
+            x15 = 1/(A*(x1 + x12 + 1) + x13)
+            x16 = np.log1p(M*x11*x15*x2*x9 - x11*x12*x15)
+            x17 = x0 + x14
+            _to_lyapunov_angle[_at] = x17
+            _to_lyapunov_gradient_common[_at] = x16
+            _to_lyapunov_gradient_deviation[_at] = x17
 
     _in_parts(_work, workers)
     return ExponentsGeluResult(
@@ -599,7 +605,7 @@ def exponents_erf(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(\frac{8 \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(A M - A - M\right)}{A M - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(\frac{8 A M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} + \frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - \frac{8 A \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - A - \frac{8 M \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)}{\frac{2 A M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - A - \frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{8 M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right) \left(A \left(\frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - M + 1\right) + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)} - \frac{2 M \left(A + M \left(1 - A\right)\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi \left(A \left(\frac{2 M \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi} - M + 1\right) + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{8 M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(A + \frac{2 M \left(1 - A\right) \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}\right) \left(- 4 \sigma_w^{2} - 1\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -624,6 +630,8 @@ def exponents_erf(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -639,7 +647,7 @@ def exponents_erf(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 49 operations a point
+    # 38 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -656,20 +664,22 @@ def exponents_erf(
                 x2 = np.sqrt(x1 + 0.25)
                 x3 = 4*x1 + 1
                 x4 = np.sqrt(x3)
-                x5 = -1/x3
-                x6 = np.arctan(2*x1/x4)
-                x7 = 2.5464790894703255*x1*x2*x5
-                x8 = 0.6366197723675814*x6
+                x5 = np.arctan(2*x1/x4)
+                x6 = 0.6366197723675814*x5
             if _changed & 0b11:
-                x9 = -A*M
-            x10 = A + M*x8
-            x11 = np.log1p(-M*(x7 + x8)*((-A) - M - x9)/((-x10) - x9))
-            x12 = x10 - 0.6366197723675814*A*M*x6
-            x13 = np.log1p(M*(2.5464790894703255*A*M*x1*x2*x5 - A*x7 - M*x7 - x12)/x12)
-            x14 = x0 + x13
-            _to_lyapunov_angle[_at] = x14
-            _to_lyapunov_gradient_common[_at] = x11
-            _to_lyapunov_gradient_deviation[_at] = x14
+                x7 = M*(1 - A)
+                x8 = A + x7
+            if _changed & 0b110:
+                x9 = -2.5464790894703255*M*x1*x2/x3
+                x10 = M*x6
+            x11 = x6*x7
+            x12 = np.log1p((-M) - x8*x9/(A + x11))
+            x13 = x8/(A*(x10 + 1 - M) + x11)
+            x14 = np.log1p((-x10*x13) - x13*x9)
+            x15 = x0 + x12
+            _to_lyapunov_angle[_at] = x15
+            _to_lyapunov_gradient_common[_at] = x14
+            _to_lyapunov_gradient_deviation[_at] = x15
 
     _in_parts(_work, workers)
     return ExponentsErfResult(
@@ -686,7 +696,7 @@ def exponents_tanh(
 
     .. math::
 
-        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(- \frac{M \left(- \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right) \left(A M - A - M\right)}{A M - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(- \frac{M \left(- A M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) + A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) + A \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - A + M \sigma_w^{2} \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right) - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)\right)}{A M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - A - M \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1\right) \right)}
+        \mathrm{lyapunov\_angle} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} - M + 1\right) \right)} \\ \mathrm{lyapunov\_gradient\_common} = \log{\left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A \left(M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - M + 1\right) + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} - \frac{M \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)}{A \left(M \mathrm{tanh\,second}\left(\sigma_w^{2}\right) - M + 1\right) + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} + 1 \right)} \\ \mathrm{lyapunov\_gradient\_deviation} = \log{\left(\left(1 - A\right) \left(\frac{M \sigma_w^{2} \left(A + M \left(1 - A\right)\right) \mathrm{tanh\,slope\,second}\left(\sigma_w^{2}\right)}{A + M \left(1 - A\right) \mathrm{tanh\,second}\left(\sigma_w^{2}\right)} - M + 1\right) \right)}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -711,6 +721,8 @@ def exponents_tanh(
         independent layers: weights of different layers are independent
 
     Neglected: O(1/d).
+    Rounding: of lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation as of 1, absolute where they
+    are small.
     Source: cowsik2024, exponents.
     """
     _arguments = (
@@ -726,7 +738,7 @@ def exponents_tanh(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 83 operations a point
+    # 76 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -737,24 +749,26 @@ def exponents_tanh(
                 A, M, sigma_w,
             ) = _values
             if _changed & 0b1:
-                x0 = -A
-                x1 = np.log1p(x0)
+                x0 = np.log1p(-A)
+            if _changed & 0b10:
+                x1 = -M
             if _changed & 0b100:
                 x2 = np.square(sigma_w)
                 x3 = _tanh_second_b371ff(x2)
                 x4 = _tanh_slope_second_c849a3(x2)
-                x5 = x2*x4
             if _changed & 0b11:
-                x6 = -A*M
+                x5 = M*(1 - A)
+                x6 = A + x5
             if _changed & 0b110:
                 x7 = M*x3
-            x8 = A + x7
-            x9 = np.log1p(-M*(A*x5 + A*x7 + M*x5 + x0 - A*M*x5 - x7)/(A*M*x3 - x8))
-            x10 = np.log1p(-M*(x3 - x5)*((-A) - M - x6)/((-x6) - x8))
-            x11 = x1 + x9
-            _to_lyapunov_angle[_at] = x11
-            _to_lyapunov_gradient_common[_at] = x10
-            _to_lyapunov_gradient_deviation[_at] = x11
+            x8 = x3*x5
+            x9 = np.log1p(M*x2*x4*x6/(A + x8) + x1)
+            x10 = 1/(A*(x1 + x7 + 1) + x8)
+            x11 = np.log1p(M*x10*x2*x4*x6 - x10*x6*x7)
+            x12 = x0 + x9
+            _to_lyapunov_angle[_at] = x12
+            _to_lyapunov_gradient_common[_at] = x11
+            _to_lyapunov_gradient_deviation[_at] = x12
 
     _in_parts(_work, workers)
     return ExponentsTanhResult(
@@ -830,7 +844,7 @@ def crossover_depth(
 
     .. math::
 
-        \mathrm{depth} = \frac{\log{\left(n \right)}}{\log{\left(\frac{A \left(A M - A - M\right)}{\left(1 - A\right) \left(A M - A - M m\right)} + 1 \right)}}
+        \mathrm{depth} = - \frac{\log{\left(n \right)}}{\log{\left(\left(1 - A\right) \left(\frac{A M \left(1 - m\right)}{A M m - A - M m} + 1\right) \right)}}
 
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
@@ -868,7 +882,7 @@ def crossover_depth(
         ('n', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_depth = np.empty(_shape)
-    # 23 operations a point
+    # 20 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -880,17 +894,15 @@ def crossover_depth(
             ) = _values
             if _changed & 0b1:
                 x0 = 1 - A
-                x1 = 1/x0
             if _changed & 0b1000:
-                x2 = np.log(n)
+                x1 = np.log(n)
             if _changed & 0b11:
-                x3 = A - A*M
-            if _changed & 0b110:
-                x4 = M*m
+                x2 = M*x0
             if _changed & 0b111:
-                x5 = x0*x4
-                x6 = _log_near_one(A*x1*((-M) - x3)/((-x3) - x4), x1*(A + x5)/(A*(x4 + 1 - M) + x5))
-            _to_depth[_at] = x2/x6
+                x3 = m*x2
+                x4 = 1/(A + x3)
+                x5 = _log_near_one(-A*x4*(A + x2), x0*x4*(A*(M*m + 1 - M) + x3))
+            _to_depth[_at] = -x1/x5
 
     _in_parts(_work, workers)
     return _to_depth[()]

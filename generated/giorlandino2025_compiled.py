@@ -208,7 +208,7 @@ def critical_strength(
         \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
 
     Args:
-        rho: token correlation p/q, a number in [0, rho_T].
+        rho: token correlation p/q, a number in (0, rho_T].
         rho_T: largest token correlation wanted after L blocks, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -241,7 +241,7 @@ def critical_strength(
     _points = np.prod(np.broadcast_shapes(*map(np.shape, _arguments)))
     if _points and (check or check is None and _points <= _CHECKED_POINTS):
         _domains = (
-            ('rho', 0.0, None, False, False, 'a number in [0, rho_T]'),
+            ('rho', 0.0, None, False, True, 'a number in (0, rho_T]'),
             ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
             ('L', 1.0, None, True, False, 'an integer >= 1'),
             ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -250,7 +250,7 @@ def critical_strength(
             rho, rho_T, L, gain_v,
         ) = _checked(_arguments, _domains)
         with np.errstate(divide="ignore"):
-            _numpy._require(rho <= rho_T, rho, "rho", "a number in [0, rho_T]")
+            _numpy._require(rho <= rho_T, rho, "rho", "a number in (0, rho_T]")
     _results = _run(_compiled, _arguments, 1, workers)
     return _results[0]
 
@@ -456,6 +456,7 @@ def overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -527,6 +528,7 @@ def overlap_uniform(
         uniform weights: every weight is 1/n
 
     Neglected: O(1/d), O(a).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; noci2022, Assumption 3.1.
     """
@@ -600,7 +602,8 @@ def overlap_annealed(
             the width of the layer below tends to infinity)
         annealed weights: numerator and denominator of a weight are averaged apart, which holds for a < log(n)/2
 
-    Neglected: O(1/d), O(e^(2a)/n^2).
+    Neglected: O(1/d), O(e^(2a)/n^2); nan where e^a leaves the range of doubles.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; cowsik2024, attention.
     """
@@ -635,7 +638,7 @@ def overlap_annealed(
 def preln_overlap_rem(
     rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
-    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model.
+    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -677,6 +680,7 @@ def preln_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -709,7 +713,7 @@ def preln_overlap_rem(
 def noln_overlap_rem(
     rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
-    r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model.
+    r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -750,6 +754,7 @@ def noln_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; noci2022, Lemma A.4; kedia2024, component table; giorlandino2025, random energy model.
     """
@@ -823,6 +828,7 @@ def tanh_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -1543,8 +1549,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double a_x2[BLOCK];
-    double a_x6[BLOCK];
+    double a_x4[BLOCK];
     double a_x7[BLOCK];
+    double a_x8[BLOCK];
     double a_x11[BLOCK];
     double a_x12[BLOCK];
     double a_x13[BLOCK];
@@ -1565,28 +1572,30 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = 1.0/((n_));
         a_x2[i] = x2_;
         const double x3_ = f_log(n_);
-        const double x4_ = square(beta_a_);
-        const double x5_ = 0.5*gain_w_;
-        const double x6_ = x5_;
-        a_x6[i] = x6_;
-        const double x7_ = square(alpha_sa_);
+        const double x4_ = -x2_;
+        a_x4[i] = x4_;
+        const double x5_ = square(beta_a_);
+        const double x6_ = 0.5*gain_w_;
+        const double x7_ = x6_;
         a_x7[i] = x7_;
-        const double x8_ = square(alpha_mlp_);
-        const double x10_ = x3_*x4_;
+        const double x8_ = square(alpha_sa_);
+        a_x8[i] = x8_;
+        const double x9_ = square(alpha_mlp_);
+        const double x10_ = x3_*x5_;
         const double x11_ = x10_;
         a_x11[i] = x11_;
         const double x12_ = -x10_;
         a_x12[i] = x12_;
         const double x13_ = gain_w_ + sigma_b2_;
         a_x13[i] = x13_;
-        const double x14_ = x13_*x5_;
-        const double x15_ = sigma_b2_ + x7_;
+        const double x14_ = x13_*x6_;
+        const double x15_ = sigma_b2_ + x8_;
         a_x15[i] = x15_;
-        const double x16_ = sigma_b2_ + x14_ + x8_;
+        const double x16_ = sigma_b2_ + x14_ + x9_;
         const double x17_ = 1.0/((x16_));
         const double x18_ = gain_w_*x17_;
         a_x18[i] = x18_;
-        const double x19_ = x17_*x8_;
+        const double x19_ = x17_*x9_;
         a_x19[i] = x19_;
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
@@ -1607,21 +1616,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             const double x18_ = a_x18[i];
             const double x19_ = a_x19[i];
             const double x2_ = a_x2[i];
-            const double x6_ = a_x6[i];
+            const double x4_ = a_x4[i];
             const double x7_ = a_x7[i];
-            const double x9_ = square(gap_X_);
-            const double x20_ = f_expm1(x11_*x9_);
-            const double x21_ = gap_X_*x11_;
-            const double x22_ = f_exp(x21_);
-            const double x23_ = f_exp(x12_*x9_ + x21_);
-            const double x24_ = times_growth(gap_X_, x22_);
-            const double x25_ = times_growth(gain_v_*gap_X_, x20_);
-            const double x26_ = times_growth(x25_, x23_);
-            const double x27_ = gap_X_*x7_ + x2_*x26_;
-            const double x28_ = 1.0/((gain_v_*(x2_*x24_ + 1.0 - gap_X_) + x15_));
-            const double x29_ = x27_*x28_;
-            const double x30_ = arc_cosine_1(gain_w_*x29_, x13_);
-            const double next_0 = x18_*(x27_*x28_*x6_ - 0.15915494309189535*x30_) + x19_*x29_;
+            const double x8_ = a_x8[i];
+            const double x20_ = f_exp(gap_X_*x11_);
+            const double x21_ = f_expm1(x12_*square(gap_X_));
+            const double x22_ = times_growth(gap_X_, x20_);
+            const double x23_ = times_growth(gain_v_*gap_X_, x21_);
+            const double x24_ = times_growth(x23_, x20_);
+            const double x25_ = gap_X_*x8_ + x24_*x4_;
+            const double x26_ = 1.0/((gain_v_*(x2_*x22_ + 1.0 - gap_X_) + x15_));
+            const double x27_ = x25_*x26_;
+            const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
+            const double next_0 = x18_*(x25_*x26_*x7_ - 0.15915494309189535*x28_) + x19_*x27_;
             moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
         }
         if (!moved) break;

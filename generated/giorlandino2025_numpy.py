@@ -915,7 +915,7 @@ def critical_strength(
         \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
 
     Args:
-        rho: token correlation p/q, a number in [0, rho_T].
+        rho: token correlation p/q, a number in (0, rho_T].
         rho_T: largest token correlation wanted after L blocks, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -946,7 +946,7 @@ def critical_strength(
     _arguments = [np.asarray(_value) for _value in _arguments]
     _shape = np.broadcast_shapes(*(_value.shape for _value in _arguments))
     _domains = (
-        ('rho', 0.0, None, False, False, 'a number in [0, rho_T]'),
+        ('rho', 0.0, None, False, True, 'a number in (0, rho_T]'),
         ('rho_T', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('L', 1.0, None, True, False, 'an integer >= 1'),
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
@@ -964,7 +964,7 @@ def critical_strength(
             ) = _values
             if check and _changed & 0b11:
                 with np.errstate(divide="ignore"):
-                    _require(rho <= rho_T, rho, "rho", "a number in [0, rho_T]")
+                    _require(rho <= rho_T, rho, "rho", "a number in (0, rho_T]")
             if _changed & 0b1000:
                 x0 = np.sqrt(gain_v)
             if _changed & 0b11:
@@ -1224,6 +1224,7 @@ def overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -1374,6 +1375,7 @@ def overlap_uniform(
         uniform weights: every weight is 1/n
 
     Neglected: O(1/d), O(a).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; noci2022, Assumption 3.1.
     """
@@ -1521,7 +1523,8 @@ def overlap_annealed(
             the width of the layer below tends to infinity)
         annealed weights: numerator and denominator of a weight are averaged apart, which holds for a < log(n)/2
 
-    Neglected: O(1/d), O(e^(2a)/n^2).
+    Neglected: O(1/d), O(e^(2a)/n^2); nan where e^a leaves the range of doubles.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; cowsik2024, attention.
     """
@@ -1543,7 +1546,7 @@ def overlap_annealed(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 19 operations a point, and 31 a layer
+    # 20 operations a point, and 28 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1562,29 +1565,30 @@ def overlap_annealed(
             if _changed & 0b100:
                 x2 = 1/n
                 x3 = np.log(n)
+                x4 = -x2
             if _changed & 0b1000:
-                x4 = np.square(beta_a)
+                x5 = np.square(beta_a)
             if _changed & 0b100000:
-                x5 = 0.5*gain_w
-                x6 = x5
+                x6 = 0.5*gain_w
+                x7 = x6
             if _changed & 0b10000000:
-                x7 = np.square(alpha_sa)
+                x8 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x8 = np.square(alpha_mlp)
+                x9 = np.square(alpha_mlp)
             if _changed & 0b1100:
-                x10 = x3*x4
+                x10 = x3*x5
                 x11 = x10
                 x12 = -x10
             if _changed & 0b1100000:
                 x13 = gain_w + sigma_b2
-                x14 = x13*x5
+                x14 = x13*x6
             if _changed & 0b11000000:
-                x15 = sigma_b2 + x7
+                x15 = sigma_b2 + x8
             if _changed & 0b101100000:
-                x16 = sigma_b2 + x14 + x8
+                x16 = sigma_b2 + x14 + x9
                 x17 = 1/x16
                 x18 = gain_w*x17
-                x19 = x17*x8
+                x19 = x17*x9
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -1596,47 +1600,44 @@ def overlap_annealed(
             gap_X = np.full(_shape_511, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                np.square(gap_X, out=_array_0)
-                np.multiply(x11, _array_0, out=_array_1)
-                np.expm1(_array_1, out=_array_1)
-                np.multiply(x11, gap_X, out=_array_2)
-                np.exp(_array_2, out=_array_3)
-                np.multiply(x12, _array_0, out=_array_0)
-                np.add(_array_0, _array_2, out=_array_0)
+                np.multiply(x11, gap_X, out=_array_0)
                 np.exp(_array_0, out=_array_0)
-                _made_8 = _times_growth(gap_X, _array_3)
-                x24 = _made_8
-                _made_10 = _times_growth(gain_v*gap_X, _array_1)
-                x25 = _made_10
-                _made_12 = _times_growth(x25, _array_0)
-                x26 = _made_12
-                np.multiply(x7, gap_X, out=_array_2)
-                np.multiply(x2, x26, out=_array_3)
-                np.add(_array_2, _array_3, out=_array_2)
-                np.multiply(x2, x24, out=_array_1)
-                np.add(_array_1, 1, out=_array_1)
-                np.subtract(_array_1, gap_X, out=_array_1)
-                np.multiply(gain_v, _array_1, out=_array_1)
-                np.add(_array_1, x15, out=_array_1)
-                np.divide(1.0, _array_1, out=_array_1)
-                np.multiply(_array_2, _array_1, out=_array_0)
-                np.multiply(gain_w, _array_0, out=_array_3)
+                np.square(gap_X, out=_array_1)
+                np.multiply(x12, _array_1, out=_array_1)
+                np.expm1(_array_1, out=_array_1)
+                _made_5 = _times_growth(gap_X, _array_0)
+                x22 = _made_5
+                _made_7 = _times_growth(gain_v*gap_X, _array_1)
+                x23 = _made_7
+                _made_9 = _times_growth(x23, _array_0)
+                x24 = _made_9
+                np.multiply(x8, gap_X, out=_array_1)
+                np.multiply(x4, x24, out=_array_0)
+                np.add(_array_1, _array_0, out=_array_1)
+                np.multiply(x2, x22, out=_array_0)
+                np.add(_array_0, 1, out=_array_0)
+                np.subtract(_array_0, gap_X, out=_array_0)
+                np.multiply(gain_v, _array_0, out=_array_0)
+                np.add(_array_0, x15, out=_array_0)
+                np.divide(1.0, _array_0, out=_array_0)
+                np.multiply(_array_1, _array_0, out=_array_2)
+                np.multiply(gain_w, _array_2, out=_array_3)
                 _arc_cosine_1(_array_3, x13, _array_4, _array_5, _array_6)
-                np.multiply(x6, _array_2, out=_array_2)
-                np.multiply(_array_2, _array_1, out=_array_2)
+                np.multiply(x7, _array_1, out=_array_1)
+                np.multiply(_array_1, _array_0, out=_array_1)
                 np.multiply(0.15915494309189535, _array_4, out=_array_4)
-                np.subtract(_array_2, _array_4, out=_array_2)
-                np.multiply(x18, _array_2, out=_array_2)
-                np.multiply(x19, _array_0, out=_array_0)
-                np.add(_array_2, _array_0, out=_array_2)
+                np.subtract(_array_1, _array_4, out=_array_1)
+                np.multiply(x18, _array_1, out=_array_1)
+                np.multiply(x19, _array_2, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_1)
                 if _layer >= _least:
-                    np.copyto(_array_2, gap_X, where=_layer >= L)
-                gap_X, _array_2 = _array_2, gap_X
+                    np.copyto(_array_1, gap_X, where=_layer >= L)
+                gap_X, _array_1 = _array_1, gap_X
                 if _layer % _SETTLE_EVERY == 0:
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_2)
+                        np.array_equal(gap_X, _array_1)
                     ):
                         break
             _to_overlap[_at] = 1 - gap_X
@@ -1694,6 +1695,7 @@ def overlap_exact(
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
     Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4.
     """
@@ -1813,7 +1815,7 @@ def overlap_exact(
 def preln_overlap_rem(
     rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
-    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model.
+    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -1856,6 +1858,7 @@ def preln_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -1986,7 +1989,7 @@ def preln_overlap_rem(
 def noln_overlap_rem(
     rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
-    r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model.
+    r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -2028,6 +2031,7 @@ def noln_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; noci2022, Lemma A.4; kedia2024, component table; giorlandino2025, random energy model.
     """
@@ -2161,7 +2165,7 @@ def noln_overlap_rem(
 def preln_overlap_exact(
     rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, check=None, workers=1, settle=0.0,
 ):
-    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: exact softmax.
+    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: exact softmax; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -2204,6 +2208,7 @@ def preln_overlap_exact(
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
     Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
@@ -2384,6 +2389,7 @@ def tanh_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -2524,6 +2530,7 @@ def centred_overlap_exact(
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
     Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023,
     shaped attention; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4;
     noci2022, Eq. 1.

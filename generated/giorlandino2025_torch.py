@@ -1060,7 +1060,7 @@ def critical_strength(
         \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
 
     Args:
-        rho: token correlation p/q, a number in [0, rho_T].
+        rho: token correlation p/q, a number in (0, rho_T].
         rho_T: largest token correlation wanted after L blocks, a number in [0, 1].
         L: depth: number of blocks, an integer >= 1.
         gain_v: gain of the value weights: their variance times fan-in, a number >= 0.
@@ -1299,6 +1299,7 @@ def overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -1400,6 +1401,7 @@ def overlap_uniform(
         uniform weights: every weight is 1/n
 
     Neglected: O(1/d), O(a).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; noci2022, Assumption 3.1.
     """
@@ -1499,7 +1501,8 @@ def overlap_annealed(
             the width of the layer below tends to infinity)
         annealed weights: numerator and denominator of a weight are averaged apart, which holds for a < log(n)/2
 
-    Neglected: O(1/d), O(e^(2a)/n^2).
+    Neglected: O(1/d), O(e^(2a)/n^2); nan where e^a leaves the range of doubles.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; cowsik2024, attention.
     """
@@ -1512,46 +1515,44 @@ def overlap_annealed(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 19 operations a point, and 31 a layer
+    # 20 operations a point, and 28 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
     x3 = torch.log(n)
-    x4 = torch.square(beta_a)
-    x5 = 0.5*gain_w
-    x6 = x5
-    x7 = torch.square(alpha_sa)
-    x8 = torch.square(alpha_mlp)
-    x10 = x3*x4
+    x4 = -x2
+    x5 = torch.square(beta_a)
+    x6 = 0.5*gain_w
+    x7 = x6
+    x8 = torch.square(alpha_sa)
+    x9 = torch.square(alpha_mlp)
+    x10 = x3*x5
     x11 = x10
     x12 = -x10
     x13 = gain_w + sigma_b2
-    x14 = x13*x5
-    x15 = sigma_b2 + x7
-    x16 = sigma_b2 + x14 + x8
+    x14 = x13*x6
+    x15 = sigma_b2 + x8
+    x16 = sigma_b2 + x14 + x9
     x17 = 1/x16
     x18 = gain_w*x17
-    x19 = x17*x8
+    x19 = x17*x9
     _like = rho
     _state = (
         x1,
     )
     for _layer in range(int(L.max())):
         gap_X, = _state
-        x9 = torch.square(gap_X)
-        x20 = torch.expm1(x11*x9)
-        x21 = gap_X*x11
-        x22 = torch.exp(x21)
-        x23 = torch.exp(x12*x9 + x21)
-        x24 = _times_growth(gap_X, x22)
-        x25 = _times_growth(gain_v*gap_X, x20)
-        x26 = _times_growth(x25, x23)
-        x27 = gap_X*x7 + x2*x26
-        x28 = 1/(gain_v*(x2*x24 + 1 - gap_X) + x15)
-        x29 = x27*x28
-        x30 = _arc_cosine_1(gain_w*x29, x13)
+        x20 = torch.exp(gap_X*x11)
+        x21 = torch.expm1(x12*torch.square(gap_X))
+        x22 = _times_growth(gap_X, x20)
+        x23 = _times_growth(gain_v*gap_X, x21)
+        x24 = _times_growth(x23, x20)
+        x25 = gap_X*x8 + x24*x4
+        x26 = 1/(gain_v*(x2*x22 + 1 - gap_X) + x15)
+        x27 = x25*x26
+        x28 = _arc_cosine_1(gain_w*x27, x13)
         _next = (
-            x18*(x27*x28*x6 - 0.15915494309189535*x30) + x19*x29,
+            x18*(x25*x26*x7 - 0.15915494309189535*x28) + x19*x27,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -1613,6 +1614,7 @@ def overlap_exact(
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
     Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4.
     """
@@ -1677,7 +1679,7 @@ def overlap_exact(
 def preln_overlap_rem(
     rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
-    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model.
+    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: random energy model; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -1719,6 +1721,7 @@ def preln_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -1787,7 +1790,7 @@ def preln_overlap_rem(
 def noln_overlap_rem(
     rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
-    r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model.
+    r"""Overlap of tokens after L norm-free ReLU blocks, softmax moments closed by: random energy model; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -1828,6 +1831,7 @@ def noln_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; noci2022, Lemma A.4; kedia2024, component table; giorlandino2025, random energy model.
     """
@@ -1895,7 +1899,7 @@ def noln_overlap_rem(
 def preln_overlap_exact(
     rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp, *, settle=0.0,
 ):
-    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: exact softmax.
+    r"""Overlap of tokens after L Pre-LN ReLU blocks, softmax moments closed by: exact softmax; no overlap is known where the second moment is inf or nan, beyond doubles.
 
     .. math::
 
@@ -1937,6 +1941,7 @@ def preln_overlap_exact(
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
     Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; ba2016, Section 3; kedia2024, component table; kedia2024, component table, single-head
     attention; noci2022, Eq. 1; noci2022, Lemma A.5; noci2022, Lemma A.4.
     """
@@ -2049,6 +2054,7 @@ def tanh_overlap_rem(
             do not overlap
 
     Neglected: O(1/d), O(1/log n).
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; kedia2024, component table, single-head attention; noci2022, Eq. 1; noci2022, Lemma
     A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4; giorlandino2025, random energy model.
     """
@@ -2148,6 +2154,7 @@ def centred_overlap_exact(
         exact softmax: the scores of a row are Gaussian, and their moments those of any number of tokens
 
     Neglected: O(1/d), relative 1e-4 in interpolated moments; nan at score deviations of 20 and more.
+    Rounding: of rho, overlap as of 1, absolute where they are small.
     Source: giorlandino2025; cowsik2024, gain-controlled attention; giorlandino2025, centred attention; noci2023,
     shaped attention; noci2022, Lemma A.5; ba2016, Section 3; kedia2024, component table; noci2022, Lemma A.4;
     noci2022, Eq. 1.

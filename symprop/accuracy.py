@@ -3,7 +3,8 @@
 Every point lies inside the stated ranges and is drawn to meet their ends, the neighbours of these, and sizes from 1e-12 to
 1e12. Generated code is compared with :func:`symprop.codegen.spec.evaluate`. An error counts where it is above a relative
 TOLERANCE *and* above what a rounding of the arguments would change: near a zero of the function no double precision
-code can do better than that. Overflow to infinity of the right sign is right.
+code can do better than that. What a function says it rounds as 1 is measured against 1 where it is smaller. Overflow to
+infinity of the right sign is right.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class WorstError:
     """What one evaluator reached: ``worst`` is the largest counted relative error, at ``point``; 0 where none counts.
 
     ``points`` were compared; at ``undefined`` more the formula has no finite value and the generated code gave none either.
+    At ``lost`` of the compared ones the code gave nan: no wrong number, but none where an intermediate result leaves the
+    range of doubles.
     """
 
     evaluator: str
@@ -52,6 +55,7 @@ class WorstError:
     worst: float
     output: str
     point: Mapping[str, float]
+    lost: int = 0
 
 
 def edge_points(spec: FunctionSpec, seed: int = 0) -> Iterator[dict[str, float | int]]:
@@ -128,7 +132,7 @@ def measure(
             for worst, outputs in zip(found, values, strict=True):
                 worst.see(spec, point, [float(output[index]) for output in outputs], exact)
     return tuple(
-        WorstError(f"{name}:{spec.name}", backend, compared, undefined, worst.error, worst.output, worst.point)
+        WorstError(f"{name}:{spec.name}", backend, compared, undefined, worst.error, worst.output, worst.point, worst.lost)
         for backend, worst in zip(functions, found, strict=True)
     )
 
@@ -148,6 +152,7 @@ class _Worst:
     error: float = 0.0
     output: str = ""
     point: Mapping[str, float] = field(default_factory=dict)
+    lost: int = 0
 
     def see(
         self, spec: FunctionSpec, point: Mapping[str, float | int], values: Sequence[float], exact: Mapping[str, sp.Float]
@@ -157,8 +162,13 @@ class _Worst:
             if all(map(math.isfinite, values)) and self.error < math.inf:
                 self.error, self.output, self.point = math.inf, "a value where there is none", point
             return
+        self.lost += any(map(math.isnan, values))
         for value, (key, want) in zip(values, exact.items(), strict=True):
+            if math.isnan(value):
+                continue
             error = _relative(value, want)
+            if key in spec.rounded_as_one and math.isfinite(error):
+                error *= min(1.0, abs(float(want)))
             if error > max(self.error, TOLERANCE):
                 allowed = ROUNDINGS * _conditioned(spec, point, key, want)
                 if not abs(value - float(want)) <= allowed:
@@ -182,7 +192,7 @@ def _conditioned(spec: FunctionSpec, point: Mapping[str, float | int], key: str,
             continue
         moves = []
         for end in (-math.inf, math.inf):
-            moved = {**point, parameter.name: _neighbour(parameter, point, end)}
+            moved = {**point, parameter.name: _neighbour(spec, parameter, point, end)}
             try:
                 moves.append(abs(float(evaluate(spec, moved, DIGITS)[key] - want)))
             except InputError:
@@ -191,10 +201,15 @@ def _conditioned(spec: FunctionSpec, point: Mapping[str, float | int], key: str,
     return total
 
 
-def _neighbour(parameter: Parameter, point: Mapping[str, Any], end: float) -> Any:
+def _neighbour(spec: FunctionSpec, parameter: Parameter, point: Mapping[str, Any], end: float) -> Any:
     """The next double towards an end, or the exact bound that a double at the end of its range stands for."""
     given, domain = point[parameter.name], parameter.domain
     moved = math.nextafter(given, end)
+    if parameter.name in spec.rounded_as_one:
+        low, high = domain.bounds({other.symbol: point[other.name] for other in spec.signature})
+        moved = given + math.copysign(math.ulp(1.0), end)
+        moved = moved if low is None else max(moved, low)
+        moved = moved if high is None else min(moved, high)
     bound = domain.lower if end < 0 else domain.upper
     if bound is None:
         return moved
@@ -217,7 +232,8 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
             backends = options.backend or bundled.BACKENDS
             for found in measure(spec, name, backends, options.points, options.seconds, options.seed):
                 counted += found.worst > 0
-                show(f"{found.evaluator:44}{found.backend:9}{found.points:7} points {found.worst:8.1e}  {found.output}")
+                show(f"{found.evaluator:44}{found.backend:9}{found.points:7} points {found.worst:8.1e}  {found.output}"
+                     + (f"  ({found.lost} nan)" if found.lost else ""))
                 if found.worst > 0:
                     show("    " + " ".join(f"{key}={value!r}" for key, value in found.point.items()))
     return int(counted > 0)

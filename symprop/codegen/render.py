@@ -277,6 +277,8 @@ def _docstring(spec: FunctionSpec, backend: str) -> str:
         lines += ["", "    Assumes:"]
         lines += [paragraph(f"{item}", " " * 8, "    ") for item in spec.assumptions]
     lines += ["", paragraph(f"Neglected: {'nothing (exact)' if spec.neglected == 'exact' else spec.neglected}.")]
+    if spec.rounded_as_one:
+        lines.append(paragraph(f"Rounding: of {', '.join(spec.rounded_as_one)} as of 1, absolute where they are small."))
     if spec.sources:
         lines.append(paragraph(f"Source: {'; '.join(str(source) for source in spec.sources)}."))
     text = "\n".join(lines)

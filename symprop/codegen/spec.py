@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -46,10 +46,13 @@ Bounds: TypeAlias = Mapping[sp.Symbol, sp.Expr]
 NO_BOUNDS: Bounds = MappingProxyType({})
 
 
-def parameters(*wanted: sp.Symbol, lower: Bounds = NO_BOUNDS, upper: Bounds = NO_BOUNDS) -> tuple[Parameter, ...]:
+def parameters(
+    *wanted: sp.Symbol, lower: Bounds = NO_BOUNDS, upper: Bounds = NO_BOUNDS, above: Collection[sp.Symbol] = ()
+) -> tuple[Parameter, ...]:
     """The parameters that belong to registered symbols; an unregistered one raises ``UnknownNameError``.
 
-    ``lower`` and ``upper`` give bounds that hold for this function only, in its other parameters.
+    ``lower`` and ``upper`` give bounds that hold for this function only, in its other parameters; those in ``above`` do not
+    reach their lower bound.
 
     >>> parameters(symbols.L)[0].meaning
     'depth: number of blocks'
@@ -59,6 +62,7 @@ def parameters(*wanted: sp.Symbol, lower: Bounds = NO_BOUNDS, upper: Bounds = NO
     def bounded(item: symbols.SymbolInfo) -> Parameter:
         domain = replace(item.domain, upper=upper.get(item.symbol, item.domain.upper))
         domain = replace(domain, lower=lower[item.symbol], least=None) if item.symbol in lower else domain
+        domain = replace(domain, open_lower=domain.open_lower or item.symbol in above)
         return Parameter(item.symbol, item.latex, item.meaning, domain)
 
     return tuple(bounded(symbols.info(symbol)) for symbol in wanted)
@@ -70,8 +74,10 @@ class FunctionSpec:
 
     ``defaults`` gives a parameter's default as an expression in the others; defaults are filled in their order of
     listing. ``formula`` replaces the LaTeX derived from the outputs. With a ``recursion`` the outputs may use its state
-    symbols, which stand for the state after the last layer. Raises ``RefusedError`` for a name that cannot
-    be an argument, an unregistered or missing parameter, or a default of something that is not a parameter.
+    symbols, which stand for the state after the last layer. ``rounded_as_one`` names arguments and outputs that are known
+    by their distance to one, or as a logarithm of a factor near one: generated code rounds them as it rounds 1. Raises
+    ``RefusedError`` for a name that cannot be an argument, an unregistered or missing parameter, or a default of
+    something that is not a parameter.
 
     >>> from symprop.core.symbols import L, alpha_1
     >>> spec = FunctionSpec("growth", parameters(alpha_1, L), (("C", (1 + alpha_1**2)**L),), "Growth of C.")
@@ -89,6 +95,7 @@ class FunctionSpec:
     sources: tuple[Source, ...] = ()
     defaults: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
     recursion: Recursion | None = None
+    rounded_as_one: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defaults", MappingProxyType({k: sp.sympify(v) for k, v in self.defaults.items()}))
@@ -131,18 +138,20 @@ class FunctionSpec:
         recursion: Recursion | None = None,
         lower: Bounds = NO_BOUNDS,
         upper: Bounds = NO_BOUNDS,
+        above: Collection[sp.Symbol] = (),
+        rounded_as_one: tuple[str, ...] = (),
     ) -> FunctionSpec:
         """A spec whose assumptions, neglected order and sources are those of the derived outputs.
 
-        ``lower`` and ``upper`` as in :func:`parameters`.
+        ``lower``, ``upper`` and ``above`` as in :func:`parameters`.
         """
         derived = tuple(outputs.values())
         return cls(
-            name, parameters(*arguments, lower=lower, upper=upper),
+            name, parameters(*arguments, lower=lower, upper=upper, above=above),
             tuple((key, value.expression) for key, value in outputs.items()), summary, formula,
             merge_unique(*(value.assumptions for value in derived)),
             neglected_order(*(value.neglected for value in derived)),
-            merge_unique(*(value.sources for value in derived)), dict(defaults or {}), recursion,
+            merge_unique(*(value.sources for value in derived)), dict(defaults or {}), recursion, rounded_as_one,
         )
 
     @property
@@ -258,9 +267,10 @@ def _value(
                 arguments += [state(precision)[symbol] for symbol in states]
                 now = mpmath.mpmathify(compute(*arguments))
             except (ZeroDivisionError, ValueError):
-                break
+                continue
+            # What cancels to nothing at few digits has a logarithm or a root at more.
             if not mpmath.isfinite(now) or mpmath.im(now) != 0:
-                break
+                continue
             now = mpmath.re(now)
             if before is not None and abs(now - before) <= abs(now) * mpmath.mpf(10) ** (-digits - 2):
                 return sp.Float(mpmath.nstr(now, digits + 5, min_fixed=0, max_fixed=0), digits)

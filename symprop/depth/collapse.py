@@ -70,7 +70,7 @@ class Exponents:
 
     def crossover_depth(self, tokens: sp.Expr) -> sp.Expr:
         """Depth at which the common mode, 1/n of an independent gradient, has caught up with the deviation mode."""
-        return sp.log(tokens) / sp.log(near_one(self.common_factor / self.deviation_factor))
+        return -sp.log(tokens) / sp.log(near_one(self.deviation_factor / self.common_factor))
 
     def at(self, values: Mapping[sp.Symbol, sp.Expr]) -> Exponents:
         """The same with values put in."""

@@ -51,9 +51,9 @@ UNIFORM = Closure(
     Assumption("uniform weights", "every weight is 1/n"), "O(a)", Source("noci2022", "Assumption 3.1"),
 )
 ANNEALED = Closure(
-    "annealed", lambda a, n: sp.exp(a) / n, lambda a, g, n: sp.exp(a - g) * ExpMinusOne(g) / n,
+    "annealed", lambda a, n: sp.exp(a) / n, lambda a, g, n: -sp.exp(a) * ExpMinusOne(-g) / n,
     Assumption("annealed weights", "numerator and denominator of a weight are averaged apart, which holds for a < log(n)/2"),
-    "O(e^(2a)/n^2)", Source("cowsik2024", "attention"),
+    "O(e^(2a)/n^2); nan where e^a leaves the range of doubles", Source("cowsik2024", "attention"),
 )
 REM = Closure(
     "rem", _frozen, lambda a, g, n: _frozen(a, n),

@@ -55,6 +55,7 @@ def test_evaluators_agree_with_fifty_digits():
         ("exponents_tanh", {"A": 0.09, "M": 0.36, "sigma_w": 4.0}),
         ("boundary", {"A": 0.25, "M": 0.04, "m": 0.8}),
         ("crossover_depth", {"A": 1e-6, "M": 1e-6, "m": 0.8, "n": 64}),
+        ("crossover_depth", {"A": 1.0, "M": 0.5, "m": 0.8, "n": 64}),
     ):
         spec = COWSIK.evaluator(name)
         exact = evaluate(spec, values, 20)
@@ -80,3 +81,16 @@ def test_tanh_exponents_vanish_on_the_tabulated_boundary():
                                                           "sigma_w": sp.Rational("3.58391978")}, 15)
     assert abs(float(exact["lyapunov_angle"])) < 1e-8
     assert float(exact["lyapunov_gradient_common"]) == pytest.approx(0.1057, abs=6e-5)
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("tanh", {"A": 0.999999, "M": 0.94, "sigma_w": 1e-6}),
+    ("gelu", {"A": 1 - 2.0**-53, "M": 0.5, "sigma_w": 1e12}),
+])
+def test_exponents_of_named_activations_round_as_one_does(name, values):
+    """Small weights, where slope and second moment agree to all digits, and large ones that undo what attention mixes."""
+    spec = COWSIK.evaluator(f"exponents_{name}")
+    function = load(spec)
+    assert "Rounding: of lyapunov_angle" in function.__doc__
+    for key, exact in evaluate(spec, values, 20).items():
+        assert abs(float(getattr(function(**values), key)) - float(exact)) < 1e-14

@@ -100,14 +100,23 @@ def test_critical_strength_keeps_the_overlap_of_attention_at_its_bound():
 
 
 def test_what_many_tokens_cannot_have_is_refused():
-    """A bound below the overlap that tokens enter with, and a negative overlap of all pairs."""
+    """A bound below the overlap that tokens enter with, one that no overlap grows to, and a negative overlap of all pairs."""
     strength, point = DERIVATION.evaluator("critical_strength"), {"rho": 0.5, "rho_T": 0.4, "L": 50, "gain_v": 0.2}
     rem, negative = DERIVATION.evaluator("overlap_rem"), {**POINT, "rho": -0.1, "beta_a": 1.0, "L": 3}
-    for spec, given in ((strength, point), (rem, negative)):
+    for spec, given in ((strength, point), (strength, {**point, "rho": 0.0}), (rem, negative)):
         with pytest.raises(InputError, match="rho"):
             evaluate(spec, given)
         with pytest.raises(ValueError, match="rho"):
             load(spec)(**given)
+
+
+def test_states_beyond_doubles_give_no_overlap():
+    huge = {**POINT, "beta_a": 1e6, "gain_v": 1e12, "gain_w": 1e12, "alpha_sa": 1e6, "alpha_mlp": 1e6, "L": 40}
+    with np.errstate(all="ignore"):
+        annealed = load(DERIVATION.evaluator("overlap_annealed"))(**{**POINT, "beta_a": 1e3, "n": 64, "L": 1})
+        found = [load(DERIVATION.evaluator(f"{name}_overlap_rem"))(**huge, q_0=1.0) for name in ("preln", "noln")]
+    assert all(np.isnan(item.overlap) and np.isnan(item.one_minus_overlap) for item in (annealed, *found))
+    assert not any(np.isfinite(item.second_moment) for item in found)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
@@ -116,7 +125,8 @@ def test_exponents_keep_their_digits_where_one_block_nearly_ends_the_gap(backend
     if backend == "torch":
         pytest.importorskip("torch")
     spec = DERIVATION.evaluator("angle_exponent")
-    for changed in ({"alpha_sa": 1e-12}, {"gain_v": 1e12}, {"sigma_b2": 1e12, "alpha_sa": 1e-6}, {"alpha_sa": 1e6}, {}):
+    nearly = {"gain_w": 0.0, "sigma_b2": 1e12, "alpha_sa": 1e-12, "alpha_mlp": 1e-12}
+    for changed in ({"alpha_sa": 1e-12}, {"gain_v": 1e12}, {"sigma_b2": 1e12, "alpha_sa": 1e-6}, {"alpha_sa": 1e6}, {}, nearly):
         point = {key: value for key, value in {**POINT, **changed}.items() if key != "rho"}
         exact = float(evaluate(spec, point)["lyapunov_angle"])
         assert float(load(spec, backend)(**point)) == pytest.approx(exact, rel=1e-14), changed
