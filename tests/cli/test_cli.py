@@ -100,6 +100,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, words, message):
     [
         ((), "arguments are required: COMMAND"),
         (("derve",), "invalid choice: 'derve'"),
+        (("init", "deepscalelm", "layers=1", "width=64", "vocab=9", "dropout=sqrt(-1)"), "dropout = I is not allowed"),
         (("audit", "gpt2", "--depth", "1e999"), "argument --depth: '1e999' is not allowed: expected an integer"),
         (("audit", "gpt2", "--width", "\u0663"), "expected an integer"),
         (("audit", "gpt2", "--cosine", "much"), "expected a number"),
