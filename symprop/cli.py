@@ -743,8 +743,6 @@ def _recipe_arguments(texts: Sequence[str]) -> dict[str, Any]:
                 raise InputError(key, value, "an integer")
             arguments[whole[key]] = int(value)
         elif key in real:
-            if not value.is_real:
-                raise InputError(key, value, "a real number")
             arguments[key] = float(value)
         elif key == "segments":
             if value not in (0, 1):

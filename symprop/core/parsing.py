@@ -43,8 +43,8 @@ def parse_expression(text: str, names: Mapping[str, sp.Expr] | None = None, *, a
         value = _build(tree.body, {**_CONSTANTS, **(names or {})}, text.strip())
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, ZeroDivisionError):
         raise InputError(argument, text, ALLOWED) from None
-    if value.has(sp.zoo, sp.nan, sp.oo, -sp.oo):
-        raise InputError(argument, text, "a finite value")
+    if value.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or (value.is_number and value.is_real is False):
+        raise InputError(argument, text, "a finite real value")
     return value
 
 

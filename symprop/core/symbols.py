@@ -50,8 +50,14 @@ class Domain:
 
         >>> Domain(lower=sp.Integer(1), integer=True).contains(2.5)
         False
+        >>> Domain().contains(1 + sp.I)
+        False
         """
-        number = float(value)
+        try:
+            number = float(value)
+        except TypeError:
+            # A complex number.
+            return False
         if not math.isfinite(number) or (self.integer and number != math.floor(number)):
             return False
         lower, upper = self.bounds(others)
