@@ -19,7 +19,7 @@ TERMS = 8
 """Coefficients in the second of two directions, or in the only one: they fill a vector."""
 BITS, LINE_BITS = 2, 3
 """The logarithm of the parts of an octave there."""
-FIRST_TERMS, FIRST_BITS = 7, 3
+FIRST_TERMS, FIRST_BITS = 6, 4
 """The same in the first of two directions."""
 
 
