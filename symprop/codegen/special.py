@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import cache
 
 import mpmath
-from sympy.integrals.quadrature import gauss_legendre
 
 from symprop.functions.arc_cosine import arc_cosine
-from symprop.functions.covariance_integral import gauss_legendre as gauss_rule
+from symprop.functions.piece_rule import gauss_rule
 
 DEGREES = {1.0: 17, 0.0625: 7}
 """Degree of the polynomials of the arc-cosine family on [0, end]: their error is below the rounding of a double."""
@@ -262,20 +262,12 @@ def _log1p_over(t):
 _PRELUDE = {"numpy": "", "torch": "    step, v, N, u = (0*(step + v + N + u) + item for item in (step, v, N, u))\n"}
 
 
-def unit_rule(points: int) -> list[tuple[float, float]]:
-    """Gauss's rule on [0, 1]."""
-    nodes, weights = gauss_legendre(points, 25)
-    return [((1 + float(x)) / 2, float(weight) / 2) for x, weight in zip(nodes, weights, strict=True)]
-
-
-def _rows(pairs: list[tuple[float, float]]) -> str:
+def _rows(pairs: Sequence[tuple[float, float]]) -> str:
     return "\n".join(f"    ({node!r}, {weight!r})," for node, weight in pairs)
 
 
-def half_line_rule() -> list[tuple[float, float]]:
-    """Nodes and weights on [0, 1] for a Gaussian density over as many standard deviations as count."""
-    with mpmath.workdps(25):
-        return [(float(node), float(weight)) for node, weight in gauss_rule(36)]
+STEP_NODES, HALF_LINE_NODES = 10, 36
+"""Nodes on [0, 1] for a step of a ratio of gamma functions, and for a Gaussian density as far as it counts."""
 
 
 @cache
@@ -285,9 +277,9 @@ def helpers(backend: str) -> dict[str, str]:
     library = "np" if backend == "numpy" else "torch"
     names = {name: f"{library}.{name}" for name in ("exp", "log", "log1p", "abs", "where", "sqrt")}
     rising = _RISING.format(
-        zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_rows(unit_rule(10)), **names
+        zero="0.0", prelude=_PRELUDE[backend], log1p_over=_LOG1P_OVER[backend], gauss=_rows(gauss_rule(STEP_NODES)), **names
     )
-    half_line = _rows(half_line_rule())
+    half_line = _rows(gauss_rule(HALF_LINE_NODES))
     normal = _NORMAL.format(half_line=half_line, **names)
     return {f"_arc_cosine_{k}": write(k) for k in range(3)} | {
         "_rising_ratio": rising, "_reciprocal_sum": _RECIPROCALS.format(**names),

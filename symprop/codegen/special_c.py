@@ -14,8 +14,9 @@ from functools import cache
 import mpmath
 
 from symprop.codegen import special_cells
-from symprop.codegen.special import arc_cosine_coefficients, half_line_rule, unit_rule
+from symprop.codegen.special import HALF_LINE_NODES, STEP_NODES, arc_cosine_coefficients
 from symprop.codegen.special_finite_width import NODES
+from symprop.functions.piece_rule import gauss_rule
 
 _EXP_TERMS, _LOG_TERMS, _ASIN_TERMS, _ATAN_TERMS = 11, 8, 13, 10
 
@@ -376,8 +377,8 @@ def functions() -> dict[str, str]:
                                                     "tanh")},
         "each_pow": _each("pow", 2),
         "cell_of": special_cells.constants(),
-        "HALF_LINE": constant_table("HALF_LINE", half_line_rule()),
-        "GAUSS": constant_table("GAUSS", unit_rule(10)),
+        "HALF_LINE": constant_table("HALF_LINE", gauss_rule(HALF_LINE_NODES)),
+        "GAUSS": constant_table("GAUSS", gauss_rule(STEP_NODES)),
         **_DEPTH,
         **{name: _DEFICIT.format(name=name, **fields) for name, fields in _DEFICITS.items()},
         "each_rising_ratio": _each("rising_ratio", 4),
