@@ -24,14 +24,14 @@ from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import n
 from symprop.functions.activation import Activation
 from symprop.functions.pair_kernel import CalledActivation, PairKernel
+from symprop.functions.piece_rule import gauss_rule
 from symprop.network import Step, Trace, token_input, trace_of
 from symprop.network.gram_attention import pattern
 
 Array = npt.NDArray[np.float64]
 
 # Covariances v - u^2 gap crowd where the kernel of a kink has its square root.
-_ROOTS, _SHARES = (part / 2 for part in np.polynomial.legendre.leggauss(12))
-_ROOTS = _ROOTS + 0.5
+_ROOTS, _SHARES = np.array(gauss_rule(12)).T
 KEPT = 256
 """Variances whose moments are remembered, about a layer each."""
 

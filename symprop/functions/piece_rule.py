@@ -24,6 +24,7 @@ OUTER, INNER, REACH = 48, 64, sp.Rational(17, 2)
 _TINY, _SLACK = sp.Float("1e-290"), sp.Float("1e-14")
 
 
+@cache
 def gauss_rule(points: int) -> tuple[tuple[float, float], ...]:
     """Nodes and weights of Gauss's rule on [0, 1] in doubles, the same on every machine.
 
@@ -40,12 +41,12 @@ def _code(points: int) -> str:
 
 
 LINE = register_table(
-    "piece_line", lambda: [(mpmath.mpf(x), mpmath.mpf(w)) for x, w in gauss_rule(INNER)], _code(INNER), doubles=True
+    "piece_line", lambda: [(mpmath.mpf(x), mpmath.mpf(w)) for x, w in gauss_rule(INNER)], doubles=True
 )
 PLANE = register_table(
     "piece_plane",
     lambda: [tuple(map(mpmath.mpf, (*one, *other))) for one in gauss_rule(OUTER) for other in gauss_rule(INNER)],
-    f"tuple((*one, *other) for one in {_code(OUTER)} for other in {_code(INNER)})", doubles=True,
+    lambda: f"tuple((*one, *other) for one in {_code(OUTER)} for other in {_code(INNER)})", doubles=True,
 )
 
 

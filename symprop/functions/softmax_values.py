@@ -11,6 +11,7 @@ import sympy as sp
 from sympy.codegen.cfunctions import log1p
 
 from symprop.core.errors import InputError
+from symprop.functions.piece_rule import gauss_rule
 from symprop.functions.rotary_means import RotaryAverage, RotaryMean
 from symprop.functions.softmax_layer import (
     AVERAGES,
@@ -51,8 +52,7 @@ _NODES = (Participation, WeightMoment, WeightGap, SoftmaxSlope, RowOverlap, RowG
           LayerMoment)
 _SMALL = 0.02
 """A score variance, gap or covariance below this: a difference of moments is the integral of its derivative."""
-_PLACES, _WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(5))
-_PLACES = _PLACES + 0.5
+_PLACES, _WEIGHTS = np.array(gauss_rule(5)).T
 _BETWEEN = np.array([[float(item) for item in node] for node in LEGENDRE])
 _TABLE: dict[_Key, float] = {}
 _TABLE_SIZE = 500_000

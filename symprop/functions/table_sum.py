@@ -63,7 +63,7 @@ REACH = Reach()
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of mpmath numbers at the working precision; ``code`` is a Python expression for them where they are many.
+    """Rows of mpmath numbers at the working precision; ``code`` writes a Python expression for them where they are many.
 
     ``doubles`` says that the sum is a fixed rule that has no more digits than doubles have: then it is evaluated in these.
     ``nested_above`` is a number of bits above which the rows are those of a rule of equal steps whose error is squared where
@@ -71,7 +71,7 @@ class Table:
     """
 
     rows: Callable[[], Sequence[Row]]
-    code: str | None = None
+    code: Callable[[], str] | None = None
     doubles: bool = False
     nested_above: int | None = None
 
@@ -80,7 +80,7 @@ _TABLES: dict[str, Table] = {}
 
 
 def register_table(
-    name: str, rows: Callable[[], Sequence[Row]], code: str | None = None, *, doubles: bool = False,
+    name: str, rows: Callable[[], Sequence[Row]], code: Callable[[], str] | None = None, *, doubles: bool = False,
     nested_above: int | None = None,
 ) -> str:
     """Give a table its name."""
@@ -97,7 +97,7 @@ def table_code(name: str) -> str:
     """The rows of a table as a Python expression, rounded to the nearest double."""
     code = _TABLES[name].code
     if code is not None:
-        return code
+        return code()
     lines = (f"    ({', '.join(repr(float(item)) for item in row)})," for row in table_rows(name))
     return "(\n" + "\n".join(lines) + "\n)"
 
