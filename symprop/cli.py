@@ -368,23 +368,21 @@ def _verify(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from symprop.architectures.entries import read
 
-    if options.target is not None:
-        # What describes no model is refused before SymPy is imported.
-        read(options.target)
+    # What describes no model is refused before SymPy is imported.
+    entries = None if options.target is None else read(options.target)
     if options.seq_len <= SMALL_MATRICES and "numpy" not in sys.modules:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from symprop.architectures.readers import keys_text, load
+    from symprop.architectures.readers import architecture, keys_text
 
     if options.keys:
         print(keys_text(), end="")
         return 0
     _writable(options.html, "html")
     _writable(options.plot, "plot")
-    if options.plot is not None:
-        _picture_format(options.plot, "plot")
+    picture = None if options.plot is None else _picture_format(options.plot, "plot")
     if options.target is None:
         raise InputError("MODEL", "missing", "a preset such as gpt2, a config.json or its folder, or a .toml file")
-    described = load(options.target)
+    described = architecture(options.target, entries)
     # Components take a second to import: after the sizes and variances have been checked.
     from symprop import auditing
     from symprop.architectures.audit import audit
@@ -403,8 +401,8 @@ def _audit(options: argparse.Namespace) -> int:
         progress("auditing", 0, 1)
         found = audit(model, tokens=options.seq_len, words=words, padding=options.padding, state=options.state,
                       growth=options.growth, cosine=options.cosine)  # fmt: skip
-    if options.plot is not None:
-        _write(options.plot, auditing.plot(found, _picture_format(options.plot, "plot")), "plot")
+    if picture is not None:
+        _write(options.plot, auditing.plot(found, picture), "plot")
     if options.html is not None or options.appendix is not None:
         _audit_report(options, found)
     if not options.latex:

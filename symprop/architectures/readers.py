@@ -42,10 +42,14 @@ def load(target: str) -> Architecture:
     >>> load("gpt2").layers
     12
     """
-    found = read(target)
-    if found is None:
+    return architecture(target, read(target))
+
+
+def architecture(target: str, entries: Entries | None) -> Architecture:
+    """The preset of a name, or what the entries of a file describe; see :func:`load`."""
+    if entries is None:
         return preset(target)
-    return _configured(found) if found.kind == "config" else _described(found)
+    return _configured(entries) if entries.kind == "config" else _described(entries)
 
 
 def _expression(entries: Entries, key: str) -> sp.Expr:
