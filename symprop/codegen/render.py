@@ -142,16 +142,20 @@ def _assignments(items: Iterable[Assignment], code: Code) -> list[str]:
 
 
 def _loop(spec: FunctionSpec, recursion: Recursion, lowered: LoopProgram, code: Code) -> dict[str, Any]:
-    """The parts of a loop as text; in torch, a state that starts as a number is one, not yet an array."""
+    """The parts of a loop as text: calls into arrays in numpy, expressions in torch, where a constant state is not yet one."""
+    if code.backend == "numpy":
+        in_place = layer_in_place(spec, recursion, lowered)
+        layers: dict[str, Any] = {"in_place": in_place, "body": in_place.lines}
+    else:
+        updates = [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.updates]
+        layers = {"body": _assignments(lowered.body, code), "updates": updates}
     settled = None if recursion.settled is None else code.text(lower(recursion.settled))
     return {
         "count": str(recursion.count),
         "state": [str(symbol) for symbol in recursion.state],
         "starts": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.starts],
         "index": str(layer) if recursion.varies else "",
-        "in_place": layer_in_place(spec, recursion, lowered) if code.backend == "numpy" else None,
-        "body": _assignments(lowered.body, code),
-        "updates": [{"text": code.text(item), "constant": not item.free_symbols} for item in lowered.updates],
+        **layers,
         "settled": settled,
         "operations": lowered.operations,
         "after": _assignments(lowered.after.assignments, code),

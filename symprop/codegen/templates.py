@@ -218,7 +218,7 @@ def _blocks(shape, arguments, domains, block, part, parts):
 {% if steps.index %}
                 {{ steps.index }} = float(_layer)
 {% endif %}
-{% for line in layer.lines %}
+{% for line in steps.body %}
                 {{ line }}
 {% endfor %}
                 if _layer >= _least:
