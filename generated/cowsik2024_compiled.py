@@ -755,20 +755,25 @@ static inline double times_growth(double x, double y) { return x == 0.0 ? 0.0 : 
 """,
     "cell_of": r"""
 enum { OCTAVES = 30, FIRST_TERMS = 6, FIRST_BITS = 4 };
-enum { TERMS = 8, BITS = 2, LINE_BITS = 3 };
+enum { LANES = 4, TERMS = 8, BITS = 2, LINE_BITS = 3, HIGH_TERMS = 3 };
 static const double FIRST_NODES[FIRST_TERMS] = {0x1.ee8dd4748bf15p-1, 0x1.6a09e667f3bcdp-1, 0x1.0907dc1930690p-2, -0x1.0907dc1930690p-2, -0x1.6a09e667f3bcdp-1, -0x1.ee8dd4748bf15p-1};
 static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8584caap-1, 0x1.491b7523c161dp-1, 0x1.5e3a8748a0bf5p-2, 0x1.27044533e63a0p-142, -0x1.5e3a8748a0bf5p-2, -0x1.491b7523c161dp-1, -0x1.bb67ae8584caap-1, -0x1.f838b8c811c17p-1};
 static const double FIRST[FIRST_TERMS][FIRST_TERMS] = {{0x1.6dd707e2911c8p-5, -0x1.5555555555555p-3, 0x1.3e77e4d72c439p-1, 0x1.3e77e4d72c439p-1, -0x1.5555555555555p-3, 0x1.6dd707e2911c8p-5}, {0x1.7abed293895d6p-5, -0x1.e2b7dddfefa66p-3, 0x1.339de5f643ed7p+1, -0x1.339de5f643ed7p+1, 0x1.e2b7dddfefa66p-3, -0x1.7abed293895d6p-5}, {-0x1.83103651a778ep-1, 0x1.5555555555555p+1, -0x1.e9228f81d6ee3p+0, -0x1.e9228f81d6ee3p+0, 0x1.5555555555555p+1, -0x1.83103651a778ep-1}, {-0x1.90b7aa74070d1p-1, 0x1.e2b7dddfefa66p+1, -0x1.d877d77272933p+2, 0x1.d877d77272933p+2, -0x1.e2b7dddfefa66p+1, 0x1.90b7aa74070d1p-1}, {0x1.5555555555555p+0, -0x1.5555555555555p+1, 0x1.5555555555555p+0, 0x1.5555555555555p+0, -0x1.5555555555555p+1, 0x1.5555555555555p+0}, {0x1.615fd02195e16p+0, -0x1.e2b7dddfefa66p+1, 0x1.49b3e2f85d4b9p+2, -0x1.49b3e2f85d4b9p+2, 0x1.e2b7dddfefa66p+1, -0x1.615fd02195e16p+0}};
+static const double FIRST_HIGH[HIGH_TERMS][FIRST_TERMS] = {{-0x1.f3bf26b9621c7p-4, 0x1.5555555555555p-3, 0x1.d2451f03addc7p-2, 0x1.d2451f03addc7p-2, 0x1.5555555555555p-3, -0x1.f3bf26b9621c7p-4}, {0x1.49b3e2f85d4b9p-2, 0x1.e2b7dddfefa66p-3, 0x1.615fd02195e16p-4, -0x1.615fd02195e16p-4, -0x1.e2b7dddfefa66p-3, -0x1.49b3e2f85d4b9p-2}, {0x1.279a74590331cp-1, -0x1.a4083bc751f66p-137, -0x1.279a74590331cp-1, -0x1.279a74590331cp-1, 0x1.10b3bffc46ab3p-136, 0x1.279a74590331cp-1}};
 static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
-typedef double row_of_terms __attribute__((vector_size(8*TERMS)));
-typedef int64_t row_of_places __attribute__((vector_size(8*TERMS)));
+static const double LOW[LANES][TERMS + 1] = {{-0x1.9037ce7ae8915p-4, 0x0.0p+0, 0x1.3295b38745290p-3, 0x1.20186f306ce52p-2, 0x1.5555555555555p-2, 0x1.20186f306ce52p-2, 0x1.3295b38745290p-3, 0x1.6000000000000p-136, -0x1.9037ce7ae8915p-4}, {-0x1.6f1bb303c59bcp-2, 0x1.8a2345cc04426p-3, 0x1.70bd002811b94p-1, 0x1.4e848361150e2p-1, 0x1.4000000000000p-141, -0x1.4e848361150e2p-1, -0x1.70bd002811b94p-1, -0x1.8a2345cc04426p-3, 0x1.6f1bb303c59bcp-2}, {0x1.abaa202102819p-2, 0x1.c71c71c71c71cp-3, -0x1.3c1dea8edbc09p-4, -0x1.5ca2a57d4b916p-2, -0x1.c71c71c71c71cp-2, -0x1.5ca2a57d4b916p-2, -0x1.3c1dea8edbc09p-4, 0x1.c71c71c71c71cp-3, 0x1.abaa202102819p-2}, {0x1.8a2345cc04426p-1, 0x1.a8777c819259ap-138, -0x1.8a2345cc04426p-1, -0x1.8a2345cc04426p-1, -0x1.8000000000000p-141, 0x1.8a2345cc04426p-1, 0x1.8a2345cc04426p-1, 0x1.4811997148c29p-133, -0x1.8a2345cc04426p-1}};
+static const double HIGH[TERMS][TERMS + 1] = {{0x1.e451b266f5621p-5, 0x1.c71c71c71c71cp-4, -0x1.479c2c82485d3p-2, -0x1.290d7c7fae918p-4, 0x1.c71c71c71c71cp-2, -0x1.290d7c7fae918p-4, -0x1.479c2c82485d3p-2, 0x1.c71c71c71c71cp-4, 0x1.e451b266f5621p-5}, {0x1.7519474b2e7bdp-3, 0x1.8a2345cc04426p-2, -0x1.e97543851e048p+0, 0x1.0c0c363741ea0p+1, 0x1.2800000000000p-138, -0x1.0c0c363741ea0p+1, 0x1.e97543851e048p+0, -0x1.8a2345cc04426p-2, -0x1.7519474b2e7bdp-3}, {0x1.46bab50568dd3p-1, -0x1.8e38e38e38e39p+1, 0x1.d5d510108140cp+1, 0x1.b0f8855c490fep+0, -0x1.71c71c71c71c7p+2, 0x1.b0f8855c490fep+0, 0x1.d5d510108140cp+1, -0x1.8e38e38e38e39p+1, 0x1.46bab50568dd3p-1}, {0x1.66402ecb62cf5p+0, -0x1.bb67ae8584caap+2, 0x1.b8d0b0bb07b11p+3, -0x1.8c08aae19b572p+3, -0x1.ec00000000000p-136, 0x1.8c08aae19b572p+3, -0x1.b8d0b0bb07b11p+3, 0x1.bb67ae8584caap+2, -0x1.66402ecb62cf5p+0}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
+typedef double lanes __attribute__((vector_size(8*LANES)));
+typedef int64_t places __attribute__((vector_size(8*LANES)));
 #ifdef __clang__
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define PICK(a, b, ...) __builtin_shuffle(a, b, (row_of_places){__VA_ARGS__})
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
 #endif
 /* The cell of z >= 1, and the place of z in it from -1 to 1, where an octave has 2^bits cells. */
-static inline int64_t cell_of(double z, int bits) { return (bits_of(z) >> (52 - bits)) - (INT64_C(1023) << bits); }
+static inline int64_t cell_of(double z, int bits) {
+    return (int64_t)((uint64_t)bits_of(z) >> (52 - bits)) - (INT64_C(1023) << bits);
+}
 static inline double place_of(double z, int bits) {
     const int64_t rest = bits_of(z) & ((INT64_C(1) << (52 - bits)) - 1);
     return (from_bits(rest | bits_of(1.0)) - 1.0)*(double)(2 << bits) - 1.0;
@@ -778,16 +783,16 @@ static double beyond_one(int64_t cell, double place, int bits) {
     const double octave = ldexp(1.0, cell >> bits), part = ldexp(octave, -bits);
     return octave - 1.0 + part*((double)(cell & ((1 << bits) - 1)) + 0.5 + 0.5*place);
 }
-#define PAIR(a, b, k) (PICK(a, b, 0, 8, 2, 10, 4, 12, 6, 14) \
-    + PICK(a, b, 1, 9, 3, 11, 5, 13, 7, 15)*PICK(y, y, k, k + 1, k, k + 1, k, k + 1, k, k + 1))
-#define QUARTET(a, b, k) (PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13) \
-    + PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)*PICK(y2, y2, k, k + 1, k + 2, k + 3, k, k + 1, k + 2, k + 3))
-/* The values at y of eight polynomials, whose coefficients are the rows. */
-static inline row_of_terms values_of_rows(const row_of_terms *r, row_of_terms y) {
-    const row_of_terms y2 = y*y;
-    const row_of_terms a = PAIR(r[0], r[1], 0), b = PAIR(r[2], r[3], 2), c = PAIR(r[4], r[5], 4), d = PAIR(r[6], r[7], 6);
-    const row_of_terms first = QUARTET(a, b, 0), last = QUARTET(c, d, 4);
-    return PICK(first, last, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(first, last, 4, 5, 6, 7, 12, 13, 14, 15)*(y2*y2);
+#define PAIR(a, b, k) (PICK(a, b, 0, 4, 2, 6) + PICK(a, b, 1, 5, 3, 7)*PICK(y, y, k, k + 1, k, k + 1))
+/* A polynomial in y of TERMS coefficients, as one of LANES. */
+static inline lanes folded(lanes low, lanes high, double y) { return low + high*(y*y*(y*y)); }
+/* The values at LANES numbers of as many polynomials, whose coefficients are the rows, in their place. */
+static inline void values_of_rows(const lanes *r, double *numbers) {
+    lanes y;
+    memcpy(&y, numbers, sizeof y);
+    const lanes a = PAIR(r[0], r[1], 0), b = PAIR(r[2], r[3], 2);
+    y = PICK(a, b, 0, 1, 4, 5) + PICK(a, b, 2, 3, 6, 7)*(y*y);
+    memcpy(numbers, &y, sizeof y);
 }
 """,
     "log_near_one": r"""
@@ -839,13 +844,13 @@ static void fit_tanh_second_b371ff(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][1];
+static lanes table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][2];
 static char state_tanh_second_b371ff[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_tanh_second_b371ff(cell, coefficients);
         memcpy(table_tanh_second_b371ff[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
@@ -858,26 +863,25 @@ static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const 
     factor_tanh_second_b371ff(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_tanh_second_b371ff[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i + j]);
-            row[j] = table_tanh_second_b371ff[cell[i + j]][0];
+            const lanes *c = table_tanh_second_b371ff[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -924,13 +928,13 @@ static void fit_tanh_slope_second_c849a3(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][1];
+static lanes table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][2];
 static char state_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_second_c849a3(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_second_c849a3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_tanh_slope_second_c849a3(cell, coefficients);
         memcpy(table_tanh_slope_second_c849a3[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_second_c849a3[cell], 2, __ATOMIC_RELEASE);
@@ -943,26 +947,25 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
     factor_tanh_slope_second_c849a3(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i + j]);
-            row[j] = table_tanh_slope_second_c849a3[cell[i + j]][0];
+            const lanes *c = table_tanh_slope_second_c849a3[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)

@@ -114,51 +114,51 @@ def _log_near_one(x, whole):
         return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))
 
 
-def _arc_cosine_1(gap, v, result=None, t=None, s=None):
-    """sin - angle*cos of that angle, times v; zero at v = 0. Works in the three arrays, if given."""
+def _arc_cosine_1(gap, v, result=None, y=None, c=None, q=None):
+    """sin - angle*cos of that angle, times v; zero at v = 0. Works in the four arrays, if given."""
     if result is None:
         shape = np.broadcast_shapes(np.shape(gap), np.shape(v))
-        result, t, s = np.empty(shape), np.empty(shape), np.empty(shape)
-    np.add(v, 2.2250738585072014e-308, out=t)
+        result, y, c, q = (np.empty(shape) for _ in range(4))
     with np.errstate(over="ignore", invalid="ignore"):
-        np.divide(gap, t, out=t)
-        np.subtract(2.0, t, out=s)
-        s *= t
-        near = np.flatnonzero(~(s >= 0.12109375))
-        at = t.reshape(-1)[near]
-        if near.size < t.size:
-            np.sqrt(s, out=s)
-            np.subtract(1.0, t, out=t)
-            np.arccos(t, out=result)
-            result *= t
-            np.subtract(s, result, out=result)
-    if near.size:
-        at = np.minimum(at, 2.0)
-        result.reshape(-1)[near] = _arc_cosine_1_near(at)
-    result *= v
+        np.add(v, 2.2250738585072014e-308, out=y)
+        np.divide(gap, y, out=y)
+        np.subtract(1.0, y, out=c)
+        beyond = not np.max(y, initial=0.0) <= 1
+        if beyond:
+            negative = np.minimum(c, 0.0)
+            np.abs(c, out=c)
+            np.minimum(y, 2.0 - y, out=y)
+        np.maximum(y, 0.0, out=y)
+        np.multiply(c, -4.671828697793345e-06, out=result)
+        result += 0.0010511107457118298
+        result *= c
+        result += 0.04392396223152543
+        result *= c
+        result += 0.41093940336466583
+        result *= c
+        result += 1.4244609114616427
+        result *= c
+        result += 2.0264188052458945
+        result *= c
+        result += 0.9999999999999999
+        np.multiply(c, 0.002232466419523455, out=q)
+        q += 0.06158803931035349
+        q *= c
+        q += 0.48927004919229516
+        q *= c
+        q += 1.5541305295024832
+        q *= c
+        q += 2.0972151320407644
+        q *= c
+        q += 1.0
+        result /= q
+        np.sqrt(y, out=c)
+        result *= c
+        result *= y
+        if beyond:
+            result -= np.pi*negative
+        result *= v
     return result
-
-
-def _arc_cosine_1_near(t):
-    """The same at v = 1 up to y = 0.0625 from the ends of its range, by a polynomial."""
-    y = np.maximum(np.minimum(t, 2 - t), 0.0)
-    p = 1.993102852636305e-05*y + 5.094198223662e-05
-    p *= y
-    p += 0.00015212045261676934
-    p *= y
-    p += 0.00048825605031434395
-    p *= y
-    p += 0.0017537370611307882
-    p *= y
-    p += 0.007576144084105447
-    p *= y
-    p += 0.04714045207910328
-    p *= y
-    p += 0.9428090415820634
-    p *= y
-    p *= np.sqrt(y)
-    p += np.pi*np.maximum(t - 1, 0.0)
-    return p
 
 _CELLS = {}
 
@@ -1283,6 +1283,7 @@ def overlap_rem(
             _array_4 = np.empty(_shape_255)
             _array_5 = np.empty(_shape_255)
             _array_6 = np.empty(_shape_255)
+            _array_7 = np.empty(_shape_255)
             gap_X = np.full(_shape_255, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
@@ -1303,7 +1304,7 @@ def overlap_rem(
                 np.divide(1.0, _array_1, out=_array_1)
                 np.multiply(_array_0, _array_1, out=_array_2)
                 np.multiply(gain_w, _array_2, out=_array_3)
-                _arc_cosine_1(_array_3, x7, _array_4, _array_5, _array_6)
+                _arc_cosine_1(_array_3, x7, _array_4, _array_5, _array_6, _array_7)
                 np.multiply(x3, _array_0, out=_array_0)
                 np.multiply(_array_0, _array_1, out=_array_0)
                 np.multiply(0.15915494309189535, _array_4, out=_array_4)
@@ -1440,6 +1441,7 @@ def overlap_uniform(
             _array_3 = np.empty(_shape_255)
             _array_4 = np.empty(_shape_255)
             _array_5 = np.empty(_shape_255)
+            _array_6 = np.empty(_shape_255)
             gap_X = np.full(_shape_255, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
@@ -1451,7 +1453,7 @@ def overlap_uniform(
                 np.divide(1.0, _array_0, out=_array_0)
                 np.multiply(_array_0, gap_X, out=_array_1)
                 np.multiply(x8, _array_1, out=_array_2)
-                _arc_cosine_1(_array_2, x5, _array_3, _array_4, _array_5)
+                _arc_cosine_1(_array_2, x5, _array_3, _array_4, _array_5, _array_6)
                 np.multiply(x9, _array_0, out=_array_0)
                 np.multiply(_array_0, gap_X, out=_array_0)
                 np.multiply(0.15915494309189535, _array_3, out=_array_3)
@@ -1597,6 +1599,7 @@ def overlap_annealed(
             _array_4 = np.empty(_shape_511)
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
+            _array_7 = np.empty(_shape_511)
             gap_X = np.full(_shape_511, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
@@ -1622,7 +1625,7 @@ def overlap_annealed(
                 np.divide(1.0, _array_0, out=_array_0)
                 np.multiply(_array_1, _array_0, out=_array_2)
                 np.multiply(gain_w, _array_2, out=_array_3)
-                _arc_cosine_1(_array_3, x13, _array_4, _array_5, _array_6)
+                _arc_cosine_1(_array_3, x13, _array_4, _array_5, _array_6, _array_7)
                 np.multiply(x7, _array_1, out=_array_1)
                 np.multiply(_array_1, _array_0, out=_array_1)
                 np.multiply(0.15915494309189535, _array_4, out=_array_4)
@@ -1764,6 +1767,7 @@ def overlap_exact(
             _array_4 = np.empty(_shape_511)
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
+            _array_7 = np.empty(_shape_511)
             gap_X = np.full(_shape_511, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
@@ -1784,7 +1788,7 @@ def overlap_exact(
                 np.divide(1.0, _array_1, out=_array_1)
                 np.multiply(_array_0, _array_1, out=_array_2)
                 np.multiply(gain_w, _array_2, out=_array_3)
-                _arc_cosine_1(_array_3, x9, _array_4, _array_5, _array_6)
+                _arc_cosine_1(_array_3, x9, _array_4, _array_5, _array_6, _array_7)
                 np.multiply(x5, _array_0, out=_array_0)
                 np.multiply(_array_0, _array_1, out=_array_0)
                 np.multiply(0.15915494309189535, _array_4, out=_array_4)
@@ -1923,6 +1927,7 @@ def preln_overlap_rem(
             _array_4 = np.empty(_shape_511)
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
+            _array_7 = np.empty(_shape_511)
             q_X = np.full(_shape_511, q_0, dtype=float)
             gap_X = np.full(_shape_511, x9, dtype=float)
             _least = np.min(L)
@@ -1948,7 +1953,7 @@ def preln_overlap_rem(
                 np.add(_array_3, sigma_b2, out=_array_3)
                 np.divide(_array_2, _array_3, out=_array_2)
                 np.multiply(gain_w, _array_2, out=_array_4)
-                _arc_cosine_1(_array_4, x10, _array_3, _array_5, _array_6)
+                _arc_cosine_1(_array_4, x10, _array_3, _array_5, _array_6, _array_7)
                 np.multiply(x14, q_X, out=_array_4)
                 np.multiply(x12, _array_1, out=_array_1)
                 np.add(_array_4, _array_1, out=_array_4)
@@ -2097,6 +2102,7 @@ def noln_overlap_rem(
             _array_6 = np.empty(_shape_511)
             _array_7 = np.empty(_shape_511)
             _array_8 = np.empty(_shape_511)
+            _array_9 = np.empty(_shape_511)
             q_X = np.full(_shape_511, q_0, dtype=float)
             gap_X = np.full(_shape_511, x9, dtype=float)
             _least = np.min(L)
@@ -2122,7 +2128,7 @@ def noln_overlap_rem(
                 np.multiply(gain_w, _array_2, out=_array_4)
                 np.multiply(gain_w, _array_3, out=_array_5)
                 np.add(_array_5, sigma_b2, out=_array_5)
-                _arc_cosine_1(_array_4, _array_5, _array_6, _array_7, _array_8)
+                _arc_cosine_1(_array_4, _array_5, _array_6, _array_7, _array_8, _array_9)
                 np.multiply(x13, q_X, out=_array_4)
                 np.multiply(x11, _array_0, out=_array_0)
                 np.add(_array_4, _array_0, out=_array_4)
@@ -2283,6 +2289,7 @@ def preln_overlap_exact(
             _array_4 = np.empty(_shape_1023)
             _array_5 = np.empty(_shape_1023)
             _array_6 = np.empty(_shape_1023)
+            _array_7 = np.empty(_shape_1023)
             q_X = np.full(_shape_1023, q_0, dtype=float)
             gap_X = np.full(_shape_1023, x9, dtype=float)
             _least = np.min(L)
@@ -2306,7 +2313,7 @@ def preln_overlap_exact(
                 np.add(_array_3, sigma_b2, out=_array_3)
                 np.divide(_array_2, _array_3, out=_array_2)
                 np.multiply(gain_w, _array_2, out=_array_4)
-                _arc_cosine_1(_array_4, x11, _array_3, _array_5, _array_6)
+                _arc_cosine_1(_array_4, x11, _array_3, _array_5, _array_6, _array_7)
                 np.multiply(x15, q_X, out=_array_4)
                 np.multiply(x13, _array_1, out=_array_1)
                 np.add(_array_4, _array_1, out=_array_4)
@@ -2600,6 +2607,7 @@ def centred_overlap_exact(
             _array_4 = np.empty(_shape_511)
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
+            _array_7 = np.empty(_shape_511)
             gap_X = np.full(_shape_511, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
@@ -2618,7 +2626,7 @@ def centred_overlap_exact(
                 np.add(_array_2, _array_0, out=_array_2)
                 np.multiply(_array_1, _array_2, out=_array_0)
                 np.multiply(gain_w, _array_0, out=_array_3)
-                _arc_cosine_1(_array_3, x11, _array_4, _array_5, _array_6)
+                _arc_cosine_1(_array_3, x11, _array_4, _array_5, _array_6, _array_7)
                 np.multiply(x7, _array_1, out=_array_1)
                 np.multiply(_array_1, _array_2, out=_array_1)
                 np.multiply(0.15915494309189535, _array_4, out=_array_4)

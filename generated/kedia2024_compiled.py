@@ -1335,25 +1335,27 @@ static void each_cos(long count, const double *restrict x, double *restrict to) 
     "each_asinh": r"""
 static void each_asinh(long count, const double *restrict x, double *restrict to) { for (long i = 0; i < count; i++) to[i] = asinh(x[i]); }
 """,
-    "each_pow": r"""
-static void each_pow(long count, const double *restrict x, const double *restrict y, double *restrict to) { for (long i = 0; i < count; i++) to[i] = pow(x[i], y[i]); }
-""",
     "cell_of": r"""
 enum { OCTAVES = 30, FIRST_TERMS = 6, FIRST_BITS = 4 };
-enum { TERMS = 8, BITS = 2, LINE_BITS = 3 };
+enum { LANES = 4, TERMS = 8, BITS = 2, LINE_BITS = 3, HIGH_TERMS = 3 };
 static const double FIRST_NODES[FIRST_TERMS] = {0x1.ee8dd4748bf15p-1, 0x1.6a09e667f3bcdp-1, 0x1.0907dc1930690p-2, -0x1.0907dc1930690p-2, -0x1.6a09e667f3bcdp-1, -0x1.ee8dd4748bf15p-1};
 static const double SECOND_NODES[TERMS + 1] = {0x1.f838b8c811c17p-1, 0x1.bb67ae8584caap-1, 0x1.491b7523c161dp-1, 0x1.5e3a8748a0bf5p-2, 0x1.27044533e63a0p-142, -0x1.5e3a8748a0bf5p-2, -0x1.491b7523c161dp-1, -0x1.bb67ae8584caap-1, -0x1.f838b8c811c17p-1};
 static const double FIRST[FIRST_TERMS][FIRST_TERMS] = {{0x1.6dd707e2911c8p-5, -0x1.5555555555555p-3, 0x1.3e77e4d72c439p-1, 0x1.3e77e4d72c439p-1, -0x1.5555555555555p-3, 0x1.6dd707e2911c8p-5}, {0x1.7abed293895d6p-5, -0x1.e2b7dddfefa66p-3, 0x1.339de5f643ed7p+1, -0x1.339de5f643ed7p+1, 0x1.e2b7dddfefa66p-3, -0x1.7abed293895d6p-5}, {-0x1.83103651a778ep-1, 0x1.5555555555555p+1, -0x1.e9228f81d6ee3p+0, -0x1.e9228f81d6ee3p+0, 0x1.5555555555555p+1, -0x1.83103651a778ep-1}, {-0x1.90b7aa74070d1p-1, 0x1.e2b7dddfefa66p+1, -0x1.d877d77272933p+2, 0x1.d877d77272933p+2, -0x1.e2b7dddfefa66p+1, 0x1.90b7aa74070d1p-1}, {0x1.5555555555555p+0, -0x1.5555555555555p+1, 0x1.5555555555555p+0, 0x1.5555555555555p+0, -0x1.5555555555555p+1, 0x1.5555555555555p+0}, {0x1.615fd02195e16p+0, -0x1.e2b7dddfefa66p+1, 0x1.49b3e2f85d4b9p+2, -0x1.49b3e2f85d4b9p+2, 0x1.e2b7dddfefa66p+1, -0x1.615fd02195e16p+0}};
+static const double FIRST_HIGH[HIGH_TERMS][FIRST_TERMS] = {{-0x1.f3bf26b9621c7p-4, 0x1.5555555555555p-3, 0x1.d2451f03addc7p-2, 0x1.d2451f03addc7p-2, 0x1.5555555555555p-3, -0x1.f3bf26b9621c7p-4}, {0x1.49b3e2f85d4b9p-2, 0x1.e2b7dddfefa66p-3, 0x1.615fd02195e16p-4, -0x1.615fd02195e16p-4, -0x1.e2b7dddfefa66p-3, -0x1.49b3e2f85d4b9p-2}, {0x1.279a74590331cp-1, -0x1.a4083bc751f66p-137, -0x1.279a74590331cp-1, -0x1.279a74590331cp-1, 0x1.10b3bffc46ab3p-136, 0x1.279a74590331cp-1}};
 static const double SECOND[TERMS][TERMS + 1] = {{-0x1.3c1dea8edbc09p-5, 0x1.c71c71c71c71cp-4, -0x1.5ca2a57d4b916p-3, 0x1.abaa202102819p-3, 0x1.8e38e38e38e39p-1, 0x1.abaa202102819p-3, -0x1.5ca2a57d4b916p-3, 0x1.c71c71c71c71cp-4, -0x1.3c1dea8edbc09p-5}, {-0x1.691e1ebc5cbbcp-3, 0x1.279a74590331cp-1, -0x1.3116c3711527ep+0, 0x1.5fad570f872d8p+1, 0x1.5000000000000p-138, -0x1.5fad570f872d8p+1, 0x1.3116c3711527ep+0, -0x1.279a74590331cp-1, 0x1.691e1ebc5cbbcp-3}, {0x1.0e47e28af50f0p+0, -0x1.71c71c71c71c7p+1, 0x1.cbf420bc0a62cp+1, 0x1.59cfdbfcf62b8p+0, -0x1.8e38e38e38e39p+2, 0x1.59cfdbfcf62b8p+0, 0x1.cbf420bc0a62cp+1, -0x1.71c71c71c71c7p+1, 0x1.0e47e28af50f0p+0}, {0x1.15a8e8d8b2784p+1, -0x1.bb67ae8584caap+2, 0x1.a02e7c5e476cep+3, -0x1.a4aadf3e5b9b4p+3, -0x1.f800000000000p-136, 0x1.a4aadf3e5b9b4p+3, -0x1.a02e7c5e476cep+3, 0x1.bb67ae8584caap+2, -0x1.15a8e8d8b2784p+1}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
-typedef double row_of_terms __attribute__((vector_size(8*TERMS)));
-typedef int64_t row_of_places __attribute__((vector_size(8*TERMS)));
+static const double LOW[LANES][TERMS + 1] = {{-0x1.9037ce7ae8915p-4, 0x0.0p+0, 0x1.3295b38745290p-3, 0x1.20186f306ce52p-2, 0x1.5555555555555p-2, 0x1.20186f306ce52p-2, 0x1.3295b38745290p-3, 0x1.6000000000000p-136, -0x1.9037ce7ae8915p-4}, {-0x1.6f1bb303c59bcp-2, 0x1.8a2345cc04426p-3, 0x1.70bd002811b94p-1, 0x1.4e848361150e2p-1, 0x1.4000000000000p-141, -0x1.4e848361150e2p-1, -0x1.70bd002811b94p-1, -0x1.8a2345cc04426p-3, 0x1.6f1bb303c59bcp-2}, {0x1.abaa202102819p-2, 0x1.c71c71c71c71cp-3, -0x1.3c1dea8edbc09p-4, -0x1.5ca2a57d4b916p-2, -0x1.c71c71c71c71cp-2, -0x1.5ca2a57d4b916p-2, -0x1.3c1dea8edbc09p-4, 0x1.c71c71c71c71cp-3, 0x1.abaa202102819p-2}, {0x1.8a2345cc04426p-1, 0x1.a8777c819259ap-138, -0x1.8a2345cc04426p-1, -0x1.8a2345cc04426p-1, -0x1.8000000000000p-141, 0x1.8a2345cc04426p-1, 0x1.8a2345cc04426p-1, 0x1.4811997148c29p-133, -0x1.8a2345cc04426p-1}};
+static const double HIGH[TERMS][TERMS + 1] = {{0x1.e451b266f5621p-5, 0x1.c71c71c71c71cp-4, -0x1.479c2c82485d3p-2, -0x1.290d7c7fae918p-4, 0x1.c71c71c71c71cp-2, -0x1.290d7c7fae918p-4, -0x1.479c2c82485d3p-2, 0x1.c71c71c71c71cp-4, 0x1.e451b266f5621p-5}, {0x1.7519474b2e7bdp-3, 0x1.8a2345cc04426p-2, -0x1.e97543851e048p+0, 0x1.0c0c363741ea0p+1, 0x1.2800000000000p-138, -0x1.0c0c363741ea0p+1, 0x1.e97543851e048p+0, -0x1.8a2345cc04426p-2, -0x1.7519474b2e7bdp-3}, {0x1.46bab50568dd3p-1, -0x1.8e38e38e38e39p+1, 0x1.d5d510108140cp+1, 0x1.b0f8855c490fep+0, -0x1.71c71c71c71c7p+2, 0x1.b0f8855c490fep+0, 0x1.d5d510108140cp+1, -0x1.8e38e38e38e39p+1, 0x1.46bab50568dd3p-1}, {0x1.66402ecb62cf5p+0, -0x1.bb67ae8584caap+2, 0x1.b8d0b0bb07b11p+3, -0x1.8c08aae19b572p+3, -0x1.ec00000000000p-136, 0x1.8c08aae19b572p+3, -0x1.b8d0b0bb07b11p+3, 0x1.bb67ae8584caap+2, -0x1.66402ecb62cf5p+0}, {-0x1.fc5957ec04e1fp+1, 0x1.38e38e38e38e4p+3, -0x1.c03fdd5d95f5bp+2, -0x1.419376ac67995p+2, 0x1.8e38e38e38e39p+3, -0x1.419376ac67995p+2, -0x1.c03fdd5d95f5bp+2, 0x1.38e38e38e38e4p+3, -0x1.fc5957ec04e1fp+1}, {-0x1.8e87bad2dcfe3p+2, 0x1.279a74590331cp+4, -0x1.9ba12574fa4bcp+4, 0x1.37ff36c0430c4p+4, 0x1.b000000000000p-135, -0x1.37ff36c0430c4p+4, 0x1.9ba12574fa4bcp+4, -0x1.279a74590331cp+4, 0x1.8e87bad2dcfe3p+2}, {0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1, 0x1.c71c71c71c71cp+1, -0x1.c71c71c71c71cp+2, 0x1.c71c71c71c71cp+1}, {0x1.375078408ee2fp+2, -0x1.8a2345cc04426p+3, 0x1.c0326b5c818f8p+3, -0x1.248a2f3c3a1e1p+3, -0x1.c000000000000p-136, 0x1.248a2f3c3a1e1p+3, -0x1.c0326b5c818f8p+3, 0x1.8a2345cc04426p+3, -0x1.375078408ee2fp+2}};
+typedef double lanes __attribute__((vector_size(8*LANES)));
+typedef int64_t places __attribute__((vector_size(8*LANES)));
 #ifdef __clang__
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define PICK(a, b, ...) __builtin_shuffle(a, b, (row_of_places){__VA_ARGS__})
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
 #endif
 /* The cell of z >= 1, and the place of z in it from -1 to 1, where an octave has 2^bits cells. */
-static inline int64_t cell_of(double z, int bits) { return (bits_of(z) >> (52 - bits)) - (INT64_C(1023) << bits); }
+static inline int64_t cell_of(double z, int bits) {
+    return (int64_t)((uint64_t)bits_of(z) >> (52 - bits)) - (INT64_C(1023) << bits);
+}
 static inline double place_of(double z, int bits) {
     const int64_t rest = bits_of(z) & ((INT64_C(1) << (52 - bits)) - 1);
     return (from_bits(rest | bits_of(1.0)) - 1.0)*(double)(2 << bits) - 1.0;
@@ -1363,16 +1365,16 @@ static double beyond_one(int64_t cell, double place, int bits) {
     const double octave = ldexp(1.0, cell >> bits), part = ldexp(octave, -bits);
     return octave - 1.0 + part*((double)(cell & ((1 << bits) - 1)) + 0.5 + 0.5*place);
 }
-#define PAIR(a, b, k) (PICK(a, b, 0, 8, 2, 10, 4, 12, 6, 14) \
-    + PICK(a, b, 1, 9, 3, 11, 5, 13, 7, 15)*PICK(y, y, k, k + 1, k, k + 1, k, k + 1, k, k + 1))
-#define QUARTET(a, b, k) (PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13) \
-    + PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)*PICK(y2, y2, k, k + 1, k + 2, k + 3, k, k + 1, k + 2, k + 3))
-/* The values at y of eight polynomials, whose coefficients are the rows. */
-static inline row_of_terms values_of_rows(const row_of_terms *r, row_of_terms y) {
-    const row_of_terms y2 = y*y;
-    const row_of_terms a = PAIR(r[0], r[1], 0), b = PAIR(r[2], r[3], 2), c = PAIR(r[4], r[5], 4), d = PAIR(r[6], r[7], 6);
-    const row_of_terms first = QUARTET(a, b, 0), last = QUARTET(c, d, 4);
-    return PICK(first, last, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(first, last, 4, 5, 6, 7, 12, 13, 14, 15)*(y2*y2);
+#define PAIR(a, b, k) (PICK(a, b, 0, 4, 2, 6) + PICK(a, b, 1, 5, 3, 7)*PICK(y, y, k, k + 1, k, k + 1))
+/* A polynomial in y of TERMS coefficients, as one of LANES. */
+static inline lanes folded(lanes low, lanes high, double y) { return low + high*(y*y*(y*y)); }
+/* The values at LANES numbers of as many polynomials, whose coefficients are the rows, in their place. */
+static inline void values_of_rows(const lanes *r, double *numbers) {
+    lanes y;
+    memcpy(&y, numbers, sizeof y);
+    const lanes a = PAIR(r[0], r[1], 0), b = PAIR(r[2], r[3], 2);
+    y = PICK(a, b, 0, 1, 4, 5) + PICK(a, b, 2, 3, 6, 7)*(y*y);
+    memcpy(numbers, &y, sizeof y);
 }
 """,
     "HALF_LINE": r"""
@@ -1508,7 +1510,7 @@ static __attribute__((noinline)) void factor_silu_gap_dc835e(long count, const d
 }
 static void fit_silu_gap_dc835e(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
-    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
             const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
@@ -1518,25 +1520,26 @@ static void fit_silu_gap_dc835e(int64_t cell, double *coefficients) {
         }
     sum_silu_gap_dc835e(FIRST_TERMS*(TERMS + 1), v, gap, total);
     factor_silu_gap_dc835e(FIRST_TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long k = 0; k <= TERMS; k++) {
-            half[a][k] = 0.0;
-            for (long j = 0; j < FIRST_TERMS; j++)
-                half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
-        }
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long b = 0; b < TERMS; b++) {
-            coefficients[a*TERMS + b] = 0.0;
-            for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
+    memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
+    for (long k = 0; k <= TERMS; k++)
+        for (long j = 0; j < FIRST_TERMS; j++) {
+            const double value = total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k];
+            for (long b = 0; b < LANES; b++) {
+                for (long a = 0; a < FIRST_TERMS; a++) coefficients[a*LANES + b] += FIRST[a][j]*LOW[b][k]*value;
+                for (long a = 0; a < HIGH_TERMS; a++) {
+                    coefficients[a*LANES + b] += FIRST_HIGH[a][j]*HIGH[b][k]*value;
+                    coefficients[(FIRST_TERMS + a)*LANES + b] += FIRST_HIGH[a][j]*HIGH[LANES + b][k]*value;
+                }
+            }
         }
 }
-static row_of_terms table_silu_gap_dc835e[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static lanes table_silu_gap_dc835e[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
 static char state_silu_gap_dc835e[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_gap_dc835e(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_gap_dc835e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[FIRST_TERMS*TERMS];
+        double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
         fit_silu_gap_dc835e(cell, coefficients);
         memcpy(table_silu_gap_dc835e[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_gap_dc835e[cell], 2, __ATOMIC_RELEASE);
@@ -1551,29 +1554,29 @@ static __attribute__((noinline)) void each_silu_gap_dc835e(
     factor_silu_gap_dc835e(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
-        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
         const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
         outside |= !inside;
         cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
         x[i] = place_of(near, FIRST_BITS);
         y[i] = place_of(far, BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_silu_gap_dc835e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_gap_dc835e(cell[i + j]);
-            const row_of_terms *c = table_silu_gap_dc835e[cell[i + j]];
-            row[j] = c[FIRST_TERMS - 1];
-            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+            const lanes *c = table_silu_gap_dc835e[cell[i + j]];
+            lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
+            for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
+            row[j] = folded(low, high, y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -1615,13 +1618,13 @@ static void fit_silu_mean_3e016d(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_silu_mean_3e016d[(OCTAVES << LINE_BITS)][1];
+static lanes table_silu_mean_3e016d[(OCTAVES << LINE_BITS)][2];
 static char state_silu_mean_3e016d[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_mean_3e016d(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_mean_3e016d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_silu_mean_3e016d(cell, coefficients);
         memcpy(table_silu_mean_3e016d[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_mean_3e016d[cell], 2, __ATOMIC_RELEASE);
@@ -1634,26 +1637,25 @@ static __attribute__((noinline)) void each_silu_mean_3e016d(long count, const do
     factor_silu_mean_3e016d(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_silu_mean_3e016d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_mean_3e016d(cell[i + j]);
-            row[j] = table_silu_mean_3e016d[cell[i + j]][0];
+            const lanes *c = table_silu_mean_3e016d[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -1708,13 +1710,13 @@ static void fit_silu_second_4a42c1(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_silu_second_4a42c1[(OCTAVES << LINE_BITS)][1];
+static lanes table_silu_second_4a42c1[(OCTAVES << LINE_BITS)][2];
 static char state_silu_second_4a42c1[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_second_4a42c1(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_second_4a42c1[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_silu_second_4a42c1(cell, coefficients);
         memcpy(table_silu_second_4a42c1[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_second_4a42c1[cell], 2, __ATOMIC_RELEASE);
@@ -1727,26 +1729,25 @@ static __attribute__((noinline)) void each_silu_second_4a42c1(long count, const 
     factor_silu_second_4a42c1(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_silu_second_4a42c1[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_second_4a42c1(cell[i + j]);
-            row[j] = table_silu_second_4a42c1[cell[i + j]][0];
+            const lanes *c = table_silu_second_4a42c1[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -1756,19 +1757,6 @@ static __attribute__((noinline)) void each_silu_second_4a42c1(long count, const 
     "each_silu_slope_gap_e3dee3": r"""
 static __attribute__((noinline)) void sum_silu_slope_gap_e3dee3(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x4[BLOCK];
-    double a_x2[BLOCK];
-    double a_x3[BLOCK];
-    double a_x5[BLOCK];
-    double a_x6[BLOCK];
-    double a_y0[BLOCK];
-    double a_x7[BLOCK];
-    double a_x8[BLOCK];
-    double a_x9[BLOCK];
-    double a_x10[BLOCK];
-    double a_x11[BLOCK];
-    double a_x12[BLOCK];
-    double a_y1[BLOCK];
-    double a_x13[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double v_x_ = a_v_x[i];
@@ -1784,59 +1772,25 @@ static __attribute__((noinline)) void sum_silu_slope_gap_e3dee3(long count, cons
         const double x0_ = noise_x_*noise_y_;
         const double x1_ = 0.15915494309189535*x0_;
         for (long i = 0; i < count; i++) {
-            const double v_x_ = a_v_x[i];
-            const double x2_ = noise_x_*v_x_;
-            a_x2[i] = x2_;
-            const double x3_ = noise_y_*v_x_;
-            a_x3[i] = x3_;
-            const double x5_ = v_x_*(noise_x_ + noise_y_) + x0_;
-            a_x5[i] = x5_;
-            const double x6_ = sqrt(x5_);
-            a_x6[i] = x6_;
-            const double y0_ = -1.5;
-            a_y0[i] = y0_;
-        }
-        each_pow(count, a_x5, a_y0, a_x7);
-        for (long i = 0; i < count; i++) {
-            const double v_x_ = a_v_x[i];
-            const double x2_ = a_x2[i];
-            const double x3_ = a_x3[i];
-            const double x4_ = a_x4[i];
-            const double x5_ = a_x5[i];
-            const double x6_ = a_x6[i];
-            const double x7_ = a_x7[i];
-            const double x8_ = x1_*x7_;
-            a_x8[i] = x8_;
-            const double x9_ = 1.0/((x6_));
-            a_x9[i] = x9_;
-            const double x10_ = x9_*(2.0*x0_ + x2_ + x3_)/(6.283185307179586*x0_ + 6.283185307179586*x2_ + 6.283185307179586*x3_ + 6.283185307179586*square(v_x_));
-            a_x10[i] = x10_;
-            const double x11_ = x4_ + x5_;
-            a_x11[i] = x11_;
-            const double x12_ = sqrt(x11_);
-            a_x12[i] = x12_;
-            const double y1_ = -1.5;
-            a_y1[i] = y1_;
-        }
-        each_pow(count, a_x11, a_y1, a_x13);
-        for (long i = 0; i < count; i++) {
             const double gap_xy_ = a_gap_xy[i];
             const double v_x_ = a_v_x[i];
-            const double x10_ = a_x10[i];
-            const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x13_ = a_x13[i];
             const double x4_ = a_x4[i];
-            const double x5_ = a_x5[i];
-            const double x6_ = a_x6[i];
-            const double x8_ = a_x8[i];
-            const double x9_ = a_x9[i];
-            const double x14_ = x12_ + x6_;
-            const double x15_ = f_atan(gap_xy_, x14_);
-            const double x16_ = x4_*(v_x_ - gap_xy_)/x14_;
-            const double x17_ = x1_*x16_;
-            const double x18_ = x16_/x12_;
-            const double next_0 = weight_*(gap_xy_*x10_ + gap_xy_*x8_ + x10_*x18_ + x13_*x17_*x9_ + 0.3183098861837907*x15_ + x18_*x8_ + x17_/(x11_*x5_));
+            const double x2_ = noise_x_*v_x_;
+            const double x3_ = noise_y_*v_x_;
+            const double x5_ = v_x_*(noise_x_ + noise_y_) + x0_;
+            const double x6_ = (2.0*x0_ + x2_ + x3_)/(6.283185307179586*x0_ + 6.283185307179586*x2_ + 6.283185307179586*x3_ + 6.283185307179586*square(v_x_));
+            const double x7_ = sqrt(x5_);
+            const double x8_ = x1_/x5_;
+            const double x9_ = 1.0/((x7_));
+            const double x10_ = x4_ + x5_;
+            const double x11_ = sqrt(x10_);
+            const double x12_ = 1.0/((x10_));
+            const double x13_ = x11_ + x7_;
+            const double x14_ = gap_xy_*x9_;
+            const double x15_ = f_atan(gap_xy_, x13_);
+            const double x16_ = x4_*(v_x_ - gap_xy_)/x13_;
+            const double x17_ = x16_*x9_/x11_;
+            const double next_0 = weight_*(x1_*x12_*x17_ + x12_*x16_*x8_ + x14_*x6_ + x14_*x8_ + 0.3183098861837907*x15_ + x17_*x6_ + x17_*x8_);
             to[i] += next_0;
         }
     }
@@ -1850,7 +1804,7 @@ static __attribute__((noinline)) void factor_silu_slope_gap_e3dee3(long count, c
 }
 static void fit_silu_slope_gap_e3dee3(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
-    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
             const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
@@ -1860,25 +1814,26 @@ static void fit_silu_slope_gap_e3dee3(int64_t cell, double *coefficients) {
         }
     sum_silu_slope_gap_e3dee3(FIRST_TERMS*(TERMS + 1), v, gap, total);
     factor_silu_slope_gap_e3dee3(FIRST_TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long k = 0; k <= TERMS; k++) {
-            half[a][k] = 0.0;
-            for (long j = 0; j < FIRST_TERMS; j++)
-                half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
-        }
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long b = 0; b < TERMS; b++) {
-            coefficients[a*TERMS + b] = 0.0;
-            for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
+    memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
+    for (long k = 0; k <= TERMS; k++)
+        for (long j = 0; j < FIRST_TERMS; j++) {
+            const double value = total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k];
+            for (long b = 0; b < LANES; b++) {
+                for (long a = 0; a < FIRST_TERMS; a++) coefficients[a*LANES + b] += FIRST[a][j]*LOW[b][k]*value;
+                for (long a = 0; a < HIGH_TERMS; a++) {
+                    coefficients[a*LANES + b] += FIRST_HIGH[a][j]*HIGH[b][k]*value;
+                    coefficients[(FIRST_TERMS + a)*LANES + b] += FIRST_HIGH[a][j]*HIGH[LANES + b][k]*value;
+                }
+            }
         }
 }
-static row_of_terms table_silu_slope_gap_e3dee3[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static lanes table_silu_slope_gap_e3dee3[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
 static char state_silu_slope_gap_e3dee3[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_slope_gap_e3dee3(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_slope_gap_e3dee3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[FIRST_TERMS*TERMS];
+        double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
         fit_silu_slope_gap_e3dee3(cell, coefficients);
         memcpy(table_silu_slope_gap_e3dee3[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_slope_gap_e3dee3[cell], 2, __ATOMIC_RELEASE);
@@ -1893,29 +1848,29 @@ static __attribute__((noinline)) void each_silu_slope_gap_e3dee3(
     factor_silu_slope_gap_e3dee3(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
-        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
         const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
         outside |= !inside;
         cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
         x[i] = place_of(near, FIRST_BITS);
         y[i] = place_of(far, BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_silu_slope_gap_e3dee3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_gap_e3dee3(cell[i + j]);
-            const row_of_terms *c = table_silu_slope_gap_e3dee3[cell[i + j]];
-            row[j] = c[FIRST_TERMS - 1];
-            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+            const lanes *c = table_silu_slope_gap_e3dee3[cell[i + j]];
+            lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
+            for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
+            row[j] = folded(low, high, y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -1972,13 +1927,13 @@ static void fit_silu_slope_second_456e7d(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_silu_slope_second_456e7d[(OCTAVES << LINE_BITS)][1];
+static lanes table_silu_slope_second_456e7d[(OCTAVES << LINE_BITS)][2];
 static char state_silu_slope_second_456e7d[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_silu_slope_second_456e7d(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_silu_slope_second_456e7d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_silu_slope_second_456e7d(cell, coefficients);
         memcpy(table_silu_slope_second_456e7d[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_silu_slope_second_456e7d[cell], 2, __ATOMIC_RELEASE);
@@ -1991,26 +1946,25 @@ static __attribute__((noinline)) void each_silu_slope_second_456e7d(long count, 
     factor_silu_slope_second_456e7d(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_silu_slope_second_456e7d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_second_456e7d(cell[i + j]);
-            row[j] = table_silu_slope_second_456e7d[cell[i + j]][0];
+            const lanes *c = table_silu_slope_second_456e7d[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2048,7 +2002,7 @@ static __attribute__((noinline)) void factor_tanh_gap_536181(long count, const d
 }
 static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
-    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
             const double near = 0x1.54dc284911bf1p-4*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
@@ -2058,25 +2012,26 @@ static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
         }
     sum_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, total);
     factor_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long k = 0; k <= TERMS; k++) {
-            half[a][k] = 0.0;
-            for (long j = 0; j < FIRST_TERMS; j++)
-                half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
-        }
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long b = 0; b < TERMS; b++) {
-            coefficients[a*TERMS + b] = 0.0;
-            for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
+    memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
+    for (long k = 0; k <= TERMS; k++)
+        for (long j = 0; j < FIRST_TERMS; j++) {
+            const double value = total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k];
+            for (long b = 0; b < LANES; b++) {
+                for (long a = 0; a < FIRST_TERMS; a++) coefficients[a*LANES + b] += FIRST[a][j]*LOW[b][k]*value;
+                for (long a = 0; a < HIGH_TERMS; a++) {
+                    coefficients[a*LANES + b] += FIRST_HIGH[a][j]*HIGH[b][k]*value;
+                    coefficients[(FIRST_TERMS + a)*LANES + b] += FIRST_HIGH[a][j]*HIGH[LANES + b][k]*value;
+                }
+            }
         }
 }
-static row_of_terms table_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static lanes table_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
 static char state_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_gap_536181(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_gap_536181[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[FIRST_TERMS*TERMS];
+        double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
         fit_tanh_gap_536181(cell, coefficients);
         memcpy(table_tanh_gap_536181[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_gap_536181[cell], 2, __ATOMIC_RELEASE);
@@ -2091,29 +2046,29 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
     factor_tanh_gap_536181(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
-        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
         const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
         outside |= !inside;
         cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
         x[i] = place_of(near, FIRST_BITS);
         y[i] = place_of(far, BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_tanh_gap_536181[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i + j]);
-            const row_of_terms *c = table_tanh_gap_536181[cell[i + j]];
-            row[j] = c[FIRST_TERMS - 1];
-            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+            const lanes *c = table_tanh_gap_536181[cell[i + j]];
+            lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
+            for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
+            row[j] = folded(low, high, y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2158,13 +2113,13 @@ static void fit_tanh_second_b371ff(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][1];
+static lanes table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][2];
 static char state_tanh_second_b371ff[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_tanh_second_b371ff(cell, coefficients);
         memcpy(table_tanh_second_b371ff[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
@@ -2177,26 +2132,25 @@ static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const 
     factor_tanh_second_b371ff(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_tanh_second_b371ff[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i + j]);
-            row[j] = table_tanh_second_b371ff[cell[i + j]][0];
+            const lanes *c = table_tanh_second_b371ff[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2239,7 +2193,7 @@ static __attribute__((noinline)) void factor_tanh_slope_gap_74f32a(long count, c
 }
 static void fit_tanh_slope_gap_74f32a(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
-    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
             const double near = 0x1.54dc284911bf1p-4*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
@@ -2249,25 +2203,26 @@ static void fit_tanh_slope_gap_74f32a(int64_t cell, double *coefficients) {
         }
     sum_tanh_slope_gap_74f32a(FIRST_TERMS*(TERMS + 1), v, gap, total);
     factor_tanh_slope_gap_74f32a(FIRST_TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long k = 0; k <= TERMS; k++) {
-            half[a][k] = 0.0;
-            for (long j = 0; j < FIRST_TERMS; j++)
-                half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
-        }
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long b = 0; b < TERMS; b++) {
-            coefficients[a*TERMS + b] = 0.0;
-            for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
+    memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
+    for (long k = 0; k <= TERMS; k++)
+        for (long j = 0; j < FIRST_TERMS; j++) {
+            const double value = total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k];
+            for (long b = 0; b < LANES; b++) {
+                for (long a = 0; a < FIRST_TERMS; a++) coefficients[a*LANES + b] += FIRST[a][j]*LOW[b][k]*value;
+                for (long a = 0; a < HIGH_TERMS; a++) {
+                    coefficients[a*LANES + b] += FIRST_HIGH[a][j]*HIGH[b][k]*value;
+                    coefficients[(FIRST_TERMS + a)*LANES + b] += FIRST_HIGH[a][j]*HIGH[LANES + b][k]*value;
+                }
+            }
         }
 }
-static row_of_terms table_tanh_slope_gap_74f32a[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static lanes table_tanh_slope_gap_74f32a[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
 static char state_tanh_slope_gap_74f32a[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_gap_74f32a(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_gap_74f32a[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[FIRST_TERMS*TERMS];
+        double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
         fit_tanh_slope_gap_74f32a(cell, coefficients);
         memcpy(table_tanh_slope_gap_74f32a[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_gap_74f32a[cell], 2, __ATOMIC_RELEASE);
@@ -2282,29 +2237,29 @@ static __attribute__((noinline)) void each_tanh_slope_gap_74f32a(
     factor_tanh_slope_gap_74f32a(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
-        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
         const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
         outside |= !inside;
         cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
         x[i] = place_of(near, FIRST_BITS);
         y[i] = place_of(far, BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_tanh_slope_gap_74f32a[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_gap_74f32a(cell[i + j]);
-            const row_of_terms *c = table_tanh_slope_gap_74f32a[cell[i + j]];
-            row[j] = c[FIRST_TERMS - 1];
-            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+            const lanes *c = table_tanh_slope_gap_74f32a[cell[i + j]];
+            lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
+            for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
+            row[j] = folded(low, high, y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2345,13 +2300,13 @@ static void fit_tanh_slope_mean_74f98e(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_tanh_slope_mean_74f98e[(OCTAVES << LINE_BITS)][1];
+static lanes table_tanh_slope_mean_74f98e[(OCTAVES << LINE_BITS)][2];
 static char state_tanh_slope_mean_74f98e[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_mean_74f98e(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_mean_74f98e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_tanh_slope_mean_74f98e(cell, coefficients);
         memcpy(table_tanh_slope_mean_74f98e[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_mean_74f98e[cell], 2, __ATOMIC_RELEASE);
@@ -2364,26 +2319,25 @@ static __attribute__((noinline)) void each_tanh_slope_mean_74f98e(long count, co
     factor_tanh_slope_mean_74f98e(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_tanh_slope_mean_74f98e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_mean_74f98e(cell[i + j]);
-            row[j] = table_tanh_slope_mean_74f98e[cell[i + j]][0];
+            const lanes *c = table_tanh_slope_mean_74f98e[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2430,13 +2384,13 @@ static void fit_tanh_slope_second_c849a3(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][1];
+static lanes table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][2];
 static char state_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_tanh_slope_second_c849a3(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_tanh_slope_second_c849a3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_tanh_slope_second_c849a3(cell, coefficients);
         memcpy(table_tanh_slope_second_c849a3[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_tanh_slope_second_c849a3[cell], 2, __ATOMIC_RELEASE);
@@ -2449,26 +2403,25 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
     factor_tanh_slope_second_c849a3(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i + j]);
-            row[j] = table_tanh_slope_second_c849a3[cell[i + j]][0];
+            const lanes *c = table_tanh_slope_second_c849a3[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2506,7 +2459,7 @@ static __attribute__((noinline)) void factor_sigmoid_gap_49995f(long count, cons
 }
 static void fit_sigmoid_gap_49995f(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
-    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
             const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
@@ -2516,25 +2469,26 @@ static void fit_sigmoid_gap_49995f(int64_t cell, double *coefficients) {
         }
     sum_sigmoid_gap_49995f(FIRST_TERMS*(TERMS + 1), v, gap, total);
     factor_sigmoid_gap_49995f(FIRST_TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long k = 0; k <= TERMS; k++) {
-            half[a][k] = 0.0;
-            for (long j = 0; j < FIRST_TERMS; j++)
-                half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
-        }
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long b = 0; b < TERMS; b++) {
-            coefficients[a*TERMS + b] = 0.0;
-            for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
+    memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
+    for (long k = 0; k <= TERMS; k++)
+        for (long j = 0; j < FIRST_TERMS; j++) {
+            const double value = total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k];
+            for (long b = 0; b < LANES; b++) {
+                for (long a = 0; a < FIRST_TERMS; a++) coefficients[a*LANES + b] += FIRST[a][j]*LOW[b][k]*value;
+                for (long a = 0; a < HIGH_TERMS; a++) {
+                    coefficients[a*LANES + b] += FIRST_HIGH[a][j]*HIGH[b][k]*value;
+                    coefficients[(FIRST_TERMS + a)*LANES + b] += FIRST_HIGH[a][j]*HIGH[LANES + b][k]*value;
+                }
+            }
         }
 }
-static row_of_terms table_sigmoid_gap_49995f[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static lanes table_sigmoid_gap_49995f[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
 static char state_sigmoid_gap_49995f[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_gap_49995f(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_gap_49995f[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[FIRST_TERMS*TERMS];
+        double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
         fit_sigmoid_gap_49995f(cell, coefficients);
         memcpy(table_sigmoid_gap_49995f[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_gap_49995f[cell], 2, __ATOMIC_RELEASE);
@@ -2549,29 +2503,29 @@ static __attribute__((noinline)) void each_sigmoid_gap_49995f(
     factor_sigmoid_gap_49995f(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
-        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
         const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
         outside |= !inside;
         cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
         x[i] = place_of(near, FIRST_BITS);
         y[i] = place_of(far, BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_sigmoid_gap_49995f[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_gap_49995f(cell[i + j]);
-            const row_of_terms *c = table_sigmoid_gap_49995f[cell[i + j]];
-            row[j] = c[FIRST_TERMS - 1];
-            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+            const lanes *c = table_sigmoid_gap_49995f[cell[i + j]];
+            lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
+            for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
+            row[j] = folded(low, high, y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2615,13 +2569,13 @@ static void fit_sigmoid_second_c3b961(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_sigmoid_second_c3b961[(OCTAVES << LINE_BITS)][1];
+static lanes table_sigmoid_second_c3b961[(OCTAVES << LINE_BITS)][2];
 static char state_sigmoid_second_c3b961[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_second_c3b961(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_second_c3b961[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_sigmoid_second_c3b961(cell, coefficients);
         memcpy(table_sigmoid_second_c3b961[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_second_c3b961[cell], 2, __ATOMIC_RELEASE);
@@ -2634,26 +2588,25 @@ static __attribute__((noinline)) void each_sigmoid_second_c3b961(long count, con
     factor_sigmoid_second_c3b961(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_sigmoid_second_c3b961[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_second_c3b961(cell[i + j]);
-            row[j] = table_sigmoid_second_c3b961[cell[i + j]][0];
+            const lanes *c = table_sigmoid_second_c3b961[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2696,7 +2649,7 @@ static __attribute__((noinline)) void factor_sigmoid_slope_gap_a02b41(long count
 }
 static void fit_sigmoid_slope_gap_a02b41(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
-    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)], half[FIRST_TERMS][TERMS + 1];
+    double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
         for (long k = 0; k <= TERMS; k++) {
             const double near = 0x1.54dc284911bf1p-2*beyond_one(cell/(OCTAVES << BITS), FIRST_NODES[j], FIRST_BITS);
@@ -2706,25 +2659,26 @@ static void fit_sigmoid_slope_gap_a02b41(int64_t cell, double *coefficients) {
         }
     sum_sigmoid_slope_gap_a02b41(FIRST_TERMS*(TERMS + 1), v, gap, total);
     factor_sigmoid_slope_gap_a02b41(FIRST_TERMS*(TERMS + 1), v, gap, factor);
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long k = 0; k <= TERMS; k++) {
-            half[a][k] = 0.0;
-            for (long j = 0; j < FIRST_TERMS; j++)
-                half[a][k] += FIRST[a][j]*(total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k]);
-        }
-    for (long a = 0; a < FIRST_TERMS; a++)
-        for (long b = 0; b < TERMS; b++) {
-            coefficients[a*TERMS + b] = 0.0;
-            for (long k = 0; k <= TERMS; k++) coefficients[a*TERMS + b] += SECOND[b][k]*half[a][k];
+    memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
+    for (long k = 0; k <= TERMS; k++)
+        for (long j = 0; j < FIRST_TERMS; j++) {
+            const double value = total[j*(TERMS + 1) + k]/factor[j*(TERMS + 1) + k];
+            for (long b = 0; b < LANES; b++) {
+                for (long a = 0; a < FIRST_TERMS; a++) coefficients[a*LANES + b] += FIRST[a][j]*LOW[b][k]*value;
+                for (long a = 0; a < HIGH_TERMS; a++) {
+                    coefficients[a*LANES + b] += FIRST_HIGH[a][j]*HIGH[b][k]*value;
+                    coefficients[(FIRST_TERMS + a)*LANES + b] += FIRST_HIGH[a][j]*HIGH[LANES + b][k]*value;
+                }
+            }
         }
 }
-static row_of_terms table_sigmoid_slope_gap_a02b41[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS];
+static lanes table_sigmoid_slope_gap_a02b41[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
 static char state_sigmoid_slope_gap_a02b41[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_slope_gap_a02b41(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_slope_gap_a02b41[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[FIRST_TERMS*TERMS];
+        double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
         fit_sigmoid_slope_gap_a02b41(cell, coefficients);
         memcpy(table_sigmoid_slope_gap_a02b41[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_slope_gap_a02b41[cell], 2, __ATOMIC_RELEASE);
@@ -2739,29 +2693,29 @@ static __attribute__((noinline)) void each_sigmoid_slope_gap_a02b41(
     factor_sigmoid_slope_gap_a02b41(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
-        const int inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
+        const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
         const double near = inside & (z > 1.0) ? z : 1.0, far = inside & (w > 1.0) ? w : 1.0;
         outside |= !inside;
         cell[i] = cell_of(near, FIRST_BITS)*(OCTAVES << BITS) + cell_of(far, BITS);
         x[i] = place_of(near, FIRST_BITS);
         y[i] = place_of(far, BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         x[i] = y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_sigmoid_slope_gap_a02b41[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_gap_a02b41(cell[i + j]);
-            const row_of_terms *c = table_sigmoid_slope_gap_a02b41[cell[i + j]];
-            row[j] = c[FIRST_TERMS - 1];
-            for (long a = FIRST_TERMS - 2; a >= 0; a--) row[j] = row[j]*x[i + j] + c[a];
+            const lanes *c = table_sigmoid_slope_gap_a02b41[cell[i + j]];
+            lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
+            for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
+            for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
+            row[j] = folded(low, high, y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2802,13 +2756,13 @@ static void fit_sigmoid_slope_mean_2fed80(int64_t cell, double *coefficients) {
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_sigmoid_slope_mean_2fed80[(OCTAVES << LINE_BITS)][1];
+static lanes table_sigmoid_slope_mean_2fed80[(OCTAVES << LINE_BITS)][2];
 static char state_sigmoid_slope_mean_2fed80[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_slope_mean_2fed80(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_slope_mean_2fed80[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_sigmoid_slope_mean_2fed80(cell, coefficients);
         memcpy(table_sigmoid_slope_mean_2fed80[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_slope_mean_2fed80[cell], 2, __ATOMIC_RELEASE);
@@ -2821,26 +2775,25 @@ static __attribute__((noinline)) void each_sigmoid_slope_mean_2fed80(long count,
     factor_sigmoid_slope_mean_2fed80(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_sigmoid_slope_mean_2fed80[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_mean_2fed80(cell[i + j]);
-            row[j] = table_sigmoid_slope_mean_2fed80[cell[i + j]][0];
+            const lanes *c = table_sigmoid_slope_mean_2fed80[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -2882,13 +2835,13 @@ static void fit_sigmoid_slope_second_ed226e(int64_t cell, double *coefficients) 
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static row_of_terms table_sigmoid_slope_second_ed226e[(OCTAVES << LINE_BITS)][1];
+static lanes table_sigmoid_slope_second_ed226e[(OCTAVES << LINE_BITS)][2];
 static char state_sigmoid_slope_second_ed226e[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
 static __attribute__((noinline)) void fill_sigmoid_slope_second_ed226e(int64_t cell) {
     char empty = 0;
     if (__atomic_compare_exchange_n(&state_sigmoid_slope_second_ed226e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        double coefficients[1*TERMS];
+        double coefficients[(2)*LANES];
         fit_sigmoid_slope_second_ed226e(cell, coefficients);
         memcpy(table_sigmoid_slope_second_ed226e[cell], coefficients, sizeof coefficients);
         __atomic_store_n(&state_sigmoid_slope_second_ed226e[cell], 2, __ATOMIC_RELEASE);
@@ -2901,26 +2854,25 @@ static __attribute__((noinline)) void each_sigmoid_slope_second_ed226e(long coun
     factor_sigmoid_slope_second_ed226e(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
-        const int inside = z < 0x1.0000000000000p+30;
+        const int64_t inside = z < 0x1.0000000000000p+30;
         const double at = inside & (z > 1.0) ? z : 1.0;
         outside |= !inside;
         cell[i] = cell_of(at, LINE_BITS);
         y[i] = place_of(at, LINE_BITS);
     }
-    for (long i = count; i % TERMS; i++) {
+    for (long i = count; i % LANES; i++) {
         cell[i] = cell[0];
         y[i] = 0.0;
     }
-    for (long i = 0; i < count; i += TERMS) {
-        row_of_terms row[TERMS], at;
-#pragma GCC unroll 8
-        for (long j = 0; j < TERMS; j++) {
+    for (long i = 0; i < count; i += LANES) {
+        lanes row[LANES];
+#pragma GCC unroll 4
+        for (long j = 0; j < LANES; j++) {
             if (__atomic_load_n(&state_sigmoid_slope_second_ed226e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_second_ed226e(cell[i + j]);
-            row[j] = table_sigmoid_slope_second_ed226e[cell[i + j]][0];
+            const lanes *c = table_sigmoid_slope_second_ed226e[cell[i + j]];
+            row[j] = folded(c[0], c[1], y[i + j]);
         }
-        memcpy(&at, y + i, sizeof at);
-        at = values_of_rows(row, at);
-        memcpy(y + i, &at, sizeof at);
+        values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
@@ -3190,41 +3142,36 @@ static __attribute__((noinline)) void each_relu_same_far_431b0a(long count, cons
 """,
     "each_relu_same_near_02aadf": r"""
 static __attribute__((noinline)) void each_relu_same_near_02aadf(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
-    double a_x1[BLOCK];
+    double a_x0[BLOCK];
+    double a_x2[BLOCK];
     double a_x3[BLOCK];
-    double a_y0[BLOCK];
-    double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x1_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
-        a_x1[i] = x1_;
-        const double x2_ = 1.0/((x1_ + 1e-290));
-        const double x3_ = minimum(gap_xy_, 80.0*v_x_*x2_/(40.0*x2_ + 1.0));
+        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        a_x0[i] = x0_;
+        const double x1_ = 1.0/((x0_ + 1e-290));
+        const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
+        a_x2[i] = x2_;
+        const double x3_ = sqrt(x2_);
         a_x3[i] = x3_;
-        const double y0_ = 1.5;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_x3, a_y0, a_x4);
-    for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
     }
     for (size_t row = 0; row < sizeof TABLE_GAUSS_LEGENDRE/sizeof TABLE_GAUSS_LEGENDRE[0]; row++) {
         const double node_ = TABLE_GAUSS_LEGENDRE[row][0];
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
-        const double x0_ = square(node_);
         for (long i = 0; i < count; i++) {
             const double v_x_ = a_v_x[i];
-            const double x1_ = a_x1[i];
+            const double x0_ = a_x0[i];
+            const double x2_ = a_x2[i];
             const double x3_ = a_x3[i];
-            const double x4_ = a_x4[i];
-            const double x5_ = x0_*x3_;
-            const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
-            const double x7_ = sqrt(x6_);
-            const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 0.3183098861837907*weight_*x0_*x4_*x8_/x7_;
+            const double x4_ = x2_*square(node_);
+            const double x5_ = 2.0*v_x_ + 1e-290 - x4_;
+            const double x6_ = sqrt(x5_);
+            const double x7_ = f_exp(-x0_*(x4_/x5_ + 1.0));
+            const double next_0 = 0.3183098861837907*weight_*x3_*x4_*x7_/x6_;
             to[i] += next_0;
         }
     }
@@ -3608,41 +3555,36 @@ static __attribute__((noinline)) void each_abs_same_far_431b0a(long count, const
 """,
     "each_abs_same_near_a1da6f": r"""
 static __attribute__((noinline)) void each_abs_same_near_a1da6f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
-    double a_x1[BLOCK];
+    double a_x0[BLOCK];
+    double a_x2[BLOCK];
     double a_x3[BLOCK];
-    double a_y0[BLOCK];
-    double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x1_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
-        a_x1[i] = x1_;
-        const double x2_ = 1.0/((x1_ + 1e-290));
-        const double x3_ = minimum(gap_xy_, 80.0*v_x_*x2_/(40.0*x2_ + 1.0));
+        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        a_x0[i] = x0_;
+        const double x1_ = 1.0/((x0_ + 1e-290));
+        const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
+        a_x2[i] = x2_;
+        const double x3_ = sqrt(x2_);
         a_x3[i] = x3_;
-        const double y0_ = 1.5;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_x3, a_y0, a_x4);
-    for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
     }
     for (size_t row = 0; row < sizeof TABLE_GAUSS_LEGENDRE/sizeof TABLE_GAUSS_LEGENDRE[0]; row++) {
         const double node_ = TABLE_GAUSS_LEGENDRE[row][0];
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
-        const double x0_ = square(node_);
         for (long i = 0; i < count; i++) {
             const double v_x_ = a_v_x[i];
-            const double x1_ = a_x1[i];
+            const double x0_ = a_x0[i];
+            const double x2_ = a_x2[i];
             const double x3_ = a_x3[i];
-            const double x4_ = a_x4[i];
-            const double x5_ = x0_*x3_;
-            const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
-            const double x7_ = sqrt(x6_);
-            const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 1.2732395447351628*weight_*x0_*x4_*x8_/x7_;
+            const double x4_ = x2_*square(node_);
+            const double x5_ = 2.0*v_x_ + 1e-290 - x4_;
+            const double x6_ = sqrt(x5_);
+            const double x7_ = f_exp(-x0_*(x4_/x5_ + 1.0));
+            const double next_0 = 1.2732395447351628*weight_*x3_*x4_*x7_/x6_;
             to[i] += next_0;
         }
     }
@@ -3895,7 +3837,6 @@ static __attribute__((noinline)) void each_squared_relu_same_far_5ae84e(long cou
 static __attribute__((noinline)) void each_squared_relu_same_near_1f2ccd(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x3[BLOCK];
-    double a_y0[BLOCK];
     double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
@@ -3906,11 +3847,8 @@ static __attribute__((noinline)) void each_squared_relu_same_near_1f2ccd(long co
         const double x2_ = 1.0/((x1_ + 1e-290));
         const double x3_ = minimum(gap_xy_, 80.0*v_x_*x2_/(40.0*x2_ + 1.0));
         a_x3[i] = x3_;
-        const double y0_ = 2.5;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_x3, a_y0, a_x4);
-    for (long i = 0; i < count; i++) {
+        const double x4_ = sqrt(x3_);
+        a_x4[i] = x4_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3927,7 +3865,7 @@ static __attribute__((noinline)) void each_squared_relu_same_near_1f2ccd(long co
             const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
             const double x7_ = sqrt(x6_);
             const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 0.6366197723675814*weight_*x4_*x8_*square(x0_)/x7_;
+            const double next_0 = 0.6366197723675814*weight_*x4_*x8_*square(x0_)*square(x3_)/x7_;
             to[i] += next_0;
         }
     }
@@ -4193,41 +4131,36 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_far_431b0a(lo
 """,
     "each_squared_relu_slope_same_near_a1da6f": r"""
 static __attribute__((noinline)) void each_squared_relu_slope_same_near_a1da6f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
-    double a_x1[BLOCK];
+    double a_x0[BLOCK];
+    double a_x2[BLOCK];
     double a_x3[BLOCK];
-    double a_y0[BLOCK];
-    double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x1_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
-        a_x1[i] = x1_;
-        const double x2_ = 1.0/((x1_ + 1e-290));
-        const double x3_ = minimum(gap_xy_, 80.0*v_x_*x2_/(40.0*x2_ + 1.0));
+        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        a_x0[i] = x0_;
+        const double x1_ = 1.0/((x0_ + 1e-290));
+        const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
+        a_x2[i] = x2_;
+        const double x3_ = sqrt(x2_);
         a_x3[i] = x3_;
-        const double y0_ = 1.5;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_x3, a_y0, a_x4);
-    for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
     }
     for (size_t row = 0; row < sizeof TABLE_GAUSS_LEGENDRE/sizeof TABLE_GAUSS_LEGENDRE[0]; row++) {
         const double node_ = TABLE_GAUSS_LEGENDRE[row][0];
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
-        const double x0_ = square(node_);
         for (long i = 0; i < count; i++) {
             const double v_x_ = a_v_x[i];
-            const double x1_ = a_x1[i];
+            const double x0_ = a_x0[i];
+            const double x2_ = a_x2[i];
             const double x3_ = a_x3[i];
-            const double x4_ = a_x4[i];
-            const double x5_ = x0_*x3_;
-            const double x6_ = 2.0*v_x_ + 1e-290 - x5_;
-            const double x7_ = sqrt(x6_);
-            const double x8_ = f_exp(-x1_*(x5_/x6_ + 1.0));
-            const double next_0 = 1.2732395447351628*weight_*x0_*x4_*x8_/x7_;
+            const double x4_ = x2_*square(node_);
+            const double x5_ = 2.0*v_x_ + 1e-290 - x4_;
+            const double x6_ = sqrt(x5_);
+            const double x7_ = f_exp(-x0_*(x4_/x5_ + 1.0));
+            const double next_0 = 1.2732395447351628*weight_*x3_*x4_*x7_/x6_;
             to[i] += next_0;
         }
     }
@@ -4914,7 +4847,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments": (
-        ('f_atan', 'square', 'each_pow'),
+        ('f_atan', 'square'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4926,97 +4859,38 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_3 = out[3];
     double *restrict result_4 = out[4];
     double *restrict result_5 = out[5];
-    double a_x0[BLOCK];
-    double a_x1[BLOCK];
-    double a_x2[BLOCK];
-    double a_x3[BLOCK];
-    double a_x4[BLOCK];
-    double a_y0[BLOCK];
-    double a_x5[BLOCK];
-    double a_x7[BLOCK];
-    double a_x8[BLOCK];
-    double a_x9[BLOCK];
-    double a_x10[BLOCK];
-    double a_x11[BLOCK];
-    double a_x12[BLOCK];
-    double a_x13[BLOCK];
-    double a_x14[BLOCK];
-    double a_y1[BLOCK];
-    double a_x15[BLOCK];
     for (long i = 0; i < count; i++) {
+        const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sqrt(sigma2_ + 1.0);
-        a_x0[i] = x0_;
         const double x1_ = 2.0*sigma2_ + 1.0;
-        a_x1[i] = x1_;
         const double x2_ = square(sigma2_);
-        a_x2[i] = x2_;
         const double x3_ = 5.0*sigma2_;
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x1_);
-        a_x4[i] = x4_;
-        const double y0_ = -1.5;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_x1, a_y0, a_x5);
-    for (long i = 0; i < count; i++) {
-        const double gap_ = a_gap[i];
-        const double sigma2_ = a_sigma2[i];
-        const double x1_ = a_x1[i];
-        const double x4_ = a_x4[i];
-        const double x5_ = a_x5[i];
-        const double x6_ = f_atan(sigma2_, x4_);
-        const double x7_ = 1.0/((x4_));
-        a_x7[i] = x7_;
-        const double x8_ = 0.15915494309189535*x5_;
-        a_x8[i] = x8_;
-        const double x9_ = 0.15915494309189535*x6_;
-        a_x9[i] = x9_;
-        const double x10_ = x7_/(3.141592653589793*sigma2_ + 3.141592653589793);
-        a_x10[i] = x10_;
-        const double x11_ = gap_*(2.0*sigma2_ - gap_);
-        a_x11[i] = x11_;
-        const double x12_ = sigma2_ - gap_;
-        a_x12[i] = x12_;
-        const double x13_ = x1_ + x11_;
-        a_x13[i] = x13_;
-        const double x14_ = sqrt(x13_);
-        a_x14[i] = x14_;
-        const double y1_ = -1.5;
-        a_y1[i] = y1_;
-    }
-    each_pow(count, a_x13, a_y1, a_x15);
-    for (long i = 0; i < count; i++) {
-        const double gap_ = a_gap[i];
-        const double sigma2_ = a_sigma2[i];
-        const double x0_ = a_x0[i];
-        const double x1_ = a_x1[i];
-        const double x10_ = a_x10[i];
-        const double x11_ = a_x11[i];
-        const double x12_ = a_x12[i];
-        const double x13_ = a_x13[i];
-        const double x14_ = a_x14[i];
-        const double x15_ = a_x15[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x4_ = a_x4[i];
-        const double x7_ = a_x7[i];
-        const double x8_ = a_x8[i];
-        const double x9_ = a_x9[i];
-        const double x16_ = x14_ + x4_;
-        const double x17_ = 1.0/((x14_));
+        const double x4_ = 1.0/((3.141592653589793*sigma2_ + 3.141592653589793));
+        const double x5_ = sqrt(x1_);
+        const double x6_ = 0.15915494309189535/x1_;
+        const double x7_ = f_atan(sigma2_, x5_);
+        const double x8_ = 1.0/((x5_));
+        const double x9_ = 0.15915494309189535*x7_;
+        const double x10_ = gap_*(2.0*sigma2_ - gap_);
+        const double x11_ = sigma2_ - gap_;
+        const double x12_ = x1_ + x10_;
+        const double x13_ = sqrt(x12_);
+        const double x14_ = x11_*x6_;
+        const double x15_ = 1.0/((x12_));
+        const double x16_ = x13_ + x5_;
+        const double x17_ = gap_*x8_;
         const double x18_ = f_atan(gap_, x16_);
-        const double x19_ = x11_/x16_;
+        const double x19_ = x10_/x16_;
         const double x20_ = 0.3183098861837907*x18_;
-        const double x21_ = 0.15915494309189535*x19_;
-        const double x22_ = x12_*x17_*x19_;
-        const double x23_ = x21_*x7_;
+        const double x21_ = x19_*x8_/x13_;
+        const double x22_ = 0.15915494309189535*x21_;
         const double next_0 = 0.3989422804014327*sigma2_/x0_;
-        const double next_1 = sigma2_*x9_ + 0.25*sigma2_ - 0.3183098861837907*x2_*x4_/((-3.0*sigma2_) - 2.0*x2_ - 1.0);
-        const double next_2 = gap_*x9_ + 0.25*gap_ + x12_*x20_ + x17_*x23_ - x19_*(sigma2_ - 1.0)/(6.283185307179586*sigma2_ + 6.283185307179586);
+        const double next_1 = sigma2_*x9_ + 0.25*sigma2_ - 0.3183098861837907*x2_*x5_/((-3.0*sigma2_) - 2.0*x2_ - 1.0);
+        const double next_2 = gap_*x9_ + 0.25*gap_ + x11_*x20_ + x22_ - x19_*(sigma2_ - 1.0)/(6.283185307179586*sigma2_ + 6.283185307179586);
         const double next_3 = 0.5;
-        const double next_4 = 0.15915494309189535*sigma2_*x4_*(x3_ + 3.0)/(4.0*sigma2_*x2_ + 8.0*x2_ + x3_ + 1.0) + x9_ + 0.25;
-        const double next_5 = gap_*x10_ + gap_*x8_ + x10_*x22_ + x12_*x15_*x23_ + x20_ + x22_*x8_ + x12_*x21_/(x1_*x13_);
+        const double next_4 = 0.15915494309189535*sigma2_*x5_*(x3_ + 3.0)/(4.0*sigma2_*x2_ + 8.0*x2_ + x3_ + 1.0) + x9_ + 0.25;
+        const double next_5 = x11_*x15_*x22_ + x11_*x21_*x4_ + x14_*x15_*x19_ + x14_*x21_ + x17_*x4_ + x17_*x6_ + x20_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5111,7 +4985,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "silu_moments": (
-        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'each_pow', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5246,7 +5120,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_4fa3ac', 'each_relu_opposite_far_0de65b', 'each_relu_opposite_near_26ee05', 'each_relu_same_far_431b0a', 'each_relu_same_near_02aadf', 'each_relu_slope_opposite_49f7bb', 'each_relu_slope_same_near_e2e3e2'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_4fa3ac', 'each_relu_opposite_far_0de65b', 'each_relu_opposite_near_26ee05', 'each_relu_same_far_431b0a', 'each_relu_same_near_02aadf', 'each_relu_slope_opposite_49f7bb', 'each_relu_slope_same_near_e2e3e2'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5345,7 +5219,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "abs_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_erf', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_1fa5f1', 'each_abs_opposite_far_0de65b', 'each_abs_opposite_near_8e1e68', 'each_abs_same_far_431b0a', 'each_abs_same_near_a1da6f', 'each_abs_slope_opposite_49f7bb', 'each_abs_slope_same_near_c6e04d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_erf', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_1fa5f1', 'each_abs_opposite_far_0de65b', 'each_abs_opposite_near_8e1e68', 'each_abs_same_far_431b0a', 'each_abs_same_near_a1da6f', 'each_abs_slope_opposite_49f7bb', 'each_abs_slope_same_near_c6e04d'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5443,7 +5317,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "squared_relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_9700af', 'each_squared_relu_same_far_5ae84e', 'each_squared_relu_same_near_1f2ccd', 'each_squared_relu_slope_asymmetry_1fa5f1', 'each_squared_relu_slope_opposite_far_0de65b', 'each_squared_relu_slope_opposite_near_8e1e68', 'each_squared_relu_slope_same_far_431b0a', 'each_squared_relu_slope_same_near_a1da6f'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_9700af', 'each_squared_relu_same_far_5ae84e', 'each_squared_relu_same_near_1f2ccd', 'each_squared_relu_slope_asymmetry_1fa5f1', 'each_squared_relu_slope_opposite_far_0de65b', 'each_squared_relu_slope_opposite_near_8e1e68', 'each_squared_relu_slope_same_far_431b0a', 'each_squared_relu_slope_same_near_a1da6f'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5559,7 +5433,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'times_growth', 'each_pow', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'times_growth', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5573,15 +5447,14 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_4 = out[4];
     double *restrict result_5 = out[5];
     double a_x0[BLOCK];
-    double a_y0[BLOCK];
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
     double a_x5[BLOCK];
-    double a_y1[BLOCK];
+    double a_y0[BLOCK];
     double a_x6[BLOCK];
-    double a_y2[BLOCK];
+    double a_y1[BLOCK];
     double a_x7[BLOCK];
     double a_x9[BLOCK];
     double a_x10[BLOCK];
@@ -5594,17 +5467,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x17[BLOCK];
     double a_x18[BLOCK];
     for (long i = 0; i < count; i++) {
+        const double mu_ = a_mu[i];
         const double sigma2_ = a_sigma2[i];
         const double x0_ = sigma2_ + 1.0;
         a_x0[i] = x0_;
-        const double y0_ = -1.5;
-        a_y0[i] = y0_;
-    }
-    each_pow(count, a_x0, a_y0, a_x1);
-    for (long i = 0; i < count; i++) {
-        const double mu_ = a_mu[i];
-        const double sigma2_ = a_sigma2[i];
-        const double x0_ = a_x0[i];
+        const double x1_ = sqrt(x0_);
+        a_x1[i] = x1_;
         const double x2_ = 1.0/((x0_));
         a_x2[i] = x2_;
         const double x3_ = f_exp(-square(mu_)/(2.0*sigma2_ + 2.0));
@@ -5613,15 +5481,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     each_gelu_second_9bb7a9(count, a_mu, a_sigma2, a_x4);
     each_gelu_slope_second_fec1c0(count, a_mu, a_sigma2, a_x5);
     for (long i = 0; i < count; i++) {
-        const double y1_ = 0.0;
+        const double y0_ = 0.0;
+        a_y0[i] = y0_;
+    }
+    each_normal_moment(count, a_y0, a_mu, a_x0, a_x6);
+    for (long i = 0; i < count; i++) {
+        const double y1_ = 1.0;
         a_y1[i] = y1_;
     }
-    each_normal_moment(count, a_y1, a_mu, a_x0, a_x6);
-    for (long i = 0; i < count; i++) {
-        const double y2_ = 1.0;
-        a_y2[i] = y2_;
-    }
-    each_normal_moment(count, a_y2, a_mu, a_x0, a_x7);
+    each_normal_moment(count, a_y1, a_mu, a_x0, a_x7);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double mu_ = a_mu[i];
@@ -5631,10 +5499,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x3_ = a_x3[i];
         const double x6_ = a_x6[i];
         const double x7_ = a_x7[i];
-        const double x8_ = times_growth(mu_*x1_, x3_);
+        const double x8_ = times_growth(mu_, x3_);
         const double x9_ = mu_*x2_*x6_ + sigma2_*x2_*x7_;
         a_x9[i] = x9_;
-        const double x10_ = x6_ + 0.3989422804014327*x8_;
+        const double x10_ = x6_ + 0.3989422804014327*x2_*x8_/x1_;
         a_x10[i] = x10_;
         const double x11_ = square(x10_);
         a_x11[i] = x11_;

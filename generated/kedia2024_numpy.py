@@ -125,94 +125,100 @@ def _arc_cosine_0(gap, opposite, result=None, t=None):
     return result
 
 
-def _arc_cosine_1(gap, v, result=None, t=None, s=None):
-    """sin - angle*cos of that angle, times v; zero at v = 0. Works in the three arrays, if given."""
+def _arc_cosine_1(gap, v, result=None, y=None, c=None, q=None):
+    """sin - angle*cos of that angle, times v; zero at v = 0. Works in the four arrays, if given."""
     if result is None:
         shape = np.broadcast_shapes(np.shape(gap), np.shape(v))
-        result, t, s = np.empty(shape), np.empty(shape), np.empty(shape)
-    np.add(v, 2.2250738585072014e-308, out=t)
+        result, y, c, q = (np.empty(shape) for _ in range(4))
     with np.errstate(over="ignore", invalid="ignore"):
-        np.divide(gap, t, out=t)
-        np.subtract(2.0, t, out=s)
-        s *= t
-        near = np.flatnonzero(~(s >= 0.12109375))
-        at = t.reshape(-1)[near]
-        if near.size < t.size:
-            np.sqrt(s, out=s)
-            np.subtract(1.0, t, out=t)
-            np.arccos(t, out=result)
-            result *= t
-            np.subtract(s, result, out=result)
-    if near.size:
-        at = np.minimum(at, 2.0)
-        result.reshape(-1)[near] = _arc_cosine_1_near(at)
-    result *= v
+        np.add(v, 2.2250738585072014e-308, out=y)
+        np.divide(gap, y, out=y)
+        np.subtract(1.0, y, out=c)
+        beyond = not np.max(y, initial=0.0) <= 1
+        if beyond:
+            negative = np.minimum(c, 0.0)
+            np.abs(c, out=c)
+            np.minimum(y, 2.0 - y, out=y)
+        np.maximum(y, 0.0, out=y)
+        np.multiply(c, -4.671828697793345e-06, out=result)
+        result += 0.0010511107457118298
+        result *= c
+        result += 0.04392396223152543
+        result *= c
+        result += 0.41093940336466583
+        result *= c
+        result += 1.4244609114616427
+        result *= c
+        result += 2.0264188052458945
+        result *= c
+        result += 0.9999999999999999
+        np.multiply(c, 0.002232466419523455, out=q)
+        q += 0.06158803931035349
+        q *= c
+        q += 0.48927004919229516
+        q *= c
+        q += 1.5541305295024832
+        q *= c
+        q += 2.0972151320407644
+        q *= c
+        q += 1.0
+        result /= q
+        np.sqrt(y, out=c)
+        result *= c
+        result *= y
+        if beyond:
+            result -= np.pi*negative
+        result *= v
     return result
 
 
-def _arc_cosine_1_near(t):
-    """The same at v = 1 up to y = 0.0625 from the ends of its range, by a polynomial."""
-    y = np.maximum(np.minimum(t, 2 - t), 0.0)
-    p = 1.993102852636305e-05*y + 5.094198223662e-05
-    p *= y
-    p += 0.00015212045261676934
-    p *= y
-    p += 0.00048825605031434395
-    p *= y
-    p += 0.0017537370611307882
-    p *= y
-    p += 0.007576144084105447
-    p *= y
-    p += 0.04714045207910328
-    p *= y
-    p += 0.9428090415820634
-    p *= y
-    p *= np.sqrt(y)
-    p += np.pi*np.maximum(t - 1, 0.0)
-    return p
-
-
-def _arc_cosine_2(gap, v):
-    """The integral of the function before over the gap; zero at v = 0."""
-    t = gap/np.where(v > 0, v, 1.0)
-    beyond = np.max(t, initial=0.0) > 1
-    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)
-    p = 1.2052500311912877e-08*y + -8.046233690207021e-08
-    p *= y
-    p += 2.609280174281856e-07
-    p *= y
-    p += -5.164009215185216e-07
-    p *= y
-    p += 7.09797483602591e-07
-    p *= y
-    p += -6.792936404533906e-07
-    p *= y
-    p += 5.295185027761726e-07
-    p *= y
-    p += -1.8984501983449777e-07
-    p *= y
-    p += 3.332092237051893e-07
-    p *= y
-    p += 6.063881949400244e-07
-    p *= y
-    p += 1.918191357711047e-06
-    p *= y
-    p += 6.013628724130896e-06
-    p *= y
-    p += 2.0281552132784582e-05
-    p *= y
-    p += 7.511634995716529e-05
-    p *= y
-    p += 0.0003188612834502584
-    p *= y
-    p += 0.0016835875742431275
-    p *= y
-    p += 0.013468700594029576
-    p *= y
-    p += 0.37712361663282534
-    p *= y*y
-    p *= np.sqrt(y)
-    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)
+def _arc_cosine_2(gap, v, result=None, y=None, c=None, q=None):
+    """The integral of the function before over the gap; zero at v = 0. Works in the four arrays, if given."""
+    if result is None:
+        shape = np.broadcast_shapes(np.shape(gap), np.shape(v))
+        result, y, c, q = (np.empty(shape) for _ in range(4))
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.add(v, 2.2250738585072014e-308, out=y)
+        np.divide(gap, y, out=y)
+        np.subtract(1.0, y, out=c)
+        beyond = not np.max(y, initial=0.0) <= 1
+        if beyond:
+            negative = np.minimum(c, 0.0)
+            np.abs(c, out=c)
+            np.minimum(y, 2.0 - y, out=y)
+        np.maximum(y, 0.0, out=y)
+        np.multiply(c, -9.28180779826233e-07, out=result)
+        result += 0.0002465118546207428
+        result *= c
+        result += 0.011446185127788394
+        result *= c
+        result += 0.11942752031391274
+        result *= c
+        result += 0.46011307543396945
+        result *= c
+        result += 0.7237726202972765
+        result *= c
+        result += 0.39269908169872414
+        np.multiply(c, 0.0012061993571345774, out=q)
+        q += 0.03840893891759055
+        q *= c
+        q += 0.3483774946498058
+        q *= c
+        q += 1.2506906559151458
+        q *= c
+        q += 1.889550932588479
+        q *= c
+        q += 1.0
+        result /= q
+        np.sqrt(y, out=c)
+        result *= c
+        result *= y
+        result *= y
+        if beyond:
+            np.subtract(np.pi*(0.25 + 0.5*negative*negative), result, out=result, where=negative < 0)
+        result *= v
+        result *= v
+    return result
 
 
 def _stirling_rest(x):
@@ -1099,18 +1105,17 @@ def _abs_same_far_431b0a(m_x, v_x, gap_xy):
 
 def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
-    x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
-    x2 = 1/(x1 + 1e-290)
-    x3 = np.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = np.power(x3, 1.5)
+    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x1 = 1/(x0 + 1e-290)
+    x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
+    x3 = np.sqrt(x2)
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x0 = np.square(node)
-        x5 = x0*x3
-        x6 = 2*v_x + 1e-290 - x5
-        x7 = np.sqrt(x6)
-        x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x4 = x2*np.square(node)
+        x5 = 2*v_x + 1e-290 - x4
+        x6 = np.sqrt(x5)
+        x7 = np.exp(-x0*(x4/x5 + 1))
+        total = total + 1.2732395447351628*weight*x3*x4*x7/x6
     return total
 
 
@@ -2238,18 +2243,17 @@ def _relu_same_far_431b0a(m_x, v_x, gap_xy):
 
 def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
-    x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
-    x2 = 1/(x1 + 1e-290)
-    x3 = np.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = np.power(x3, 1.5)
+    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x1 = 1/(x0 + 1e-290)
+    x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
+    x3 = np.sqrt(x2)
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x0 = np.square(node)
-        x5 = x0*x3
-        x6 = 2*v_x + 1e-290 - x5
-        x7 = np.sqrt(x6)
-        x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 0.3183098861837907*weight*x0*x4*x8/x7
+        x4 = x2*np.square(node)
+        x5 = 2*v_x + 1e-290 - x4
+        x6 = np.sqrt(x5)
+        x7 = np.exp(-x0*(x4/x5 + 1))
+        total = total + 0.3183098861837907*weight*x3*x4*x7/x6
     return total
 
 
@@ -2491,20 +2495,19 @@ def _silu_slope_gap_e3dee3_sum(v_x, gap_xy):
         x2 = noise_x*v_x
         x3 = noise_y*v_x
         x5 = v_x*(noise_x + noise_y) + x0
-        x6 = np.sqrt(x5)
-        x7 = np.power(x5, -1.5)
-        x8 = x1*x7
-        x9 = 1/x6
-        x10 = x9*(2*x0 + x2 + x3)/(6.283185307179586*x0 + 6.283185307179586*x2 + 6.283185307179586*x3 + 6.283185307179586*np.square(v_x))
-        x11 = x4 + x5
-        x12 = np.sqrt(x11)
-        x13 = np.power(x11, -1.5)
-        x14 = x12 + x6
-        x15 = np.arctan(gap_xy/x14)
-        x16 = x4*(v_x - gap_xy)/x14
-        x17 = x1*x16
-        x18 = x16/x12
-        total = total + weight*(gap_xy*x10 + gap_xy*x8 + x10*x18 + x13*x17*x9 + 0.3183098861837907*x15 + x18*x8 + x17/(x11*x5))
+        x6 = (2*x0 + x2 + x3)/(6.283185307179586*x0 + 6.283185307179586*x2 + 6.283185307179586*x3 + 6.283185307179586*np.square(v_x))
+        x7 = np.sqrt(x5)
+        x8 = x1/x5
+        x9 = 1/x7
+        x10 = x4 + x5
+        x11 = np.sqrt(x10)
+        x12 = 1/x10
+        x13 = x11 + x7
+        x14 = gap_xy*x9
+        x15 = np.arctan(gap_xy/x13)
+        x16 = x4*(v_x - gap_xy)/x13
+        x17 = x16*x9/x11
+        total = total + weight*(x1*x12*x17 + x12*x16*x8 + x14*x6 + x14*x8 + 0.3183098861837907*x15 + x17*x6 + x17*x8)
     return total
 
 
@@ -2604,7 +2607,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
     x3 = np.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = np.power(x3, 2.5)
+    x4 = np.sqrt(x3)
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
         x0 = np.square(node)
@@ -2612,7 +2615,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = np.sqrt(x6)
         x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 0.6366197723675814*weight*x4*x8*np.square(x0)/x7
+        total = total + 0.6366197723675814*weight*x4*x8*np.square(x0)*np.square(x3)/x7
     return total
 
 
@@ -2734,18 +2737,17 @@ def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
 
 def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
-    x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
-    x2 = 1/(x1 + 1e-290)
-    x3 = np.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = np.power(x3, 1.5)
+    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x1 = 1/(x0 + 1e-290)
+    x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
+    x3 = np.sqrt(x2)
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x0 = np.square(node)
-        x5 = x0*x3
-        x6 = 2*v_x + 1e-290 - x5
-        x7 = np.sqrt(x6)
-        x8 = np.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x4 = x2*np.square(node)
+        x5 = 2*v_x + 1e-290 - x4
+        x6 = np.sqrt(x5)
+        x7 = np.exp(-x0*(x4/x5 + 1))
+        total = total + 1.2732395447351628*weight*x3*x4*x7/x6
     return total
 
 
@@ -3310,7 +3312,7 @@ def gelu_moments(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 86 operations a point
+    # 84 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3328,32 +3330,31 @@ def gelu_moments(
                 x1 = 2*sigma2 + 1
                 x2 = np.square(sigma2)
                 x3 = 5*sigma2
-                x4 = np.sqrt(x1)
-                x5 = np.power(x1, -1.5)
-                x6 = np.arctan(sigma2/x4)
-                x7 = 1/x4
-                x8 = 0.15915494309189535*x5
-                x9 = 0.15915494309189535*x6
-                x10 = x7/(3.141592653589793*sigma2 + 3.141592653589793)
-            x11 = gap*(2*sigma2 - gap)
-            x12 = sigma2 - gap
-            x13 = x1 + x11
-            x14 = np.sqrt(x13)
-            x15 = np.power(x13, -1.5)
-            x16 = x14 + x4
-            x17 = 1/x14
+                x4 = 1/(3.141592653589793*sigma2 + 3.141592653589793)
+                x5 = np.sqrt(x1)
+                x6 = 0.15915494309189535/x1
+                x7 = np.arctan(sigma2/x5)
+                x8 = 1/x5
+                x9 = 0.15915494309189535*x7
+            x10 = gap*(2*sigma2 - gap)
+            x11 = sigma2 - gap
+            x12 = x1 + x10
+            x13 = np.sqrt(x12)
+            x14 = x11*x6
+            x15 = 1/x12
+            x16 = x13 + x5
+            x17 = gap*x8
             x18 = np.arctan(gap/x16)
-            x19 = x11/x16
+            x19 = x10/x16
             x20 = 0.3183098861837907*x18
-            x21 = 0.15915494309189535*x19
-            x22 = x12*x17*x19
-            x23 = x21*x7
+            x21 = x19*x8/x13
+            x22 = 0.15915494309189535*x21
             _to_mean[_at] = 0.3989422804014327*sigma2/x0
-            _to_second[_at] = sigma2*x9 + 0.25*sigma2 - 0.3183098861837907*x2*x4/((-3*sigma2) - 2*x2 - 1)
-            _to_change[_at] = gap*x9 + 0.25*gap + x12*x20 + x17*x23 - x19*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+            _to_second[_at] = sigma2*x9 + 0.25*sigma2 - 0.3183098861837907*x2*x5/((-3*sigma2) - 2*x2 - 1)
+            _to_change[_at] = gap*x9 + 0.25*gap + x11*x20 + x22 - x19*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
             _to_slope_mean[_at] = 0.5
-            _to_slope_second[_at] = 0.15915494309189535*sigma2*x4*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x9 + 0.25
-            _to_slope_change[_at] = gap*x10 + gap*x8 + x10*x22 + x12*x15*x23 + x20 + x22*x8 + x12*x21/(x1*x13)
+            _to_slope_second[_at] = 0.15915494309189535*sigma2*x5*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x9 + 0.25
+            _to_slope_change[_at] = x11*x15*x22 + x11*x21*x4 + x14*x15*x19 + x14*x21 + x17*x4 + x17*x6 + x20
 
     _in_parts(_work, workers)
     return GeluMomentsResult(
@@ -4180,7 +4181,7 @@ def gelu_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 4027042 operations a point
+    # 4027043 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4195,7 +4196,7 @@ def gelu_moments_at_mean(
                     _require(gap <= 2*sigma2, gap, "gap", "a number in [0, 2*sigma2]")
             if _changed & 0b10:
                 x0 = sigma2 + 1
-                x1 = np.power(x0, -1.5)
+                x1 = np.sqrt(x0)
                 x2 = 1/x0
             if _changed & 0b11:
                 x3 = np.exp(-np.square(mu)/(2*sigma2 + 2))
@@ -4203,9 +4204,9 @@ def gelu_moments_at_mean(
                 x5 = _gelu_slope_second_fec1c0(mu, sigma2)
                 x6 = _normal_moment(0, mu, x0)
                 x7 = _normal_moment(1, mu, x0)
-                x8 = _times_growth(mu*x1, x3)
+                x8 = _times_growth(mu, x3)
                 x9 = mu*x2*x6 + sigma2*x2*x7
-                x10 = x6 + 0.3989422804014327*x8
+                x10 = x6 + 0.3989422804014327*x2*x8/x1
                 x11 = np.square(x10)
             if _changed & 0b110:
                 x12 = np.minimum(sigma2, 2*sigma2 - gap)

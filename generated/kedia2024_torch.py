@@ -950,18 +950,17 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
-    x2 = 1/(x1 + 1e-290)
-    x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = torch.pow(x3, 1.5)
+    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x1 = 1/(x0 + 1e-290)
+    x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
+    x3 = torch.sqrt(x2)
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x0 = torch.square(node)
-        x5 = x0*x3
-        x6 = 2*v_x + 1e-290 - x5
-        x7 = torch.sqrt(x6)
-        x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x4 = x2*torch.square(node)
+        x5 = 2*v_x + 1e-290 - x4
+        x6 = torch.sqrt(x5)
+        x7 = torch.exp(-x0*(x4/x5 + 1))
+        total = total + 1.2732395447351628*weight*x3*x4*x7/x6
     return total
 
 
@@ -2129,18 +2128,17 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
-    x2 = 1/(x1 + 1e-290)
-    x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = torch.pow(x3, 1.5)
+    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x1 = 1/(x0 + 1e-290)
+    x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
+    x3 = torch.sqrt(x2)
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x0 = torch.square(node)
-        x5 = x0*x3
-        x6 = 2*v_x + 1e-290 - x5
-        x7 = torch.sqrt(x6)
-        x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 0.3183098861837907*weight*x0*x4*x8/x7
+        x4 = x2*torch.square(node)
+        x5 = 2*v_x + 1e-290 - x4
+        x6 = torch.sqrt(x5)
+        x7 = torch.exp(-x0*(x4/x5 + 1))
+        total = total + 0.3183098861837907*weight*x3*x4*x7/x6
     return total
 
 
@@ -2404,20 +2402,19 @@ def _silu_slope_gap_e3dee3_sum(v_x, gap_xy):
         x2 = noise_x*v_x
         x3 = noise_y*v_x
         x5 = v_x*(noise_x + noise_y) + x0
-        x6 = torch.sqrt(x5)
-        x7 = torch.pow(x5, -1.5)
-        x8 = x1*x7
-        x9 = 1/x6
-        x10 = x9*(2*x0 + x2 + x3)/(6.283185307179586*x0 + 6.283185307179586*x2 + 6.283185307179586*x3 + 6.283185307179586*torch.square(v_x))
-        x11 = x4 + x5
-        x12 = torch.sqrt(x11)
-        x13 = torch.pow(x11, -1.5)
-        x14 = x12 + x6
-        x15 = torch.arctan(gap_xy/x14)
-        x16 = x4*(v_x - gap_xy)/x14
-        x17 = x1*x16
-        x18 = x16/x12
-        total = total + weight*(gap_xy*x10 + gap_xy*x8 + x10*x18 + x13*x17*x9 + 0.3183098861837907*x15 + x18*x8 + x17/(x11*x5))
+        x6 = (2*x0 + x2 + x3)/(6.283185307179586*x0 + 6.283185307179586*x2 + 6.283185307179586*x3 + 6.283185307179586*torch.square(v_x))
+        x7 = torch.sqrt(x5)
+        x8 = x1/x5
+        x9 = 1/x7
+        x10 = x4 + x5
+        x11 = torch.sqrt(x10)
+        x12 = 1/x10
+        x13 = x11 + x7
+        x14 = gap_xy*x9
+        x15 = torch.arctan(gap_xy/x13)
+        x16 = x4*(v_x - gap_xy)/x13
+        x17 = x16*x9/x11
+        total = total + weight*(x1*x12*x17 + x12*x16*x8 + x14*x6 + x14*x8 + 0.3183098861837907*x15 + x17*x6 + x17*x8)
     return total
 
 
@@ -2525,7 +2522,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
     x2 = 1/(x1 + 1e-290)
     x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = torch.pow(x3, 2.5)
+    x4 = torch.sqrt(x3)
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
         x0 = torch.square(node)
@@ -2533,7 +2530,7 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
         x6 = 2*v_x + 1e-290 - x5
         x7 = torch.sqrt(x6)
         x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 0.6366197723675814*weight*x4*x8*torch.square(x0)/x7
+        total = total + 0.6366197723675814*weight*x4*x8*torch.square(x0)*torch.square(x3)/x7
     return total
 
 
@@ -2665,18 +2662,17 @@ def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
-    x2 = 1/(x1 + 1e-290)
-    x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
-    x4 = torch.pow(x3, 1.5)
+    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x1 = 1/(x0 + 1e-290)
+    x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
+    x3 = torch.sqrt(x2)
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x0 = torch.square(node)
-        x5 = x0*x3
-        x6 = 2*v_x + 1e-290 - x5
-        x7 = torch.sqrt(x6)
-        x8 = torch.exp(-x1*(x5/x6 + 1))
-        total = total + 1.2732395447351628*weight*x0*x4*x8/x7
+        x4 = x2*torch.square(node)
+        x5 = 2*v_x + 1e-290 - x4
+        x6 = torch.sqrt(x5)
+        x7 = torch.exp(-x0*(x4/x5 + 1))
+        total = total + 1.2732395447351628*weight*x3*x4*x7/x6
     return total
 
 
@@ -3178,37 +3174,36 @@ def gelu_moments(
         sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 86 operations a point
+    # 84 operations a point
     x0 = torch.sqrt(sigma2 + 1)
     x1 = 2*sigma2 + 1
     x2 = torch.square(sigma2)
     x3 = 5*sigma2
-    x4 = torch.sqrt(x1)
-    x5 = torch.pow(x1, -1.5)
-    x6 = torch.arctan(sigma2/x4)
-    x7 = 1/x4
-    x8 = 0.15915494309189535*x5
-    x9 = 0.15915494309189535*x6
-    x10 = x7/(3.141592653589793*sigma2 + 3.141592653589793)
-    x11 = gap*(2*sigma2 - gap)
-    x12 = sigma2 - gap
-    x13 = x1 + x11
-    x14 = torch.sqrt(x13)
-    x15 = torch.pow(x13, -1.5)
-    x16 = x14 + x4
-    x17 = 1/x14
+    x4 = 1/(3.141592653589793*sigma2 + 3.141592653589793)
+    x5 = torch.sqrt(x1)
+    x6 = 0.15915494309189535/x1
+    x7 = torch.arctan(sigma2/x5)
+    x8 = 1/x5
+    x9 = 0.15915494309189535*x7
+    x10 = gap*(2*sigma2 - gap)
+    x11 = sigma2 - gap
+    x12 = x1 + x10
+    x13 = torch.sqrt(x12)
+    x14 = x11*x6
+    x15 = 1/x12
+    x16 = x13 + x5
+    x17 = gap*x8
     x18 = torch.arctan(gap/x16)
-    x19 = x11/x16
+    x19 = x10/x16
     x20 = 0.3183098861837907*x18
-    x21 = 0.15915494309189535*x19
-    x22 = x12*x17*x19
-    x23 = x21*x7
+    x21 = x19*x8/x13
+    x22 = 0.15915494309189535*x21
     _to_mean = 0.3989422804014327*sigma2/x0
-    _to_second = sigma2*x9 + 0.25*sigma2 - 0.3183098861837907*x2*x4/((-3*sigma2) - 2*x2 - 1)
-    _to_change = gap*x9 + 0.25*gap + x12*x20 + x17*x23 - x19*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
+    _to_second = sigma2*x9 + 0.25*sigma2 - 0.3183098861837907*x2*x5/((-3*sigma2) - 2*x2 - 1)
+    _to_change = gap*x9 + 0.25*gap + x11*x20 + x22 - x19*(sigma2 - 1)/(6.283185307179586*sigma2 + 6.283185307179586)
     _to_slope_mean = sigma2.new_full((), 0.5)
-    _to_slope_second = 0.15915494309189535*sigma2*x4*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x9 + 0.25
-    _to_slope_change = gap*x10 + gap*x8 + x10*x22 + x12*x15*x23 + x20 + x22*x8 + x12*x21/(x1*x13)
+    _to_slope_second = 0.15915494309189535*sigma2*x5*(x3 + 3)/(4*sigma2*x2 + 8*x2 + x3 + 1) + x9 + 0.25
+    _to_slope_change = x11*x15*x22 + x11*x21*x4 + x14*x15*x19 + x14*x21 + x17*x4 + x17*x6 + x20
     return GeluMomentsResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3814,18 +3809,18 @@ def gelu_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 4027042 operations a point
+    # 4027043 operations a point
     x0 = sigma2 + 1
-    x1 = torch.pow(x0, -1.5)
+    x1 = torch.sqrt(x0)
     x2 = 1/x0
     x3 = torch.exp(-torch.square(mu)/(2*sigma2 + 2))
     x4 = _gelu_second_9bb7a9(mu, sigma2)
     x5 = _gelu_slope_second_fec1c0(mu, sigma2)
     x6 = _normal_moment(0, mu, x0)
     x7 = _normal_moment(1, mu, x0)
-    x8 = _times_growth(mu*x1, x3)
+    x8 = _times_growth(mu, x3)
     x9 = mu*x2*x6 + sigma2*x2*x7
-    x10 = x6 + 0.3989422804014327*x8
+    x10 = x6 + 0.3989422804014327*x2*x8/x1
     x11 = torch.square(x10)
     x12 = torch.minimum(sigma2, 2*sigma2 - gap)
     x13 = torch.minimum(gap, sigma2)

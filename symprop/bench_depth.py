@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sympy as sp
 
 from symprop.codegen.jacobian import jacobian
 from symprop.codegen.recursion import Recursion
@@ -133,6 +134,23 @@ def _by_hand_in_python(columns: dict[str, Any], points: int) -> Callable[[], obj
     return run
 
 
+def _lambdified(columns: dict[str, Any], points: int) -> Callable[[], object]:
+    """The map with acos as SymPy's lambdify makes it, for one point and layer at a time."""
+    a, q, p = sp.symbols("a q p")
+    c = sp.Min(p / q, 1)
+    grown = a * q * (sp.sqrt(1 - c**2) + c * (sp.pi - sp.acos(c))) / sp.pi
+    step = sp.lambdify((a, q, p), (q + a * q, p + grown))
+
+    def run() -> None:
+        for k in range(points):
+            q_0, rho, w, x = (columns[key][k] for key in ("q_0", "rho", "sigma_w2", "alpha_1"))
+            state, factor = (q_0, q_0 * rho), 0.5 * x * x * w
+            for _ in range(LAYERS):
+                state = step(factor, *state)
+
+    return run
+
+
 def best_of(
     runs: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> list[float]:
@@ -162,12 +180,16 @@ def rows(repeats: int) -> Iterator[str]:
             runs[f"{name}, {backend}"] = partial(load(spec, backend), **columns)
     runs |= {"numpy with arccos, in blocks": _by_hand_in_numpy(columns), **_by_hand_in_c(columns), **_by_hand_in_numba(columns)}
     for activation in (Gelu(), Tanh(), Silu()):
-        runs[f"{activation.name}, compiled"] = partial(load(block(activation), "compiled"), **columns)
+        spec = block(activation)
+        runs[f"{activation.name}, compiled"] = partial(load(spec, "compiled"), **columns)
+        runs[f"{activation.name} with 4 derivatives, compiled"] = partial(load(jacobian(spec), "compiled"), **columns)
     for run in runs.values():
         run()
     spent = dict(zip(runs, (unit * item for item in best_of(list(runs.values()), repeats)), strict=True))
     few = 200
-    spent["scalar Python with acos"] = 1e9 / (few * LAYERS) * best_of([_by_hand_in_python(columns, few)], repeats)[0]
+    one_by_one = [_by_hand_in_python(columns, few), _lambdified(columns, few)]
+    scalar = zip(("scalar Python with math.acos", "scalar Python, sympy.lambdify"), best_of(one_by_one, repeats), strict=True)
+    spent |= {name: 1e9 / (few * LAYERS) * seconds for name, seconds in scalar}
     for name, time_each in spent.items():
         yield f"{name:40}{time_each:8.1f}{time_each / spent['relu, compiled']:18.2f}"
     if "numba with acos" not in spent:

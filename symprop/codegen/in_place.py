@@ -21,7 +21,7 @@ from symprop.core.symbols import layer
 from symprop.functions.table_sum import Larger, Smaller
 
 _CODE = Code("numpy")
-_SCRATCH: Mapping[type, int] = {lowering.ArcCosine0: 1, lowering.ArcCosine1: 2}
+_SCRATCH: Mapping[type, int] = {lowering.ArcCosine0: 1, lowering.ArcCosine1: 3, lowering.ArcCosine2: 3}
 """Functions that work in arrays they are given: one for the result, and so many more."""
 _EXTREMES = (sp.Max, sp.Min, Larger, Smaller)
 

@@ -555,12 +555,10 @@ class _Lowering:
         if not factor.is_Pow:
             return self.lower(factor)
         base, exponent = self.lower(factor.base), factor.exp
-        if abs(exponent) == sp.S.Half:
-            powered = Sqrt(base)
-        elif exponent.is_Integer:
-            powered = _integer_power(base, abs(int(exponent)))
-        else:
+        if not (2 * exponent).is_Integer:
             return Power(base, _number(exponent))
+        whole, half = divmod(abs(int(2 * exponent)), 2)
+        powered = (_integer_power(base, whole) if whole else 1) * (Sqrt(base) if half else 1)
         return powered if exponent > 0 else 1 / powered
 
     def log_of_one_plus(self, rest: sp.Expr) -> sp.Expr:
@@ -662,7 +660,7 @@ def _has_logarithm(base: sp.Expr, plus_one: bool) -> bool:
 
 
 def _integer_power(base: sp.Expr, exponent: int) -> sp.Expr:
-    if exponent < 2:
+    if exponent == 1:
         return base
     half = Square(_integer_power(base, exponent // 2))
     return half * base if exponent % 2 else half

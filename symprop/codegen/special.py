@@ -11,27 +11,51 @@ import mpmath
 from symprop.functions.arc_cosine import arc_cosine
 from symprop.functions.piece_rule import gauss_rule
 
-DEGREES = {1.0: 17, 0.0625: 7}
-"""Degree of the polynomials of the arc-cosine family on [0, end]: their error is below the rounding of a double."""
+DEGREE, OVER, UNDER = 17, 6, 5
+"""Degree of the polynomials of the arc-cosine family, and of the fractions: their error is below the rounding of a double."""
+
+
+def _without_root(k: int, y: mpmath.mpf) -> mpmath.mpf:
+    """A_k(y)/y^(k + 1/2), which is smooth."""
+    y = max(y, mpmath.mpf(10) ** -30)
+    return arc_cosine(k, y, mpmath.mpf(1)) / y ** (k + mpmath.mpf(1) / 2)
 
 
 @cache
-def arc_cosine_coefficients(k: int, end: float = 1.0) -> tuple[float, ...]:
-    """P with A_k(y) = y^(k + 1/2) P(y) on [0, end], highest power first."""
+def arc_cosine_coefficients(k: int) -> tuple[float, ...]:
+    """P with A_k(y) = y^(k + 1/2) P(y) on [0, 1], highest power first."""
     with mpmath.workdps(40):
-
-        def smooth(y: mpmath.mpf) -> mpmath.mpf:
-            y = max(y, mpmath.mpf(10) ** -30)
-            return arc_cosine(k, y, mpmath.mpf(1)) / y ** (k + mpmath.mpf(1) / 2)
-
-        return tuple(float(item) for item in mpmath.chebyfit(smooth, [0, end], DEGREES[end] + 1))
+        return tuple(float(item) for item in mpmath.chebyfit(lambda y: _without_root(k, y), [0, 1], DEGREE + 1))
 
 
-def _horner(k: int, end: float = 1.0, in_place: bool = False) -> str:
-    first, *rest = arc_cosine_coefficients(k, end)
-    # In place, the polynomial needs one array for all its steps; a derivative needs every step.
-    steps = (f"    p *= y\n    p += {item!r}" if in_place else f"    p = p*y + {item!r}" for item in rest[1:])
-    return "\n".join([f"    p = {first!r}*y + {rest[0]!r}", *steps])
+@cache
+def _arc_cosine_fraction(k: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """P and Q with A_k(1 - c) = (1 - c)^(k + 1/2) P(c)/Q(c) for c in [0, 1], highest power first.
+
+    Through Chebyshev's points. On the whole cut c < -1 the quotient is singular, so that Q has its zeros there and no
+    negative coefficient.
+    """
+    count = OVER + UNDER + 1
+    with mpmath.workdps(50):
+        rows, values = [], []
+        for j in range(count):
+            c = (1 + mpmath.cos(mpmath.pi * (j + mpmath.mpf(1) / 2) / count)) / 2
+            value = _without_root(k, 1 - c)
+            rows.append([c**i for i in range(OVER + 1)] + [-value * c**i for i in range(1, UNDER + 1)])
+            values.append(value)
+        found = [float(item) for item in mpmath.lu_solve(mpmath.matrix(rows), mpmath.matrix(values))]
+    return tuple(found[OVER::-1]), (*found[:OVER:-1], 1.0)
+
+
+def _horner(coefficients: Sequence[float]) -> str:
+    first, second, *rest = coefficients
+    return "\n".join([f"    p = {first!r}*y + {second!r}", *(f"    p = p*y + {item!r}" for item in rest)])
+
+
+def _in_place(name: str, coefficients: Sequence[float]) -> str:
+    first, second, *rest = coefficients
+    steps = (f"        {name} *= c\n        {name} += {item!r}" for item in rest)
+    return "\n".join([f"        np.multiply(c, {first!r}, out={name})", f"        {name} += {second!r}", *steps])
 
 
 _TITLES = {
@@ -43,9 +67,6 @@ _TITLES = {
 
 _SMALLEST = sys.float_info.min
 """Added to a divisor it divides zero to zero, and is lost in every other number."""
-
-_NEAR = 1/16
-"""Where numpy takes a polynomial for the definition, which loses 1/t^2 roundings; sqrt(t)/3 of them reach a gap."""
 
 _ANGLES = {
     "numpy": '''\
@@ -81,53 +102,39 @@ def _arc_cosine_0(gap, opposite):
 def _numpy_text(k: int) -> str:
     if k == 0:
         return _ANGLES["numpy"].format(title=_TITLES[k], smallest=_SMALLEST)
-    if k == 1:
-        return _numpy_first()
-    head = f'def _arc_cosine_{k}(gap, v):\n    """{_TITLES[k]}; zero at v = 0."""\n    t = gap/np.where(v > 0, v, 1.0)\n'
-    tail = (
-        "    p *= y*y\n    p *= np.sqrt(y)\n"
-        "    return v*v*(np.where(t > 1, np.pi*(0.25 + 0.5*(t - 1)**2) - p, p) if beyond else p)"
-    )
-    beyond = "    beyond = np.max(t, initial=0.0) > 1\n    y = np.maximum(np.minimum(t, 2 - t) if beyond else t, 0.0)"
-    return f"{head}{beyond}\n{_horner(k, in_place=True)}\n{tail}"
-
-
-def _numpy_first() -> str:
-    """By the definition, and by a polynomial where that cancels or where rounding left the range of gaps."""
+    over, under = _arc_cosine_fraction(k)
+    far = {
+        1: "result -= np.pi*negative",
+        2: "np.subtract(np.pi*(0.25 + 0.5*negative*negative), result, out=result, where=negative < 0)",
+    }[k]
+    powers = "\n".join(["        result *= y"] * k)
+    scale = "\n".join(["        result *= v"] * k)
     return f'''\
-def _arc_cosine_1(gap, v, result=None, t=None, s=None):
-    """{_TITLES[1]}; zero at v = 0. Works in the three arrays, if given."""
+def _arc_cosine_{k}(gap, v, result=None, y=None, c=None, q=None):
+    """{_TITLES[k]}; zero at v = 0. Works in the four arrays, if given."""
     if result is None:
         shape = np.broadcast_shapes(np.shape(gap), np.shape(v))
-        result, t, s = np.empty(shape), np.empty(shape), np.empty(shape)
-    np.add(v, {_SMALLEST!r}, out=t)
+        result, y, c, q = (np.empty(shape) for _ in range(4))
     with np.errstate(over="ignore", invalid="ignore"):
-        np.divide(gap, t, out=t)
-        np.subtract(2.0, t, out=s)
-        s *= t
-        near = np.flatnonzero(~(s >= {_NEAR * (2 - _NEAR)!r}))
-        at = t.reshape(-1)[near]
-        if near.size < t.size:
-            np.sqrt(s, out=s)
-            np.subtract(1.0, t, out=t)
-            np.arccos(t, out=result)
-            result *= t
-            np.subtract(s, result, out=result)
-    if near.size:
-        at = np.minimum(at, 2.0)
-        result.reshape(-1)[near] = _arc_cosine_1_near(at)
-    result *= v
-    return result
-
-
-def _arc_cosine_1_near(t):
-    """The same at v = 1 up to y = {_NEAR} from the ends of its range, by a polynomial."""
-    y = np.maximum(np.minimum(t, 2 - t), 0.0)
-{_horner(1, _NEAR, in_place=True)}
-    p *= y
-    p *= np.sqrt(y)
-    p += np.pi*np.maximum(t - 1, 0.0)
-    return p'''
+        np.add(v, {_SMALLEST!r}, out=y)
+        np.divide(gap, y, out=y)
+        np.subtract(1.0, y, out=c)
+        beyond = not np.max(y, initial=0.0) <= 1
+        if beyond:
+            negative = np.minimum(c, 0.0)
+            np.abs(c, out=c)
+            np.minimum(y, 2.0 - y, out=y)
+        np.maximum(y, 0.0, out=y)
+{_in_place("result", over)}
+{_in_place("q", under)}
+        result /= q
+        np.sqrt(y, out=c)
+        result *= c
+{powers}
+        if beyond:
+            {far}
+{scale}
+    return result'''
 
 
 def _torch_text(k: int) -> str:
@@ -142,7 +149,7 @@ def _torch_text(k: int) -> str:
         1: "    a = y**1.5*p\n    return v*torch.where(t > 1, torch.pi*(t - 1) + a, a)",
         2: "    a = y**2.5*p\n    return v*v*torch.where(t > 1, torch.pi*(0.25 + 0.5*(t - 1)**2) - a, a)",
     }[k]
-    return f"{head}    y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)\n{_horner(k)}\n{tail}"
+    return f"{head}    y = torch.clamp(torch.minimum(t, 2 - t), min=0.0)\n{_horner(arc_cosine_coefficients(k))}\n{tail}"
 
 
 _NORMAL = '''\

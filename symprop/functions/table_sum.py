@@ -232,7 +232,7 @@ class SmoothSum(TableSum):
     ``factor`` is a SymPy ``Lambda`` of the arguments: what the sum does where it vanishes. The rest is analytic in
     :math:`\log(1 + \Delta/s)` and :math:`\log(1 + (2v - \Delta)/s)` with s = ``scale`` for gap :math:`\Delta \in [0, 2v]`,
     in :math:`\log(1 + 2v/s)` without a gap, and bounded away from zero. Generated code interpolates that rest; the sum
-    remains what the node means, for digits and for derivatives.
+    remains what the node means, for digits. Derivatives are smooth sums of their own.
 
     >>> a, x = sp.symbols("a x", positive=True)
     >>> name = register_table("doctest_smooth", lambda: [(1,), (3,)])
@@ -258,6 +258,17 @@ class SmoothSum(TableSum):
     def scale(self) -> sp.Expr:
         """The length s, at most the distance of the nearest singularity of the sum from real gaps."""
         return self.args[4]
+
+    def fdiff(self, argindex: int = 6) -> sp.Expr:
+        """The derivative in an argument: in the variance it vanishes with the gap where the sum does."""
+        plain = super().fdiff(argindex)
+        if plain == 0:
+            return plain
+        formal = self.formal_factor.signature
+        kept = sp.S.One
+        if len(formal) == 2 and argindex == self.described_by + 1 and self.formal_factor.expr.subs(formal[1], 0) == 0:
+            kept = formal[1]
+        return SmoothSum(*plain.args[:3], sp.Lambda(formal, kept), self.scale, *self.arguments)
 
 
 @lru_cache(maxsize=256)
