@@ -1,10 +1,10 @@
 """Ratios of running times: ``python -m symprop.bench``.
 
 Generated numpy functions at a million points against the best hand-written numpy for the same formula and against
-``sympy.lambdify(..., cse=True)`` (below 1 means that the generated function is faster); recursions over depth against the same
-map by hand in numpy, C, numba and Python, and the kernels of an MLP against neural-tangents; how long softmax moments, phase
-diagrams and starts take, and how times grow with points, layers and tokens. Lines whose subject is not available are left out
-by name.
+``sympy.lambdify`` with and without ``cse=True`` (below 1 means that the generated function is faster); recursions over depth
+against the same map by hand in numpy, C, numba and Python, and the kernels of an MLP against neural-tangents; how long softmax
+moments, phase diagrams and starts take, and how times grow with points, layers and tokens. Lines whose subject is not available
+are left out by name.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,16 +170,17 @@ def _evaluator_line(spec: FunctionSpec, repeats: int) -> str:
     known = not any(output.has(TableSum, ArcCosine) for output in outputs)
     runs: list[Callable[[], object]] = [lambda: generated(*columns)]
     if known:
-        lambdified = sp.lambdify([p.symbol for p in spec.signature], outputs, [STABLE, "numpy"], cse=True)
-        runs.append(lambda: lambdified(*columns))
+        symbols = [p.symbol for p in spec.signature]
+        runs += [partial(sp.lambdify(symbols, outputs, [STABLE, "numpy"], cse=cse), *columns) for cse in (True, False)]
     formula = BY_HAND.get(spec.name) if any(spec is own for own in SPECS) else None
     if formula is not None:
         blocked = _blocked(formula)
         runs += [lambda: formula(*columns), lambda: blocked(*columns)]
     with np.errstate(all="ignore"):
         own, *others = best_of(runs, repeats)
-    other, hand = (others[:1], others[1:]) if known else ([], others)
-    return f"{spec.name:28}{1e3 * own:9.1f} ms{_ratio(own, hand, 10)}{_ratio(own, other, 12)}"
+    shared, repeated, hand = (others[:1], others[1:2], others[2:]) if known else ([], [], others)
+    ratios = f"{_ratio(own, hand, 10)}{_ratio(own, shared, 16)}{_ratio(own, repeated, 10)}"
+    return f"{spec.name:28}{1e3 * own:9.1f} ms{ratios}"
 
 
 def _ratio(own: float, others: Sequence[float], width: int) -> str:
@@ -187,7 +189,7 @@ def _ratio(own: float, others: Sequence[float], width: int) -> str:
 
 def main(repeats: int = 11) -> None:
     """Print the table."""
-    print(f"{POINTS} points{'':16}generated   / by hand  / lambdify")
+    print(f"{POINTS} points{'':16}generated   / by hand  / lambdify: CSE   without")
     for spec in evaluators():
         print(_evaluator_line(spec, repeats))
     fewer = max(1, repeats // 2)

@@ -142,19 +142,19 @@ def test_smooth_sums_are_right_to_ten_digits_on_their_cells_and_beyond(activatio
         assert found.gap[k] == pytest.approx(float(exact["gap"]), rel=1e-10), (v, g)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "compiled"])
 @pytest.mark.parametrize("activation", [Silu(), Tanh()], ids=lambda item: item.name)
-def test_derivatives_of_smooth_sums_are_right_to_nine_digits(activation, backend):
+def test_derivatives_of_smooth_sums_are_right_to_nine_digits(activation):
     values = FunctionSpec("moments", parameters(q, gap), (("second", activation.second(sp.S.Zero, q)),
                                                           ("gap", activation.gap(sp.S.Zero, q, gap))), "F.", formula="x")
     spec, rng = jacobian(values), np.random.default_rng(4)
-    variance = 10 ** rng.uniform(-6, 6, 42)
-    shares = np.concatenate([10 ** rng.uniform(-12, 0, 14), rng.uniform(0, 2, 14), 2 - 10 ** rng.uniform(-12, 0, 14)])
-    found = load(spec, backend)(variance, shares * variance, check=False)
+    variance = 10 ** rng.uniform(-6, 6, 9)
+    shares = np.concatenate([10 ** rng.uniform(-12, 0, 3), rng.uniform(0, 2, 3), 2 - 10 ** rng.uniform(-12, 0, 3)])
+    found = [load(spec, backend)(variance, shares * variance, check=False) for backend in ("numpy", "compiled")]
     for k, (v, g) in enumerate(zip(variance, shares * variance, strict=True)):
         exact = evaluate(spec, {"q": float(v), "gap": float(g)}, 20)
         for name in ("d_second_d_q", "d_gap_d_q", "d_gap_d_gap"):
-            assert getattr(found, name)[k] == pytest.approx(float(exact[name]), rel=1e-9, abs=0), (name, v, g)
+            for own in found:
+                assert getattr(own, name)[k] == pytest.approx(float(exact[name]), rel=1e-9, abs=0), (name, v, g)
 
 
 def test_a_recursion_is_that_of_numpy_for_every_depth_and_shape():
