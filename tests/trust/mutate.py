@@ -1,12 +1,12 @@
 """Mutants of the formulas, and how many of them the tests kill: ``python tests/trust/mutate.py``.
 
 A mutant changes one operator, constant, comparison or sign, or drops one term, in a function of ``functions``,
-``components`` or ``depth``, and is written into a copy of the repository. A file of tests first runs once without a mutant,
-when it is first needed, and which lines of the three folders each of its tests reaches is noted. A mutant meets the tests
-that reach its statement, the quickest first, until the first failure; where they pass, it meets the other tests of files
-that reach its function, since a value may be remembered from an earlier test. A mutant is killed by a failure, or by a test
-that takes four times the processor time of its whole file; the test that kills has to pass alone without the mutant.
-Annotations, texts, docstrings and what an exception says are left alone.
+``components`` or ``depth``, and is written into a copy of the repository. Each file of tests first runs without a mutant, and
+which lines of the three folders each of its tests reaches is noted. Then the mutants that are alive meet it, where it reaches
+their function: first the tests that reach their statement, the quickest first, then its other tests, since a value may be
+remembered from an earlier one. A mutant is killed by a failure, or by a test that takes four times the processor time of its
+whole file; the test that kills has to pass alone without the mutant. Annotations, texts, docstrings and what an exception
+says are left alone.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -36,6 +35,8 @@ ROOMS = ("functions", "components", "depth")
 NEAR = (*ROOMS, "contract")
 FAR = ("core", "wick", "network", "simulate", "codegen", "claims", "architectures")
 LONGEST = 1200
+PASSED = (0, 5)
+"""Exit codes of pytest: all passed, or no test was left."""
 _SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
 _COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 
@@ -44,7 +45,7 @@ _COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.
 class Mutant:
     """A changed module: ``new`` stands for its bytes from ``begin`` to ``end``; ``change`` says what differs in ``line``.
 
-    ``statement`` and ``function`` are the first and last lines of what it stands in.
+    ``statement`` and ``function`` are the first and last lines of what it stands in, without the line of ``def``.
     """
 
     path: str
@@ -113,7 +114,7 @@ def mutants(path):
                 begin = starts[node.lineno - 1] + node.col_offset
                 end = starts[node.end_lineno - 1] + node.end_col_offset
                 shown = " ".join(source[begin:end].decode().split())[:60]
-                within, whole = (statement.lineno, node.end_lineno), (function.lineno, function.end_lineno)
+                within, whole = (statement.lineno, node.end_lineno), (function.body[0].lineno, function.end_lineno)
                 yield Mutant(path, node.lineno, f"{change} in {shown}", begin, end, f"({ast.unparse(new)})", within, whole)
 
 
@@ -183,7 +184,6 @@ class Copy:
         self.folder = folder
         self.note = folder.parent / "running"
         self.known = known
-        self.measured = set()
         self.sound, self.unsound = set(), set()
         self.sources = [path for room in ROOMS for path in sorted((ROOT / "symprop" / room).glob("*.py"))]
         self.runs = {"doctests": [path for path in self.sources if ">>> " in path.read_text(encoding="utf-8")]}
@@ -214,78 +214,60 @@ class Copy:
                 os._exit(99)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    def _measure(self, name):
-        """Note in ``known`` what a run of tests finds without a mutant."""
-        state = hashlib.sha256(b"".join(path.read_bytes() for path in (*self.sources, *self.runs[name]))).hexdigest()
-        if self.known.get(name, [None])[0] != state:
-            plugin = Reach(self.folder)
-            self.note.unlink(missing_ok=True)
-            code = self._run([str(path.relative_to(ROOT)) for path in self.runs[name]], plugin, plugin.call, ())
-            if not self.note.exists():
-                raise SystemExit(f"without a mutant, exit code {code}: pytest {name}")
-            self.known[name] = [state, *json.loads(self.note.read_text())]
-            print(f"          {sum(seconds for seconds, _ in self.known[name][2].values()):.0f} s {name}", flush=True)
-        self.measured.add(name)
+    def measure(self, name):
+        """Note in ``known`` what a run of tests finds without a mutant; whether it had to run."""
+        files = [self.folder / path.relative_to(ROOT) for path in (*self.sources, *self.runs[name])]
+        state = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        if self.known.get(name, [None])[0] == state:
+            return False
+        plugin = Reach(self.folder)
+        self.note.unlink(missing_ok=True)
+        code = self._run([str(path.relative_to(ROOT)) for path in self.runs[name]], plugin, plugin.call, ())
+        if not self.note.exists():
+            raise SystemExit(f"without a mutant, exit code {code}: pytest {name}")
+        self.known[name] = [state, *json.loads(self.note.read_text())]
+        return True
 
-    def _tiers(self, mutant, names):
-        """Tests that reach the mutant's statement, and the others of files that reach its function; limits of their time."""
+    def _chosen(self, mutant, name):
+        """Tests of a run that may see a mutant, in the order in which it meets them, with their limits of time."""
 
         def reaches(lines, span):
             return any(span[0] <= line <= span[1] for line in lines.get(mutant.path, ()))
 
-        near, far = {}, {}
-        for _, imported, tests in map(self.known.get, names):
-            whole = 4 * sum(seconds for seconds, _ in tests.values()) + 20
-            if not any(reaches(lines, mutant.function) for lines in (imported, *(lines for _, lines in tests.values()))):
-                continue
-            first = reaches(imported, mutant.statement)
-            for name, (seconds, lines) in tests.items():
-                (near if first or reaches(lines, mutant.statement) else far)[name] = (seconds, whole)
-        for tier in (near, far):
-            yield {name: tier[name][1] for name in sorted(tier, key=tier.get) if name not in self.unsound}
+        _, imported, tests = self.known[name]
+        whole = 4 * sum(seconds for seconds, _ in tests.values()) + 20
+        touched = {test.partition("::")[0] for test, (_, lines) in tests.items() if reaches(lines, mutant.function)}
+        order = {
+            test: (not reaches(lines, mutant.statement), seconds)
+            for test, (seconds, lines) in tests.items()
+            if test not in self.unsound and (test.partition("::")[0] in touched or reaches(imported, mutant.function))
+        }
+        return dict.fromkeys(sorted(order, key=order.get), whole)
 
-    def _groups(self, path):
-        """Names of runs of tests that a module's mutants meet: those measured before, and each other one.
-
-        Files of the three folders count whatever they name, those of other folders where they name the module.
-        """
-        yield (known := sorted(self.measured))
-        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-        names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"]
-        word = re.compile(rf"\b({'|'.join([Path(path).stem, *names])})\b")
-        ranked = []
-        for name, (first, *_) in self.runs.items():
-            near, named = first.parent.name in NEAR or name == "doctests", bool(word.search(first.read_text(encoding="utf-8")))
-            if name not in known and (near or named):
-                ranked.append((name != "doctests", not near, not named, name))
-        for *_, name in sorted(ranked):
-            self._measure(name)
-            yield [name]
-
-    def killer(self, mutant):
-        """The test that kills a mutant, None where all of its tests pass."""
+    def killer(self, mutant, name):
+        """The test of a run that kills a mutant, None where all pass."""
         target = self.folder / mutant.path
         original = target.read_bytes()
-        for tests in (tier for names in self._groups(mutant.path) for tier in self._tiers(mutant, names)):
-            while tests:
-                files = list(dict.fromkeys(name.partition("::")[0] for name in tests))
-                self.note.write_text("collection")
-                target.write_bytes(original[: mutant.begin] + mutant.new.encode() + original[mutant.end :])
-                try:
-                    code = self._run(files, Chosen(tests, self.note))
-                finally:
-                    target.write_bytes(original)
-                found = self.note.read_text()
-                if code == 0:
-                    break
-                if found == "collection" or found in self.sound:
-                    return found
-                if self._run([found.partition("::")[0]], Chosen({found: LONGEST}, self.note)) == 0:
-                    self.sound.add(found)
-                    return found
-                print(f"          fails without a mutant: {found}", flush=True)
-                self.unsound.add(found)
-                tests = {name: limit for name, limit in tests.items() if name != found}
+        while tests := self._chosen(mutant, name):
+            files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+            self.note.write_text("collection")
+            target.write_bytes(original[: mutant.begin] + mutant.new.encode() + original[mutant.end :])
+            try:
+                code = self._run(files, Chosen(tests, self.note))
+            finally:
+                target.write_bytes(original)
+            found = self.note.read_text()
+            if code in PASSED:
+                return None
+            if found == "collection":
+                return f"collection of {name}"
+            if found in self.sound:
+                return found
+            if self._run([found.partition("::")[0]], Chosen({found: LONGEST}, self.note)) == 0:
+                self.sound.add(found)
+                return found
+            print(f"{'':9} {found} fails without a mutant", flush=True)
+            self.unsound.add(found)
         return None
 
 
@@ -303,26 +285,28 @@ def main(arguments=None):
     for path in (str(path.relative_to(ROOT)) for path in paths if options.only in str(path)):
         known += mutants(path)
     chosen = random.Random(options.seed).sample(known, min(options.sample, len(known)))
-    killed = judged = 0
+    end = time.monotonic() + 60 * options.minutes
+    alive, killed = list(chosen), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve() / "copy"
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "out", "build", "dist"))
         kept = json.loads(options.reach.read_text()) if options.reach and options.reach.exists() else {}
         tried = Copy(folder, options.tests, kept)
-        end = time.monotonic() + 60 * options.minutes
-        for mutant in chosen:
-            if time.monotonic() > end:
-                break
-            start = time.monotonic()
-            killer = tried.killer(mutant)
-            killed, judged = killed + (killer is not None), judged + 1
-            spent = time.monotonic() - start
-            if options.reach:
+        for run in tried.runs:
+            if tried.measure(run) and options.reach:
                 options.reach.write_text(json.dumps(kept))
-            print(f"{'killed' if killer else 'SURVIVED':9} {mutant.path}:{mutant.line}: {mutant.change}", end="  ")
-            print(f"[{spent:.0f} s, {killer}]", flush=True)
-    print(f"{killed} of {judged} mutants killed ({killed / max(1, judged):.0%}), drawn from {len(known)}")
-    return 0 if judged and killed >= 0.9 * judged else 1
+            print(f"{len(alive)} mutants alive before {run}", flush=True)
+            for mutant in tuple(alive):
+                if time.monotonic() > end:
+                    raise SystemExit(f"time is up: {killed} killed, {len(alive)} not yet, drawn from {len(known)}")
+                if (killer := tried.killer(mutant, run)) is not None:
+                    alive.remove(mutant)
+                    killed += 1
+                    print(f"killed    {mutant.path}:{mutant.line}: {mutant.change}, by {killer}", flush=True)
+    for mutant in alive:
+        print(f"SURVIVED  {mutant.path}:{mutant.line}: {mutant.change}")
+    print(f"{killed} of {len(chosen)} mutants killed ({killed / max(1, len(chosen)):.0%}), drawn from {len(known)}")
+    return 0 if chosen and killed >= 0.9 * len(chosen) else 1
 
 
 if __name__ == "__main__":
