@@ -2,17 +2,18 @@
 
 A mutant changes one operator, constant, comparison or sign, or drops one term, in a function of ``functions``,
 ``components`` or ``depth``, and is written into a copy of the repository. Each file of tests first runs without a mutant, and
-which lines of the three folders each of its tests reaches is noted. Then the mutants that are alive meet it, where it reaches
-their function: first the tests that reach their statement, the quickest first, then its other tests, since a value may be
-remembered from an earlier one. A mutant is killed by a failure, or by a test that takes four times the processor time of its
-whole file; the test that kills has to pass alone without the mutant. Annotations, texts, docstrings and what an exception
-says are left alone.
+which lines of the three folders each of its tests reaches is noted, for at most QUICK seconds a test. Then the mutants that
+are alive meet it, where it reaches their function: first the tests that reach their statement, the quickest first, then its
+other tests, since a value may be remembered from an earlier one. Tests that take longer are met last. A mutant is killed by
+a failure, or by a test that takes four times the processor time of its whole file; the test that kills has to pass alone
+without the mutant. Annotations, texts, docstrings and what an exception says are left alone.
 """
 
 import argparse
 import ast
 import copy
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("functions", "components", "depth")
 NEAR = (*ROOMS, "contract")
 FAR = ("core", "wick", "network", "simulate", "codegen", "claims", "architectures")
+QUICK = 3.0
 LONGEST = 1200
 PASSED = (0, 5)
 """Exit codes of pytest: all passed, or no test was left."""
@@ -150,8 +152,14 @@ class Reach:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
+        def stop(number, frame):
+            pytest.skip("long")
+
+        signal.signal(signal.SIGVTALRM, stop)
+        signal.setitimer(signal.ITIMER_VIRTUAL, QUICK)
         start = time.process_time()
         result = yield
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         self.tests[item.nodeid] = [time.process_time() - start, self._taken()]
         return result
 
@@ -228,27 +236,29 @@ class Copy:
         self.known[name] = [state, *json.loads(self.note.read_text())]
         return True
 
-    def _chosen(self, mutant, name):
-        """Tests of a run that may see a mutant, in the order in which it meets them, with their limits of time."""
+    def _chosen(self, mutant, name, quick):
+        """Quick or long tests of a run that may see a mutant, in the order in which it meets them, with limits of time."""
 
         def reaches(lines, span):
             return any(span[0] <= line <= span[1] for line in lines.get(mutant.path, ()))
 
         _, imported, tests = self.known[name]
-        whole = 4 * sum(seconds for seconds, _ in tests.values()) + 20
+        whole = 4 * sum(seconds for seconds, _ in tests.values()) + 20 if quick else LONGEST
         touched = {test.partition("::")[0] for test, (_, lines) in tests.items() if reaches(lines, mutant.function)}
         order = {
             test: (not reaches(lines, mutant.statement), seconds)
             for test, (seconds, lines) in tests.items()
-            if test not in self.unsound and (test.partition("::")[0] in touched or reaches(imported, mutant.function))
+            if test not in self.unsound
+            and (seconds < QUICK) == quick
+            and (test.partition("::")[0] in touched or reaches(imported, mutant.function))
         }
         return dict.fromkeys(sorted(order, key=order.get), whole)
 
-    def killer(self, mutant, name):
-        """The test of a run that kills a mutant, None where all pass."""
+    def killer(self, mutant, name, quick):
+        """The quick or long test of a run that kills a mutant, None where all pass."""
         target = self.folder / mutant.path
         original = target.read_bytes()
-        while tests := self._chosen(mutant, name):
+        while tests := self._chosen(mutant, name, quick):
             files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
             self.note.write_text("collection")
             target.write_bytes(original[: mutant.begin] + mutant.new.encode() + original[mutant.end :])
@@ -292,14 +302,14 @@ def main(arguments=None):
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "out", "build", "dist"))
         kept = json.loads(options.reach.read_text()) if options.reach and options.reach.exists() else {}
         tried = Copy(folder, options.tests, kept)
-        for run in tried.runs:
+        for quick, run in itertools.product((True, False), tried.runs):
             if tried.measure(run) and options.reach:
                 options.reach.write_text(json.dumps(kept))
-            print(f"{len(alive)} mutants alive before {run}", flush=True)
+            print(f"{len(alive)} mutants alive before {'quick' if quick else 'long'} tests of {run}", flush=True)
             for mutant in tuple(alive):
                 if time.monotonic() > end:
                     raise SystemExit(f"time is up: {killed} killed, {len(alive)} not yet, drawn from {len(known)}")
-                if (killer := tried.killer(mutant, run)) is not None:
+                if (killer := tried.killer(mutant, run, quick)) is not None:
                     alive.remove(mutant)
                     killed += 1
                     print(f"killed    {mutant.path}:{mutant.line}: {mutant.change}, by {killer}", flush=True)
