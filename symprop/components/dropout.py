@@ -9,6 +9,7 @@ import sympy as sp
 
 from symprop.components.base import Array, Component, PairState, Values, Vjp
 from symprop.core import symbols
+from symprop.core.errors import InputError
 from symprop.core.provenance import Assumption, Source
 from symprop.core.signal import Gradient, Signal
 
@@ -42,6 +43,8 @@ class Dropout(Component):
 
     def __post_init__(self) -> None:
         self._sympify("probability")
+        if self.probability.is_number and not 0 <= self.probability < 1:
+            raise InputError("probability", self.probability, "a number in [0, 1)")
 
     @classmethod
     def examples(cls) -> tuple[Component, ...]:

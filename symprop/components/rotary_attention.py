@@ -82,8 +82,9 @@ class RotaryAttention(PositionalAttention):
         object.__setattr__(self, "rotated", self.key_width if self.rotated is None else self.rotated)
         self._sympify("rotated", "base")
         even = self.rotated.is_Integer and self.rotated >= 0 and self.rotated % 2 == 0
-        if self.rotated.is_number and self.query_variance != 0 and not even:
-            raise InputError("rotated", self.rotated, "an even integer >= 0")
+        beyond = self.rotated.is_number and self.key_width.is_number and self.rotated > self.key_width
+        if self.rotated.is_number and self.query_variance != 0 and (not even or beyond):
+            raise InputError("rotated", self.rotated, f"an even integer from 0 to key_width = {self.key_width}")
         if self.base.is_number and not self.base > 0:
             raise InputError("base", self.base, "a number > 0")
 

@@ -130,8 +130,8 @@ class CorrelationSlopeDeficit(sp.Function):
         if any(not argument.is_number for argument in self.args):
             return None
         digits = int(prec / 3.3) + 20
-        t, freedom = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 60)) for item in self.args)
-        with mpmath.workprec(prec + 30):
+        with mpmath.workprec(prec + 60):
+            t, freedom = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 60)) for item in self.args)
             return sp.Float._new((+correlation_slope_deficit(t, freedom))._mpf_, prec)
 
     def _eval_is_real(self) -> bool | None:

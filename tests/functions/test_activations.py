@@ -15,7 +15,7 @@ from symprop.core import symbols as s
 from symprop.core.symbols import gap, sigma2
 from symprop.functions.activation import Absolute, Erf, Gelu, Identity, LeakyRelu, Relu, Sine, SkipSum, SquaredRelu
 from symprop.functions.arc_cosine import ArcCosine
-from symprop.functions.finite_width import CorrelationDeficit
+from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
 
 HOMOGENEOUS = (Relu(), LeakyRelu(sp.Rational(1, 5)), Absolute(), SquaredRelu(), Identity())
 SMOOTH = (Gelu(), Erf(), Sine(), SkipSum(Gelu(), sp.Rational(3, 5), 2))
@@ -155,3 +155,18 @@ def test_correlation_deficit_is_that_of_samples():
         assert abs(samples.mean() - expected) < 4 * samples.std() / math.sqrt(draws)
     wide = CorrelationDeficit(sp.Rational(1, 10), 10**4)
     assert float(sp.N(wide - wide.expansion(), 20)) == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize("node", [CorrelationDeficit, CorrelationSlopeDeficit])
+def test_deficits_of_a_norm_are_their_series_and_have_its_slopes(node):
+    point = sp.Rational(3, 10), sp.Integer(7)
+    t, freedom = sp.symbols("t f", positive=True)
+    for item in (node(t, freedom).elementary(), node(t, freedom).rewrite("hyper")):
+        written = item.subs(dict(zip((t, freedom), point, strict=True)))
+        assert abs(sp.N(written - node(*point), 50)) < 1e-48
+    step = sp.Rational(1, 10**20)
+    up, down = (node(point[0] + sign * step, point[1]) for sign in (1, -1))
+    slope = node(t, freedom).diff(t).subs(dict(zip((t, freedom), point, strict=True)))
+    assert abs(sp.N(slope - (up - down) / (2 * step), 30, maxn=300)) < 1e-25
+    small, large = (abs(sp.N(node(point[0], f).expansion() - node(point[0], f), 40)) for f in (10**4, 10**5))
+    assert float(small / large) == pytest.approx(100, rel=1e-3)
