@@ -1,7 +1,9 @@
 """Worst errors of generated evaluators over points at the edges of their ranges: ``python -m symprop.accuracy [NAME ...]``.
 
 Every point lies inside the stated ranges and is drawn to meet their ends, the neighbours of these, and sizes from 1e-12 to
-1e12. Generated code is compared with :func:`symprop.codegen.spec.evaluate`. An error counts where it is above a relative
+1e12. Generated code is compared with the formula in many digits: by :mod:`symprop.reference` where gmpy2 is installed and the
+function has more digits than doubles, thousands of points a second, and by :func:`symprop.codegen.spec.evaluate` for the
+others and where the first finds no value. An error counts where it is above a relative
 TOLERANCE *and* above what a rounding of the arguments would change: near a zero of the function no double precision
 code can do better than that. What a function says it rounds as 1 is measured against 1 where it is smaller. Overflow to
 infinity of the right sign is right.
@@ -36,7 +38,7 @@ _COUNTS = (1, 2, 3, 4, 7, 64, 129, 1000, 10**6, 10**9)
 _LAYERS = (1, 2, 3, 10, 40)
 _LEAST = 1e-300
 """The neighbour of zero: below some 1e-308 a double no longer carries its digits."""
-_LARGEST, _SMALLEST = sp.Float("1.7e308"), sp.Float("1e-290")
+_LARGEST, _SMALLEST = 1.7e308, 1e-290
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ def edge_points(spec: FunctionSpec, seed: int = 0) -> Iterator[dict[str, float |
         placed = {parameter.symbol for parameter in ordered}
         ordered += [p for p in spec.parameters if p not in ordered and _needs(p) & own <= placed]
     while True:
-        point: dict[sp.Symbol, sp.Expr] = {}
+        point: dict[sp.Symbol, float | int] = {}
         for parameter in ordered:
             value = _drawn(parameter, point, rng, _LAYERS if spec.recursion is not None else _COUNTS)
-            point[parameter.symbol] = sp.Integer(value) if parameter.domain.integer else sp.Float(value)
+            point[parameter.symbol] = int(value) if parameter.domain.integer else float(value)
         if all(parameter.domain.contains(point[parameter.symbol], point) for parameter in ordered):
-            yield {p.name: int(point[p.symbol]) if p.domain.integer else float(point[p.symbol]) for p in ordered}
+            yield {parameter.name: point[parameter.symbol] for parameter in ordered}
 
 
 def _needs(parameter: Parameter) -> set[sp.Basic]:
@@ -87,7 +89,7 @@ def _needs(parameter: Parameter) -> set[sp.Basic]:
     return set().union(*(bound.free_symbols for bound in bounds if bound is not None))
 
 
-def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, sp.Expr], rng: np.random.Generator, counts: tuple[int, ...]) -> Any:
+def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, object], rng: np.random.Generator, counts: tuple[int, ...]) -> Any:
     domain = parameter.domain
     low, high = domain.bounds(point)
     if domain.integer:
@@ -115,26 +117,46 @@ def measure(
     for backend in backends:
         with contextlib.suppress(RefusedError):
             functions[backend] = load(spec, backend)
+    exact_at = _formula(spec)
     found = [_Worst() for _ in functions]
-    compared = undefined = 0
+    compared = undefined = refused = 0
     drawn = edge_points(spec, seed)
-    while compared + undefined < points and time.monotonic() - start < seconds:
-        block = list(islice(drawn, min(_BLOCK, points - compared - undefined)))
+    while compared + undefined + refused < points and time.monotonic() - start < seconds:
+        block = list(islice(drawn, min(_BLOCK, points - compared - undefined - refused)))
         values = [_at_points(spec, function, block) for function in functions.values()]
         for index, point in enumerate(block):
             if time.monotonic() - start > seconds:
                 break
             try:
-                exact = evaluate(spec, point, DIGITS)
-            except InputError:
-                exact = {}
+                exact = exact_at(point)
+            except RefusedError:
+                refused += 1
+                continue
             compared, undefined = compared + bool(exact), undefined + (not exact)
             for worst, outputs in zip(found, values, strict=True):
-                worst.see(spec, point, [float(output[index]) for output in outputs], exact)
+                worst.see(spec, point, [float(output[index]) for output in outputs], exact, exact_at)
     return tuple(
         WorstError(f"{name}:{spec.name}", backend, compared, undefined, worst.error, worst.output, worst.point, worst.lost)
         for backend, worst in zip(functions, found, strict=True)
     )
+
+
+def _formula(spec: FunctionSpec) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """The outputs at a point in many digits, none where the formula has no value; ``RefusedError`` where it is not evaluated."""
+
+    def slowly(point: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return evaluate(spec, point, DIGITS)
+        except InputError:
+            return {}
+
+    try:
+        from symprop.reference import Reference
+
+        reference = Reference(spec)
+    except (ImportError, RefusedError):
+        return slowly
+    return lambda point: reference.at(point) or slowly(point)
 
 
 def _at_points(spec: FunctionSpec, function: Callable[..., Any], block: Sequence[Mapping[str, float | int]]) -> list[Any]:
@@ -155,7 +177,8 @@ class _Worst:
     lost: int = 0
 
     def see(
-        self, spec: FunctionSpec, point: Mapping[str, float | int], values: Sequence[float], exact: Mapping[str, sp.Float]
+        self, spec: FunctionSpec, point: Mapping[str, float | int], values: Sequence[float], exact: Mapping[str, Any],
+        exact_at: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
         """Count the errors at a point; ``exact`` is empty where the formula has no value, and the code may give none."""
         if not exact:
@@ -170,20 +193,23 @@ class _Worst:
             if key in spec.rounded_as_one and math.isfinite(error):
                 error *= min(1.0, abs(float(want)))
             if error > max(self.error, TOLERANCE):
-                allowed = ROUNDINGS * _conditioned(spec, point, key, want)
+                allowed = ROUNDINGS * _conditioned(spec, point, key, want, exact_at)
                 if not abs(value - float(want)) <= allowed:
                     self.error, self.output, self.point = error, key, point
 
 
-def _relative(value: float, want: sp.Float) -> float:
+def _relative(value: float, want: Any) -> float:
     if abs(want) > _LARGEST:
         return 0.0 if math.isinf(value) and (value > 0) == (want > 0) else math.inf
     if abs(want) < _SMALLEST:
         return 0.0 if abs(value) < 1e-280 else math.inf
-    return abs(float((sp.Float(value, 30) - want) / want)) if math.isfinite(value) else math.inf
+    return abs(float((want - value) / want)) if math.isfinite(value) else math.inf
 
 
-def _conditioned(spec: FunctionSpec, point: Mapping[str, float | int], key: str, want: sp.Float) -> float:
+def _conditioned(
+    spec: FunctionSpec, point: Mapping[str, float | int], key: str, want: Any,
+    exact_at: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> float:
     """How far the output moves when every argument moves to a neighbouring double."""
     total = 0.0
     for parameter in spec.signature:
@@ -192,11 +218,11 @@ def _conditioned(spec: FunctionSpec, point: Mapping[str, float | int], key: str,
             continue
         moves = []
         for end in (-math.inf, math.inf):
-            moved = {**point, parameter.name: _neighbour(spec, parameter, point, end)}
-            try:
-                moves.append(abs(float(evaluate(spec, moved, DIGITS)[key] - want)))
-            except InputError:
-                continue
+            moved: Mapping[str, Any] = {}
+            with contextlib.suppress(RefusedError):
+                moved = exact_at({**point, parameter.name: _neighbour(spec, parameter, point, end)})
+            if key in moved:
+                moves.append(abs(float(moved[key] - want)))
         total += max(moves, default=0.0)
     return total
 

@@ -286,7 +286,7 @@ def _value(
 def _compiled(expression: sp.Expr, arguments: tuple[sp.Symbol, ...]) -> Callable[..., Any]:
     plain, sums = callable_sums(expression)
     formula = plain.replace(sp.log, exact_log)
-    function: Callable[..., Any] = sp.lambdify(arguments, formula, modules=[dict(sums), _MPMATH, "mpmath"])
+    function: Callable[..., Any] = sp.lambdify(arguments, formula, modules=[dict(sums), BY_MPMATH, "mpmath"])
     return function
 
 
@@ -294,7 +294,7 @@ def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
     return depth * r ** (depth - 1) if r == s else (r**depth - s**depth) / (r - s)
 
 
-_MPMATH = {
+BY_MPMATH = {
     "GrowthMinusOne": lambda x, depth: (1 + x) ** depth - 1,
     "ExpMinusOne": mpmath.expm1,
     LOG_OF_ONE_PLUS: mpmath.log1p,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import mpmath
@@ -55,18 +57,24 @@ class CorrelationDeficit(sp.Function):
         return sp.diff(written, dummies[argindex - 1]).subs(dict(zip(dummies, self.args, strict=True)))
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
-        if any(not argument.is_number for argument in self.args):
-            return None
-        digits = int(prec / 3.3) + 20
-        with mpmath.workprec(prec + 60):
-            t, freedom = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 60)) for item in self.args)
-            return sp.Float._new((+correlation_deficit(t, freedom))._mpf_, prec)
+        return _evaluated(correlation_deficit, self.args, prec)
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_nonnegative for argument in self.args) else None
 
     def _eval_is_nonnegative(self) -> bool | None:
         return self._eval_is_real()
+
+
+@lru_cache(maxsize=4096)
+def _evaluated(function: Callable[[Any, Any], Any], arguments: tuple[sp.Expr, sp.Expr], prec: int) -> sp.Expr | None:
+    """Kept, as moments under a norm have the same deficit tens of thousands of times."""
+    if any(not argument.is_number for argument in arguments):
+        return None
+    digits = int(prec / 3.3) + 20
+    with mpmath.workprec(prec + 60):
+        t, freedom = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 60)) for item in arguments)
+        return sp.Float._new((+function(t, freedom))._mpf_, prec)
 
 
 def correlation_deficit(t: Any, freedom: Any) -> Any:
@@ -127,12 +135,7 @@ class CorrelationSlopeDeficit(sp.Function):
         return sp.diff(written, dummies[argindex - 1]).subs(dict(zip(dummies, self.args, strict=True)))
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
-        if any(not argument.is_number for argument in self.args):
-            return None
-        digits = int(prec / 3.3) + 20
-        with mpmath.workprec(prec + 60):
-            t, freedom = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 60)) for item in self.args)
-            return sp.Float._new((+correlation_slope_deficit(t, freedom))._mpf_, prec)
+        return _evaluated(correlation_slope_deficit, self.args, prec)
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_nonnegative for argument in self.args) else None

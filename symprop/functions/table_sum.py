@@ -93,6 +93,11 @@ def in_doubles(name: str) -> bool:
     return _TABLES[name].doubles
 
 
+def is_nested(name: str) -> bool:
+    """Whether sums over a table take as many of its rows as they need."""
+    return _TABLES[name].nested_above is not None
+
+
 def table_code(name: str) -> str:
     """The rows of a table as a Python expression, rounded to the nearest double."""
     code = _TABLES[name].code
