@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def edge_points(spec: FunctionSpec, seed: int = 0) -> Iterator[dict[str, float |
     >>> all(-1 <= (point["n"] - 1) * point["rho"] for _, point in zip(range(50), edge_points(spec)) if point["n"] < 100)
     True
     """
-    rng = np.random.default_rng(seed)
+    rng = random.Random(seed)
     own = {parameter.symbol for parameter in spec.parameters}
     ordered: list[Parameter] = []
     while len(ordered) < len(own):
@@ -89,20 +90,21 @@ def _needs(parameter: Parameter) -> set[sp.Basic]:
     return set().union(*(bound.free_symbols for bound in bounds if bound is not None))
 
 
-def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, object], rng: np.random.Generator, counts: tuple[int, ...]) -> Any:
+def _drawn(parameter: Parameter, point: Mapping[sp.Symbol, object], rng: random.Random, counts: tuple[int, ...]) -> Any:
     domain = parameter.domain
     low, high = domain.bounds(point)
     if domain.integer:
         inside = [k for k in counts if (low is None or k >= low) and (high is None or k <= high)]
-        return int(rng.choice(inside or [int(low or 0)]))
+        return rng.choice(inside or [int(low or 0)])
     if low is not None and high is not None:
         far = high - low
         near = [0.0, far * 1e-12, far * 1e-6, far * rng.random(), far / 2]
-        return min(max(float(rng.choice([low + x for x in near] + [high - x for x in near] + [
-            math.nextafter(low, high) if low else _LEAST, math.nextafter(high, low) if high else -_LEAST])), low), high)
-    size = float(rng.choice([*_SIZES, *np.exp(rng.normal(size=3)), *np.exp(8 * rng.normal(size=2))]))
+        return min(max(rng.choice([low + x for x in near] + [high - x for x in near] + [
+            math.nextafter(low, high) if low else _LEAST, math.nextafter(high, low) if high else -_LEAST]), low), high)
+    spreads = (1.0, 1.0, 1.0, 8.0, 8.0)
+    size = rng.choice([*_SIZES, *(math.exp(spread * rng.gauss(0, 1)) for spread in spreads)])
     size = size or (1e-6 if domain.open_lower else 0.0)
-    return low + size if low is not None else high - size if high is not None else size * float(rng.choice([-1.0, 1.0]))
+    return low + size if low is not None else high - size if high is not None else size * rng.choice([-1.0, 1.0])
 
 
 def measure(
@@ -142,7 +144,7 @@ def measure(
 
 
 def _formula(spec: FunctionSpec) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """The outputs at a point in many digits, none where the formula has no value; ``RefusedError`` where it is not evaluated."""
+    """The outputs at a point in many digits, none where the formula has no value; refused where it is not evaluated."""
 
     def slowly(point: Mapping[str, Any]) -> Mapping[str, Any]:
         try:

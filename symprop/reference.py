@@ -42,7 +42,7 @@ class _Printer(PythonCodePrinter):
 
 
 def _from_mpmath(value: Any) -> Any:
-    sign, mantissa, exponent, _ = mpmath.mpf(value)._mpf_
+    sign, mantissa, exponent, _ = mpmath.mpmathify(value)._mpf_
     if not mantissa:
         return gmpy2.mpfr("nan" if exponent else 0)
     scale = gmpy2.mul_2exp if exponent >= 0 else gmpy2.div_2exp

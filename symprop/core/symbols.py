@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy as sp
 
@@ -71,8 +72,15 @@ class Domain:
             return None
         if bound.is_Number:
             return float(bound) if bound.is_finite else None
-        at = bound.xreplace({symbol: sp.sympify(value) for symbol, value in (others or {}).items()})
-        return None if at.free_symbols or not at.is_finite else float(at)
+        known = others or {}
+        return _at(bound, tuple((symbol, known[symbol]) for symbol in bound.free_symbols if symbol in known))
+
+
+@lru_cache(maxsize=4096)
+def _at(bound: sp.Expr, values: tuple[tuple[sp.Symbol, object], ...]) -> float | None:
+    """A bound where parameters have values; None where it is infinite or depends on others."""
+    found = bound.xreplace({symbol: sp.sympify(value) for symbol, value in values})
+    return None if found.free_symbols or not found.is_finite else float(found)
 
 
 @dataclass(frozen=True)

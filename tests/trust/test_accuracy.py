@@ -1,0 +1,59 @@
+"""The check of generated code itself: its fast numbers are those of evaluate, and it sees a wrong digit."""
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import sympy as sp
+
+from symprop import bundled
+from symprop.accuracy import edge_points, measure
+from symprop.codegen.spec import evaluate
+from symprop.core.errors import RefusedError
+from symprop.reference import Reference
+
+EVALUATORS = [
+    "noci2022:norm", "noci2022:correlation", "noci2022:norm_second_moment", "kedia2024:relu_moments",
+    "kedia2024:silu_moments", "kedia2024:erf_moments", "kedia2024:preln_gradient", "giorlandino2025:overlap_annealed",
+    "scaled_residuals:ds_init_gap",
+]
+
+
+def evaluator(name):
+    derivation, own = name.split(":")
+    return next(spec for spec in bundled.derivation(derivation).evaluators if spec.name == own)
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_numbers_of_many_digits_are_those_of_evaluate(name):
+    spec = evaluator(name)
+    reference, compared = Reference(spec), 0
+    for point in islice(edge_points(spec, 5), 12):
+        found = reference.at(point)
+        for output, exact in (evaluate(spec, point, 20) if found else {}).items():
+            assert abs(sp.Float(str(found[output]), 30) - exact) <= 1e-18 * abs(exact), (output, point)
+            compared += 1
+    assert compared >= 6
+
+
+def test_moments_of_softmax_weights_are_left_to_evaluate():
+    with pytest.raises(RefusedError, match="digits of doubles"):
+        Reference(evaluator("softmax_attention:output_q"))
+
+
+def test_a_wrong_digit_is_seen():
+    spec = evaluator("noci2022:value_gradient_gaussian")
+    (right,) = measure(spec, "noci2022", points=300)
+    assert right.worst == 0 and right.points == 300
+    (output, formula), *others = spec.outputs
+    wrong = replace(spec, outputs=((output, formula * (1 + 1e-9)), *others))
+    exact = Reference(spec)
+
+    class Swapped:
+        def __init__(self, _):
+            self.at = exact.at
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("symprop.reference.Reference", Swapped)
+        (seen,) = measure(wrong, "noci2022", points=300)
+    assert seen.worst == pytest.approx(1e-9, rel=1e-3) and seen.output == output
