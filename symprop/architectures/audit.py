@@ -15,7 +15,7 @@ import sympy as sp
 from symprop.architectures.description import Architecture
 from symprop.architectures.entries import MAX_TOKENS
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
-from symprop.architectures.signal import ModelPass, Words, logit_deviations, run
+from symprop.architectures.signal import ModelPass, Words, logit_deviations, rotary_of, run
 from symprop.core.display import html_table
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.network.gram import GramGradient
@@ -219,8 +219,8 @@ class _Subject:
         """Who sees whom; a mask that hides nothing is left to the model itself, which knows faster ways."""
         if not self.padding:
             return None
-        own = run(self.architecture.replace(layers=1), self.words[:1]).pattern
-        return pattern(len(self.words), causal=self.architecture.causal, padding=self.padding, rotary=own.rotary)
+        rotary = rotary_of(self.architecture)
+        return pattern(len(self.words), causal=self.architecture.causal, padding=self.padding, rotary=rotary)
 
 
 @dataclass(frozen=True)
@@ -296,8 +296,10 @@ def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tu
     def row(layer: int, above: GramGradient, deviation: float | None, participation: float | None,
             weights: Mapping[str, float]) -> LayerRow:  # fmt: skip
         stream = model.streams[layer]
-        return _row(layer, mean_moments(stream.gram[real, real]), stream.mean_share / stream.width, deviation, participation,
-                    mean_moments(above.gram[real, real]), weights)  # fmt: skip
+        found = mean_moments(stream.gram[real, real])
+        known = np.diag(stream.gram - stream.about_means)[real].mean()
+        mean = math.sqrt(found.q * stream.mean_share / stream.width + float(known))
+        return _row(layer, found, mean, deviation, participation, mean_moments(above.gram[real, real]), weights)
 
     rows = [row(len(model.passes), gradient, None, None, {})]
     for item in model.pulled(gradient):
@@ -319,17 +321,17 @@ def _exchangeable_rows(
             # A row of n logits shares 1/n of what its keys do not.
             variance = found.score_variance[layer] * (1 - 1 / found.tokens)
             deviation, participation = math.sqrt(variance), found.tokens / (1 + variance)
-        rows.append(_row(layer, stream, share / architecture.width, deviation, participation, above,
+        rows.append(_row(layer, stream, math.sqrt(stream.q * share / architecture.width), deviation, participation, above,
                          found.weights[layer] if inside else {}))  # fmt: skip
     return tuple(rows)
 
 
 def _row(
-    layer: int, stream: Moments, mean_share: float, deviation: float | None, participation: float | None, above: Moments,
+    layer: int, stream: Moments, mean: float, deviation: float | None, participation: float | None, above: Moments,
     weights: Mapping[str, float],
 ) -> LayerRow:
     return LayerRow(
-        layer, stream.q, math.sqrt(stream.q * mean_share), stream.cosine, stream.gap, deviation, participation, above.q,
+        layer, stream.q, mean, stream.cosine, stream.gap, deviation, participation, above.q,
         above.cosine, {name: math.sqrt(max(value, 0.0)) for name, value in weights.items()},
     )
 
