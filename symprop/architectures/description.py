@@ -153,7 +153,7 @@ class Architecture:
 
     def phi(self) -> Activation:
         """The activation of the feed-forward block."""
-        from symprop.architectures.deepscalelm import ACTIVATIONS
+        from symprop.architectures.activations import ACTIVATIONS
 
         return ACTIVATIONS[self.activation]
 

@@ -389,7 +389,7 @@ class _NormRule:
 def _norm_rule(kind: type[LayerNorm] | type[RMSNorm]) -> _NormRule:
     names = sp.symbols("r phi d a m s", real=True)
     forward, backward = kind.correlation_factor(*names[:3]), kind.gradient_factor(*names)
-    return _NormRule(sp.lambdify(names[:3], forward, modules="numpy"), sp.lambdify(names, backward, modules="numpy"))
+    return _NormRule(sp.lambdify(names[:3], forward, modules=np), sp.lambdify(names, backward, modules=np))
 
 
 @dataclass(frozen=True)
@@ -443,7 +443,7 @@ def _pair_rule(component: Component, width: float) -> _PairRule:
 
     def compiled(expression: sp.Expr) -> Callable[..., Any]:
         function: Callable[..., Any] = sp.lambdify(
-            (left, right, entry), expression, modules=[{KernelCall.__name__: kernel}, "numpy"], cse=True
+            (left, right, entry), expression, modules=[{KernelCall.__name__: kernel}, np], cse=True, docstring_limit=0
         )
         return function
 
