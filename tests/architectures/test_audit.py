@@ -255,6 +255,33 @@ def test_a_decoder_hears_of_the_words_that_are_no_padding(name):
         formulas(model)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"value": 0, "output": 0}, "attention branch adds nothing to the stream: the variance of value and output is zero"),
+     ({"up": 0}, "feed-forward branch adds nothing to the stream: the variance of up is zero"),
+     ({"branch_scale": 0}, "their scale is zero")],
+)  # fmt: skip
+def test_branches_that_add_nothing_are_said_so(changes, said):
+    assert said in audit(small("gpt2", **changes), tokens=4).verdict[0]
+    assert not any("adds nothing" in sentence for sentence in audit(small("gpt2"), tokens=4).verdict)
+
+
+def test_a_hidden_layer_of_zeros_is_no_zero_after_a_sigmoid():
+    found = audit(small("gpt2", activation="sigmoid", up=0), tokens=4)
+    assert not any("adds nothing" in sentence for sentence in found.verdict)
+    assert found.rows[1].q > audit(small("gpt2", activation="sigmoid", up=0, down=0), tokens=4).rows[1].q
+
+
+def test_what_the_repair_of_logits_does_to_a_gradient_that_no_scale_repairs():
+    hot = small("bert", layers=4, width=64, query=0.4, key=0.4, value=1 / 64, output=1 / 64)
+    found = audit(hot, tokens=24, growth=3)
+    gradient, logits = found.repairs
+    assert gradient.factor is None
+    cold = hot.replace(query=0.4 * logits.factor**2, key=0.4 * logits.factor**2)
+    after = gradient_growth(audit(cold, tokens=24, state="gram").rows)
+    assert f"The gradient's growth is {after:.4g} then." in logits.sentence
+
+
 def test_large_logits_are_repaired():
     wild = small("t5", query=0.5, key=0.5)
     found = audit(wild, tokens=8)
