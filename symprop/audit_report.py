@@ -33,7 +33,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[LayerRow], float | None]], ...] = (
     ("mean", "root mean square of a token's coordinate mean", lambda row: row.mean),
     ("cosine", "of two tokens", lambda row: row.cosine),
     ("logit sd", "deviation of a logit about its row", lambda row: row.logit_deviation),
-    ("keys", "keys that a query attends to", lambda row: row.participation),
+    ("keys", r"number of keys that a query attends to, $1/\mathbb{E} \sum_j A_{ij}^2$", lambda row: row.participation),
     (r"$\mathbb{E} g^2$", "second moment of the gradient", lambda row: row.gradient),
     (r"$g$ cosine", "of two tokens' gradients", lambda row: row.gradient_cosine),
 )
@@ -120,8 +120,8 @@ def _formula_section(model: Architecture, steps: tuple[BlockStep, ...]) -> Secti
     return Section("One layer", "sec:layer", (
         Paragraph(r"The moments of one layer for exchangeable tokens, step by step; $\phi$ is "
                   rf"{escape(str(model.activation))}. "
-                  "Tokens that a mask or a class token tells apart have no closed map: for them these are the formulas of the "
-                  "average token, and the numbers above come from the whole Gram matrix."),
+                  "Tokens that a mask, a class token or positions tell apart have no closed map: for them these are the "
+                  "formulas of the average token, and the numbers above come from the whole Gram matrix."),
         Items(tuple(map(step_blocks, steps))),
         *moments_note(steps),
     ))  # fmt: skip

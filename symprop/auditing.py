@@ -89,7 +89,8 @@ def text(found: Audit) -> str:
         f"{model.name} ({model.source}): {model.layers} layers, width {model.width}, {model.heads} heads, "
         f"{found.tokens} tokens{f', the last {found.padding} of them padding' if found.padding else ''}",
         f"gradients of {found.cotangent}; moments are per coordinate, expectations over the initialisation",
-        "cosine: of two tokens; keys: to how many a query attends; |dW|: root mean square norm of the gradient of a matrix",
+        "cosine: of two tokens; keys: to how many a query attends, 1/E sum_j A_ij^2; |dW|: root mean square norm of the"
+        " gradient of a matrix",
         f"state of the tokens: {found.state} ({found.reason})",
         "",
     ]
@@ -226,6 +227,9 @@ def formulas(model: Architecture) -> str:
             model.name, "a layer has two inputs, and its formulas one", "see the component CrossAttention, or audit in numbers"
         )
     lines = [rf"% {model.name}: {model.source}; phi is {model.activation}"]
+    lines.append("% for exchangeable tokens; where a mask, a class token or positions tell them apart, for the average one")
+    if model.positions == "sinusoidal" and model.norm == "layer":
+        lines.append("% the first norm also takes away the coordinate mean of the positions, which is left out here")
     for name, value in initialisation(model).items():
         lines.append(rf"% {name} = {value}")
     lines.append(r"\begin{align*}")

@@ -386,7 +386,7 @@ def _audit(options: argparse.Namespace) -> int:
     # Components take a second to import: after the sizes and variances have been checked.
     from symprop import auditing
     from symprop.architectures.audit import audit
-    from symprop.architectures.checkpoint import checkpoint_files
+    from symprop.architectures.tensor_file import checkpoint_files
 
     found_files = checkpoint_files(options.target)
     if found_files is not None:

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from symprop.architectures.deepscalelm import ACTIVATIONS, LayerScales, Recipe, solve_recipe
+    from symprop.architectures.activations import ACTIVATIONS
+    from symprop.architectures.deepscalelm import LayerScales, Recipe, solve_recipe
     from symprop.architectures.snippet import torch_snippet
 
 __all__ = ["ACTIVATIONS", "LayerScales", "Recipe", "solve_recipe", "torch_snippet"]
@@ -14,5 +15,5 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that files are refused without SymPy."""
     if name not in __all__:
         raise AttributeError(f"module 'symprop.architectures' has no attribute {name!r}")
-    home = "snippet" if name == "torch_snippet" else "deepscalelm"
+    home = {"torch_snippet": "snippet", "ACTIVATIONS": "activations"}.get(name, "deepscalelm")
     return getattr(import_module(f"symprop.architectures.{home}"), name)

@@ -15,7 +15,7 @@ import sympy as sp
 from symprop.architectures.description import Architecture
 from symprop.architectures.entries import MAX_TOKENS
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
-from symprop.architectures.signal import ModelPass, Words, logit_deviations, run
+from symprop.architectures.signal import ModelPass, Words, logit_deviations, rotary_of, run
 from symprop.core.display import html_table
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.network.gram import GramGradient
@@ -119,9 +119,9 @@ def audit(
     """Audit an architecture on one sequence of ``tokens`` tokens, all different unless ``words`` are given.
 
     The last ``padding`` tokens are seen by nobody and left out of every average. ``state`` is one of :data:`STATES`.
-    Gradients are those of the cross-entropy of random labels where the readout is linear, of independent unit cotangents
-    at the last layer otherwise. ``growth`` is the factor by which the gradient's second moment may change over depth and
-    ``cosine`` the token cosine wanted at the output; repairs are solved for these. No weight is ever drawn.
+    Gradients are those of the cross-entropy of labels that all differ where the readout is linear, of independent unit
+    cotangents at the last layer otherwise. ``growth`` is the factor by which the gradient's second moment may change over
+    depth and ``cosine`` the token cosine wanted at the output; repairs are solved for these. No weight is ever drawn.
 
     >>> from symprop.architectures.presets import preset
     >>> small = preset("gpt2").replace(layers=2, width=64, heads=4, key_width=0, hidden=256)
@@ -142,7 +142,7 @@ def audit(
         raise InputError("padding", padding, f"an integer in [0, {len(words) - 1}]")
     subject = _Subject(architecture, words, padding)
     found = _chosen(subject, state)
-    cotangent = "unit cotangents at the output" if architecture.head is None else "cross-entropy"
+    cotangent = "a random linear function of the output" if architecture.head is None else "cross-entropy"
     verdict, repairs = _verdict(subject, found.rows, found.state, growth), []
     if found.error < UNRELIABLE:
         repairs = _repairs(subject, found, growth, cosine)
@@ -210,17 +210,21 @@ class _Subject:
         """The largest deviation of logits, query and key std multiplied by a factor."""
         if state == "exchangeable":
             return _logits(_exchangeable_rows(self.fast, logit_factor=factor**2))
+        changed = self.colder(factor)
+        return max(logit_deviations(changed.architecture, self.words, self.visible, self.padding))
+
+    def colder(self, factor: float) -> _Subject:
+        """The same tokens, query and key std multiplied by a factor."""
         model, square = self.architecture, sp.Float(factor, 17) ** 2
-        changed = model.replace(query=model.query * square, key=model.key * square)
-        return max(logit_deviations(changed, self.words, self.visible, self.padding))
+        return replace(self, architecture=model.replace(query=model.query * square, key=model.key * square))
 
     @cached_property
     def visible(self) -> AttentionPattern | None:
         """Who sees whom; a mask that hides nothing is left to the model itself, which knows faster ways."""
         if not self.padding:
             return None
-        own = run(self.architecture.replace(layers=1), self.words[:1]).pattern
-        return pattern(len(self.words), causal=self.architecture.causal, padding=self.padding, rotary=own.rotary)
+        rotary = rotary_of(self.architecture)
+        return pattern(len(self.words), causal=self.architecture.causal, padding=self.padding, rotary=rotary)
 
 
 @dataclass(frozen=True)
@@ -296,8 +300,10 @@ def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tu
     def row(layer: int, above: GramGradient, deviation: float | None, participation: float | None,
             weights: Mapping[str, float]) -> LayerRow:  # fmt: skip
         stream = model.streams[layer]
-        return _row(layer, mean_moments(stream.gram[real, real]), stream.mean_share / stream.width, deviation, participation,
-                    mean_moments(above.gram[real, real]), weights)  # fmt: skip
+        found = mean_moments(stream.gram[real, real])
+        known = np.diag(stream.gram - stream.about_means)[real].mean()
+        mean = math.sqrt(found.q * stream.mean_share / stream.width + float(known))
+        return _row(layer, found, mean, deviation, participation, mean_moments(above.gram[real, real]), weights)
 
     rows = [row(len(model.passes), gradient, None, None, {})]
     for item in model.pulled(gradient):
@@ -319,17 +325,17 @@ def _exchangeable_rows(
             # A row of n logits shares 1/n of what its keys do not.
             variance = found.score_variance[layer] * (1 - 1 / found.tokens)
             deviation, participation = math.sqrt(variance), found.tokens / (1 + variance)
-        rows.append(_row(layer, stream, share / architecture.width, deviation, participation, above,
+        rows.append(_row(layer, stream, math.sqrt(stream.q * share / architecture.width), deviation, participation, above,
                          found.weights[layer] if inside else {}))  # fmt: skip
     return tuple(rows)
 
 
 def _row(
-    layer: int, stream: Moments, mean_share: float, deviation: float | None, participation: float | None, above: Moments,
+    layer: int, stream: Moments, mean: float, deviation: float | None, participation: float | None, above: Moments,
     weights: Mapping[str, float],
 ) -> LayerRow:
     return LayerRow(
-        layer, stream.q, math.sqrt(stream.q * mean_share), stream.cosine, stream.gap, deviation, participation, above.q,
+        layer, stream.q, mean, stream.cosine, stream.gap, deviation, participation, above.q,
         above.cosine, {name: math.sqrt(max(value, 0.0)) for name, value in weights.items()},
     )
 
@@ -346,7 +352,7 @@ def gradient_growth(rows: tuple[LayerRow, ...]) -> float:
 def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: float) -> list[str]:
     depth, tokens = len(rows) - 1, subject.count
     first, last = rows[0], rows[-1]
-    sentences = [_size_verdict(first.q, last.q, depth)]
+    sentences = [*_silent_branches(subject.architecture), _size_verdict(first.q, last.q, depth)]
     collapsed = next((row.layer for row in rows if row.cosine >= COLLAPSED), None)
     if tokens > 1:
         resolved = state == "exchangeable" or last.gap > UNRESOLVED * last.q
@@ -387,6 +393,20 @@ def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: 
             f" attends to {participation:.3g} keys{_uniform_keys(subject, state)}."
         )
     return sentences
+
+
+def _silent_branches(model: Architecture) -> list[str]:
+    """Branches that add nothing to the stream, and why."""
+    if model.number("branch_scale") == 0:
+        return ["Branches add nothing to the stream at initialisation: their scale is zero."]
+    # A hidden layer of zeros is no zero after every activation.
+    hidden = ("up",) if model.phi().apply(np.zeros(1))[0] == 0 else ()
+    found = []
+    for branch, names in (("attention", ("value", "output")), ("feed-forward", (*hidden, "down"))):
+        zero = [name for name in names if model.number(name) == 0]
+        if zero:
+            found.append(f"The {branch} branch adds nothing to the stream: the variance of {' and '.join(zero)} is zero.")
+    return found
 
 
 def _size_verdict(first: float, last: float, depth: int) -> str:
@@ -468,7 +488,14 @@ def _alignment(cosine: float) -> float:
 def _repairs(subject: _Subject, found: _Found, growth: float, cosine: float) -> list[Repair]:
     part = subject.part(found.state)
     rows = found.rows if part is subject else part.rows(found.state)
-    repairs = []
+    repairs: list[Repair] = []
+    failed: list[_Problem] = []
+
+    def scaled(problem: _Problem) -> None:
+        repairs.append(_branch_repair(part, problem, rows, found.state))
+        if repairs[-1].factor is None:
+            failed.append(problem)
+
     ratio = gradient_growth(found.rows)
     if not (math.isnan(ratio) or 1 / growth <= ratio <= growth):
         # Just inside the allowed range, so that a new audit finds it there.
@@ -476,7 +503,7 @@ def _repairs(subject: _Subject, found: _Found, growth: float, cosine: float) -> 
         problem = _Problem(
             "gradient growth", "the gradient's growth", wanted if ratio > 1 else 1 / wanted, gradient_growth
         )
-        repairs.append(_branch_repair(part, problem, rows, found.state))
+        scaled(problem)
         if _first_share(found.rows) > FIRST_SHARE and _embedding_scales(subject.architecture):
             repair = _embedding_repair(part, replace(problem, name="gradient growth in layer 0"), rows, found.state)
             repairs += [repair] if repair.factor is not None else []
@@ -484,9 +511,9 @@ def _repairs(subject: _Subject, found: _Found, growth: float, cosine: float) -> 
         problem = _Problem(
             "rank collapse", "the token cosine at the output", cosine, lambda rows: rows[-1].cosine, _alignment
         )
-        repairs.append(_branch_repair(part, problem, rows, found.state))
+        scaled(problem)
     if _logits(found.rows) > VALID_LOGITS:
-        repairs.append(_logit_repair(part, rows, found.state))
+        repairs.append(_logit_repair(part, rows, found.state, failed))
     return repairs
 
 
@@ -509,7 +536,7 @@ def _embedding_repair(subject: _Subject, problem: _Problem, rows: tuple[LayerRow
     def scaling(factor: float) -> str:
         stds = {name: math.sqrt(subject.architecture.number(name)) * factor for name in EMBEDDINGS}
         given = ", ".join(f"{name} {std:.4g}" for name, std in stds.items() if std > 0)
-        return f"Multiply the embeddings by {factor:.4g} instead (std: {given})."
+        return f"Multiply the embeddings by {factor:.4g} instead (std of a coordinate: {given})."
 
     return _scale_repair(
         subject, problem, rows, "embedding std", "embeddings", scaling,
@@ -656,8 +683,11 @@ def _reached(subject: _Subject, quantity: str, before: float, after: float) -> s
     return f"Audited again{where}, {quantity} is {after:.4g} instead of {before:.4g}."
 
 
-def _logit_repair(subject: _Subject, rows: tuple[LayerRow, ...], state: str) -> Repair:
-    """The factor of query and key std at which the largest logits deviate just so little that no warning is given."""
+def _logit_repair(subject: _Subject, rows: tuple[LayerRow, ...], state: str, failed: list[_Problem]) -> Repair:
+    """The factor of query and key std at which the largest logits deviate just so little that no warning is given.
+
+    What it does to the problems that other repairs have ``failed`` to solve is said besides.
+    """
     wanted, quantity = VALID_LOGITS * math.exp(-REACHED), "the largest logit deviation"
     before, target = _logits(rows), "query and key std"
     factor, after = 1.0, before
@@ -666,8 +696,9 @@ def _logit_repair(subject: _Subject, rows: tuple[LayerRow, ...], state: str) -> 
         factor *= math.sqrt(wanted / after)
         after = subject.logits(state, factor)
         if abs(math.log(after / wanted)) <= REACHED:
-            return Repair("large logits", target, factor, before, after,
-                          f"Multiply the std of query and key weights by {factor:.4g}."
-                          f" {_reached(subject, quantity, before, after)}", subject.count)  # fmt: skip
+            said = f"Multiply the std of query and key weights by {factor:.4g}. {_reached(subject, quantity, before, after)}"
+            changed = subject.colder(factor).rows(state) if failed else ()
+            said += "".join(f" {item.quantity.capitalize()} is {item.of(changed):.4g} then." for item in failed)
+            return Repair("large logits", target, factor, before, after, said, subject.count)
     return Repair("large logits", target, None, before, None,
                   f"No scale of query and key weights brings {quantity} from {before:.4g} to {wanted:.4g}.", subject.count)

@@ -161,18 +161,6 @@ class Contrast:
     verdict: tuple[str, ...]
 
 
-def checkpoint_files(target: str) -> tuple[Path, tuple[Path, ...]] | None:
-    """The folder and the tensor files that a path names: a ``.safetensors`` file or a folder that holds one; None else."""
-    path = Path(target)
-    try:
-        if path.suffix == ".safetensors":
-            return path.parent, (path,)
-        files = tuple(sorted(path.glob("*.safetensors"))) if target.isprintable() and path.is_dir() else ()
-    except OSError:
-        return None
-    return (path, files) if files else None
-
-
 def contrast(folder: Path, files: tuple[Path, ...], words: Words, *, forward: bool = False) -> Contrast:
     """Compare the weights in ``files`` with what ``config.json`` in the folder says of their initialisation.
 

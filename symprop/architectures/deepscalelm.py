@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import mpmath
 import sympy as sp
 
-from symprop.architectures.entries import ACTIVATION_NAMES
+from symprop.architectures.activations import ACTIVATIONS
 from symprop.components import Attention, Dropout, Elementwise, LayerNorm, Linear
 from symprop.components.embedding import Embedding, RepeatProbability, Zipf
 from symprop.core import symbols
 from symprop.core.display import html_table
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.signal import Gradient
-from symprop.functions.activation import Absolute, Activation, Erf, Gelu, Identity, Relu, Sine, SquaredRelu
+from symprop.functions.activation import Activation
 from symprop.functions.arc_cosine import absolute_gap, arc_cosine
-from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.normal_moment import normal_moment
-from symprop.functions.quadrature_activation import GeluTanh
 from symprop.functions.softmax_layer import LINEAR, LayerMoment
 from symprop.functions.softmax_values import evaluator
 from symprop.functions.table_sum import callable_sums
 from symprop.network import Block, residual, sequential, token_input, trace_of
 
-ACTIVATIONS: Mapping[str, Activation] = dict(zip(
-    ACTIVATION_NAMES,
-    (Relu(), Gelu(), GeluTanh(), Silu(), SquaredRelu(), Absolute(), Erf(), Sine(), Tanh(), Sigmoid(), Identity()),
-    strict=True,
-))  # fmt: skip
-"""Activations of the feed-forward block, by name."""
 HEAD_WIDTH = 64
 """Width of a head that a model has unless told."""
 MANY_TOKENS = 10**12

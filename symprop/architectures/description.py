@@ -119,6 +119,9 @@ class Architecture:
             if value is not None:
                 object.__setattr__(self, name, sp.sympify(value))
                 self._check(name)
+        for name in ("gate", "up") if self.gated else ():
+            if self.number(name) == 0:
+                raise InputError(name, getattr(self, name), "a positive variance in a gated layer")
 
     def _check(self, name: str) -> None:
         unknown = getattr(self, name).free_symbols - set(SIZES.values())
@@ -153,7 +156,7 @@ class Architecture:
 
     def phi(self) -> Activation:
         """The activation of the feed-forward block."""
-        from symprop.architectures.deepscalelm import ACTIVATIONS
+        from symprop.architectures.activations import ACTIVATIONS
 
         return ACTIVATIONS[self.activation]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import sympy as sp
+from sympy.printing.pycode import PythonCodePrinter
 
 from symprop.architectures.description import Architecture
 from symprop.architectures.layer import NORMS
@@ -240,10 +241,15 @@ class ExchangeableModel:
         above = Moments(size * (1 - 1 / self.architecture.vocabulary), 0.0 if self.tokens == 1 else size)
         if not self.architecture.final_norm:
             return above
+        norm = self._last_norm
+        return Moments(*map(float, norm.backward(above.q, above.gap, 1.0, 1.0, self.tokens, *_numbers(norm.step, [last]))[0]))
+
+    @cached_property
+    def _last_norm(self) -> _Compiled:
+        """The norm before the readout."""
         norm = NORMS[self.architecture.norm](epsilon=sp.Float(self.architecture.epsilon, 17))
         trace = trace_of(norm, self._trace.input)
-        (item,) = (_compiled(step, trace) for step in trace.steps)
-        return Moments(*map(float, item.backward(above.q, above.gap, 1.0, 1.0, self.tokens, *_numbers(item.step, [last]))[0]))
+        return _compiled(trace.steps[0], trace)
 
 
 def mean_moments(gram: Array) -> Moments:
@@ -259,6 +265,8 @@ def _numbers(step: Step, signals: list[Moments]) -> list[float]:
     return [number for source in step.inputs for number in (signals[source].q, signals[source].gap)]
 
 
+_UNSORTED = {"fully_qualified_modules": False, "allow_unknown_functions": True, "order": "none"}
+"""Settings of a printer that leaves sums as they are stored: to sort them takes as long as to derive them."""
 _FACTOR, _LOGITS = sp.symbols("branch_factor logit_factor", positive=True)
 _INCOMING = Gradient(sp.Symbol("q_above", nonnegative=True), sp.Symbol("gap_above", nonnegative=True))
 
@@ -289,7 +297,9 @@ def _compiled(step: Step, trace: Trace) -> _Compiled:
         modules.insert(0, {SecondCall.__name__: moments.second, GapCall.__name__: moments.gap})
 
     def compiled(expression: Any, before: tuple[sp.Basic, ...] = ()) -> Callable[..., Any]:
-        function: Callable[..., Any] = sp.lambdify([*before, *arguments], expression, modules=modules)
+        function: Callable[..., Any] = sp.lambdify(
+            [*before, *arguments], expression, modules=modules, printer=PythonCodePrinter(_UNSORTED), docstring_limit=0
+        )
         return function
 
     above = (_INCOMING.q, _INCOMING.gap)

@@ -275,7 +275,7 @@ def keys_text() -> str:
     lines = ["Tables and entries of a .toml file. Every entry may be left out where [model] has base = \"gpt2\" or another of:",
              f"  {', '.join(PRESETS)}",
              f"Expressions are numbers, or text in {', '.join(NAMES)} with + - * / **, sqrt, exp, log, pi.",
-             "Variances are absolute."]
+             "Variances are absolute, and zero where neither the file nor its base gives one (token: 1)."]
     for table in TABLES:
         lines += ["", f"[{table}]"]
         lines += [f"  {name:<15} {key.meaning}; {key.allowed}" for name, key in KEYS.items() if key.table == table]

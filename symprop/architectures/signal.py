@@ -186,7 +186,7 @@ def _start(
     if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:
         raise InputError("words", f"shape {words.shape}", f"at most {MAX_TOKENS} tokens, a multiple of {rows} rows")
     tokens = total // rows
-    seen = visible or pattern(tokens, sequences=rows, causal=architecture.causal, rotary=_rotary(architecture))
+    seen = visible or pattern(tokens, sequences=rows, causal=architecture.causal, rotary=rotary_of(architecture))
     signal = embed(architecture, words, seen)
     trace = _trace(architecture.block(called=True), signal, tokens)
     closure = replace(closure, share=closure.share * min(DRAWN_LAYERS / architecture.layers, 1.0))
@@ -216,6 +216,7 @@ def embed(architecture: Architecture, words: Words, seen: AttentionPattern) -> G
     same = (own[:, None] == own[None, :]).astype(float)
     tokens = np.where(np.outer(first, first), architecture.number("class_token"), architecture.number("token") * same)
     gram = tokens + architecture.number("segment")
+    signal = GramSignal(gram, float(architecture.width))
     distance = positions[:, None] - positions[None, :]
     if architecture.positions == "learned":
         gram = gram + architecture.number("position") * (distance == 0)
@@ -223,14 +224,18 @@ def embed(architecture: Architecture, words: Words, seen: AttentionPattern) -> G
         half = max(architecture.width // 2, 1)
         # Half of the coordinates are sines: the inner product of two positions is the sum of the cosines of the difference.
         gram = gram + sum(np.cos(distance * 10000.0 ** (-f / half)) for f in range(half)) / architecture.width
-    signal = GramSignal(gram, float(architecture.width))
+        angles = np.multiply.outer(10000.0 ** (-np.arange(half) / half), positions)
+        mean = (np.sin(angles) + np.cos(angles)).sum(axis=0) / architecture.width
+        signal = replace(signal, means=np.outer(mean, mean))
+    signal = replace(signal, gram=gram)
     if architecture.embedding_norm:
         norm = LayerNorm(epsilon=sp.Float(architecture.epsilon, 17))
         return propagate(_trace(norm, signal, len(words)), signal, seen).output
     return signal
 
 
-def _rotary(architecture: Architecture) -> tuple[tuple[float, float], ...]:
+def rotary_of(architecture: Architecture) -> tuple[tuple[float, float], ...]:
+    """Angles of the rotary positions, each with its share of a head's coordinates."""
     if architecture.positions != "rotary":
         return NO_ROTATION
     return rotary_angles(architecture.key_width, architecture.rotated, architecture.rotary_base)

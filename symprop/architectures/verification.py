@@ -13,11 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from symprop.architectures.description import Architecture
+from symprop.architectures.presets import preset
 from symprop.architectures.readers import from_config
-from symprop.architectures.signal import run
+from symprop.architectures.signal import rotary_of, run
 from symprop.core.display import aligned
 from symprop.core.errors import MissingExtraError
-from symprop.network.gram import EVERYTHING, Closure
+from symprop.core.symbols import d
+from symprop.network.gram import EVERYTHING, Closure, GramGradient
+from symprop.network.gram_attention import pattern
 
 Array = npt.NDArray[np.float64]
 Words = npt.NDArray[np.int64]
@@ -65,7 +68,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 class Setting:
     """Sizes of the models, the tokens they read, and the number of weight draws.
 
-    ``std`` is the library's ``initializer_range``; ``repeated`` draws words by Zipf's law.
+    ``std`` is the library's ``initializer_range``; ``repeated`` draws words by Zipf's law. The last ``padding`` of the
+    ``tokens`` are seen by nobody, and compared with nothing.
     """
 
     name: str
@@ -77,6 +81,12 @@ class Setting:
     rows: int = 2
     seeds: int = 16
     repeated: bool = False
+    padding: int = 0
+
+    @property
+    def real(self) -> int:
+        """Tokens of a row that are no padding."""
+        return self.tokens - self.padding
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ class Case:
     causal: bool = False
     by_head: bool = False
     """Whether a matrix that holds several has those of one head after those of another."""
+    inputs_first: bool = False
+    """Whether a matrix has a row for every input, so that those it holds are side by side."""
     decoder_of: str = ""
     """The model type whose decoder is compared, the encoder reading the same words; none for a single sequence."""
 
@@ -103,6 +115,11 @@ class Case:
     def model(self) -> str:
         """The ``model_type`` of the config."""
         return self.decoder_of or self.name
+
+    @property
+    def pads(self) -> bool:
+        """Whether padding at the end reaches tokens before it."""
+        return self.name != "vit" and (not self.causal or bool(self.decoder_of))
 
     def architecture(self, setting: Setting) -> Architecture:
         """The model in theory."""
@@ -127,6 +144,20 @@ class Case:
         places = {"max_position_embeddings": setting.tokens + 2} if self.sizes is _USUAL else {}
         return found | places | {"vocab_size": VOCABULARY}
 
+    def drawn(self, setting: Setting, torch: Any, library: Any) -> Any:
+        """A model at initialisation."""
+        config = library.AutoConfig.for_model(self.model, **self.config(setting), attn_implementation="eager")
+        return getattr(library, self.library_class)(config).eval()
+
+    def read(self, words: Words, pixels: Array | None, setting: Setting, torch: Any) -> dict[str, Any]:
+        """What a drawn model is called with."""
+        if pixels is not None:
+            return {"pixel_values": torch.as_tensor(pixels).float()}
+        found = {"input_ids": torch.as_tensor(words)}
+        if setting.padding:
+            found["attention_mask"] = (torch.arange(setting.tokens) < setting.real).long().expand(len(words), -1)
+        return found | {f"decoder_{name}": value for name, value in found.items()} if self.decoder_of else found
+
     def places(self, tokens: int) -> Mapping[str, slice]:
         """Tokens that are compared apart: the class token and the patches, or some positions of a causal model."""
         if self.name == "vit":
@@ -134,6 +165,58 @@ class Case:
         if not self.causal:
             return {}
         return {str(at): slice(at, at + 1) for at in sorted({0, 1, tokens // 4, tokens // 2, tokens - 1})}
+
+
+@dataclass(frozen=True)
+class TorchDecoder(Case):
+    """torch's own ``nn.Transformer`` on embedded words, of which the decoder is compared.
+
+    torch draws query, key and value as one matrix of 3d rows, of variance 1/(2d) by Glorot's rule, and biases of the
+    feed-forward layer; so it is left if ``fused``. Otherwise each matrix follows the rule by itself, as the preset
+    ``transformer_decoder`` says, and biases are zero.
+    """
+
+    fused: bool = False
+
+    def architecture(self, setting: Setting) -> Architecture:
+        found = preset("transformer_decoder").replace(
+            name=self.name, layers=setting.layers, width=setting.width, heads=setting.heads, hidden=4 * setting.width,
+            key_width=0,
+        )  # fmt: skip
+        return found.replace(**dict.fromkeys(("query", "key", "value"), 1 / (2 * d))) if self.fused else found
+
+    def drawn(self, setting: Setting, torch: Any, library: Any) -> Any:
+        nn = torch.nn
+        model = nn.Transformer(
+            setting.width, setting.heads, setting.layers, setting.layers, 4 * setting.width, dropout=0.0, batch_first=True
+        )
+        for name, value in () if self.fused else model.named_parameters():
+            if name.endswith("in_proj_weight"):
+                for part in value.detach().chunk(3):
+                    nn.init.xavier_uniform_(part)
+            elif name.endswith("bias"):
+                nn.init.zeros_(value)
+        return model
+
+    def read(self, words: Words, pixels: Array | None, setting: Setting, torch: Any) -> dict[str, Any]:
+        table = torch.randn(VOCABULARY, setting.width)
+        places = torch.as_tensor(sinusoids(setting.tokens, setting.width)).float()
+        embedded = (table[torch.as_tensor(words)] + places).requires_grad_()
+        hidden = (torch.arange(setting.tokens) >= setting.real).expand(len(words), -1)
+        future = torch.triu(torch.ones(setting.tokens, setting.tokens, dtype=torch.bool), diagonal=1)
+        # What the encoder sends back is no gradient of the decoder's stream.
+        return {"src": embedded.detach(), "tgt": embedded, "tgt_mask": future, "src_key_padding_mask": hidden,
+                "tgt_key_padding_mask": hidden, "memory_key_padding_mask": hidden}  # fmt: skip
+
+
+def sinusoids(tokens: int, width: int) -> Array:
+    """Positions of shape (tokens, width), sines first, at the angles of Vaswani et al. 2017.
+
+    >>> sinusoids(2, 4).round(2).tolist()
+    [[0.0, 0.0, 1.0, 1.0], [0.84, 0.01, 0.54, 1.0]]
+    """
+    angles = np.arange(tokens)[:, None] * 10000.0 ** (-np.arange(width // 2) / (width // 2))
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def _side(tokens: int) -> int:
@@ -182,6 +265,11 @@ _LLAMA_WEIGHTS = {
     "self_attn.o_proj.weight": ("output",), "mlp.gate_proj.weight": ("gate",), "mlp.up_proj.weight": ("up",),
     "mlp.down_proj.weight": ("down",),
 }  # fmt: skip
+_TORCH_WEIGHTS = {
+    "self_attn.in_proj_weight": ("query", "key", "value"), "self_attn.out_proj.weight": ("output",),
+    "multihead_attn.in_proj_weight": ("cross_query", "cross_key", "cross_value"),
+    "multihead_attn.out_proj.weight": ("cross_output",), "linear1.weight": ("up",), "linear2.weight": ("down",),
+}  # fmt: skip
 _T5_SIZES = {"layers": "num_layers", "width": "d_model", "heads": "num_heads", "hidden": "d_ff", "key_width": "d_kv"}
 _POST = Tolerance(0.003, 0.01, 0.03, 0.005, 0.05, 0.08)
 _ROTARY = Tolerance(0.03, 0.01, 0.04, 0.01, 0.05, 0.10)
@@ -193,7 +281,7 @@ CASES: Mapping[str, Case] = {
             "gpt2", "GPT2LMHeadModel", Tolerance(0.02, 0.01, 0.03, 0.005, 0.05, 0.08), "transformer.h",
             {"attn.c_attn.weight": ("query", "key", "value"), "attn.c_proj.weight": ("output",),
              "mlp.c_fc.weight": ("up",), "mlp.c_proj.weight": ("down",)},
-            _BRIEF, causal=True,
+            _BRIEF, causal=True, inputs_first=True,
         ),
         Case("bert", "BertForMaskedLM", _POST, "bert.encoder.layer", _BERT_WEIGHTS),
         Case("roberta", "RobertaForMaskedLM", _POST, "roberta.encoder.layer", _BERT_WEIGHTS),
@@ -234,6 +322,11 @@ CASES: Mapping[str, Case] = {
              "layer.2.DenseReluDense.wi.weight": ("up",), "layer.2.DenseReluDense.wo.weight": ("down",)},
             _T5_SIZES, causal=True, decoder_of="t5",
         ),
+        *(
+            TorchDecoder(name, "nn.Transformer", _POST, "decoder.layers", _TORCH_WEIGHTS, causal=True,
+                         decoder_of="transformer", fused=fused)
+            for name, fused in (("transformer_decoder", False), ("torch_decoder", True))
+        ),
     )
 }  # fmt: skip
 QUICK = (Setting("std .0346, uniform words"),)
@@ -242,7 +335,8 @@ FULL = (
     Setting("std .02, uniform words", std=0.02, seeds=24),
     Setting("std .0346, words by Zipf's law", repeated=True),
     Setting("12x768, 128 tokens", width=768, heads=12, std=0.02, tokens=128, rows=1, repeated=True),
-    Setting("512 tokens", layers=6, tokens=512, rows=1, seeds=6),
+    Setting("512 tokens", tokens=512, rows=1),
+    Setting("24 of 64 tokens padding, std .0346", padding=24),
 )
 """Settings of the verification, and of the one that takes an hour."""
 
@@ -272,13 +366,23 @@ def predicted(case: Case, setting: Setting, words: Words, *, closure: Closure = 
     """Theory for unit cotangents at the last block, layer by layer."""
     architecture = case.architecture(setting)
     rows = len(words)
-    model = run(architecture, words.ravel(), rows=rows, closure=closure)
-    gradients, weights = model.backward(model.unit_gradient())
+    # A mask that hides nothing is left to the model itself, which knows faster ways.
+    visible = pattern(setting.tokens, sequences=rows, causal=architecture.causal, padding=setting.padding,
+                      rotary=rotary_of(architecture)) if setting.padding else None  # fmt: skip
+    model = run(architecture, words.ravel(), rows=rows, visible=visible, closure=closure)
+    real = _real(setting, words)
+    gradients, weights = model.backward(GramGradient(np.diag(real.astype(float))))
     found = []
     for layer, (stream, gradient) in enumerate(zip(model.streams, gradients, strict=True)):
         names = weights[layer] if layer < architecture.layers else {}
-        found.append(_moments(case, stream.gram, gradient.gram, rows) | names)
+        found.append(_moments(case, stream.gram[np.ix_(real, real)], gradient.gram[np.ix_(real, real)], rows) | names)
     return found
+
+
+def _real(setting: Setting, words: Words) -> npt.NDArray[np.bool_]:
+    """Which tokens of all rows are no padding."""
+    rows, tokens = words.shape
+    return np.tile(np.arange(tokens) < tokens - setting.padding, rows)
 
 
 def _moments(case: Case, gram: Array, gradient: Array, rows: int) -> dict[str, float]:
@@ -314,16 +418,15 @@ def measured(
         raise MissingExtraError("models of the transformers library", "hf") from missing
     library: Any = transformers
     library.logging.set_verbosity_error()
-    config = library.AutoConfig.for_model(case.model, **case.config(setting), attn_implementation="eager")
-    read = {"input_ids": torch.as_tensor(words)} if pixels is None else {"pixel_values": torch.as_tensor(pixels).float()}
-    if case.decoder_of:
-        read["decoder_input_ids"] = read["input_ids"]
     for seed in seeds:
         torch.manual_seed(seed)
-        yield _draw(case, getattr(library, case.library_class)(config).eval(), read, len(words), torch)
+        model, read = case.drawn(setting, torch, library), case.read(words, pixels, setting, torch)
+        yield _draw(case, setting, model, read, _real(setting, words), len(words), torch)
 
 
-def _draw(case: Case, model: Any, read: Mapping[str, Any], rows: int, torch: Any) -> list[dict[str, float]]:
+def _draw(
+    case: Case, setting: Setting, model: Any, read: Mapping[str, Any], real: npt.NDArray[np.bool_], rows: int, torch: Any
+) -> list[dict[str, float]]:
     blocks = model.get_submodule(case.blocks)
     streams: list[Any] = []
 
@@ -339,14 +442,14 @@ def _draw(case: Case, model: Any, read: Mapping[str, Any], rows: int, torch: Any
     for hook in hooks:
         hook.remove()
     last = streams[-1]
-    last.backward(torch.randn_like(last))
+    last.backward(torch.randn_like(last) * torch.as_tensor(real.reshape(rows, -1, 1)))
     width = last.shape[-1]
     found = []
     for layer, stream in enumerate(streams):
-        x, g = (item.detach().double().reshape(-1, width).numpy() for item in (stream, stream.grad))
+        x, g = (item.detach().double().reshape(-1, width).numpy()[real] for item in (stream, stream.grad))
         numbers = _moments(case, x @ x.T / width, g @ g.T / width, rows)
         if layer < len(blocks):
-            numbers |= _weight_norms(case, blocks[layer], model.config.num_attention_heads)
+            numbers |= _weight_norms(case, blocks[layer], setting.heads)
         found.append(numbers)
     return found
 
@@ -358,7 +461,7 @@ def _weight_norms(case: Case, block: Any, heads: int) -> dict[str, float]:
         if case.by_head and len(names) > 1:
             parts = gradient.reshape(heads, len(names), -1).unbind(dim=1)
         else:
-            parts = gradient.chunk(len(names), dim=1 if len(names) > 1 else 0)
+            parts = gradient.chunk(len(names), dim=int(case.inputs_first))
         found |= {name: float((part**2).sum()) for name, part in zip(names, parts, strict=True)}
     return found
 
@@ -421,7 +524,8 @@ def verify(
         for case in CASES.values():
             if time.monotonic() > last:
                 return
-            if not (setting.repeated and case.name == "vit" and setting.std == QUICK[0].std):
+            said_before = setting.repeated and case.name == "vit" and setting.std == QUICK[0].std
+            if not said_before and (case.pads or not setting.padding):
                 yield compare(case, setting, first_seed=first_seed, progress=progress)
 
 

@@ -16,7 +16,9 @@ MAX_DIGITS = 400
 MAX_EXPONENT = 1000
 MAX_ROOT = 10**4
 """Denominator of an exponent: SymPy takes integers to powers as large as that when it combines roots."""
-ALLOWED = "a number or an expression in numbers, parameter names, + - * / **, sqrt, exp, log, pi"
+ALLOWED = "a number or an expression in numbers, {}, + - * / **, sqrt, exp, log, pi"
+LISTED = 8
+"""Names up to which a refusal lists them all."""
 
 _FUNCTIONS = {"sqrt": sp.sqrt, "exp": sp.exp, "log": sp.log}
 _CONSTANTS = {"pi": sp.pi, "e": sp.E}
@@ -42,7 +44,8 @@ def parse_expression(text: str, names: Mapping[str, sp.Expr] | None = None, *, a
         tree = ast.parse(text.strip(), mode="eval")
         value = _build(tree.body, {**_CONSTANTS, **(names or {})}, text.strip())
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, ZeroDivisionError):
-        raise InputError(argument, text, ALLOWED) from None
+        known = ", ".join(names) if names and len(names) <= LISTED else "parameter names"
+        raise InputError(argument, text, ALLOWED.format(known)) from None
     if value.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or (value.is_number and value.is_real is False):
         raise InputError(argument, text, "a finite real value")
     return value

@@ -210,13 +210,13 @@ def _closed(activation: Activation, order: int) -> Callable[..., Array] | None:
         return None
     degree = _homogeneous(activation)
     if degree is None:
-        compiled: Callable[..., Array] = sp.lambdify((_FIRST, _SECOND, _COVARIANCE), expression, modules="numpy", cse=True)
+        compiled: Callable[..., Array] = sp.lambdify((_FIRST, _SECOND, _COVARIANCE), expression, modules=np, cse=True)
         return compiled
     # The unit-variance form has no quotients that are 0/0 where two tokens coincide.
     equal = kernel(sp.S.Zero, sp.S.Zero, _FIRST, _FIRST, _COVARIANCE)
     unit = equal.subs(_FIRST, 1)
     shape: Callable[..., Array] = sp.lambdify(
-        _COVARIANCE, unit, modules=[{"ArcCosine": arc_cosine_array}, "numpy"], cse=True
+        _COVARIANCE, unit, modules=[{"ArcCosine": arc_cosine_array}, np], cse=True
     )
 
     def scaled(first: Array, second: Array, covariance: Array) -> Array:

@@ -36,7 +36,8 @@ class GramSignal:
     independent coordinates, zero after a norm), ``mean_share`` the square of its coordinate mean over q/d. ``spread`` is
     the relative fluctuation of the centred Gram matrix over 1/d. ``slope`` is the derivative of ``gram`` in that of the
     stream which a branch reads, zero once tokens are mixed, and ``source`` the absolute fluctuation of that stream.
-    ``centred`` says that coordinates have zero mean.
+    ``centred`` says that coordinates have zero mean on average over the weights; ``means`` is the part of ``gram`` that
+    known coordinate means make up, m_i m_j, as those of sinusoidal positions, which a LayerNorm removes.
     """
 
     gram: Array
@@ -47,6 +48,12 @@ class GramSignal:
     slope: Array | float = 1.0
     source: float = 0.0
     centred: bool = True
+    means: Array | float = 0.0
+
+    @property
+    def about_means(self) -> Array:
+        """The Gram matrix of coordinates less their known means."""
+        return np.asarray(self.gram - self.means)
 
     @property
     def q(self) -> float:
@@ -276,7 +283,7 @@ def _mapped(component: Component, x: GramSignal) -> tuple[GramSignal, Array]:
     if isinstance(component, GatedUnit) and (component.gate_bias, component.up_bias) != (0, 0):
         raise RefusedError(component.describe(), "gates are known without biases here", "leave out its biases")
     rule = _pair_rule(component, x.width)
-    if not x.centred and not isinstance(component, Linear | GatedUnit):
+    if not (x.centred and np.all(x.means == 0)) and not isinstance(component, Linear | GatedUnit):
         raise RefusedError(
             component.describe(), "its input has a nonzero coordinate mean, which the Gram matrix does not carry",
             "put a linear layer before it",
@@ -311,7 +318,7 @@ def _summed(component: Sum, stream: GramSignal, branch: GramSignal, pattern: Att
     variance = stream.spread * before**2 + branch.source * ((own + through) ** 2 - own**2) + after**2 - before**2
     return GramSignal(
         gram, stream.width, fluctuation, stream.mean_share * share + branch.mean_share * (1 - share),
-        variance / after**2 if after > 0 else 1.0, source=variance,
+        variance / after**2 if after > 0 else 1.0, source=variance, means=skip**2 * stream.means + scale**2 * branch.means,
     )
 
 
@@ -321,8 +328,13 @@ def _correlation(gram: Array) -> Array:
     return np.asarray(np.clip(gram / np.outer(size, size), -1.0, 1.0))
 
 
-def _sizes(component: LayerNorm | RMSNorm, x: GramSignal) -> Array:
-    return np.asarray(np.diag(x.gram) + float(component.epsilon))
+def _read_by(component: LayerNorm | RMSNorm, x: GramSignal) -> Array:
+    """What a norm divides by its size: a LayerNorm takes known means away first."""
+    return x.about_means if isinstance(component, LayerNorm) else x.gram
+
+
+def _sizes(component: LayerNorm | RMSNorm, gram: Array) -> Array:
+    return np.asarray(np.diag(gram) + float(component.epsilon))
 
 
 def _normalised(component: LayerNorm | RMSNorm, x: GramSignal, closure: Closure) -> GramSignal:
@@ -331,20 +343,22 @@ def _normalised(component: LayerNorm | RMSNorm, x: GramSignal, closure: Closure)
             component.describe(), "its input has a nonzero coordinate mean, which the Gram matrix does not carry",
             "put a linear layer before it",
         )
-    rule, r = _norm_rule(type(component)), _correlation(x.gram)
+    read = _read_by(component, x)
+    rule, r, sizes = _norm_rule(type(component)), _correlation(read), _sizes(component, read)
     factor = closure.norm_factor(x, lambda fluctuation: rule.forward(r, fluctuation, x.width))
-    gram = _pair_rule(component, x.width).value(x.gram) * factor
-    scale = float(component.gain2) / np.sqrt(np.outer(_sizes(component, x), _sizes(component, x)))
-    mean_share = 0.0 if isinstance(component, LayerNorm) else x.mean_share
-    return replace(x, gram=gram, fluctuation=0.0, mean_share=mean_share, slope=x.slope * scale)
+    gram = _pair_rule(component, x.width).value(read) * factor
+    scale = float(component.gain2) / np.sqrt(np.outer(sizes, sizes))
+    mean_share, means = (0.0, 0.0) if isinstance(component, LayerNorm) else (x.mean_share, x.means * scale)
+    return replace(x, gram=gram, fluctuation=0.0, mean_share=mean_share, slope=x.slope * scale, means=means)
 
 
 def _norm_backward(
     component: LayerNorm | RMSNorm, x: GramSignal, above: GramGradient, closure: Closure
 ) -> GramGradient:
-    sizes = _sizes(component, x)
+    read = _read_by(component, x)
+    sizes = _sizes(component, read)
     scale = float(component.gain2) / np.sqrt(np.outer(sizes, sizes))
-    rule, r = _norm_rule(type(component)), _correlation(x.gram)
+    rule, r = _norm_rule(type(component)), _correlation(read)
     factor = closure.norm_factor(
         x, lambda fluctuation: rule.backward(r, fluctuation, x.width, above.along, above.along_mean, x.mean_share)
     )
@@ -375,7 +389,7 @@ class _NormRule:
 def _norm_rule(kind: type[LayerNorm] | type[RMSNorm]) -> _NormRule:
     names = sp.symbols("r phi d a m s", real=True)
     forward, backward = kind.correlation_factor(*names[:3]), kind.gradient_factor(*names)
-    return _NormRule(sp.lambdify(names[:3], forward, modules="numpy"), sp.lambdify(names, backward, modules="numpy"))
+    return _NormRule(sp.lambdify(names[:3], forward, modules=np), sp.lambdify(names, backward, modules=np))
 
 
 @dataclass(frozen=True)
@@ -429,7 +443,7 @@ def _pair_rule(component: Component, width: float) -> _PairRule:
 
     def compiled(expression: sp.Expr) -> Callable[..., Any]:
         function: Callable[..., Any] = sp.lambdify(
-            (left, right, entry), expression, modules=[{KernelCall.__name__: kernel}, "numpy"], cse=True
+            (left, right, entry), expression, modules=[{KernelCall.__name__: kernel}, np], cse=True, docstring_limit=0
         )
         return function
 

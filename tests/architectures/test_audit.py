@@ -15,6 +15,7 @@ from symprop.architectures.exchangeable import CarriedMoments, ExchangeableModel
 from symprop.architectures.presets import PRESETS, preset
 from symprop.architectures.readers import from_config, from_toml
 from symprop.architectures.signal import embed, run
+from symprop.architectures.verification import sinusoids
 from symprop.auditing import data, formulas, overridden, text
 from symprop.core.errors import InputError, RefusedError, SympropError
 from symprop.functions.activation import Gelu, Relu
@@ -119,6 +120,27 @@ def test_sinusoids_have_a_sine_and_a_cosine_of_every_angle():
     angles = positions[:, None] * 10000.0 ** (-np.arange(half) / half)
     vectors = np.hstack([np.sin(angles), np.cos(angles)])
     assert embed(model, positions, pattern(5)).gram == pytest.approx(vectors @ vectors.T / model.width, abs=1e-12)
+
+
+def test_a_layer_norm_removes_the_coordinate_mean_of_sinusoids():
+    model, tokens, draws = small("transformer", width=128, heads=8), np.arange(6), 4000
+    embedded = np.random.default_rng(0).standard_normal((draws, 6, 128)) + sinusoids(6, 128)
+    normed = embedded - embedded.mean(axis=2, keepdims=True)
+    normed /= np.sqrt((normed**2).mean(axis=2, keepdims=True) + 1e-5)
+    grams = normed @ normed.swapaxes(1, 2) / 128
+    stderr = grams.std(axis=0, ddof=1) / math.sqrt(draws)
+    signal = embed(model.replace(embedding_norm=True), tokens, pattern(6))
+    # Words of known means fluctuate a little less than the independent coordinates that the O(1/d) factor takes them for.
+    assert np.all(abs(signal.gram - grams.mean(axis=0)) <= 4 * stderr + 1 / 128)
+    assert signal.mean_share == 0 and np.all(signal.means == 0)
+    mean = audit(model, tokens=6).rows[0].mean
+    assert mean == pytest.approx(math.sqrt((embedded.mean(axis=2) ** 2).mean()), rel=4 / math.sqrt(6 * 128))
+
+
+def test_known_means_stay_in_the_stream_and_no_branch_adds_to_them():
+    model = small("transformer", order="pre", gated=True, gate=1 / 64, activation="silu", norm="rms")
+    first, *later = run(model, np.arange(4)).streams
+    assert np.all(np.diag(first.means) > 0) and all(np.all(stream.means == first.means) for stream in later)
 
 
 def test_branches_of_scale_zero_leave_the_stream_alone():
@@ -231,6 +253,33 @@ def test_a_decoder_hears_of_the_words_that_are_no_padding(name):
         audit(model, tokens=5, state="exchangeable")
     with pytest.raises(RefusedError, match="two inputs"):
         formulas(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"value": 0, "output": 0}, "attention branch adds nothing to the stream: the variance of value and output is zero"),
+     ({"up": 0}, "feed-forward branch adds nothing to the stream: the variance of up is zero"),
+     ({"branch_scale": 0}, "their scale is zero")],
+)  # fmt: skip
+def test_branches_that_add_nothing_are_said_so(changes, said):
+    assert said in audit(small("gpt2", **changes), tokens=4).verdict[0]
+    assert not any("adds nothing" in sentence for sentence in audit(small("gpt2"), tokens=4).verdict)
+
+
+def test_a_hidden_layer_of_zeros_is_no_zero_after_a_sigmoid():
+    found = audit(small("gpt2", activation="sigmoid", up=0), tokens=4)
+    assert not any("adds nothing" in sentence for sentence in found.verdict)
+    assert found.rows[1].q > audit(small("gpt2", activation="sigmoid", up=0, down=0), tokens=4).rows[1].q
+
+
+def test_what_the_repair_of_logits_does_to_a_gradient_that_no_scale_repairs():
+    hot = small("bert", layers=4, width=64, query=0.4, key=0.4, value=1 / 64, output=1 / 64)
+    found = audit(hot, tokens=24, growth=3)
+    gradient, logits = found.repairs
+    assert gradient.factor is None
+    cold = hot.replace(query=0.4 * logits.factor**2, key=0.4 * logits.factor**2)
+    after = gradient_growth(audit(cold, tokens=24, state="gram").rows)
+    assert f"The gradient's growth is {after:.4g} then." in logits.sentence
 
 
 def test_large_logits_are_repaired():

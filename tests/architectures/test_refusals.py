@@ -63,6 +63,7 @@ CONFIGS = {
     "1e999": _raw('"layer_norm_epsilon": 1e999'),
     "large std": _config(initializer_range=1e200),
     "std of 4200 digits": _raw(f'"initializer_range": {BIG}'),
+    "gates of zero": _config("llama", initializer_range=0),
     "negative std": _config(initializer_range=-0.02),
     "std whose logits are a step": _config(initializer_range=1e5),
     "width whose hidden layer is beyond all": _config(n_embd=10**15),
@@ -87,6 +88,7 @@ CONFIGS = {
     "feed forward": _config("t5", feed_forward_proj="gated-code()"),
 }
 DESCRIPTIONS = {
+    "gate without a variance": _based("gated = true", "block"),
     "deep list": "a = " + "[" * 50_000 + "]" * 50_000,
     "deep table": "[" + ".".join("a" * 1 for _ in range(50_000)) + "]",
     "duplicate": _based("output = 1\noutput = 2"),
@@ -243,7 +245,8 @@ def _described(**entries):
 @pytest.mark.parametrize("name", KEYS)
 def test_every_key_of_a_description_is_read(name):
     value = VALUES[name]
-    model = from_toml(_described(**{name: json.dumps(value)}))
+    needed = {"gate": 1, "up": 1} if name == "gated" else {}
+    model = from_toml(_described(**{name: json.dumps(value)} | needed))
     if KEYS[name].allowed != "an expression":
         assert getattr(model, name) == value
     else:

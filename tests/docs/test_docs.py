@@ -57,8 +57,8 @@ def test_stored_measurements_are_found_again(derived_pages):
     assert again["witnesses"] == stored["witnesses"]
     for row, old in zip(again["failures"], stored["failures"], strict=True):
         assert (row["quantity"], row["setting"], row["draws"]) == (old["quantity"], old["setting"], old["draws"])
-        # The same draws; only how a processor rounds products of matrices differs.
-        assert row["measured"] == pytest.approx(old["measured"], abs=0.1 * old["stderr"])
+        # Nearly equal tokens keep few digits of their difference, and which ones depends on the processor's matrix product.
+        assert row["measured"] == pytest.approx(old["measured"], abs=0.01 * old["stderr"])
 
 
 def test_a_theory_page_is_written_from_the_component(derived_pages):

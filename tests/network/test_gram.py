@@ -190,6 +190,8 @@ def test_refusals():
         propagate(trace(Linear(8, 0.1)), GramSignal(np.eye(3), WIDTH), pattern(6))
     with pytest.raises(RefusedError, match="nonzero coordinate mean"):
         propagate(trace(sequential(Elementwise(Relu()), LayerNorm())), GramSignal(np.eye(6), WIDTH), pattern(6))
+    with pytest.raises(RefusedError, match="nonzero coordinate mean"):
+        propagate(trace(Elementwise(Relu())), GramSignal(np.eye(6), WIDTH, means=np.ones((6, 6)) / 9), pattern(6))
     with pytest.raises(RefusedError, match="without dropout"):
         propagate(trace(Attention(8, 0.1, dropout=0.1)), GramSignal(np.eye(6), WIDTH), pattern(6))
     with pytest.raises(RefusedError, match="without biases"):
