@@ -309,7 +309,7 @@ def prepare(folder):
     (sandbox / "taken" / "thesis.tex").write_text("mine")
     (sandbox / "model").mkdir()
     (sandbox / "loop").symlink_to("loop")
-    os.environ["SYMPROP_CACHE"] = str(sandbox / "cache")
+    os.environ |= {"SYMPROP_CACHE": str(sandbox / "cache"), "MPLCONFIGDIR": str(sandbox / "matplotlib")}
     sys.dont_write_bytecode = True
     from symprop import bundled
     from symprop.cli import main
