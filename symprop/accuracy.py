@@ -239,7 +239,7 @@ def _neighbour(spec: FunctionSpec, parameter: Parameter, point: Mapping[str, Any
         moved = moved if low is None else max(moved, low)
         moved = moved if high is None else min(moved, high)
     bound = domain.lower if end < 0 else domain.upper
-    if bound is None:
+    if bound is None or not {symbol.name for symbol in bound.free_symbols} <= set(point):
         return moved
     exact = bound.xreplace({symbol: sp.sympify(point[symbol.name]) for symbol in bound.free_symbols})
     return exact if exact.is_finite and exact.is_Rational and float(exact) == given else moved

@@ -27,6 +27,9 @@ def write_files(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
     """
     contents = {_relative(name): _bytes(content) for name, content in files.items()}
     folder = Path(folder)
+    for name in contents:
+        if "\0" in str(folder / name):
+            raise InputError("file", repr(str(folder / name)), "a path without null characters")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in contents:
