@@ -35,7 +35,14 @@ def test_a_failure_changes_nothing(tmp_path):
         write_files({"c.py": "new"}, tmp_path / "a.py")
 
 
-@pytest.mark.parametrize("name", ["null\0.txt", "../x", "/x", "a/../../x", ""])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", ""])
 def test_paths_stay_inside(tmp_path, name):
     with pytest.raises(InputError, match="relative path inside"):
         write_files({name: ""}, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("a\0.txt", "out"), ("a.txt", "o\0ut")])
+def test_null_characters_are_refused(tmp_path, name, folder):
+    with pytest.raises(InputError, match="without null characters"):
+        write_files({name: ""}, tmp_path / folder)
+    assert not list(tmp_path.iterdir())
