@@ -22,6 +22,7 @@ from symprop.network.gram_memory import Memory, MemoryAttentionGram
 from symprop.network.gram_softmax import DRAWN_LAYERS
 
 Words = npt.NDArray[np.int64]
+Array = npt.NDArray[np.float64]
 PASS_MATRICES, KEPT_NUMBERS = 32, 5 * 10**7
 """Matrices in the pass of one layer, about, and numbers that the passes of all layers may fill the memory with."""
 
@@ -160,15 +161,16 @@ class ModelPass:
 
 def run(
     architecture: Architecture, words: Words, *, rows: int = 1, visible: AttentionPattern | None = None,
-    closure: Closure = EVERYTHING,
+    closure: Closure = EVERYTHING, alike: Array | None = None,
 ) -> ModelPass:
     """Propagate the tokens ``words`` of shape (rows*tokens,): equal integers are equal tokens.
 
     ``rows`` sequences follow each other. A class token, where the architecture has one, is the first of each row, whatever
     its integer. ``visible`` replaces the attention pattern, for padded sequences; ``closure`` says which
-    corrections are kept.
+    corrections are kept. ``alike`` of shape (tokens, tokens) holds the inner products of what the tokens' vectors are made of,
+    one for equal tokens, in place of one for equal words and zero for others: those of image patches, for example.
     """
-    course = _start(architecture, words, rows, visible, closure)
+    course = _start(architecture, words, rows, visible, closure, alike)
     return ModelPass(architecture, course.seen, Layers(course))
 
 
@@ -180,14 +182,15 @@ def logit_deviations(architecture: Architecture, words: Words, visible: Attentio
 
 
 def _start(
-    architecture: Architecture, words: Words, rows: int, visible: AttentionPattern | None, closure: Closure
+    architecture: Architecture, words: Words, rows: int, visible: AttentionPattern | None, closure: Closure,
+    alike: Array | None = None,
 ) -> Course:
     total = len(words)
     if words.ndim != 1 or total == 0 or total % rows or total > MAX_TOKENS:
         raise InputError("words", f"shape {words.shape}", f"at most {MAX_TOKENS} tokens, a multiple of {rows} rows")
     tokens = total // rows
     seen = visible or pattern(tokens, sequences=rows, causal=architecture.causal, rotary=rotary_of(architecture))
-    signal = embed(architecture, words, seen)
+    signal = embed(architecture, words, seen, alike)
     trace = _trace(architecture.block(called=True), signal, tokens)
     closure = replace(closure, share=closure.share * min(DRAWN_LAYERS / architecture.layers, 1.0))
     memory = _memory(architecture, words, seen, closure) if architecture.cross else None
@@ -208,12 +211,15 @@ def _memory(architecture: Architecture, words: Words, seen: AttentionPattern, cl
     return Memory(last.gram, weights, last.spread)
 
 
-def embed(architecture: Architecture, words: Words, seen: AttentionPattern) -> GramSignal:
-    """The Gram matrix that enters the first layer: equal words, equal positions and one segment share their vectors."""
+def embed(architecture: Architecture, words: Words, seen: AttentionPattern, alike: Array | None = None) -> GramSignal:
+    """The Gram matrix that enters the first layer: equal words, equal positions and one segment share their vectors.
+
+    ``alike`` is that of :func:`run`.
+    """
     positions = seen.positions
     first = (positions == 0) & (architecture.number("class_token") > 0)
     own = np.where(first, -1, words)
-    same = (own[:, None] == own[None, :]).astype(float)
+    same = (own[:, None] == own[None, :]).astype(float) if alike is None else alike
     tokens = np.where(np.outer(first, first), architecture.number("class_token"), architecture.number("token") * same)
     gram = tokens + architecture.number("segment")
     signal = GramSignal(gram, float(architecture.width))

@@ -353,7 +353,7 @@ def tokens_of(seed: int, rows: int, tokens: int, vocabulary: int, *, repeated: b
 def inputs_of(case: Case, setting: Setting) -> tuple[Words, Array | None]:
     """Words of shape (rows, tokens) for the theory, and for a vision model the pixels that the library reads instead.
 
-    Patches of independent pixels are different words, after the class token.
+    The class token comes first; patches of independent pixels are nearly orthogonal.
     """
     if case.name != "vit":
         return tokens_of(0, setting.rows, setting.tokens, VOCABULARY, repeated=setting.repeated), None
@@ -362,14 +362,33 @@ def inputs_of(case: Case, setting: Setting) -> tuple[Words, Array | None]:
     return np.arange(setting.rows * (side**2 + 1)).reshape(setting.rows, -1), pixels
 
 
+def patches_alike(pixels: Array) -> Array:
+    """Inner products of all patches per pixel, with a class token, of which there are none, before those of each image.
+
+    >>> patches_alike(np.ones((1, 3, 16, 32))).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    """
+    rows, channels, height, width = pixels.shape
+    cut = pixels.reshape(rows, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    patches = cut.transpose(0, 2, 4, 1, 3, 5).reshape(rows, -1, channels * PATCH**2)
+    first = np.zeros((rows, 1, patches.shape[2]))
+    flat = np.concatenate([first, patches], axis=1).reshape(-1, patches.shape[2])
+    found = flat @ flat.T / flat.shape[1]
+    classes = np.arange(0, len(flat), patches.shape[1] + 1)
+    found[np.ix_(classes, classes)] = 1.0
+    return np.asarray(found)
+
+
 def predicted(case: Case, setting: Setting, words: Words, *, closure: Closure = EVERYTHING) -> list[dict[str, float]]:
-    """Theory for unit cotangents at the last block, layer by layer."""
+    """Theory for unit cotangents at the last block, layer by layer, for the words or pixels that :func:`inputs_of` gives."""
     architecture = case.architecture(setting)
     rows = len(words)
     # A mask that hides nothing is left to the model itself, which knows faster ways.
     visible = pattern(setting.tokens, sequences=rows, causal=architecture.causal, padding=setting.padding,
                       rotary=rotary_of(architecture)) if setting.padding else None  # fmt: skip
-    model = run(architecture, words.ravel(), rows=rows, visible=visible, closure=closure)
+    pixels = inputs_of(case, setting)[1]
+    alike = None if pixels is None else patches_alike(pixels)
+    model = run(architecture, words.ravel(), rows=rows, visible=visible, closure=closure, alike=alike)
     real = _real(setting, words)
     gradients, weights = model.backward(GramGradient(np.diag(real.astype(float))))
     found = []

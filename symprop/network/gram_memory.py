@@ -56,7 +56,21 @@ class Memory:
         weights = np.zeros((self.keys + tokens, self.keys + tokens))
         weights[: self.keys, : self.keys] = np.eye(self.keys)
         weights[self.keys :, : self.keys] = self.weights
-        return AttentionPattern(weights, np.zeros(len(weights)))
+        return _Joined(weights, np.zeros(len(weights)), keys=self.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined(AttentionPattern):
+    """The pattern of both sequences, ``keys`` of them first."""
+
+    keys: int = 0
+
+    def private(self, gram: Array) -> float:
+        """What the keys that one token sees do not share: a token and a key have no inner product here."""
+        seen = self.visible[self.keys :, : self.keys].astype(float)
+        together = (seen.T @ seen > 0) & ~np.eye(self.keys, dtype=bool)
+        own = gram[: self.keys, : self.keys]
+        return float(np.diag(own)[seen.any(axis=0)].mean()) - (float(own[together].mean()) if together.any() else 0.0)
 
 
 @dataclass(frozen=True, eq=False)

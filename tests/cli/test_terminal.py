@@ -1,11 +1,13 @@
 """What a terminal shows: 80 columns, progress on a terminal alone, completion, one line for a missing package."""
 
+import contextlib
 import io
 import os
 import pty
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -44,12 +46,18 @@ def on_a_terminal(words, **environment):
     env = {**os.environ, "TERM": "xterm", **environment}
     ran = subprocess.Popen([*SYMPROP, *words], stdout=subprocess.PIPE, stderr=theirs, env=env)
     os.close(theirs)
-    out, seen = ran.communicate()[0], io.BytesIO()
-    try:
-        while piece := os.read(ours, 4096):
-            seen.write(piece)
-    except OSError:
-        pass  # how Linux ends a terminal without a writer
+    seen = io.BytesIO()
+
+    def read():
+        with contextlib.suppress(OSError):  # how Linux ends a terminal without a writer
+            while piece := os.read(ours, 4096):
+                seen.write(piece)
+
+    # A terminal that nobody reads blocks its writer after a few thousand characters.
+    reader = threading.Thread(target=read)
+    reader.start()
+    out = ran.communicate()[0]
+    reader.join()
     os.close(ours)
     assert ran.returncode == 0
     return out, seen.getvalue()

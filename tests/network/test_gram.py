@@ -24,6 +24,7 @@ from symprop.functions.logistic import Silu
 from symprop.network import Sequential, parallel, residual, sequential, token_input, trace_of
 from symprop.network.gram import Closure, GramGradient, GramSignal, propagate
 from symprop.network.gram_attention import ANGLE_ERROR, NO_ROTATION, AttentionGram, merged_angles, pattern, rotary_angles
+from symprop.network.gram_memory import Memory
 from symprop.simulate.network import pullback
 
 WIDTH = 48
@@ -208,3 +209,13 @@ def test_one_token():
     found = propagate(trace(Attention(8, 0.1, 4, 0.1, 0.1), 1), GramSignal(np.eye(1), WIDTH), pattern(1, causal=True))
     assert found.output.gram[0, 0] == pytest.approx(WIDTH * 0.1)
     assert found.backward(GramGradient(np.eye(1)))[1]["H1.query"] == 0
+
+
+def test_what_the_keys_of_a_memory_do_not_share_is_told_from_the_tokens_that_read_them():
+    # Nearly equal keys, one of them padding, and tokens of another size: 1 - .99 among the four that are read.
+    keys = 0.99 + 0.01 * np.eye(5)
+    weights = np.tile([0.25, 0.25, 0.25, 0.25, 0.0], (3, 1))
+    memory = Memory(keys, weights)
+    assert memory.pattern.private(memory.joined(7 * np.eye(3))) == pytest.approx(0.01)
+    alone = Memory(np.eye(1), np.ones((2, 1)))
+    assert alone.pattern.private(alone.joined(np.eye(2))) == 1
