@@ -322,3 +322,11 @@ def test_two_lengths_of_what_tokens_shared_have_the_moments_of_a_gamma_law():
     for power, moment in enumerate((1, 1, 1 + spread, (1 + spread) * (1 + 2 * spread))):
         assert sp.simplify(sum(share * (part.gap / x.gap) ** power for share, part in parts) - moment) == 0
     assert by_shared_length(x.replace(fixed_norm=None)) == ((1, x.replace(fixed_norm=None)),)
+
+
+def test_the_size_of_tokens_of_fixed_norm_is_that_of_the_scores():
+    x = Signal(q=sp.Integer(1), gap=sp.Rational(7, 10), tokens=sp.Integer(6), width=sp.Integer(16), gaussian=True,
+               fixed_norm=sp.Integer(16))
+    larger, one = x.replace(q=4 * x.q, gap=4 * x.gap), sp.Rational(1, 16)
+    plain, smaller = (Attention(8, one, 8, query, one) for query in (one, one / 16))
+    assert double(smaller.forward(larger).q) == pytest.approx(4 * double(plain.forward(x).q), rel=1e-9)
