@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from symprop.components import UniformAttention
-from symprop.components.attention import Attention
+from symprop.components.attention import Attention, by_shared_length
 from symprop.components.softmax import Softmax
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError
@@ -313,3 +313,21 @@ def test_the_leading_order_of_the_literature_misses_one_over_n():
     assert abs(value(softmax_variance(sp.S.One, sp.Integer(300)), 2) / exact_variance - 1) < 0.001
     assert sp.N(sp.E / 300**2 / exact_gradient - 1) > 0.05
     assert abs(value(softmax_gradient(sp.S.One, sp.Integer(300)), 1) / exact_gradient - 1) < 0.012
+
+
+def test_two_lengths_of_what_tokens_shared_have_the_moments_of_a_gamma_law():
+    x = Signal(q=sp.Integer(1), gap=sp.Rational(2, 5), tokens=n, width=d, fixed_norm=sp.Integer(7))
+    spread = 2 * sp.Rational(3, 5) ** 2 / 7
+    parts = by_shared_length(x)
+    for power, moment in enumerate((1, 1, 1 + spread, (1 + spread) * (1 + 2 * spread))):
+        assert sp.simplify(sum(share * (part.gap / x.gap) ** power for share, part in parts) - moment) == 0
+    assert by_shared_length(x.replace(fixed_norm=None)) == ((1, x.replace(fixed_norm=None)),)
+
+
+def test_the_size_of_tokens_of_fixed_norm_is_that_of_the_scores():
+    x = Signal(q=sp.Integer(1), gap=sp.Rational(7, 10), tokens=sp.Integer(6), width=sp.Integer(16), gaussian=True,
+               fixed_norm=sp.Integer(16))
+    larger, one = x.replace(q=4 * x.q, gap=4 * x.gap), sp.Rational(1, 16)
+    plain, smaller = (Attention(8, one, 8, query, one) for query in (one, one / 16))
+    assert smaller.score_variance(larger) == plain.score_variance(x)
+    assert sp.cancel(smaller._lost_norm(larger) / plain._lost_norm(x)) == 4

@@ -106,6 +106,17 @@ def test_bad_parameters_are_refused_by_name():
         RotaryAttention(4, 1, 8, 1, 1, base=0)
 
 
+@pytest.mark.parametrize("kind", [CausalAttention, RotaryAttention])
+def test_larger_tokens_with_smaller_weights_have_the_same_scores(kind):
+    x = tokens(6, 32, 0.3)
+    larger = x.replace(q=4 * x.q, gap=4 * x.gap)
+    one = sp.Rational(1, 32)
+    plain, smaller = (kind(8, one, 8, query, one) for query in (one, one / 16))
+    assert plain.score_variance(x) == smaller.score_variance(larger) == x.q * x.gap
+    small, large = (float(sp.N(component.forward(at).q, 15)) for component, at in ((plain, x), (smaller, larger)))
+    assert large == pytest.approx(4 * small, rel=1e-12)
+
+
 @pytest.mark.parametrize(("r", "std", "error"), [(0.3, 3.0, None), (0.9, 1.0, None), (0.4, 2.0, 0.09), (0.5, 2.0, 0.2)])
 def test_rotary_positions_warn_outside_their_range(r, std, error):
     component, x = layer(RotaryAttention, Cell(6, 32, 8, r, std)), tokens(6, 32, r)

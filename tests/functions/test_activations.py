@@ -14,7 +14,7 @@ from symprop.codegen.render import load
 from symprop.core import symbols as s
 from symprop.core.symbols import gap, sigma2
 from symprop.functions.activation import Absolute, Erf, Gelu, Identity, LeakyRelu, Relu, Sine, SkipSum, SquaredRelu
-from symprop.functions.arc_cosine import ArcCosine
+from symprop.functions.arc_cosine import ArcCosine, arc_cosine_array
 from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeDeficit
 
 HOMOGENEOUS = (Relu(), LeakyRelu(sp.Rational(1, 5)), Absolute(), SquaredRelu(), Identity())
@@ -170,3 +170,11 @@ def test_deficits_of_a_norm_are_their_series_and_have_its_slopes(node):
     assert abs(sp.N(slope - (up - down) / (2 * step), 30, maxn=300)) < 1e-25
     small, large = (abs(sp.N(node(point[0], f).expansion() - node(point[0], f), 40)) for f in (10**4, 10**5))
     assert float(small / large) == pytest.approx(100, rel=1e-3)
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_arrays_beyond_opposite_tokens_are_those_of_opposite_ones(k):
+    """Rounding leaves gaps beyond twice the variance."""
+    exact = float(sp.N(ArcCosine(k, sp.Integer(6), sp.Integer(3)), 17))
+    found = arc_cosine_array(k, np.array([6.0, 6.0 * (1 + 1e-15), 7.5]), 3.0)
+    assert found == pytest.approx([exact] * 3, rel=1e-14)

@@ -245,7 +245,8 @@ def test_a_step_goes_forward_and_its_slope_is_refused():
     step = QuadratureActivation(X, sp.Heaviside(X - HALF), "step")
     v = precise(2)
     assert number(step.second(0, v)) == pytest.approx(float(mpmath.ncdf(-0.5 / 2**0.5)), rel=1e-13)
-    assert number(step.slope_mean(0, v)) == pytest.approx(float(normal(0.5, 2)), rel=1e-13)
+    for mean in (0, precise(0.7), precise(-0.7)):
+        assert number(step.slope_mean(mean, v)) == pytest.approx(float(normal(0.5 - float(mean), 2)), rel=1e-13)
     sign = QuadratureActivation(X, sp.sign(X), "sign")
     for share in (1e-30, 1e-14, 0.5, 1.5, 2.0):
         # One minus two over pi times the arcsine of the correlation.

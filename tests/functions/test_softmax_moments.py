@@ -399,6 +399,15 @@ def test_the_interpolation_on_a_sphere_has_exact_ends():
     assert sp.expand(last - jacobian_trace_square(a, n)) == 0 == sp.expand(first - (1 - Participation(a, n)) ** 2)
 
 
+def test_the_gap_of_interpolated_overlaps_and_the_order_of_a_moment():
+    cheap = interpolation(sp.Integer(2), sp.Integer(12))
+    for gap in (sp.S.Zero, sp.Rational(1, 2), sp.Rational(3, 2)):
+        assert number(cheap.overlap_gap(gap)) == pytest.approx((12 * number(cheap.overlap(gap)) - 1) / 11, rel=1e-13)
+    for powers in (((1, 1),), ((1, 2),), ((3, 2), (1, 1))):
+        # Equal weights 1/n, whose sums each have n terms.
+        assert sp.simplify(PairMoment(powers, 0, 0, n) * n ** PairMoment(powers, a, g, n).leading) == 1
+
+
 def test_the_average_over_a_normal_pair():
     x, y, v, w, c = sp.symbols("x y v w c", positive=True)
     got = normal_average(lambda one, two: one**2 * two**2, (x, y), (v, w), c)
