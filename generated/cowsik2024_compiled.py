@@ -1263,8 +1263,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x10_ = log_near_one(M_*(A_*chi_ + M_*chi_ - A_*M_*chi_ - x7_)/x7_, x8_/(A_ + x6_));
         const double x11_ = f_exp(L_*x9_);
         const double x12_ = f_exp(L_*(x0_ + x10_));
-        const double x13_ = times_growth(1.0 - x3_, x12_);
-        const double next_0 = x11_*x3_ + x13_;
+        const double x13_ = (x3_)*x11_;
+        const double x14_ = times_growth(1.0 - x3_, x12_);
+        const double next_0 = x13_ + x14_;
         result_0[i] = next_0;
     }
 }

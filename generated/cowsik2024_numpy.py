@@ -988,8 +988,9 @@ def gradient_growth(
             if _changed & 0b101111:
                 x11 = np.exp(L*x9)
                 x12 = np.exp(L*(x0 + x10))
-            x13 = _times_growth(1 - x3, x12)
-            _to_growth[_at] = x11*x3 + x13
+            x13 = (x3)*x11
+            x14 = _times_growth(1 - x3, x12)
+            _to_growth[_at] = x13 + x14
 
     _in_parts(_work, workers)
     return _to_growth[()]

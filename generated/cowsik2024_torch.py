@@ -761,6 +761,7 @@ def gradient_growth(
     x10 = _log_near_one(M*(A*chi + M*chi - A*M*chi - x7)/x7, x8/(A + x6))
     x11 = torch.exp(L*x9)
     x12 = torch.exp(L*(x0 + x10))
-    x13 = _times_growth(1 - x3, x12)
-    _to_growth = x11*x3 + x13
+    x13 = (x3)*x11
+    x14 = _times_growth(1 - x3, x12)
+    _to_growth = x13 + x14
     return _to_growth.expand(_shape)

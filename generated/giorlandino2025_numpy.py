@@ -1548,7 +1548,7 @@ def overlap_annealed(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 20 operations a point, and 28 a layer
+    # 20 operations a point, and 27 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1567,30 +1567,31 @@ def overlap_annealed(
             if _changed & 0b100:
                 x2 = 1/n
                 x3 = np.log(n)
-                x4 = -x2
             if _changed & 0b1000:
-                x5 = np.square(beta_a)
+                x4 = np.square(beta_a)
             if _changed & 0b100000:
-                x6 = 0.5*gain_w
-                x7 = x6
+                x5 = 0.5*gain_w
+                x6 = x5
             if _changed & 0b10000000:
-                x8 = np.square(alpha_sa)
+                x7 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x9 = np.square(alpha_mlp)
+                x8 = np.square(alpha_mlp)
             if _changed & 0b1100:
-                x10 = x3*x5
-                x11 = x10
-                x12 = -x10
+                x9 = x3*x4
+                x10 = x9
+                x11 = -x9
+            if _changed & 0b10100:
+                x12 = gain_v*x2
             if _changed & 0b1100000:
                 x13 = gain_w + sigma_b2
-                x14 = x13*x6
+                x14 = x13*x5
             if _changed & 0b11000000:
-                x15 = sigma_b2 + x8
+                x15 = sigma_b2 + x7
             if _changed & 0b101100000:
-                x16 = sigma_b2 + x14 + x9
+                x16 = sigma_b2 + x14 + x8
                 x17 = 1/x16
                 x18 = gain_w*x17
-                x19 = x17*x9
+                x19 = x17*x8
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -1603,22 +1604,20 @@ def overlap_annealed(
             gap_X = np.full(_shape_511, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                np.multiply(x11, gap_X, out=_array_0)
+                np.multiply(x10, gap_X, out=_array_0)
                 np.exp(_array_0, out=_array_0)
                 np.square(gap_X, out=_array_1)
-                np.multiply(x12, _array_1, out=_array_1)
+                np.multiply(x11, _array_1, out=_array_1)
                 np.expm1(_array_1, out=_array_1)
-                _made_5 = _times_growth(gap_X, _array_0)
+                _made_5 = _times_growth(gap_X*x2, _array_0)
                 x22 = _made_5
-                _made_7 = _times_growth(gain_v*gap_X, _array_1)
+                _made_7 = _times_growth(gap_X*x12, _array_1)
                 x23 = _made_7
                 _made_9 = _times_growth(x23, _array_0)
                 x24 = _made_9
-                np.multiply(x8, gap_X, out=_array_1)
-                np.multiply(x4, x24, out=_array_0)
-                np.add(_array_1, _array_0, out=_array_1)
-                np.multiply(x2, x22, out=_array_0)
-                np.add(_array_0, 1, out=_array_0)
+                np.multiply(x7, gap_X, out=_array_1)
+                np.subtract(_array_1, x24, out=_array_1)
+                np.add(x22, 1, out=_array_0)
                 np.subtract(_array_0, gap_X, out=_array_0)
                 np.multiply(gain_v, _array_0, out=_array_0)
                 np.add(_array_0, x15, out=_array_0)
@@ -1626,7 +1625,7 @@ def overlap_annealed(
                 np.multiply(_array_1, _array_0, out=_array_2)
                 np.multiply(gain_w, _array_2, out=_array_3)
                 _arc_cosine_1(_array_3, x13, _array_4, _array_5, _array_6, _array_7)
-                np.multiply(x7, _array_1, out=_array_1)
+                np.multiply(x6, _array_1, out=_array_1)
                 np.multiply(_array_1, _array_0, out=_array_1)
                 np.multiply(0.15915494309189535, _array_4, out=_array_4)
                 np.subtract(_array_1, _array_4, out=_array_1)

@@ -4181,7 +4181,7 @@ def gelu_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 4027043 operations a point
+    # 4027042 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4204,24 +4204,25 @@ def gelu_moments_at_mean(
                 x5 = _gelu_slope_second_fec1c0(mu, sigma2)
                 x6 = _normal_moment(0, mu, x0)
                 x7 = _normal_moment(1, mu, x0)
-                x8 = _times_growth(mu, x3)
-                x9 = mu*x2*x6 + sigma2*x2*x7
-                x10 = x6 + 0.3989422804014327*x2*x8/x1
-                x11 = np.square(x10)
+                x8 = mu*x2
+                x9 = _times_growth(x8/x1, x3)
+                x10 = sigma2*x2*x7 + x6*x8
+                x11 = x6 + 0.3989422804014327*x9
+                x12 = np.square(x11)
             if _changed & 0b110:
-                x12 = np.minimum(sigma2, 2*sigma2 - gap)
-                x13 = np.minimum(gap, sigma2)
-            x14 = _gelu_opposite_adc8c5(mu, sigma2, x12)
-            x15 = _gelu_same_far_00b025(mu, sigma2, x13)
-            x16 = _gelu_same_near_e93f6c(mu, sigma2, x13)
-            x17 = _gelu_slope_opposite_782ce3(mu, sigma2, x12)
-            x18 = _gelu_slope_same_near_04d70d(mu, sigma2, x13)
-            _to_mean[_at] = x9
-            _to_second[_at] = sigma2*x11 + x4 + np.square(x9)
-            _to_change[_at] = gap*x11 + x15 + x16 - x14
-            _to_slope_mean[_at] = x10
-            _to_slope_second[_at] = x11 + x5
-            _to_slope_change[_at] = x17 + x18
+                x13 = np.minimum(sigma2, 2*sigma2 - gap)
+                x14 = np.minimum(gap, sigma2)
+            x15 = _gelu_opposite_adc8c5(mu, sigma2, x13)
+            x16 = _gelu_same_far_00b025(mu, sigma2, x14)
+            x17 = _gelu_same_near_e93f6c(mu, sigma2, x14)
+            x18 = _gelu_slope_opposite_782ce3(mu, sigma2, x13)
+            x19 = _gelu_slope_same_near_04d70d(mu, sigma2, x14)
+            _to_mean[_at] = x10
+            _to_second[_at] = sigma2*x12 + x4 + np.square(x10)
+            _to_change[_at] = gap*x12 + x16 + x17 - x15
+            _to_slope_mean[_at] = x11
+            _to_slope_second[_at] = x12 + x5
+            _to_slope_change[_at] = x18 + x19
 
     _in_parts(_work, workers)
     return GeluMomentsAtMeanResult(
@@ -4279,7 +4280,7 @@ def erf_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 256652 operations a point
+    # 256655 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4303,25 +4304,28 @@ def erf_moments_at_mean(
                 x6 = x2 + 0.5
                 x7 = np.sqrt(x5)
                 x8 = 1/x6
-                x9 = 0.6366197723675814/x4
+                x9 = 1/x4
             if _changed & 0b11:
                 x10 = _erf_second_25cb9d(mu, sigma2)
                 x11 = np.exp(-x0/x5)
                 x12 = _erf(mu/x7)
-                x13 = np.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
+                x13 = (1/x1)*x11
+                x14 = np.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
+                x15 = (x9)*x14
             if _changed & 0b110:
-                x14 = 2*sigma2 - gap
-                x15 = np.log1p(gap*x14/x3)
-            x16 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
-            x17 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x14))
-            x18 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-            x19 = _times_growth(x18, x13)
+                x16 = 2*sigma2 - gap
+                x17 = np.log1p(gap*x16/x3)
+            x18 = _erf_same_near_658cb3(mu, sigma2, np.minimum(gap, sigma2))
+            x19 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x16))
+            x20 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x17)
+            x21 = (x9)*x20
+            x22 = _times_growth(x21, x14)
             _to_mean[_at] = x12
             _to_second[_at] = x10 + np.square(x12)
-            _to_change[_at] = x16 + x17
-            _to_slope_mean[_at] = 0.7978845608028654*x11/x1
-            _to_slope_second[_at] = x13*x9
-            _to_slope_change[_at] = -x19*x9
+            _to_change[_at] = x18 + x19
+            _to_slope_mean[_at] = 0.7978845608028654*x13
+            _to_slope_second[_at] = 0.6366197723675814*x15
+            _to_slope_change[_at] = -0.6366197723675814*x22
 
     _in_parts(_work, workers)
     return ErfMomentsAtMeanResult(

@@ -3809,7 +3809,7 @@ def gelu_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 4027043 operations a point
+    # 4027042 operations a point
     x0 = sigma2 + 1
     x1 = torch.sqrt(x0)
     x2 = 1/x0
@@ -3818,23 +3818,24 @@ def gelu_moments_at_mean(
     x5 = _gelu_slope_second_fec1c0(mu, sigma2)
     x6 = _normal_moment(0, mu, x0)
     x7 = _normal_moment(1, mu, x0)
-    x8 = _times_growth(mu, x3)
-    x9 = mu*x2*x6 + sigma2*x2*x7
-    x10 = x6 + 0.3989422804014327*x2*x8/x1
-    x11 = torch.square(x10)
-    x12 = torch.minimum(sigma2, 2*sigma2 - gap)
-    x13 = torch.minimum(gap, sigma2)
-    x14 = _gelu_opposite_adc8c5(mu, sigma2, x12)
-    x15 = _gelu_same_far_00b025(mu, sigma2, x13)
-    x16 = _gelu_same_near_e93f6c(mu, sigma2, x13)
-    x17 = _gelu_slope_opposite_782ce3(mu, sigma2, x12)
-    x18 = _gelu_slope_same_near_04d70d(mu, sigma2, x13)
-    _to_mean = x9
-    _to_second = sigma2*x11 + x4 + torch.square(x9)
-    _to_change = gap*x11 + x15 + x16 - x14
-    _to_slope_mean = x10
-    _to_slope_second = x11 + x5
-    _to_slope_change = x17 + x18
+    x8 = mu*x2
+    x9 = _times_growth(x8/x1, x3)
+    x10 = sigma2*x2*x7 + x6*x8
+    x11 = x6 + 0.3989422804014327*x9
+    x12 = torch.square(x11)
+    x13 = torch.minimum(sigma2, 2*sigma2 - gap)
+    x14 = torch.minimum(gap, sigma2)
+    x15 = _gelu_opposite_adc8c5(mu, sigma2, x13)
+    x16 = _gelu_same_far_00b025(mu, sigma2, x14)
+    x17 = _gelu_same_near_e93f6c(mu, sigma2, x14)
+    x18 = _gelu_slope_opposite_782ce3(mu, sigma2, x13)
+    x19 = _gelu_slope_same_near_04d70d(mu, sigma2, x14)
+    _to_mean = x10
+    _to_second = sigma2*x12 + x4 + torch.square(x10)
+    _to_change = gap*x12 + x16 + x17 - x15
+    _to_slope_mean = x11
+    _to_slope_second = x12 + x5
+    _to_slope_change = x18 + x19
     return GeluMomentsAtMeanResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),
@@ -3882,7 +3883,7 @@ def erf_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 256652 operations a point
+    # 256655 operations a point
     x0 = torch.square(mu)
     x1 = torch.sqrt(sigma2 + 0.5)
     x2 = 2*sigma2
@@ -3892,23 +3893,26 @@ def erf_moments_at_mean(
     x6 = x2 + 0.5
     x7 = torch.sqrt(x5)
     x8 = 1/x6
-    x9 = 0.6366197723675814/x4
+    x9 = 1/x4
     x10 = _erf_second_25cb9d(mu, sigma2)
     x11 = torch.exp(-x0/x5)
     x12 = torch.erf(mu/x7)
-    x13 = torch.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
-    x14 = 2*sigma2 - gap
-    x15 = torch.log1p(gap*x14/x3)
-    x16 = _erf_same_near_658cb3(mu, sigma2, torch.minimum(gap, sigma2))
-    x17 = _erf_opposite_bc2d76(mu, sigma2, torch.minimum(sigma2, x14))
-    x18 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x15)
-    x19 = _times_growth(x18, x13)
+    x13 = (1/x1)*x11
+    x14 = torch.exp(-4*x0*(0.5*x8 + 1)/(8*sigma2 + 4))
+    x15 = (x9)*x14
+    x16 = 2*sigma2 - gap
+    x17 = torch.log1p(gap*x16/x3)
+    x18 = _erf_same_near_658cb3(mu, sigma2, torch.minimum(gap, sigma2))
+    x19 = _erf_opposite_bc2d76(mu, sigma2, torch.minimum(sigma2, x16))
+    x20 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x17)
+    x21 = (x9)*x20
+    x22 = _times_growth(x21, x14)
     _to_mean = x12
     _to_second = x10 + torch.square(x12)
-    _to_change = x16 + x17
-    _to_slope_mean = 0.7978845608028654*x11/x1
-    _to_slope_second = x13*x9
-    _to_slope_change = -x19*x9
+    _to_change = x18 + x19
+    _to_slope_mean = 0.7978845608028654*x13
+    _to_slope_second = 0.6366197723675814*x15
+    _to_slope_change = -0.6366197723675814*x22
     return ErfMomentsAtMeanResult(
         _to_mean.expand(_shape),
         _to_second.expand(_shape),

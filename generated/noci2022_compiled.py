@@ -3190,12 +3190,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = times_growth(C_, x1_);
-        const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
-        const double x4_ = f_exp(L_*x3_);
+        const double x2_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
+        const double x3_ = times_growth(C_/n_, x1_);
+        const double x4_ = f_exp(L_*x2_);
         const double x5_ = times_growth(N_, x4_);
-        const double x6_ = times_growth(x2_, x4_);
-        const double next_0 = x5_ + x6_/n_;
+        const double x6_ = times_growth(x3_, x4_);
+        const double next_0 = x5_ + x6_;
         result_0[i] = next_0;
     }
 }
@@ -3229,11 +3229,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_expm1(a_1_*d_*sigma_v2_);
-        const double x1_ = times_growth(C_, x0_);
+        const double x1_ = times_growth(C_/n_, x0_);
         const double x2_ = f_exp(a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
         const double x3_ = times_growth(N_, x2_);
         const double x4_ = times_growth(x1_, x2_);
-        const double next_0 = x3_ + x4_/n_;
+        const double next_0 = x3_ + x4_;
         result_0[i] = next_0;
     }
 }
@@ -3262,7 +3262,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = bounded_exponent(L_*x0_);
         const double x2_ = f_expm1(x1_);
-        const double x3_ = x2_*(rho_*(n_ - 1.0) + 1.0)/n_;
+        const double x3_ = ((rho_*(n_ - 1.0) + 1.0)/n_)*x2_;
         const double x4_ = 1.0/((x3_ + 1.0));
         const double next_0 = x4_*(rho_ + x3_);
         const double next_1 = x4_*(1.0 - rho_);
@@ -3292,7 +3292,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = bounded_exponent(a_1_*d_*sigma_v2_);
         const double x1_ = f_expm1(x0_);
-        const double x2_ = x1_*(rho_*(n_ - 1.0) + 1.0)/n_;
+        const double x2_ = ((rho_*(n_ - 1.0) + 1.0)/n_)*x1_;
         const double x3_ = 1.0/((x2_ + 1.0));
         const double next_0 = x3_*(rho_ + x2_);
         const double next_1 = x3_*(1.0 - rho_);
@@ -3333,10 +3333,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = times_growth(C_, x1_);
-        const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
-        const double x4_ = f_exp(L_*x3_);
-        const double x5_ = times_growth(K_ij_ + x2_/square(n_), x4_);
+        const double x2_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
+        const double x3_ = times_growth(C_/square(n_), x1_);
+        const double x4_ = f_exp(L_*x2_);
+        const double x5_ = times_growth(K_ij_ + x3_, x4_);
         const double next_0 = x5_;
         result_0[i] = next_0;
     }
@@ -3370,8 +3370,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
         const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = times_growth(C_, x1_);
-        const double x3_ = minimum(x2_/square(n_), 1.7976931348623157e+308);
+        const double x2_ = times_growth(C_/square(n_), x1_);
+        const double x3_ = minimum(x2_, 1.7976931348623157e+308);
         const double x4_ = sqrt(K_ii_ + x3_);
         const double x5_ = sqrt(K_jj_ + x3_);
         const double next_0 = (K_ij_ + x3_)/(x4_*x5_);
@@ -4153,13 +4153,13 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x61_ = 0.5*x57_;
         const double x62_ = 0.5*x52_;
         const double x63_ = x1_*x40_ + x53_;
-        const double x64_ = f_log1p(x1_*x42_ + x44_ + 4.0*x58_ + x60_ + x63_);
-        const double x65_ = f_log1p(x58_ + x63_ - x47_ - x52_ - x57_);
+        const double x64_ = f_log1p(x58_ + x63_ - x47_ - x52_ - x57_);
+        const double x65_ = f_log1p(x1_*x42_ + x44_ + 4.0*x58_ + x60_ + x63_);
         const double x66_ = x40_ + 2.5*x58_ + x61_ + x62_ + x63_;
         const double x67_ = x20_*x33_;
         const double x68_ = x20_*x35_;
-        const double x69_ = geometric_sum(x65_, x64_, L_);
-        const double x70_ = f_exp(L_*x65_);
+        const double x69_ = geometric_sum(x64_, x65_, L_);
+        const double x70_ = f_exp(L_*x64_);
         const double x71_ = x19_*x42_;
         const double x72_ = x19_*x45_;
         const double x73_ = x28_*x41_;
@@ -4176,11 +4176,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x84_ = f_log1p(x66_ + x83_ - x82_);
         const double x85_ = x82_ + x83_;
         const double x86_ = f_log1p(x66_ + x85_);
-        const double x87_ = f_exp(L_*(x31_ + x64_));
+        const double x87_ = f_exp(L_*(x31_ + x65_));
         const double x88_ = f_exp(L_*x84_);
         const double x89_ = geometric_sum(x84_, x86_, L_);
-        const double x90_ = times_growth(square(C_), x87_);
-        const double next_0 = G_2_*x47_*x59_*x69_ + x90_/square(n_) + (x69_*(x47_ + x52_ + x57_ + x58_) + x70_)*square(T_X_) + (2.0*C_*T_X_*(x88_ + x89_*(x85_ - x40_ - 0.5*x58_ - x61_ - x62_)) + Q_X_*x44_*x59_*x89_)/n_;
+        const double x90_ = times_growth(square(C_)/square(n_), x87_);
+        const double next_0 = G_2_*x47_*x59_*x69_ + x90_ + (x69_*(x47_ + x52_ + x57_ + x58_) + x70_)*square(T_X_) + (2.0*C_*T_X_*(x88_ + x89_*(x85_ - x40_ - 0.5*x58_ - x61_ - x62_)) + Q_X_*x44_*x59_*x89_)/n_;
         result_0[i] = next_0;
     }
 }

@@ -401,17 +401,17 @@ def norm(
                 x0 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b101000011:
                 x1 = np.expm1(L*x0)
-            if _changed & 0b101010011:
-                x2 = _times_growth(C, x1)
             if _changed & 0b11011000100:
-                x3 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+                x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+            if _changed & 0b101011011:
+                x3 = _times_growth(C/n, x1)
             if _changed & 0b11011000101:
-                x4 = np.exp(L*x3)
+                x4 = np.exp(L*x2)
             if _changed & 0b11011100101:
                 x5 = _times_growth(N, x4)
-            if _changed & 0b11111010111:
-                x6 = _times_growth(x2, x4)
-            _to_norm[_at] = x5 + x6/n
+            if _changed & 0b11111011111:
+                x6 = _times_growth(x3, x4)
+            _to_norm[_at] = x5 + x6
 
     _in_parts(_work, workers)
     return _to_norm[()]
@@ -501,15 +501,15 @@ def norm_limit(
                     _require(C <= N*n, C, "C", "a number in [0, N*n]")
             if _changed & 0b10100001:
                 x0 = np.expm1(a_1*d*sigma_v2)
-            if _changed & 0b10101001:
-                x1 = _times_growth(C, x0)
+            if _changed & 0b10101101:
+                x1 = _times_growth(C/n, x0)
             if _changed & 0b1101100010:
                 x2 = np.exp(a_2*d*d_F*sigma_down2*sigma_up2)
             if _changed & 0b1101110010:
                 x3 = _times_growth(N, x2)
-            if _changed & 0b1111101011:
+            if _changed & 0b1111101111:
                 x4 = _times_growth(x1, x2)
-            _to_norm_limit[_at] = x3 + x4/n
+            _to_norm_limit[_at] = x3 + x4
 
     _in_parts(_work, workers)
     return _to_norm_limit[()]
@@ -588,7 +588,7 @@ def correlation(
             if _changed & 0b110011:
                 x1 = _bounded_exponent(L*x0)
                 x2 = np.expm1(x1)
-            x3 = x2*(rho*(n - 1) + 1)/n
+            x3 = ((rho*(n - 1) + 1)/n)*x2
             x4 = 1/(x3 + 1)
             _to_correlation[_at] = x4*(rho + x3)
             _to_one_minus_correlation[_at] = x4*(1 - rho)
@@ -669,7 +669,7 @@ def correlation_limit(
             if _changed & 0b11001:
                 x0 = _bounded_exponent(a_1*d*sigma_v2)
                 x1 = np.expm1(x0)
-            x2 = x1*(rho*(n - 1) + 1)/n
+            x2 = ((rho*(n - 1) + 1)/n)*x1
             x3 = 1/(x2 + 1)
             _to_correlation[_at] = x3*(rho + x2)
             _to_one_minus_correlation[_at] = x3*(1 - rho)
@@ -767,13 +767,13 @@ def gram_entry(
                 x0 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b101000011:
                 x1 = np.expm1(L*x0)
-            if _changed & 0b101010011:
-                x2 = _times_growth(C, x1)
             if _changed & 0b11011000100:
-                x3 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+                x2 = _log1p(d*d_F*sigma_down2*sigma_up2*np.square(alpha_2))
+            if _changed & 0b101011011:
+                x3 = _times_growth(C/np.square(n), x1)
             if _changed & 0b11011000101:
-                x4 = np.exp(L*x3)
-            x5 = _times_growth(K_ij + x2/np.square(n), x4)
+                x4 = np.exp(L*x2)
+            x5 = _times_growth(K_ij + x3, x4)
             _to_gram_entry[_at] = x5
 
     _in_parts(_work, workers)
@@ -852,10 +852,9 @@ def pair_correlation(
                 x0 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b110000011:
                 x1 = np.expm1(L*x0)
-            if _changed & 0b110001011:
-                x2 = _times_growth(C, x1)
             if _changed & 0b110001111:
-                x3 = np.minimum(x2/np.square(n), 1.7976931348623157e+308)
+                x2 = _times_growth(C/np.square(n), x1)
+                x3 = np.minimum(x2, 1.7976931348623157e+308)
             if _changed & 0b110101111:
                 x4 = np.sqrt(K_ii + x3)
             if _changed & 0b111001111:
@@ -2875,15 +2874,15 @@ def norm_second_moment(
                 x61 = 0.5*x57
                 x62 = 0.5*x52
                 x63 = x1*x40 + x53
-                x64 = _log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
-                x65 = np.log1p(x58 + x63 - x47 - x52 - x57)
+                x64 = np.log1p(x58 + x63 - x47 - x52 - x57)
+                x65 = _log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
                 x66 = x40 + 2.5*x58 + x61 + x62 + x63
             if _changed & 0b1111100000000:
                 x67 = x20*x33
                 x68 = x20*x35
             if _changed & 0b1101010000110:
-                x69 = _geometric_sum(x65, x64, L)
-                x70 = np.exp(L*x65)
+                x69 = _geometric_sum(x64, x65, L)
+                x70 = np.exp(L*x64)
             if _changed & 0b1111110000000:
                 x71 = x19*x42
                 x72 = x19*x45
@@ -2903,12 +2902,12 @@ def norm_second_moment(
                 x85 = x82 + x83
                 x86 = np.log1p(x66 + x85)
             if _changed & 0b1111110000110:
-                x87 = np.exp(L*(x31 + x64))
+                x87 = np.exp(L*(x31 + x65))
                 x88 = np.exp(L*x84)
                 x89 = _geometric_sum(x84, x86, L)
-            if _changed & 0b1111110001110:
-                x90 = _times_growth(np.square(C), x87)
-            _to_second_moment[_at] = G_2*x47*x59*x69 + x90/np.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+            if _changed & 0b1111110001111:
+                x90 = _times_growth(np.square(C)/np.square(n), x87)
+            _to_second_moment[_at] = G_2*x47*x59*x69 + x90 + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
 
     _in_parts(_work, workers)
     return _to_second_moment[()]

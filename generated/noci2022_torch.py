@@ -244,12 +244,12 @@ def norm(
     # 19 operations a point
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
     x1 = torch.expm1(L*x0)
-    x2 = _times_growth(C, x1)
-    x3 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
-    x4 = torch.exp(L*x3)
+    x2 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
+    x3 = _times_growth(C/n, x1)
+    x4 = torch.exp(L*x2)
     x5 = _times_growth(N, x4)
-    x6 = _times_growth(x2, x4)
-    _to_norm = x5 + x6/n
+    x6 = _times_growth(x3, x4)
+    _to_norm = x5 + x6
     return _to_norm.expand(_shape)
 
 
@@ -309,11 +309,11 @@ def norm_limit(
     _shape = torch.broadcast_shapes(*_shapes)
     # 13 operations a point
     x0 = torch.expm1(a_1*d*sigma_v2)
-    x1 = _times_growth(C, x0)
+    x1 = _times_growth(C/n, x0)
     x2 = torch.exp(a_2*d*d_F*sigma_down2*sigma_up2)
     x3 = _times_growth(N, x2)
     x4 = _times_growth(x1, x2)
-    _to_norm_limit = x3 + x4/n
+    _to_norm_limit = x3 + x4
     return _to_norm_limit.expand(_shape)
 
 
@@ -367,7 +367,7 @@ def correlation(
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
     x1 = _bounded_exponent(L*x0)
     x2 = torch.expm1(x1)
-    x3 = x2*(rho*(n - 1) + 1)/n
+    x3 = ((rho*(n - 1) + 1)/n)*x2
     x4 = 1/(x3 + 1)
     _to_correlation = x4*(rho + x3)
     _to_one_minus_correlation = x4*(1 - rho)
@@ -425,7 +425,7 @@ def correlation_limit(
     # 15 operations a point
     x0 = _bounded_exponent(a_1*d*sigma_v2)
     x1 = torch.expm1(x0)
-    x2 = x1*(rho*(n - 1) + 1)/n
+    x2 = ((rho*(n - 1) + 1)/n)*x1
     x3 = 1/(x2 + 1)
     _to_correlation = x3*(rho + x2)
     _to_one_minus_correlation = x3*(1 - rho)
@@ -494,10 +494,10 @@ def gram_entry(
     # 19 operations a point
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
     x1 = torch.expm1(L*x0)
-    x2 = _times_growth(C, x1)
-    x3 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
-    x4 = torch.exp(L*x3)
-    x5 = _times_growth(K_ij + x2/torch.square(n), x4)
+    x2 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
+    x3 = _times_growth(C/torch.square(n), x1)
+    x4 = torch.exp(L*x2)
+    x5 = _times_growth(K_ij + x3, x4)
     _to_gram_entry = x5
     return _to_gram_entry.expand(_shape)
 
@@ -552,8 +552,8 @@ def pair_correlation(
     # 17 operations a point
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
     x1 = torch.expm1(L*x0)
-    x2 = _times_growth(C, x1)
-    x3 = torch.clamp(x2/torch.square(n), max=1.7976931348623157e+308)
+    x2 = _times_growth(C/torch.square(n), x1)
+    x3 = torch.clamp(x2, max=1.7976931348623157e+308)
     x4 = torch.sqrt(K_ii + x3)
     x5 = torch.sqrt(K_jj + x3)
     _to_pair_correlation = (K_ij + x3)/(x4*x5)
@@ -1930,13 +1930,13 @@ def norm_second_moment(
     x61 = 0.5*x57
     x62 = 0.5*x52
     x63 = x1*x40 + x53
-    x64 = torch.log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
-    x65 = torch.log1p(x58 + x63 - x47 - x52 - x57)
+    x64 = torch.log1p(x58 + x63 - x47 - x52 - x57)
+    x65 = torch.log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
     x66 = x40 + 2.5*x58 + x61 + x62 + x63
     x67 = x20*x33
     x68 = x20*x35
-    x69 = _geometric_sum(x65, x64, L)
-    x70 = torch.exp(L*x65)
+    x69 = _geometric_sum(x64, x65, L)
+    x70 = torch.exp(L*x64)
     x71 = x19*x42
     x72 = x19*x45
     x73 = x28*x41
@@ -1953,11 +1953,11 @@ def norm_second_moment(
     x84 = torch.log1p(x66 + x83 - x82)
     x85 = x82 + x83
     x86 = torch.log1p(x66 + x85)
-    x87 = torch.exp(L*(x31 + x64))
+    x87 = torch.exp(L*(x31 + x65))
     x88 = torch.exp(L*x84)
     x89 = _geometric_sum(x84, x86, L)
-    x90 = _times_growth(torch.square(C), x87)
-    _to_second_moment = G_2*x47*x59*x69 + x90/torch.square(n) + (x69*(x47 + x52 + x57 + x58) + x70)*torch.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+    x90 = _times_growth(torch.square(C)/torch.square(n), x87)
+    _to_second_moment = G_2*x47*x59*x69 + x90 + (x69*(x47 + x52 + x57 + x58) + x70)*torch.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
     return _to_second_moment.expand(_shape)
 
 

@@ -329,8 +329,8 @@ def tfixup_update(
                 x1 = _log1p(np.square(x0))
             if _changed & 0b110:
                 x2 = np.exp(x1*(2*L - 1))
-                x3 = _times_growth(x0, x2)
-            _to_update[_at] = 4*L*q_0*x3
+            x3 = _times_growth(L*q_0*x0, x2)
+            _to_update[_at] = 4*x3
 
     _in_parts(_work, workers)
     return _to_update[()]

@@ -211,8 +211,8 @@ def tfixup_update(
     x0 = torch.square(beta)
     x1 = torch.log1p(torch.square(x0))
     x2 = torch.exp(x1*(2*L - 1))
-    x3 = _times_growth(x0, x2)
-    _to_update = 4*L*q_0*x3
+    x3 = _times_growth(L*q_0*x0, x2)
+    _to_update = 4*x3
     return _to_update.expand(_shape)
 
 

@@ -1384,20 +1384,21 @@ def _softmax_layer_exact_pair(a, n, D, d_k, x):
     x30 = torch.exp(a*x5*(x25*torch.square(x) + x5*(x17*(x6 + 1) - x*x22)))
     x31 = x25*(x7 - 2)
     x32 = _times_growth(x12, x29)
-    x33 = x*(x15*x20*(4 - x7) - x27 - x31)
-    x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
-    x35 = _times_growth(x12*(x15*x20 - x33), x29)
-    x36 = _times_growth(x34, x30)
-    x37 = _times_growth(x34*x5, x30)
-    x38 = x2*x36
+    x33 = (x2)*x30
+    x34 = x*(x15*x20*(4 - x7) - x27 - x31)
+    x35 = x2*(x*x27 + x*x31 + x22*x5*(1 - x7))
+    x36 = _times_growth(x12*(x15*x20 - x34), x29)
+    x37 = _times_growth(x35, x30)
+    x38 = _times_growth(x35*x5, x30)
+    x39 = _times_growth(x35*(x4 + 1), x30)
     return [
         -x32,
-        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x38) + x12*x33 - x35) - x32,
-        x2*x30,
-        x38,
+        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36) - x32,
+        x33,
+        x37,
         x28,
-        x28*x4 + x38*(x4 + 1),
-        2*a*(x2*x37 + x26*x5 + x8*(2*x13 - x16 - x26)),
+        x28*x4 + x39,
+        2*a*(x26*x5 + x38 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -1707,19 +1708,19 @@ def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
     x55 = x21*(D*(x10*x24*(D - 4) + x10 + x11*x23[9] + x12*x34 + x13*x27 + x13*x23[22] + x14*x31 + x14*x23[16] + x15*x41 + x28 + x32 + x39 + x23[2] + 4*x23[7] - x11*x23[17] - x12*x25 - x12*x28*x8 - x12*x9*x23[20] - x12*x23[11] - x12*x23[21] - x12*x23[23] - x15*x39 - x24 - x31 - x40 - 2*x23[3] - 2*x23[5]) - x50) + x50
     x56 = torch.expm1(-a*x*(x*(x20*x47 - x22*x4*x54) + x21*x53))
     x57 = torch.exp(a*(x17*(x17*(x43*(x16 + 1) - x*x53) + x18*x52) + x18*x20*x44))
-    x58 = x*x47*(6 - 6*x) + x*x52*(x19 - 2) + x17*x53*(1 - x19)
+    x58 = x3*(x*x47*(6 - 6*x) + x*x52*(x19 - 2) + x17*x53*(1 - x19))
     x59 = _times_growth(x24, x56)
-    x60 = _times_growth(x58*(x21*(x6*x7*(x32 + x45)/x48 - 1) + 1), x57)
-    x61 = _times_growth(x17*x58, x57)
-    x62 = x3*x60
+    x60 = (x3)*x57
+    x61 = _times_growth(x58*(x21*(x6*x7*(x32 + x45)/x48 - 1) + 1), x57)
+    x62 = _times_growth(x17*x58, x57)
     return [
         -x59,
         2*a*x*x3*x6*(x39 + 1 - 3*x24) + x*(x33 + x38)*(x18 + 3 - x19) - x*x54*(2 - x) - x59,
-        x3*x57,
-        x62,
+        x60,
+        x61,
         x55,
-        x55*x6 + x62,
-        2*a*(x17*(x42 - x49) + x21*(D*x10*(x24 + 3*x31 + x34 + x41 - 2*x27 - 3*x28 - 4*x29) + x49 - x42 - x51) + x3*x61),
+        x55*x6 + x61,
+        2*a*(x17*(x42 - x49) + x21*(D*x10*(x24 + 3*x31 + x34 + x41 - 2*x27 - 3*x28 - 4*x29) + x49 - x42 - x51) + x62),
     ]
 
 
@@ -1852,20 +1853,21 @@ def _softmax_layer_exact_unit_normal_pair(a, n, D, d_k, x):
     x30 = torch.exp(a*x5*(x25*torch.square(x) + x5*(x17*(x6 + 1) - x*x22)))
     x31 = x25*(x7 - 2)
     x32 = _times_growth(x12, x29)
-    x33 = x*(x15*x20*(4 - x7) - x27 - x31)
-    x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
-    x35 = _times_growth(x12*(x15*x20 - x33), x29)
-    x36 = _times_growth(x34, x30)
-    x37 = _times_growth(x34*x5, x30)
-    x38 = x2*x36
+    x33 = (x2)*x30
+    x34 = x*(x15*x20*(4 - x7) - x27 - x31)
+    x35 = x2*(x*x27 + x*x31 + x22*x5*(1 - x7))
+    x36 = _times_growth(x12*(x15*x20 - x34), x29)
+    x37 = _times_growth(x35, x30)
+    x38 = _times_growth(x35*x5, x30)
+    x39 = _times_growth(x35*(x4 + 1), x30)
     return [
         -x32,
-        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x38) + x12*x33 - x35) - x32,
-        x2*x30,
-        x38,
+        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36) - x32,
+        x33,
+        x37,
         x28,
-        x28*x4 + x38*(x4 + 1),
-        2*a*(x2*x37 + x26*x5 + x8*(2*x13 - x16 - x26)),
+        x28*x4 + x39,
+        2*a*(x26*x5 + x38 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -2194,19 +2196,19 @@ def _softmax_layer_exact_normed_sphere_pair(a, n, D, d_k, x):
     x62 = x14*(x19*(x23*x31*(x19 - 4) + x23 + x24*x30[9] + x25*x41 + x26*x34 + x26*x30[22] + x27*x38 + x27*x30[16] + x28*x48 + x35 + x39 + x46 + x30[2] + 4*x30[7] - x21*x25*x35 - x22*x25*x30[20] - x24*x30[17] - x25*x32 - x25*x30[11] - x25*x30[21] - x25*x30[23] - x28*x46 - x31 - x38 - x47 - 2*x30[3] - 2*x30[5]) - x56) + x56
     x63 = torch.expm1(-a*x*(x*(x13*x53 - x29*x4*x61) + x14*x60))
     x64 = torch.exp(a*(x10*(x10*(x49*(x9 + 1) - x*x60) + x11*x58) + x11*x13*x50))
-    x65 = x*x53*(6 - 6*x) + x*x58*(x12 - 2) + x10*x60*(1 - x12)
+    x65 = x3*(x*x53*(6 - 6*x) + x*x58*(x12 - 2) + x10*x60*(1 - x12))
     x66 = _times_growth(x31, x63)
-    x67 = _times_growth(x65*(x14*(x15*x20*x6*x8*(x39 + x51)/x54 - 1) + 1), x64)
-    x68 = _times_growth(x10*x65, x64)
-    x69 = x3*x67
+    x67 = (x3)*x64
+    x68 = _times_growth(x65*(x14*(x15*x20*x6*x8*(x39 + x51)/x54 - 1) + 1), x64)
+    x69 = _times_growth(x10*x65, x64)
     return [
         -x66,
         2*a*x*x3*x6*(x46 + 1 - 3*x31) + d_k*x*x17*(x40 + x45)*(x11 + 3 - x12) - x*x18*x61*(2 - x) - x66,
-        x3*x64,
-        x69,
+        x67,
+        x68,
         x62,
-        x6*x62 + x69,
-        2*a*(x10*x59 + x14*(D*d_k*x17*x23*(x31 + 3*x38 + x41 + x48 - 2*x34 - 3*x35 - 4*x36) - x57 - x59) + x3*x68),
+        x6*x62 + x68,
+        2*a*(x10*x59 + x14*(D*d_k*x17*x23*(x31 + 3*x38 + x41 + x48 - 2*x34 - 3*x35 - 4*x36) - x57 - x59) + x69),
     ]
 
 
@@ -2341,20 +2343,21 @@ def _softmax_layer_exact_normed_normal_pair(a, n, D, d_k, x):
     x30 = torch.exp(a*x5*(x25*torch.square(x) + x5*(x17*(x6 + 1) - x*x22)))
     x31 = x25*(x7 - 2)
     x32 = _times_growth(x12, x29)
-    x33 = x*(x15*x20*(4 - x7) - x27 - x31)
-    x34 = x*x27 + x*x31 + x22*x5*(1 - x7)
-    x35 = _times_growth(x12*(x15*x20 - x33), x29)
-    x36 = _times_growth(x34, x30)
-    x37 = _times_growth(x34*x5, x30)
-    x38 = x2*x36
+    x33 = (x2)*x30
+    x34 = x*(x15*x20*(4 - x7) - x27 - x31)
+    x35 = x2*(x*x27 + x*x31 + x22*x5*(1 - x7))
+    x36 = _times_growth(x12*(x15*x20 - x34), x29)
+    x37 = _times_growth(x35, x30)
+    x38 = _times_growth(x35*x5, x30)
+    x39 = _times_growth(x35*(x4 + 1), x30)
     return [
         -x32,
-        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x38) + x12*x33 - x35) - x32,
-        x2*x30,
-        x38,
+        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36) - x32,
+        x33,
+        x37,
         x28,
-        x28*x4 + x38*(x4 + 1),
-        2*a*(x2*x37 + x26*x5 + x8*(2*x13 - x16 - x26)),
+        x28*x4 + x39,
+        2*a*(x26*x5 + x38 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -2469,13 +2472,14 @@ def _means_275bc9_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, si
     x28 = 1 - x27
     x29 = 3*x27
     x30 = torch.exp(x18*x28*(x22*torch.square(x27) + x28*(x0*x14*x23*(2*x27 + 1) - x24*x27)))
-    x31 = x19*x23*x27*(6 - 6*x27) + x22*x27*(x29 - 2) + x24*x28*(1 - x29)
+    x31 = x2*(x19*x23*x27*(6 - 6*x27) + x22*x27*(x29 - 2) + x24*x28*(1 - x29))
     x32 = _times_growth(x25*x31, x30)
-    x33 = _times_growth(x26*x31, x30)
+    x33 = (x2)*x30
+    x34 = _times_growth(x26*x31/x3, x30)
     return [
-        x2*x32,
-        x2*x30,
-        x2*x33/x3,
+        x32,
+        x33,
+        x34,
     ]
 
 
@@ -2622,17 +2626,18 @@ def _means_5ab39c_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, si
     x29 = 1 - x28
     x30 = 3*x28
     x31 = torch.exp(x19*x29*(x23*torch.square(x28) + x29*(x0*x15*x24*(2*x28 + 1) - x25*x28)))
-    x32 = x20*x24*x28*(6 - 6*x28) + x23*x28*(x30 - 2) + x25*x29*(1 - x30)
+    x32 = x2*(x20*x24*x28*(6 - 6*x28) + x23*x28*(x30 - 2) + x25*x29*(1 - x30))
     x33 = _times_growth(x32*(at_0 - x8), x31)
     x34 = _times_growth(x26*x32, x31)
     x35 = _times_growth(at_0*x32, x31)
-    x36 = _times_growth(x27*x32, x31)
+    x36 = (x2)*x31
+    x37 = _times_growth(x27*x32/x3, x31)
     return [
-        x2*x33,
-        x2*x34,
-        x2*x35,
-        x2*x31,
-        x2*x36/x3,
+        x33,
+        x34,
+        x35,
+        x36,
+        x37,
     ]
 
 
@@ -3008,8 +3013,9 @@ def _means_e780e1_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, si
     x22 = torch.clamp(1 - at_3*x12*x2*x9*(1 - x13*torch.square(x21)*torch.square(x5)) - x12*x21*x5, min=0)
     x23 = 1 - x22
     x24 = torch.exp(x17*x23*(n*x0*x12*x16*torch.square(x22)*torch.square(x18[0])/torch.clamp(n - 1, min=1) + x23*(x0*x12*x20*(2*x22 + 1) - x22*(x19 + x18[2] - 2*x18[3])/x19)))
+    x25 = (1/n)*x24
     return [
-        x24/n,
+        x25,
     ]
 
 

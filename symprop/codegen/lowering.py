@@ -98,6 +98,10 @@ class TimesGrowth(_Lowered):
     """x*y for a growth y that may overflow: zero where x is."""
 
 
+class Grouped(_Lowered):
+    """x*y, each computed first: a growth y that may overflow and a quotient x that is small."""
+
+
 class Square(_Lowered):
     """x^2."""
 
@@ -544,11 +548,15 @@ class _Lowering:
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
         for kind in (Expm1, Exp):
-            growth = [factor for factor in plain if isinstance(factor, kind) and _overflows(factor)]
-            vanishing = [factor for factor in plain if factor not in growth and _can_vanish(factor)]
-            if growth and vanishing:
-                plain = [factor for factor in plain if factor not in growth and factor not in vanishing]
-                plain.append(TimesGrowth(sp.Mul(*vanishing), sp.Mul(*growth)))
+            growth = [factor for factor in plain if isinstance(factor, kind) and _grows(factor)]
+            # What grows in a divisor may cancel the growth.
+            steady = [factor for factor in plain if _can_vanish(factor) or not factor.has(Exp, Expm1)]
+            rest = [factor for factor in steady if factor not in growth]
+            others = [factor for factor in plain if factor not in growth and factor not in rest]
+            if any(map(_overflows, growth)) and any(map(_can_vanish, rest)):
+                plain = [TimesGrowth(sp.Mul(*rest), sp.Mul(*growth)), *others]
+            elif growth and any(factor.is_Pow and factor.exp.is_negative for factor in rest):
+                plain = [Grouped(sp.Mul(*rest), sp.Mul(*growth)), *others]
         return sp.Mul(_number(sp.Mul(*constants)), *plain)
 
     def power(self, factor: sp.Expr) -> sp.Expr:
@@ -631,9 +639,13 @@ def _log_terms(base: sp.Expr) -> list[tuple[sp.Expr, sp.Expr, bool]]:
     return found
 
 
-def _overflows(growth: sp.Expr) -> bool:
+def _grows(growth: sp.Expr) -> bool:
     """Whether it grows with a parameter: what a table sums over is bounded."""
-    return not isinstance(growth.args[0], BoundedExponent) and any(map(is_registered, growth.free_symbols))
+    return any(map(is_registered, growth.free_symbols))
+
+
+def _overflows(growth: sp.Expr) -> bool:
+    return not isinstance(growth.args[0], BoundedExponent)
 
 
 def _can_vanish(factor: sp.Expr) -> bool:

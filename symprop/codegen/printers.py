@@ -172,6 +172,8 @@ class _Printer(StrPrinter):
             return self._extreme(expr)
         if isinstance(expr, AppliedUndef) and kind.__name__ in lowering.LOOPS:
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
+        if kind is lowering.Grouped:
+            return f"({self._print(expr.args[0])})*{self.parenthesize(expr.args[1], PRECEDENCE['Pow'])}"
         if kind is Str:
             return str(expr.name)
         if kind in (lowering.SoftmaxRow, lowering.SoftmaxPair, lowering.Entry) and self.backend == "compiled":

@@ -8,6 +8,7 @@ or touches a file outside the sandbox.
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -311,6 +312,8 @@ def prepare(folder):
     (sandbox / "loop").symlink_to("loop")
     os.environ |= {"SYMPROP_CACHE": str(sandbox / "cache"), "MPLCONFIGDIR": str(sandbox / "matplotlib")}
     sys.dont_write_bytecode = True
+    # It lists the fonts of the machine once, by a program of its own.
+    importlib.import_module("matplotlib.font_manager")
     from symprop import bundled
     from symprop.cli import main
 

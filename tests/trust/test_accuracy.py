@@ -57,3 +57,10 @@ def test_a_wrong_digit_is_seen():
         patch.setattr("symprop.reference.Reference", Swapped)
         (seen,) = measure(wrong, "noci2022", points=300)
     assert seen.worst == pytest.approx(1e-9, rel=1e-3) and seen.output == output
+
+
+@pytest.mark.parametrize("name", ["noci2022:correlation", "noci2022:correlation_limit"])
+def test_growth_near_the_largest_number_meets_what_is_small_first(name):
+    found = measure(evaluator(name), name, ("numpy", "torch", "compiled"), points=400)
+    assert [(item.backend, item.worst, item.lost) for item in found] == [(item.backend, 0, 0) for item in found]
+    assert len(found) == 3
