@@ -11,6 +11,7 @@ import mpmath
 import sympy as sp
 
 from symprop.architectures.activations import ACTIVATIONS
+from symprop.architectures.entries import MAX_INTEGER
 from symprop.components import Attention, Dropout, Elementwise, LayerNorm, Linear
 from symprop.components.embedding import Embedding, RepeatProbability, Zipf
 from symprop.core import symbols
@@ -29,6 +30,7 @@ HEAD_WIDTH = 64
 """Width of a head that a model has unless told."""
 MANY_TOKENS = 10**12
 """What stands for infinitely many tokens: what they leave out is of the order 1/n."""
+MOST_LAYERS = 10_000
 PLACES = 10
 """Chebyshev points in the gap at which softmax moments are evaluated; between them they are right to 1e-5."""
 
@@ -143,12 +145,14 @@ def _repeat(vocabulary: int) -> sp.Expr:
 def _check(
     layers: int, width: int, vocabulary: int, dropout: float, tokens: int | None, heads: int, expansion: int, correlation: float
 ) -> None:
-    for name, value, least in (
-        ("layers", layers, 3), ("width", width, 1), ("vocab", vocabulary, 2), ("expansion", expansion, 1),
-        ("tokens", 2 if tokens is None else tokens, 1), ("heads", heads, 1),
+    for name, value, least, most in (
+        ("layers", layers, 3, MOST_LAYERS), ("width", width, 1, MAX_INTEGER), ("vocab", vocabulary, 2, MAX_INTEGER),
+        ("expansion", expansion, 1, MAX_INTEGER), ("tokens", 2 if tokens is None else tokens, 1, MAX_INTEGER),
+        ("heads", heads, 1, MAX_INTEGER),
     ):  # fmt: skip
-        if value != int(value) or value < least:
-            raise InputError(name, value, f"an integer >= {least}")
+        if value < least or value > most or value != int(value):
+            shown = value if abs(value) < 10**20 else "an integer of many digits"
+            raise InputError(name, shown, f"an integer in [{least}, {most}]")
     if width % heads:
         raise InputError("heads", heads, f"a divisor of the width {width}")
     if not 0 <= dropout < 1:

@@ -88,6 +88,7 @@ def test_eval_takes_expressions_in_other_parameters(capsys):
         (("eval", "noci2022:correlation", "L=16", "n=4", "rho=0", "alpha_1=sqrt(1-L)"), "is not allowed"),
         (("diagram", "giorlandino2025", "rho=sqrt(-1)", "-o", "none.png"), "rho = sqrt(-1) is not allowed"),
         (("init", "deepscalelm", "layers=1", "width=64", "vocab=9", "dropout=sqrt(-1)"), "dropout = sqrt(-1) is not allowed"),
+        (("init", "deepscalelm", "layers=1e308", "width=64", "vocab=9", "dropout=0"), "an integer in [3, 10000]"),
         (("verify", "../noci2022"), "unknown derivation"),
     ],
 )
