@@ -17,7 +17,16 @@ from symprop.codegen.spec import BY_MPMATH, FunctionSpec
 from symprop.core.errors import RefusedError
 from symprop.core.symbols import layer
 from symprop.functions.softmax_double import DOUBLE
-from symprop.functions.table_sum import LOG_OF_ONE_PLUS, Reach, TableSum, exact_log, in_doubles, is_nested, table_rows
+from symprop.functions.table_sum import (
+    LOG_OF_ONE_PLUS,
+    Reach,
+    TableSum,
+    callable_sums,
+    exact_log,
+    in_doubles,
+    is_nested,
+    table_rows,
+)
 
 PRECISIONS = (160, 320, 1280, 5120)
 """Bits that are tried; two results in turn have to agree."""
@@ -107,17 +116,9 @@ def _table_sum(node: TableSum) -> Callable[..., Any]:
 
 def _compiled(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]) -> Callable[..., Sequence[Any]]:
     """Raises ``RefusedError`` for a function that has no counterpart here."""
-    functions = dict(_FUNCTIONS)
-    sums: dict[sp.Expr, str] = {}
-
-    def named(node: TableSum) -> sp.Expr:
-        key = sp.Tuple(node.args[1], node.summand)
-        if key not in sums:
-            sums[key] = f"table_sum_{len(sums)}"
-            functions[sums[key]] = _table_sum(node)
-        return sp.Function(sums[key])(*node.arguments)
-
-    whole = sp.Tuple(*expressions).replace(lambda node: isinstance(node, TableSum), named).replace(sp.log, exact_log)
+    plain, sums = callable_sums(sp.Tuple(*expressions), _table_sum)
+    functions = {**_FUNCTIONS, **sums}
+    whole = plain.replace(sp.log, exact_log)
     for kind in sorted({node.func for node in whole.atoms(sp.Function)}, key=str):
         if hasattr(kind, "formula"):
             functions[kind.__name__] = _from_formula(kind.formula())

@@ -23,7 +23,7 @@ from symprop.functions.arc_cosine import absolute_gap, arc_cosine
 from symprop.functions.normal_moment import normal_moment
 from symprop.functions.softmax_layer import LINEAR, LayerMoment
 from symprop.functions.softmax_values import evaluator
-from symprop.functions.table_sum import callable_sums
+from symprop.functions.table_sum import callable_sums, double_function
 from symprop.network import Block, residual, sequential, token_input, trace_of
 
 HEAD_WIDTH = 64
@@ -245,7 +245,7 @@ def _branch(block: Block, width: int, tokens: int, s: sp.Symbol, skip: float, br
     softmax = {node: sp.Function(name)(signal.gap) for node, name in zip(nodes, curves, strict=True)}
 
     def compiled(expression: sp.Expr, *arguments: sp.Symbol) -> Callable[..., float]:
-        plain, sums = callable_sums(expression.xreplace(softmax), double=True)
+        plain, sums = callable_sums(expression.xreplace(softmax), double_function)
         function: Callable[..., float] = sp.lambdify(arguments, plain, modules=[dict(sums), curves, _NODES, "math"])
         return function
 

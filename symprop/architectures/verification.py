@@ -379,14 +379,14 @@ def patches_alike(pixels: Array) -> Array:
     return np.asarray(found)
 
 
-def predicted(case: Case, setting: Setting, words: Words, *, closure: Closure = EVERYTHING) -> list[dict[str, float]]:
+def predicted(case: Case, setting: Setting, *, closure: Closure = EVERYTHING) -> list[dict[str, float]]:
     """Theory for unit cotangents at the last block, layer by layer, for the words or pixels that :func:`inputs_of` gives."""
     architecture = case.architecture(setting)
+    words, pixels = inputs_of(case, setting)
     rows = len(words)
     # A mask that hides nothing is left to the model itself, which knows faster ways.
     visible = pattern(setting.tokens, sequences=rows, causal=architecture.causal, padding=setting.padding,
                       rotary=rotary_of(architecture)) if setting.padding else None  # fmt: skip
-    pixels = inputs_of(case, setting)[1]
     alike = None if pixels is None else patches_alike(pixels)
     model = run(architecture, words.ravel(), rows=rows, visible=visible, closure=closure, alike=alike)
     real = _real(setting, words)
@@ -490,7 +490,7 @@ def compare(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Comparison]:
     """Theory beside the mean over drawn models, at every layer, for one fixed batch of tokens."""
-    return beside(case, setting, predicted(case, setting, inputs_of(case, setting)[0], closure=closure),
+    return beside(case, setting, predicted(case, setting, closure=closure),
                   draws_of(case, setting, first_seed=first_seed, progress=progress))  # fmt: skip
 
 
@@ -578,10 +578,9 @@ def ablate(
     """Every ingredient removed from the theory of a few models, against one set of drawn models each."""
     found = []
     for case in (CASES[name] for name in ABLATED):
-        words, _ = inputs_of(case, setting)
         draws = draws_of(case, setting, first_seed=first_seed, progress=progress)
         for removed, closure in ABLATIONS.items():
-            rows = beside(case, setting, predicted(case, setting, words, closure=closure), draws)
+            rows = beside(case, setting, predicted(case, setting, closure=closure), draws)
             errors = {
                 group: max(abs(row.error) for row in rows if row.quantity in names) for group, names in GROUPS.items()
             }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.signal import Gradient
 from symprop.functions.arc_cosine import ArcCosine, arc_cosine, arc_cosine_array
-from symprop.functions.table_sum import TableSum, callable_sums
+from symprop.functions.table_sum import TableSum, callable_sums, double_function
 from symprop.network.trace import Trace
 
 Values: TypeAlias = Mapping[sp.Symbol, Any]
@@ -102,7 +102,7 @@ def numpy_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]
     A function that numpy lacks is evaluated point by point through SymPy: right, and slow; the kernels of kinked
     activations and e^x - 1 are not among them. Pass another ``compile`` to :func:`iterate` where speed matters.
     """
-    plain, sums = callable_sums(sp.Tuple(*expressions), double=True)
+    plain, sums = callable_sums(sp.Tuple(*expressions), double_function)
     own = _ARRAYS | {name: np.vectorize(function, otypes=[float]) for name, function in sums.items()}
     own |= {
         node.func.__name__: np.vectorize(_through_sympy(node.func), otypes=[float])

@@ -183,7 +183,7 @@ class TableSum(sp.Function):
     def value(self, *arguments: Any) -> Any:
         """The sum at mpmath numbers, with the working precision where its table has that."""
         if in_doubles(self.table):
-            return mpmath.mpf(_double(self)(*map(float, arguments)))
+            return mpmath.mpf(double_function(self)(*map(float, arguments)))
         compiled = _compiled(self.summand, mpmath.mp.prec)
         rows = table_rows(self.table, mpmath.mp.prec)
         nested = _TABLES[self.table].nested_above
@@ -307,12 +307,18 @@ def exact_log(argument: sp.Expr) -> sp.Expr:
     return sp.Function(LOG_OF_ONE_PLUS)(rest) if one == 1 else sp.log(argument)
 
 
+def mpmath_function(node: TableSum) -> Callable[..., Any]:
+    """A sum as a function of mpmath numbers, which keeps the working precision."""
+    return node.value
+
+
 def callable_sums(
-    expression: sp.Expr, *, double: bool = False
+    expression: sp.Expr, made: Callable[[TableSum], Callable[..., Any]] = mpmath_function
 ) -> tuple[sp.Expr, Mapping[str, Callable[..., Any]]]:
     """An expression with named functions in the place of its table sums, and these functions.
 
-    They take mpmath numbers and keep the working precision; with ``double`` they take and return floats.
+    ``made`` makes a function of a sum: :func:`mpmath_function`, or :func:`double_function`, whose functions take and return
+    floats.
 
     >>> x = sp.Symbol("x")
     >>> callable_sums(x**2)
@@ -325,7 +331,7 @@ def callable_sums(
         key = sp.Tuple(node.args[1], node.summand)
         if key not in names:
             names[key] = f"table_sum_{len(names)}"
-            functions[names[key]] = _double(node) if double else node.value
+            functions[names[key]] = made(node)
         return sp.Function(names[key])(*node.arguments)
 
     replaced = expression.replace(lambda node: isinstance(node, TableSum), named)
@@ -341,7 +347,7 @@ def sums_in_double(expression: sp.Expr) -> sp.Expr:
     """
     return expression.replace(
         lambda node: isinstance(node, TableSum) and all(argument.is_number for argument in node.arguments),
-        lambda node: sp.Float(_double(node)(*map(float, node.arguments))),
+        lambda node: sp.Float(double_function(node)(*map(float, node.arguments))),
     )
 
 
@@ -359,5 +365,6 @@ def _doubled(table: str, summand: sp.Lambda) -> Callable[..., float]:
     return evaluate
 
 
-def _double(node: TableSum) -> Callable[..., float]:
+def double_function(node: TableSum) -> Callable[..., float]:
+    """A sum as a function of floats."""
     return _doubled(node.table, node.summand)

@@ -19,7 +19,6 @@ from symprop.architectures.verification import (
     beside,
     compare,
     draws_of,
-    inputs_of,
     predicted,
     tokens_of,
     verdict_text,
@@ -65,7 +64,7 @@ def test_a_small_drawn_model_without_its_library_is_refused_by_name(monkeypatch)
 @pytest.mark.parametrize("name", CASES)
 def test_predictions_name_every_matrix_and_position_that_is_measured(name):
     case = CASES[name]
-    theory = predicted(case, SMALL, inputs_of(case, SMALL)[0])
+    theory = predicted(case, SMALL)
     assert len(theory) == 3
     assert {item for names in case.weights.values() for item in names} <= set(theory[0])
     assert {f"q at {place}" for place in case.places(16)} <= set(theory[-1])
@@ -74,11 +73,10 @@ def test_predictions_name_every_matrix_and_position_that_is_measured(name):
 def test_the_softmax_beyond_first_order_is_resolved_and_its_removal_is_rejected():
     pytest.importorskip("transformers")
     case, setting = CASES["t5"], replace(SMALL, tokens=32, width=128, seeds=24)
-    words, _ = inputs_of(case, setting)
     draws = draws_of(case, setting)
     errors = {}
     for removed in ("nothing", "softmax beyond first order"):
-        rows = beside(case, setting, predicted(case, setting, words, closure=ABLATIONS[removed]), draws)
+        rows = beside(case, setting, predicted(case, setting, closure=ABLATIONS[removed]), draws)
         errors[removed] = max(abs(row.error) for row in rows if row.layer == 0 and row.quantity in ("value", "output"))
     assert errors["nothing"] < errors["softmax beyond first order"] / 2
 
