@@ -13,7 +13,7 @@ import mpmath
 import sympy as sp
 from sympy.printing.pycode import PythonCodePrinter
 
-from symprop.codegen.spec import BY_MPMATH, FunctionSpec
+from symprop.codegen.spec import BY_MPMATH, IN_NUMBERS, FunctionSpec, growth_minus_one
 from symprop.core.errors import RefusedError
 from symprop.core.symbols import layer
 from symprop.functions.softmax_double import DOUBLE
@@ -83,13 +83,13 @@ def _arc_cosine(k: Any, gap: Any, v: Any) -> Any:
 
 
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    **IN_NUMBERS,
     **{name: _by_mpmath(function) for name, function in BY_MPMATH.items()},
     **{name: getattr(gmpy2, name) for name in ("mpfr", "const_pi", "sqrt", "exp", "log", "sin", "cos", "tan", "asin", "acos",
                                                "atan", "sinh", "cosh", "tanh", "asinh", "erf", "erfc", "expm1")},
-    "GrowthMinusOne": lambda x, depth: (1 + x) ** depth - 1,
+    "GrowthMinusOne": growth_minus_one(gmpy2),
     "ExpMinusOne": gmpy2.expm1,
     LOG_OF_ONE_PLUS: gmpy2.log1p,
-    "Saturated": lambda x: x,
     "ArcCosine": _arc_cosine,
     "Reach": lambda: Reach.at(gmpy2.get_context().precision),
     "Larger": max,

@@ -286,7 +286,7 @@ def _value(
 def _compiled(expression: sp.Expr, arguments: tuple[sp.Symbol, ...]) -> Callable[..., Any]:
     plain, sums = callable_sums(expression)
     formula = plain.replace(sp.log, exact_log)
-    function: Callable[..., Any] = sp.lambdify(arguments, formula, modules=[dict(sums), BY_MPMATH, "mpmath"])
+    function: Callable[..., Any] = sp.lambdify(arguments, formula, modules=[dict(sums), IN_NUMBERS, BY_MPMATH, "mpmath"])
     return function
 
 
@@ -294,12 +294,17 @@ def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
     return depth * r ** (depth - 1) if r == s else (r**depth - s**depth) / (r - s)
 
 
+def growth_minus_one(library: Any) -> Callable[[Any, Any], Any]:
+    """(1 + x)^depth - 1 in the numbers of a library; below its precision, 1 + x would be one and the growth nothing."""
+    return lambda x, depth: library.expm1(depth * library.log1p(x)) if 2 * x > -1 else (1 + x) ** depth - 1
+
+
+IN_NUMBERS: Mapping[str, Callable[..., Any]] = {"GeometricSum": _geometric_sum, "Saturated": lambda x: x}
+"""Functions of numbers of any library."""
 BY_MPMATH = {
-    "GrowthMinusOne": lambda x, depth: (1 + x) ** depth - 1,
+    "GrowthMinusOne": growth_minus_one(mpmath),
     "ExpMinusOne": mpmath.expm1,
     LOG_OF_ONE_PLUS: mpmath.log1p,
-    "GeometricSum": _geometric_sum,
-    "Saturated": lambda x: x,
     "ArcCosine": arc_cosine,
     "AbsoluteGap": absolute_gap,
     "NormalMoment": normal_moment,

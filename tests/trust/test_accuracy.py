@@ -8,8 +8,10 @@ import sympy as sp
 
 from symprop import bundled
 from symprop.accuracy import edge_points, measure
-from symprop.codegen.spec import evaluate
+from symprop.codegen.spec import FunctionSpec, evaluate, parameters
 from symprop.core.errors import RefusedError
+from symprop.core.symbols import L, alpha_1
+from symprop.functions.depth_nodes import GrowthMinusOne
 from symprop.reference import Reference
 
 EVALUATORS = [
@@ -34,6 +36,14 @@ def test_numbers_of_many_digits_are_those_of_evaluate(name):
             assert abs(sp.Float(str(found[output]), 30) - exact) <= 1e-18 * abs(exact), (output, point)
             compared += 1
     assert compared >= 6
+
+
+@pytest.mark.parametrize("alpha", [1e-12, 1e-60, 1e-150])
+def test_a_growth_below_every_precision_is_not_lost(alpha):
+    spec = FunctionSpec("growth", parameters(alpha_1, L), (("C", GrowthMinusOne(alpha_1**2, L)),), "Growth beyond one.")
+    point = {"alpha_1": alpha, "L": 5}
+    for found in (evaluate(spec, point, 20), Reference(spec).at(point)):
+        assert float(found["C"]) == pytest.approx(5 * alpha**2, rel=1e-14, abs=0)
 
 
 def test_moments_of_softmax_weights_are_left_to_evaluate():
