@@ -1393,31 +1393,56 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
-    double layers = 0.0;
+    double layers = 0.0, fewest = INFINITY;
     for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
+    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
     for (double at = 0.0; at < layers; at += 1.0) {
         const double layer_ = at;
         int64_t moved = 0;
-        for (long i = 0; i < count; i++) {
-            const double beta_a_ = a_beta_a[i];
-            const double gain_v_ = a_gain_v[i];
-            const double gain_w_ = a_gain_w[i];
-            const double gap_X_ = a_gap_X[i];
-            const double x14_ = a_x14[i];
-            const double x15_ = a_x15[i];
-            const double x3_ = a_x3[i];
-            const double x4_ = a_x4[i];
-            const double x7_ = a_x7[i];
-            const double x9_ = a_x9[i];
-            const double x6_ = sqrt(gap_X_);
-            const double x10_ = beta_a_*x6_;
-            const double x11_ = gap_X_*maximum(x10_ - 1.4142135623730951, 0.0)/maximum(x10_, 1.4142135623730951);
-            const double x16_ = gain_v_*x11_ + gap_X_*x4_;
-            const double x17_ = 1.0/((gain_v_*(x11_ + 1.0 - gap_X_) + x9_));
-            const double x18_ = x16_*x17_;
-            const double x19_ = arc_cosine_1(gain_w_*x18_, x7_);
-            const double next_0 = x14_*(x16_*x17_*x3_ - 0.15915494309189535*x19_) + x15_*x18_;
-            moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+        if (at < fewest) {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x14_ = a_x14[i];
+                const double x15_ = a_x15[i];
+                const double x3_ = a_x3[i];
+                const double x4_ = a_x4[i];
+                const double x7_ = a_x7[i];
+                const double x9_ = a_x9[i];
+                const double x6_ = sqrt(gap_X_);
+                const double x10_ = beta_a_*x6_;
+                const double x11_ = gap_X_*maximum(x10_ - 1.4142135623730951, 0.0)/maximum(x10_, 1.4142135623730951);
+                const double x16_ = gain_v_*x11_ + gap_X_*x4_;
+                const double x17_ = 1.0/((gain_v_*(x11_ + 1.0 - gap_X_) + x9_));
+                const double x18_ = x16_*x17_;
+                const double x19_ = arc_cosine_1(gain_w_*x18_, x7_);
+                const double next_0 = x14_*(x16_*x17_*x3_ - 0.15915494309189535*x19_) + x15_*x18_;
+                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+            }
+        } else {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x14_ = a_x14[i];
+                const double x15_ = a_x15[i];
+                const double x3_ = a_x3[i];
+                const double x4_ = a_x4[i];
+                const double x7_ = a_x7[i];
+                const double x9_ = a_x9[i];
+                const double x6_ = sqrt(gap_X_);
+                const double x10_ = beta_a_*x6_;
+                const double x11_ = gap_X_*maximum(x10_ - 1.4142135623730951, 0.0)/maximum(x10_, 1.4142135623730951);
+                const double x16_ = gain_v_*x11_ + gap_X_*x4_;
+                const double x17_ = 1.0/((gain_v_*(x11_ + 1.0 - gap_X_) + x9_));
+                const double x18_ = x16_*x17_;
+                const double x19_ = arc_cosine_1(gain_w_*x18_, x7_);
+                const double next_0 = x14_*(x16_*x17_*x3_ - 0.15915494309189535*x19_) + x15_*x18_;
+                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+            }
         }
         if (!moved) break;
         if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
@@ -1495,26 +1520,46 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
-    double layers = 0.0;
+    double layers = 0.0, fewest = INFINITY;
     for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
+    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
     for (double at = 0.0; at < layers; at += 1.0) {
         const double layer_ = at;
         int64_t moved = 0;
-        for (long i = 0; i < count; i++) {
-            const double gain_v_ = a_gain_v[i];
-            const double gap_X_ = a_gap_X[i];
-            const double x10_ = a_x10[i];
-            const double x13_ = a_x13[i];
-            const double x14_ = a_x14[i];
-            const double x2_ = a_x2[i];
-            const double x5_ = a_x5[i];
-            const double x8_ = a_x8[i];
-            const double x9_ = a_x9[i];
-            const double x15_ = 1.0/((gain_v_*(gap_X_*x2_ + 1.0 - gap_X_) + x10_));
-            const double x16_ = gap_X_*x15_;
-            const double x17_ = arc_cosine_1(x16_*x8_, x5_);
-            const double next_0 = x13_*(gap_X_*x15_*x9_ - 0.15915494309189535*x17_) + x14_*x16_;
-            moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+        if (at < fewest) {
+            for (long i = 0; i < count; i++) {
+                const double gain_v_ = a_gain_v[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x10_ = a_x10[i];
+                const double x13_ = a_x13[i];
+                const double x14_ = a_x14[i];
+                const double x2_ = a_x2[i];
+                const double x5_ = a_x5[i];
+                const double x8_ = a_x8[i];
+                const double x9_ = a_x9[i];
+                const double x15_ = 1.0/((gain_v_*(gap_X_*x2_ + 1.0 - gap_X_) + x10_));
+                const double x16_ = gap_X_*x15_;
+                const double x17_ = arc_cosine_1(x16_*x8_, x5_);
+                const double next_0 = x13_*(gap_X_*x15_*x9_ - 0.15915494309189535*x17_) + x14_*x16_;
+                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+            }
+        } else {
+            for (long i = 0; i < count; i++) {
+                const double gain_v_ = a_gain_v[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x10_ = a_x10[i];
+                const double x13_ = a_x13[i];
+                const double x14_ = a_x14[i];
+                const double x2_ = a_x2[i];
+                const double x5_ = a_x5[i];
+                const double x8_ = a_x8[i];
+                const double x9_ = a_x9[i];
+                const double x15_ = 1.0/((gain_v_*(gap_X_*x2_ + 1.0 - gap_X_) + x10_));
+                const double x16_ = gap_X_*x15_;
+                const double x17_ = arc_cosine_1(x16_*x8_, x5_);
+                const double next_0 = x13_*(gap_X_*x15_*x9_ - 0.15915494309189535*x17_) + x14_*x16_;
+                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+            }
         }
         if (!moved) break;
         if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
@@ -1606,36 +1651,66 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
-    double layers = 0.0;
+    double layers = 0.0, fewest = INFINITY;
     for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
+    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
     for (double at = 0.0; at < layers; at += 1.0) {
         const double layer_ = at;
         int64_t moved = 0;
-        for (long i = 0; i < count; i++) {
-            const double gain_v_ = a_gain_v[i];
-            const double gain_w_ = a_gain_w[i];
-            const double gap_X_ = a_gap_X[i];
-            const double x10_ = a_x10[i];
-            const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x13_ = a_x13[i];
-            const double x15_ = a_x15[i];
-            const double x18_ = a_x18[i];
-            const double x19_ = a_x19[i];
-            const double x2_ = a_x2[i];
-            const double x6_ = a_x6[i];
-            const double x7_ = a_x7[i];
-            const double x20_ = f_exp(gap_X_*x10_);
-            const double x21_ = f_expm1(x11_*square(gap_X_));
-            const double x22_ = times_growth(gap_X_*x2_, x20_);
-            const double x23_ = times_growth(gap_X_*x12_, x21_);
-            const double x24_ = times_growth(x23_, x20_);
-            const double x25_ = gap_X_*x7_ - x24_;
-            const double x26_ = 1.0/((gain_v_*(x22_ + 1.0 - gap_X_) + x15_));
-            const double x27_ = x25_*x26_;
-            const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
-            const double next_0 = x18_*(x25_*x26_*x6_ - 0.15915494309189535*x28_) + x19_*x27_;
-            moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+        if (at < fewest) {
+            for (long i = 0; i < count; i++) {
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x10_ = a_x10[i];
+                const double x11_ = a_x11[i];
+                const double x12_ = a_x12[i];
+                const double x13_ = a_x13[i];
+                const double x15_ = a_x15[i];
+                const double x18_ = a_x18[i];
+                const double x19_ = a_x19[i];
+                const double x2_ = a_x2[i];
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
+                const double x20_ = f_exp(gap_X_*x10_);
+                const double x21_ = f_expm1(x11_*square(gap_X_));
+                const double x22_ = times_growth(gap_X_*x2_, x20_);
+                const double x23_ = times_growth(gap_X_*x12_, x21_);
+                const double x24_ = times_growth(x23_, x20_);
+                const double x25_ = gap_X_*x7_ - x24_;
+                const double x26_ = 1.0/((gain_v_*(x22_ + 1.0 - gap_X_) + x15_));
+                const double x27_ = x25_*x26_;
+                const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
+                const double next_0 = x18_*(x25_*x26_*x6_ - 0.15915494309189535*x28_) + x19_*x27_;
+                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+            }
+        } else {
+            for (long i = 0; i < count; i++) {
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x10_ = a_x10[i];
+                const double x11_ = a_x11[i];
+                const double x12_ = a_x12[i];
+                const double x13_ = a_x13[i];
+                const double x15_ = a_x15[i];
+                const double x18_ = a_x18[i];
+                const double x19_ = a_x19[i];
+                const double x2_ = a_x2[i];
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
+                const double x20_ = f_exp(gap_X_*x10_);
+                const double x21_ = f_expm1(x11_*square(gap_X_));
+                const double x22_ = times_growth(gap_X_*x2_, x20_);
+                const double x23_ = times_growth(gap_X_*x12_, x21_);
+                const double x24_ = times_growth(x23_, x20_);
+                const double x25_ = gap_X_*x7_ - x24_;
+                const double x26_ = 1.0/((gain_v_*(x22_ + 1.0 - gap_X_) + x15_));
+                const double x27_ = x25_*x26_;
+                const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
+                const double next_0 = x18_*(x25_*x26_*x6_ - 0.15915494309189535*x28_) + x19_*x27_;
+                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+            }
         }
         if (!moved) break;
         if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
@@ -1718,37 +1793,68 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_q_X[i] = next_0;
         a_gap_X[i] = next_1;
     }
-    double layers = 0.0;
+    double layers = 0.0, fewest = INFINITY;
     for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
+    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
     for (double at = 0.0; at < layers; at += 1.0) {
         const double layer_ = at;
         int64_t moved = 0;
-        for (long i = 0; i < count; i++) {
-            const double beta_a_ = a_beta_a[i];
-            const double gain_v_ = a_gain_v[i];
-            const double gain_w_ = a_gain_w[i];
-            const double gap_X_ = a_gap_X[i];
-            const double q_X_ = a_q_X[i];
-            const double sigma_b2_ = a_sigma_b2[i];
-            const double x10_ = a_x10[i];
-            const double x12_ = a_x12[i];
-            const double x14_ = a_x14[i];
-            const double x16_ = a_x16[i];
-            const double x2_ = a_x2[i];
-            const double x4_ = a_x4[i];
-            const double x5_ = a_x5[i];
-            const double x7_ = sqrt(q_X_);
-            const double x8_ = sqrt(gap_X_);
-            const double x15_ = gap_X_/q_X_;
-            const double x17_ = beta_a_*x8_/x7_;
-            const double x18_ = x15_*maximum(x17_ - 1.4142135623730951, 0.0)/maximum(x17_, 1.4142135623730951);
-            const double x19_ = x18_ + 1.0 - x15_;
-            const double x20_ = (gain_v_*x18_ + gap_X_*x5_)/(gain_v_*x19_ + q_X_*x5_ + sigma_b2_);
-            const double x21_ = arc_cosine_1(gain_w_*x20_, x10_);
-            const double next_0 = q_X_*x14_ + x12_*x19_ + x16_;
-            const double next_1 = gap_X_*x14_ + x12_*x18_ + x2_*x21_ + x20_*x4_;
-            moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
-            moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
+        if (at < fewest) {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double q_X_ = a_q_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x10_ = a_x10[i];
+                const double x12_ = a_x12[i];
+                const double x14_ = a_x14[i];
+                const double x16_ = a_x16[i];
+                const double x2_ = a_x2[i];
+                const double x4_ = a_x4[i];
+                const double x5_ = a_x5[i];
+                const double x7_ = sqrt(q_X_);
+                const double x8_ = sqrt(gap_X_);
+                const double x15_ = gap_X_/q_X_;
+                const double x17_ = beta_a_*x8_/x7_;
+                const double x18_ = x15_*maximum(x17_ - 1.4142135623730951, 0.0)/maximum(x17_, 1.4142135623730951);
+                const double x19_ = x18_ + 1.0 - x15_;
+                const double x20_ = (gain_v_*x18_ + gap_X_*x5_)/(gain_v_*x19_ + q_X_*x5_ + sigma_b2_);
+                const double x21_ = arc_cosine_1(gain_w_*x20_, x10_);
+                const double next_0 = q_X_*x14_ + x12_*x19_ + x16_;
+                const double next_1 = gap_X_*x14_ + x12_*x18_ + x2_*x21_ + x20_*x4_;
+                moved |= next_0 != a_q_X[i]; a_q_X[i] = next_0;
+                moved |= next_1 != a_gap_X[i]; a_gap_X[i] = next_1;
+            }
+        } else {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double q_X_ = a_q_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x10_ = a_x10[i];
+                const double x12_ = a_x12[i];
+                const double x14_ = a_x14[i];
+                const double x16_ = a_x16[i];
+                const double x2_ = a_x2[i];
+                const double x4_ = a_x4[i];
+                const double x5_ = a_x5[i];
+                const double x7_ = sqrt(q_X_);
+                const double x8_ = sqrt(gap_X_);
+                const double x15_ = gap_X_/q_X_;
+                const double x17_ = beta_a_*x8_/x7_;
+                const double x18_ = x15_*maximum(x17_ - 1.4142135623730951, 0.0)/maximum(x17_, 1.4142135623730951);
+                const double x19_ = x18_ + 1.0 - x15_;
+                const double x20_ = (gain_v_*x18_ + gap_X_*x5_)/(gain_v_*x19_ + q_X_*x5_ + sigma_b2_);
+                const double x21_ = arc_cosine_1(gain_w_*x20_, x10_);
+                const double next_0 = q_X_*x14_ + x12_*x19_ + x16_;
+                const double next_1 = gap_X_*x14_ + x12_*x18_ + x2_*x21_ + x20_*x4_;
+                moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
+                moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
+            }
         }
         if (!moved) break;
         if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
@@ -1833,36 +1939,66 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_q_X[i] = next_0;
         a_gap_X[i] = next_1;
     }
-    double layers = 0.0;
+    double layers = 0.0, fewest = INFINITY;
     for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
+    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
     for (double at = 0.0; at < layers; at += 1.0) {
         const double layer_ = at;
         int64_t moved = 0;
-        for (long i = 0; i < count; i++) {
-            const double beta_a_ = a_beta_a[i];
-            const double gain_v_ = a_gain_v[i];
-            const double gain_w_ = a_gain_w[i];
-            const double gap_X_ = a_gap_X[i];
-            const double q_X_ = a_q_X[i];
-            const double sigma_b2_ = a_sigma_b2[i];
-            const double x11_ = a_x11[i];
-            const double x13_ = a_x13[i];
-            const double x14_ = a_x14[i];
-            const double x3_ = a_x3[i];
-            const double x4_ = a_x4[i];
-            const double x5_ = a_x5[i];
-            const double x7_ = sqrt(q_X_);
-            const double x8_ = sqrt(gap_X_);
-            const double x15_ = beta_a_*x7_*x8_;
-            const double x16_ = gap_X_*maximum(x15_ - 1.4142135623730951, 0.0)/maximum(x15_, 1.4142135623730951);
-            const double x17_ = q_X_ + x16_ - gap_X_;
-            const double x18_ = gain_v_*x16_ + gap_X_*x5_;
-            const double x19_ = gain_v_*x17_ + q_X_*x5_ + sigma_b2_;
-            const double x20_ = arc_cosine_1(gain_w_*x18_, gain_w_*x19_ + sigma_b2_);
-            const double next_0 = q_X_*x13_ + x11_*x17_ + x14_ + x19_*x4_;
-            const double next_1 = gap_X_*x13_ + x11_*x16_ + x18_*x4_ + x20_*x3_;
-            moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
-            moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
+        if (at < fewest) {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double q_X_ = a_q_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x11_ = a_x11[i];
+                const double x13_ = a_x13[i];
+                const double x14_ = a_x14[i];
+                const double x3_ = a_x3[i];
+                const double x4_ = a_x4[i];
+                const double x5_ = a_x5[i];
+                const double x7_ = sqrt(q_X_);
+                const double x8_ = sqrt(gap_X_);
+                const double x15_ = beta_a_*x7_*x8_;
+                const double x16_ = gap_X_*maximum(x15_ - 1.4142135623730951, 0.0)/maximum(x15_, 1.4142135623730951);
+                const double x17_ = q_X_ + x16_ - gap_X_;
+                const double x18_ = gain_v_*x16_ + gap_X_*x5_;
+                const double x19_ = gain_v_*x17_ + q_X_*x5_ + sigma_b2_;
+                const double x20_ = arc_cosine_1(gain_w_*x18_, gain_w_*x19_ + sigma_b2_);
+                const double next_0 = q_X_*x13_ + x11_*x17_ + x14_ + x19_*x4_;
+                const double next_1 = gap_X_*x13_ + x11_*x16_ + x18_*x4_ + x20_*x3_;
+                moved |= next_0 != a_q_X[i]; a_q_X[i] = next_0;
+                moved |= next_1 != a_gap_X[i]; a_gap_X[i] = next_1;
+            }
+        } else {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double q_X_ = a_q_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x11_ = a_x11[i];
+                const double x13_ = a_x13[i];
+                const double x14_ = a_x14[i];
+                const double x3_ = a_x3[i];
+                const double x4_ = a_x4[i];
+                const double x5_ = a_x5[i];
+                const double x7_ = sqrt(q_X_);
+                const double x8_ = sqrt(gap_X_);
+                const double x15_ = beta_a_*x7_*x8_;
+                const double x16_ = gap_X_*maximum(x15_ - 1.4142135623730951, 0.0)/maximum(x15_, 1.4142135623730951);
+                const double x17_ = q_X_ + x16_ - gap_X_;
+                const double x18_ = gain_v_*x16_ + gap_X_*x5_;
+                const double x19_ = gain_v_*x17_ + q_X_*x5_ + sigma_b2_;
+                const double x20_ = arc_cosine_1(gain_w_*x18_, gain_w_*x19_ + sigma_b2_);
+                const double next_0 = q_X_*x13_ + x11_*x17_ + x14_ + x19_*x4_;
+                const double next_1 = gap_X_*x13_ + x11_*x16_ + x18_*x4_ + x20_*x3_;
+                moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
+                moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
+            }
         }
         if (!moved) break;
         if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
@@ -1916,6 +2052,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x15[BLOCK];
     double a_y0[BLOCK];
     double a_x16[BLOCK];
+    double a_y1[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1953,34 +2090,62 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double next_0 = x1_;
         a_gap_X[i] = next_0;
     }
-    double layers = 0.0;
+    double layers = 0.0, fewest = INFINITY;
     for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
+    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
     for (double at = 0.0; at < layers; at += 1.0) {
         const double layer_ = at;
         int64_t moved = 0;
-        for (long i = 0; i < count; i++) {
-            const double beta_a_ = a_beta_a[i];
-            const double gain_v_ = a_gain_v[i];
-            const double gain_w_ = a_gain_w[i];
-            const double gap_X_ = a_gap_X[i];
-            const double x2_ = a_x2[i];
-            const double x8_ = a_x8[i];
-            const double x4_ = sqrt(gap_X_);
-            const double x9_ = beta_a_*x4_;
-            const double x10_ = gap_X_*maximum(x9_ - 1.4142135623730951, 0.0)/maximum(x9_, 1.4142135623730951);
-            const double x15_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
-            a_x15[i] = x15_;
-            const double y0_ = gain_w_*x15_;
-            a_y0[i] = y0_;
-        }
-        each_tanh_gap_536181(count, a_x5, a_y0, a_x16);
-        for (long i = 0; i < count; i++) {
-            const double x13_ = a_x13[i];
-            const double x14_ = a_x14[i];
-            const double x15_ = a_x15[i];
-            const double x16_ = a_x16[i];
-            const double next_0 = x13_*x16_ + x14_*x15_;
-            moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+        if (at < fewest) {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x2_ = a_x2[i];
+                const double x8_ = a_x8[i];
+                const double x4_ = sqrt(gap_X_);
+                const double x9_ = beta_a_*x4_;
+                const double x10_ = gap_X_*maximum(x9_ - 1.4142135623730951, 0.0)/maximum(x9_, 1.4142135623730951);
+                const double x15_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
+                a_x15[i] = x15_;
+                const double y0_ = gain_w_*x15_;
+                a_y0[i] = y0_;
+            }
+            each_tanh_gap_536181(count, a_x5, a_y0, a_x16);
+            for (long i = 0; i < count; i++) {
+                const double x13_ = a_x13[i];
+                const double x14_ = a_x14[i];
+                const double x15_ = a_x15[i];
+                const double x16_ = a_x16[i];
+                const double next_0 = x13_*x16_ + x14_*x15_;
+                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+            }
+        } else {
+            for (long i = 0; i < count; i++) {
+                const double beta_a_ = a_beta_a[i];
+                const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
+                const double gap_X_ = a_gap_X[i];
+                const double x2_ = a_x2[i];
+                const double x8_ = a_x8[i];
+                const double x4_ = sqrt(gap_X_);
+                const double x9_ = beta_a_*x4_;
+                const double x10_ = gap_X_*maximum(x9_ - 1.4142135623730951, 0.0)/maximum(x9_, 1.4142135623730951);
+                const double x15_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
+                a_x15[i] = x15_;
+                const double y1_ = gain_w_*x15_;
+                a_y1[i] = y1_;
+            }
+            each_tanh_gap_536181(count, a_x5, a_y1, a_x16);
+            for (long i = 0; i < count; i++) {
+                const double x13_ = a_x13[i];
+                const double x14_ = a_x14[i];
+                const double x15_ = a_x15[i];
+                const double x16_ = a_x16[i];
+                const double next_0 = x13_*x16_ + x14_*x15_;
+                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+            }
         }
         if (!moved) break;
         if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
