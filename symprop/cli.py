@@ -457,6 +457,8 @@ def _picture_format(path: Path, option: str) -> str:
     from symprop.report.figures import FORMATS
 
     kind = path.suffix.removeprefix(".").lower()
+    if "\0" in str(path):
+        raise InputError(option, repr(str(path)), "a path without null characters")
     if kind not in FORMATS or path.is_dir():
         raise InputError(option, path, f"a file that ends in {', '.join(f'.{item}' for item in FORMATS)}")
     return kind
@@ -649,6 +651,8 @@ def _output_folder(folder: Path) -> set[str]:
 def _diagram(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    import numpy as np
+
     from symprop.codegen.files import write_files
     from symprop.core.parsing import parse_assignments
     from symprop.core.symbols import L, n
@@ -678,14 +682,15 @@ def _diagram(options: argparse.Namespace) -> int:
                           seed=options.seed, progress=progress, sweep=_sweep(options.derivation, options))
         files = {target.name: draw(picture, kind), f"{target.stem}.npz": data_file(picture)}
     written = write_files(files, target.parent)
-    low, high = float(picture.output.min()), float(picture.output.max())
+    valued = picture.output[~np.isnan(picture.output)]
+    low, high, without = float(valued.min()), float(valued.max()), picture.output.size - valued.size
     simulated = picture.simulated
     if options.json:
         content = {
             "derivation": derivation.key, "closure": level, "files": [str(path) for path in written],
             "axes": {key: [axis.name, axis.low, axis.high, axis.points] for key, axis in axes.items()},
             "values": {str(symbol): value for symbol, value in picture.values.items()},
-            "output": {"name": str(diagram.output), "least": low, "largest": high},
+            "output": {"name": str(diagram.output), "least": low, "largest": high, "points_without_value": without},
             "simulated": [] if simulated is None else [
                 dict(zip(vars(simulated), map(float, row), strict=True))
                 for row in zip(*vars(simulated).values(), strict=True)
@@ -694,7 +699,8 @@ def _diagram(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return 0
     print("\n".join(map(str, written)))
-    print(f"{diagram.output} from {low:.6g} to {high:.6g}, {level}", file=sys.stderr)
+    missing = f"; no value in doubles at {without} of {picture.output.size} points" if without else ""
+    print(f"{diagram.output} from {low:.6g} to {high:.6g}, {level}{missing}", file=sys.stderr)
     return 0
 
 

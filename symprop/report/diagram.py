@@ -124,7 +124,7 @@ def compute(
 
     ``values`` replace defaults; ``sweep`` says where simulations run and are kept.
     Raises :class:`UnknownNameError` for a level that the diagram lacks and
-    :class:`InputError` for a value outside its range, or a grid of more than 4 million points.
+    :class:`InputError` for a value outside its range, a grid of more than 4 million points, or one without any value.
     """
     if level not in diagram.evaluators:
         raise UnknownNameError("closure", level, diagram.evaluators)
@@ -144,12 +144,16 @@ def compute(
     at: dict[sp.Symbol, Any] = {**others, axes[0]: x, axes[1]: y[:, None]}
     if progress is not None:
         progress("diagram", 0, 1)
-    result = load(spec)(**{str(symbol): value for symbol, value in at.items() if str(symbol) in names})
-    outputs = {name: getattr(result, name, result) for name, _ in spec.outputs}
-    output = np.broadcast_to(outputs[str(diagram.output)], (len(y), len(x)))
-    at |= {sp.Symbol(name): np.broadcast_to(value, output.shape) for name, value in outputs.items()}
-    fields = {item.label: (_on_grid(item.field(), at, output.shape), item.style) for item in diagram.boundaries}
-    regions = {item.label: _on_grid(item.where, at, output.shape).astype(bool) for item in diagram.regions}
+    with np.errstate(all="ignore"):
+        result = load(spec)(**{str(symbol): value for symbol, value in at.items() if str(symbol) in names})
+        outputs = {name: getattr(result, name, result) for name, _ in spec.outputs}
+        output = np.broadcast_to(outputs[str(diagram.output)], (len(y), len(x)))
+        at |= {sp.Symbol(name): np.broadcast_to(value, output.shape) for name, value in outputs.items()}
+        fields = {item.label: (_on_grid(item.field(), at, output.shape), item.style) for item in diagram.boundaries}
+        regions = {item.label: _on_grid(item.where, at, output.shape).astype(bool) for item in diagram.regions}
+    if np.isnan(output).all():
+        shown = (f"{axis.name} = {axis.low:g} to {axis.high:g}" for axis in (diagram.x, diagram.y))
+        raise InputError("axes", ", ".join(shown), f"ranges where {diagram.output} has a value in doubles")
     if progress is not None:
         progress("diagram", 1, 1)
     found = Picture(diagram, level, x, y, output, fields, regions, others)
@@ -214,7 +218,8 @@ def draw(picture: Picture, kind: str) -> bytes:
     except ImportError as missing:
         raise MissingExtraError("diagrams", "plot") from missing
     diagram = picture.diagram
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
+    # An axis that ends at the largest double has ticks beyond it.
+    with np.errstate(all="ignore"), mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
         canvas = Figure(figsize=(5.6, 4.4), layout="constrained", dpi=200)
         FigureCanvasAgg(canvas)
         axes = canvas.subplots()

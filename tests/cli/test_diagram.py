@@ -131,3 +131,22 @@ def test_every_diagram_is_its_evaluator(tmp_path, name, arguments, zero):
     np.testing.assert_array_equal(data[str(diagram.output)], getattr(found, str(diagram.output)))
     if zero is not None:
         assert (data[f"boundary: {zero}"] < 0).any() and (data[f"boundary: {zero}"] > 0).any()
+
+
+def test_a_range_that_ends_at_the_largest_double(tmp_path, capfd):
+    """Points that overflow are counted, what matplotlib says of its ticks is not shown, and no value at all is refused."""
+    axes = ["-x", "beta:0:5:3", "-y", "alpha_sa:0.1:1e308:2"]
+    assert main(["diagram", "giorlandino2025", *axes, "-o", str(tmp_path / "d.png"), "--json"]) == 0
+    printed = capfd.readouterr()
+    output = json.loads(printed.out)["output"]
+    assert printed.err == "" and 0 <= output["least"] <= output["largest"] <= 1
+    assert output["points_without_value"] == np.isnan(np.load(tmp_path / "d.npz")["overlap"]).sum()
+    nothing = ["-x", "beta:1e200:1e300:3", "-y", "alpha_sa:1e307:1e308:2"]
+    assert main(["diagram", "giorlandino2025", *nothing, "-o", str(tmp_path / "none.png")]) == 2
+    refused = capfd.readouterr().err
+    assert refused.count("\n") == 1 and "ranges where" in refused and not (tmp_path / "none.png").exists()
+
+
+def test_a_path_with_a_null_character_is_refused_before_the_work(capsys):
+    assert main([*BASE, "-o", "\0.png"]) == 2
+    assert capsys.readouterr().err == "symprop: output = '\\x00.png' is not allowed: expected a path without null characters\n"
