@@ -160,7 +160,7 @@ class Reference:
         before: list[Any] | None = None
         for precision in PRECISIONS:
             with gmpy2.context(precision=precision, emax=gmpy2.get_emax_max(), emin=gmpy2.get_emin_min()):
-                now = self._values([_given(point[str(symbol)]) for symbol in self.symbols])
+                now = self._values([_given(point[symbol.name]) for symbol in self.symbols])
                 if before is not None and all(map(_agree, before, now)):
                     return {name: value for (name, _), value in zip(self.spec.outputs, now, strict=True)}
                 before = now
