@@ -175,6 +175,7 @@ def normed(cell):
     return {name: float(sp.N(item, 15)) for name, item in zip((*NAMES, "stream_var", "stream_cov"), values, strict=True)}
 
 
+@pytest.mark.slow
 def test_causal_moments_after_a_norm_are_those_of_autograd():
     cell = Cell(24, 64, 32, 0.2, 1.5, 0.2, law="rms", causal=True)
     measured, found = simulate(cell, 1500, 4), normed(cell)
