@@ -140,13 +140,14 @@ def _run(kernel, arguments, outputs, workers, settle=0.0):
     data = np.array([view.__array_interface__["data"][0] for view in views], dtype=np.uintp)
     to = np.array([value.ctypes.data for value in results], dtype=np.uintp)
     tables = [table.ctypes.data for table in (lengths, data, strides, to)]
-    share = -(-size//int(workers)//_BLOCK)*_BLOCK if workers > 1 else size
+    # Several spans a thread: one whose core is busy takes fewer.
+    share = -(-size//(8*int(workers))//_BLOCK)*_BLOCK if workers > 1 else size
     spans = [(start, min(start + share, size)) for start in range(0, size, share)] if size else []
     run = lambda span: kernel(*span, len(axes), *tables, settle)  # noqa: E731
     if len(spans) > 1:
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(len(spans)) as pool:
+        with ThreadPoolExecutor(min(int(workers), len(spans))) as pool:
             list(pool.map(run, spans))
     else:
         for span in spans:
