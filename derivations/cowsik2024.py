@@ -259,6 +259,7 @@ def _derived(expression: sp.Expr, *tags: str) -> Derived:
 LOGARITHMS = ("lyapunov_angle", "lyapunov_gradient_common", "lyapunov_gradient_deviation")
 
 
+@lru_cache(maxsize=4)
 def _by_slope(logarithm: sp.Expr) -> sp.Expr:
     """The logarithm of a growth factor, what multiplies chi apart from the rest, and neither with terms that cancel."""
     return sp.log(sp.Mul(*(

@@ -49,17 +49,17 @@ class Exponents:
     common_factor: sp.Expr
     provenance: Derived
 
-    @property
+    @cached_property
     def lyapunov_angle(self) -> sp.Expr:
         """Exponent of the angle between tokens: negative in the ordered phase."""
         return sp.log(near_one(self.angle_factor))
 
-    @property
+    @cached_property
     def lyapunov_deviation(self) -> sp.Expr:
         """Exponent of gradients of zero sum over tokens."""
         return sp.log(near_one(self.deviation_factor))
 
-    @property
+    @cached_property
     def lyapunov_common(self) -> sp.Expr:
         """Exponent of gradients that all tokens share."""
         return sp.log(near_one(self.common_factor))
