@@ -384,7 +384,7 @@ def exponents(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 50 operations a point
+    # 47 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -399,21 +399,19 @@ def exponents(
                 x1 = 1 - A
             if _changed & 0b10:
                 x2 = 1 - M
-            if _changed & 0b11:
-                x3 = -A*M
             if _changed & 0b110:
-                x4 = M*m
+                x3 = M*m
             if _changed & 0b111:
-                x5 = A + x4
-                x6 = x1*x4
-                x7 = x5 - A*M*m
-            x8 = A*(M*chi + x2) + x1*(chi*np.square(M) + x4*(1 - M))
-            x9 = _log_near_one(-M*(m - chi)*((-A) - M - x3)/((-x3) - x5), x8/(A*(x2 + x4) + x6))
-            x10 = _log_near_one(M*(A*chi + M*chi - A*M*chi - x7)/x7, x8/(A + x6))
-            x11 = x0 + x10
-            _to_lyapunov_angle[_at] = x11
+                x4 = x1*x3
+                x5 = 1/(A + x4)
+                x6 = 1/(A*(x2 + x3) + x4)
+            x7 = A*(M*chi + x2) + x1*(chi*np.square(M) + x3*(1 - M))
+            x8 = _log_near_one(M*x5*(A*M*m + A*chi + M*chi - A*M*chi - A - x3), x5*x7)
+            x9 = _log_near_one(M*x6*(m - chi)*(A*M - A - M), x6*x7)
+            x10 = x0 + x8
+            _to_lyapunov_angle[_at] = x10
             _to_lyapunov_gradient_common[_at] = x9
-            _to_lyapunov_gradient_deviation[_at] = x11
+            _to_lyapunov_gradient_deviation[_at] = x10
 
     _in_parts(_work, workers)
     return ExponentsResult(
@@ -957,7 +955,7 @@ def gradient_growth(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_growth = np.empty(_shape)
-    # 58 operations a point
+    # 56 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -974,17 +972,16 @@ def gradient_growth(
                 x2 = 1 - M
             if _changed & 0b10000:
                 x3 = 1/n
-            if _changed & 0b11:
-                x4 = A - A*M
             if _changed & 0b110:
-                x5 = M*m
+                x4 = M*m
             if _changed & 0b111:
-                x6 = x1*x5
-                x7 = A + x5 - A*M*m
+                x5 = x1*x4
+                x6 = 1/(A*(x2 + x4) + x5)
+                x7 = 1/(A + x5)
             if _changed & 0b1111:
-                x8 = A*(M*chi + x2) + x1*(chi*np.square(M) + x5*(1 - M))
-                x9 = _log_near_one(-M*((-M) - x4)*(m - chi)/((-x4) - x5), x8/(A*(x2 + x5) + x6))
-                x10 = _log_near_one(M*(A*chi + M*chi - A*M*chi - x7)/x7, x8/(A + x6))
+                x8 = A*(M*chi + x2) + x1*(chi*np.square(M) + x4*(1 - M))
+                x9 = _log_near_one(M*x6*(m - chi)*(A*M - A - M), x6*x8)
+                x10 = _log_near_one(M*x7*(A*M*m + A*chi + M*chi - A*M*chi - A - x4), x7*x8)
             if _changed & 0b101111:
                 x11 = np.exp(L*x9)
                 x12 = np.exp(L*(x0 + x10))

@@ -1318,7 +1318,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x6_ = gain_w_*sigma_b2_;
         const double x7_ = x0_ + x5_;
         const double x8_ = 1.0/((gain_v_ + sigma_b2_ + x3_)*(x1_ + x6_ + x7_));
-        const double x9_ = log_near_one(-x8_*(gain_v_*x0_ + gain_v_*x1_ + gain_v_*x5_ + gain_v_*x6_ + gain_w_*x2_ + sigma_b2_*x0_ + x1_*x3_ + x1_*x4_ + 2.0*x2_ + x3_*x6_), x3_*x7_*x8_);
+        const double x9_ = log_near_one(x8_*((-gain_v_*x0_) - gain_v_*x1_ - gain_v_*x5_ - gain_v_*x6_ - gain_w_*x2_ - sigma_b2_*x0_ - x1_*x3_ - x1_*x4_ - 2.0*x2_ - x3_*x6_), x3_*x7_*x8_);
         const double next_0 = x9_;
         result_0[i] = next_0;
     }

@@ -1202,7 +1202,7 @@ def angle_exponent(
     x6 = gain_w*sigma_b2
     x7 = x0 + x5
     x8 = 1/((gain_v + sigma_b2 + x3)*(x1 + x6 + x7))
-    x9 = _log_near_one(-x8*(gain_v*x0 + gain_v*x1 + gain_v*x5 + gain_v*x6 + gain_w*x2 + sigma_b2*x0 + x1*x3 + x1*x4 + 2*x2 + x3*x6), x3*x7*x8)
+    x9 = _log_near_one(x8*((-gain_v*x0) - gain_v*x1 - gain_v*x5 - gain_v*x6 - gain_w*x2 - sigma_b2*x0 - x1*x3 - x1*x4 - 2*x2 - x3*x6), x3*x7*x8)
     _to_lyapunov_angle = x9
     return _to_lyapunov_angle.expand(_shape)
 

@@ -573,7 +573,12 @@ class _Lowering:
         if rest.is_nonnegative:
             return GrowthLog(self.lower(rest))
         whole = None if (-rest).is_Symbol or rest.has(*_OPAQUE) else without_cancellation(1 + rest)
-        return Log1p(self.lower(rest)) if whole is None else LogNearOne(self.lower(rest), self.lower(whole))
+        if whole is None:
+            return Log1p(self.lower(rest))
+        over, under = sp.fraction(rest)
+        sign = -1 if under.could_extract_minus_sign() else 1
+        positive = without_cancellation(sign * under)
+        return LogNearOne(self.lower(rest if positive is None else sign * over / positive), self.lower(whole))
 
     def log_below_one(self, product: sp.Expr) -> sp.Expr | None:
         """log of a product that is at most one for all parameters: logarithms of its factors may cancel."""

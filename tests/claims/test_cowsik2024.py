@@ -76,6 +76,14 @@ def test_exponents_at_the_edges():
     assert float(evaluate(depth, values)["depth"]) == pytest.approx(np.log(64) * 1e300, rel=1e-14)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "compiled"])
+def test_a_gradient_that_attention_and_large_slopes_leave_as_it_is(backend):
+    """The moment 1e12 cancels in a denominator all but 1 - A = 1e-6 of it; logarithms of 10^6 are rounded L times."""
+    spec, values = COWSIK.evaluator("gradient_growth"), {"A": 0.999999, "M": 0.0843, "m": 1e12, "chi": 1e12, "n": 64, "L": 1000}
+    exact = float(evaluate(spec, values, 20)["growth"])
+    assert float(load(spec, backend)(**values)) == pytest.approx(exact, rel=1000 * np.log(1e6) * 2**-52, abs=0)
+
+
 def test_tanh_exponents_vanish_on_the_tabulated_boundary():
     exact = evaluate(COWSIK.evaluator("exponents_tanh"), {"A": sp.Rational(9, 100), "M": sp.Rational(9, 100),
                                                           "sigma_w": sp.Rational("3.58391978")}, 15)
