@@ -159,7 +159,7 @@ def _critical() -> sp.Expr:
 
 def _same_strength(stated: sp.Expr) -> Comparison:
     """Both strengths are positive, and agree where their squares do, whose expanded powers have one base."""
-    plain = _critical().replace(GrowthMinusOne, lambda excess, depth: factored(1 + excess) ** depth - 1)
+    plain = _critical().replace(GrowthMinusOne, lambda deficit, depth: factored(1 / (1 + deficit)) ** -depth - 1)
     return compare(sp.expand(plain**2), sp.expand(stated**2))
 
 

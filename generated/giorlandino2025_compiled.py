@@ -206,7 +206,7 @@ def critical_strength(
 
     .. math::
 
-        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
+        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{-1 + \left(1 + \frac{\rho - \rho_T}{\rho_T \left(1 - \rho\right)}\right)^{- \frac{1}{L}}}}
 
     Args:
         rho: token correlation p/q, a number in (0, rho_T].
@@ -960,13 +960,6 @@ static inline double f_log(double x) {
     return x > 0.0 && x < INFINITY ? value : (x == 0.0 ? -INFINITY : (x > 0.0 ? x : NAN));
 }
 """,
-    "f_log1p": r"""
-/* The rounding of 1 + x is put back. */
-static inline double f_log1p(double x) {
-    const double grown = 1.0 + x, lost = (x - (grown - 1.0))/grown;
-    return f_log(grown) + (grown > 0.0 && grown < INFINITY ? lost : 0.0);
-}
-""",
     "near_asin": r"""
 /* asin(x) for |x| <= 1/2. */
 static inline double near_asin(double x) {
@@ -1252,7 +1245,7 @@ static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const 
 
 _KERNELS = {
     "critical_strength": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'log_near_one'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1267,10 +1260,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double rho_ = a_rho[i];
         const double rho_T_ = a_rho_T[i];
         const double x0_ = sqrt(gain_v_);
-        const double x1_ = f_log1p((rho_ - rho_T_)/(rho_*(rho_T_ - 1.0)));
-        const double x2_ = f_expm1(x1_/L_);
-        const double x3_ = sqrt(x2_);
-        const double next_0 = x0_/x3_;
+        const double x1_ = 1.0/(rho_T_*(1.0 - rho_));
+        const double x2_ = log_near_one(x1_*(rho_ - rho_T_), rho_*x1_*(1.0 - rho_T_));
+        const double x3_ = f_expm1(-x2_/L_);
+        const double x4_ = sqrt(x3_);
+        const double next_0 = x0_/x4_;
         result_0[i] = next_0;
     }
 }

@@ -912,7 +912,7 @@ def critical_strength(
 
     .. math::
 
-        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
+        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{-1 + \left(1 + \frac{\rho - \rho_T}{\rho_T \left(1 - \rho\right)}\right)^{- \frac{1}{L}}}}
 
     Args:
         rho: token correlation p/q, a number in (0, rho_T].
@@ -952,7 +952,7 @@ def critical_strength(
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_alpha_sa = np.empty(_shape)
-    # 10 operations a point
+    # 15 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -968,11 +968,12 @@ def critical_strength(
             if _changed & 0b1000:
                 x0 = np.sqrt(gain_v)
             if _changed & 0b11:
-                x1 = np.log1p((rho - rho_T)/(rho*(rho_T - 1)))
+                x1 = 1/(rho_T*(1 - rho))
+                x2 = _log_near_one(x1*(rho - rho_T), rho*x1*(1 - rho_T))
             if _changed & 0b111:
-                x2 = np.expm1(x1/L)
-                x3 = np.sqrt(x2)
-            _to_alpha_sa[_at] = x0/x3
+                x3 = np.expm1(-x2/L)
+                x4 = np.sqrt(x3)
+            _to_alpha_sa[_at] = x0/x4
 
     _in_parts(_work, workers)
     return _to_alpha_sa[()]

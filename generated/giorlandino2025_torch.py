@@ -1057,7 +1057,7 @@ def critical_strength(
 
     .. math::
 
-        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{\left(1 + \frac{\rho - \rho_T}{\rho \left(\rho_T - 1\right)}\right)^{\frac{1}{L}} - 1}}
+        \mathrm{alpha\_sa} = \frac{\sqrt{\sigma_v^2}}{\sqrt{-1 + \left(1 + \frac{\rho - \rho_T}{\rho_T \left(1 - \rho\right)}\right)^{- \frac{1}{L}}}}
 
     Args:
         rho: token correlation p/q, a number in (0, rho_T].
@@ -1093,12 +1093,13 @@ def critical_strength(
         rho, rho_T, L, gain_v,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 10 operations a point
+    # 15 operations a point
     x0 = torch.sqrt(gain_v)
-    x1 = torch.log1p((rho - rho_T)/(rho*(rho_T - 1)))
-    x2 = torch.expm1(x1/L)
-    x3 = torch.sqrt(x2)
-    _to_alpha_sa = x0/x3
+    x1 = 1/(rho_T*(1 - rho))
+    x2 = _log_near_one(x1*(rho - rho_T), rho*x1*(1 - rho_T))
+    x3 = torch.expm1(-x2/L)
+    x4 = torch.sqrt(x3)
+    _to_alpha_sa = x0/x4
     return _to_alpha_sa.expand(_shape)
 
 

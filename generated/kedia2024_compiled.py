@@ -1446,13 +1446,13 @@ static void each_normal_moment(long count, const double *k, const double *m, con
         }
     }
     for (long i = 0; i < count; i++) {
-        const double spread = sqrt(v[i] + 1e-290), h = m[i]/spread, h2 = h*h;
-        const double below = 0x1.9884533d43651p-2*f_exp(-0.5*h2)*reach[i]*total[i];
-        const double whole = order == 0 ? 1.0 : order == 1 ? h : order == 2 ? h2 + 1.0
-            : order == 3 ? h*(h2 + 3.0) : h2*(h2 + 6.0) + 3.0;
+        const double spread = sqrt(v[i] + 1e-290), h = m[i]/spread, m1 = m[i], m2 = m1*m1, v1 = v[i];
+        const double whole = order == 0 ? 1.0 : order == 1 ? m1 : order == 2 ? m2 + v1
+            : order == 3 ? m1*(m2 + 3.0*v1) : m2*(m2 + 6.0*v1) + 3.0*v1*v1;
         const double raised = order == 0 ? 1.0 : order == 1 ? spread : order == 2 ? spread*spread
             : order == 3 ? spread*spread*spread : spread*spread*spread*spread;
-        to[i] = raised*(h > 0.0 ? whole - (order % 2 ? -below : below) : below);
+        const double below = raised*0x1.9884533d43651p-2*f_exp(-0.5*h*h)*reach[i]*total[i];
+        to[i] = h > 0.0 ? whole - (order % 2 ? -below : below) : below;
     }
 }
 """,
@@ -2883,8 +2883,8 @@ static __attribute__((noinline)) void each_sigmoid_slope_second_ed226e(long coun
     "TABLE_GAUSS_LEGENDRE": r"""
 static const double TABLE_GAUSS_LEGENDRE[][2] = {{0x1.2db0de9bf05c2p-15, 0x1.831d0dd158099p-14}, {0x1.8d60a412c7eb7p-13, 0x1.c28463a0405ebp-13}, {0x1.e84208c94d10ep-12, 0x1.61dfaecf35874p-12}, {0x1.c534c2a322db6p-11, 0x1.e26b2971de0f8p-12}, {0x1.6b43a107472fdp-10, 0x1.316c95dd9de83p-11}, {0x1.0a01e4ae16927p-9, 0x1.719085796ada7p-11}, {0x1.6e6824bda039ep-9, 0x1.b19d475d70ea3p-11}, {0x1.e2ce436bfb33fp-9, 0x1.f18ece244eacap-11}, {0x1.33967874a3783p-8, 0x1.18b0891cb3355p-10}, {0x1.7dbdedfac74e9p-8, 0x1.388807c06bc2dp-10}, {0x1.cfd8d9532d0c6p-8, 0x1.584be25bc0ebbp-10}, {0x1.14f108c61efd0p-7, 0x1.77fa19ae50d0cp-10}, {0x1.45e9f708db3cap-7, 0x1.9790afe6696c2p-10}, {0x1.7ad423858e5a5p-7, 0x1.b70da8b864784p-10}, {0x1.b3ac3ae05441dp-7, 0x1.d66f097a44935p-10}, {0x1.f06eaa83ac4abp-7, 0x1.f5b2d9414398bp-10}, {0x1.188bd06d22fdcp-6, 0x1.0a6b908025091p-9}, {0x1.3ad186c6522a4p-6, 0x1.19ecf5d368e3dp-9}, {0x1.5f0650e1504bfp-6, 0x1.295ca31ff9c9fp-9}, {0x1.8527e83467d08p-6, 0x1.38b9a008bf16ap-9}, {0x1.ad33e73ce4c84p-6, 0x1.4802f55d812b3p-9}, {0x1.d727c9a5a8d8fp-6, 0x1.5737ad2a64494p-9}, {0x1.01807637d6d0dp-5, 0x1.6656d2c75453ap-9}, {0x1.185e470e39c07p-5, 0x1.755f72e75ec25p-9}, {0x1.302be76d2d303p-5, 0x1.84509ba7f8c36p-9}, {0x1.48e7d85970f91p-5, 0x1.93295ca02fe81p-9}, {0x1.62908bdd674c0p-5, 0x1.a1e8c6efc3fcap-9}, {0x1.7d24652218053p-5, 0x1.b08ded4e28cf7p-9}, {0x1.98a1b8892352cp-5, 0x1.bf17e4196ec76p-9}, {0x1.b506cbc7a2150p-5, 0x1.cd85c1651138ap-9}, {0x1.d251d601f24a7p-5, 0x1.dbd69d08a973fp-9}, {0x1.f080ffe86dcc8p-5, 0x1.ea0990ae85943p-9}, {0x1.07c931ea84c84p-4, 0x1.f81db7e222151p-9}, {0x1.17c206f4edc8dp-4, 0x1.0309180f42a0ep-8}, {0x1.2829fe1842bdcp-4, 0x1.09f30c6e3dc7dp-8}, {0x1.39000f5d410cfp-4, 0x1.10cc49d059fdap-8}, {0x1.4a432be129c56p-4, 0x1.17946204ddc11p-8}, {0x1.5bf23de6c80c2p-4, 0x1.1e4ae7eeeb6acp-8}, {0x1.6e0c28e7e5ce0p-4, 0x1.24ef6f8c5cb36p-8}, {0x1.808fc9a72d9b5p-4, 0x1.2b818dfc8c76cp-8}, {0x1.937bf642788f9p-4, 0x1.3200d9870e473p-8}, {0x1.a6cf7e45871d5p-4, 0x1.386ce9a253642p-8}, {0x1.ba892abd23923p-4, 0x1.3ec556fa3ca89p-8}, {0x1.cea7be4aad1edp-4, 0x1.4509bb7699080p-8}, {0x1.e329f5380a283p-4, 0x1.4b39b2419030dp-8}, {0x1.f80e858c00a16p-4, 0x1.5154d7cdf8ed1p-8}, {0x1.06aa0f8f79939p-3, 0x1.575ac9dd9adaep-8}, {0x1.117cb5d800c77p-3, 0x1.5d4b27875b18cp-8}, {0x1.1c7e877d45ca8p-3, 0x1.6325913d53817p-8}, {0x1.27aed3660a28ep-3, 0x1.68e9a8d2d415fp-8}, {0x1.330ce58d42898p-3, 0x1.6e9711824e348p-8}, {0x1.3e98070d671adp-3, 0x1.742d6ff3293dcp-8}, {0x1.4a4f7e2bf2491p-3, 0x1.79ac6a3f8049ep-8}, {0x1.56328e650d054p-3, 0x1.7f13a7f9c8917p-8}, {0x1.6240787767e13p-3, 0x1.8462d232602f5p-8}, {0x1.6e787a704041cp-3, 0x1.8999937d04e16p-8}, {0x1.7ad9cfb790e5ap-3, 0x1.8eb797f632715p-8}, {0x1.8763b11c6cfd9p-3, 0x1.93bc8d48686dep-8}, {0x1.941554e1850ddp-3, 0x1.98a822b156e0ep-8}, {0x1.a0edeec9d4d0cp-3, 0x1.9d7a0906f1adap-8}, {0x1.adecb025794d7p-3, 0x1.a231f2bc6a46ep-8}, {0x1.bb10c7deae54bp-3, 0x1.a6cf93e70f6c3p-8}, {0x1.c8596286f292dp-3, 0x1.ab52a243129fap-8}, {0x1.d5c5aa6451633p-3, 0x1.afbad5383307ap-8}, {0x1.e354c77ed18f4p-3, 0x1.b407e5de4d721p-8}, {0x1.f105dfae08218p-3, 0x1.b8398f01d12e7p-8}, {0x1.fed816a6ce717p-3, 0x1.bc4f8d2819783p-8}, {0x1.066547048d464p-2, 0x1.c0499e93ab2a5p-8}, {0x1.0d6e32b6fc8e5p-2, 0x1.c427834856792p-8}, {0x1.14865d3ad3f5ep-2, 0x1.c7e8fd0f3c6efp-8}, {0x1.1bad546ae810ep-2, 0x1.cb8dcf7ab7eafp-8}, {0x1.22e2a533efabbp-2, 0x1.cf15bfea29e39p-8}, {0x1.2a25db9bbf4bap-2, 0x1.d280958da8afdp-8}, {0x1.317682c893329p-2, 0x1.d5ce1969921abp-8}, {0x1.38d42508676fbp-2, 0x1.d8fe165a00091p-8}, {0x1.403e4bd85d881p-2, 0x1.dc1059161f796p-8}, {0x1.47b47fec2f3f1p-2, 0x1.df04b03369a75p-8}, {0x1.4f364935ae079p-2, 0x1.e1daec28bf208p-8}, {0x1.56c32eec4ea54p-2, 0x1.e492df5164970p-8}, {0x1.5e5ab794c083ep-2, 0x1.e72c5defe142cp-8}, {0x1.65fc6908904b0p-2, 0x1.e9a73e30bea33p-8}, {0x1.6da7c87dd533cp-2, 0x1.ec03582d29746p-8}, {0x1.755c5a8ee8a39p-2, 0x1.ee4085ed73ae9p-8}, {0x1.7d19a3422791cp-2, 0x1.f05ea36b77669p-8}, {0x1.84df2611bd396p-2, 0x1.f25d8e94da697p-8}, {0x1.8cac65f3769b0p-2, 0x1.f43d274d326e8p-8}, {0x1.9480e5609e505p-2, 0x1.f5fd4f7009bdcp-8}, {0x1.9c5c265de032bp-2, 0x1.f79dead2c4294p-8}, {0x1.a43daa833456ap-2, 0x1.f91edf46643cap-8}, {0x1.ac24f303d0dbcp-2, 0x1.fa80149930843p-8}, {0x1.b41180b62211dp-2, 0x1.fbc1749838d32p-8}, {0x1.bc02d41bc8735p-2, 0x1.fce2eb10bb6efp-8}, {0x1.c3f86d699bf38p-2, 0x1.fde465d16a09fp-8}, {0x1.cbf1cc8fb420bp-2, 0x1.fec5d4ab8e794p-8}, {0x1.d3ee714174980p-2, 0x1.ff8729740f12bp-8}, {0x1.dbeddafd9d4a6p-2, 0x1.00142c0229518p-7}, {0x1.e3ef89165e100p-2, 0x1.0054ab1d81f6dp-7}, {0x1.ebf2fab96d093p-2, 0x1.00850dfe5a553p-7}, {0x1.f3f7aef81f49dp-2, 0x1.00a5519a2ffadp-7}, {0x1.fbfd24cf834dap-2, 0x1.00b573e9e6163p-7}, {0x1.02016d983e593p-1, 0x1.00b573e9e6163p-7}, {0x1.06042883f05b1p-1, 0x1.00a5519a2ffadp-7}, {0x1.0a0682a3497b6p-1, 0x1.00850dfe5a553p-7}, {0x1.0e083b74d0f80p-1, 0x1.0054ab1d81f6dp-7}, {0x1.12091281315adp-1, 0x1.00142c0229518p-7}, {0x1.1608c75f45b40p-1, 0x1.ff8729740f12bp-8}, {0x1.1a0719b825efbp-1, 0x1.fec5d4ab8e794p-8}, {0x1.1e03c94b32064p-1, 0x1.fde465d16a09fp-8}, {0x1.21fe95f21bc66p-1, 0x1.fce2eb10bb6efp-8}, {0x1.25f73fa4eef72p-1, 0x1.fbc1749838d32p-8}, {0x1.29ed867e17922p-1, 0x1.fa80149930843p-8}, {0x1.2de12abe65d4bp-1, 0x1.f91edf46643cap-8}, {0x1.31d1ecd10fe6bp-1, 0x1.f79dead2c4294p-8}, {0x1.35bf8d4fb0d7ep-1, 0x1.f5fd4f7009bdcp-8}, {0x1.39a9cd0644b28p-1, 0x1.f43d274d326e8p-8}, {0x1.3d906cf721635p-1, 0x1.f25d8e94da697p-8}, {0x1.41732e5eec372p-1, 0x1.f05ea36b77669p-8}, {0x1.4551d2b88bae4p-1, 0x1.ee4085ed73ae9p-8}, {0x1.492c1bc115662p-1, 0x1.ec03582d29746p-8}, {0x1.4d01cb7bb7da8p-1, 0x1.e9a73e30bea33p-8}, {0x1.50d2a4359fbe1p-1, 0x1.e72c5defe142cp-8}, {0x1.549e6889d8ad6p-1, 0x1.e492df5164970p-8}, {0x1.5864db6528fc3p-1, 0x1.e1daec28bf208p-8}, {0x1.5c25c009e8608p-1, 0x1.df04b03369a75p-8}, {0x1.5fe0da13d13bfp-1, 0x1.dc1059161f796p-8}, {0x1.6395ed7bcc482p-1, 0x1.d8fe165a00091p-8}, {0x1.6744be9bb666bp-1, 0x1.d5ce1969921abp-8}, {0x1.6aed1232205a3p-1, 0x1.d280958da8afdp-8}, {0x1.6e8ead66082a2p-1, 0x1.cf15bfea29e39p-8}, {0x1.722955ca8bf79p-1, 0x1.cb8dcf7ab7eafp-8}, {0x1.75bcd16296051p-1, 0x1.c7e8fd0f3c6efp-8}, {0x1.7948e6a481b8ep-1, 0x1.c427834856792p-8}, {0x1.7ccd5c7db95cep-1, 0x1.c0499e93ab2a5p-8}, {0x1.8049fa564c63ap-1, 0x1.bc4f8d2819783p-8}, {0x1.83be88147df7ap-1, 0x1.b8398f01d12e7p-8}, {0x1.872ace204b9c3p-1, 0x1.b407e5de4d721p-8}, {0x1.8a8e9566eba73p-1, 0x1.afbad5383307ap-8}, {0x1.8de9a75e435b5p-1, 0x1.ab52a243129fap-8}, {0x1.913bce08546adp-1, 0x1.a6cf93e70f6c3p-8}, {0x1.9484d3f6a1acap-1, 0x1.a231f2bc6a46ep-8}, {0x1.97c4844d8acbdp-1, 0x1.9d7a0906f1adap-8}, {0x1.9afaaac79ebc9p-1, 0x1.98a822b156e0ep-8}, {0x1.9e2713b8e4c0ap-1, 0x1.93bc8d48686dep-8}, {0x1.a1498c121bc6ap-1, 0x1.8eb797f632715p-8}, {0x1.a461e163efef9p-1, 0x1.8999937d04e16p-8}, {0x1.a76fe1e22607bp-1, 0x1.8462d232602f5p-8}, {0x1.aa735c66bcbebp-1, 0x1.7f13a7f9c8917p-8}, {0x1.ad6c2075036dcp-1, 0x1.79ac6a3f8049ep-8}, {0x1.b059fe3ca6395p-1, 0x1.742d6ff3293dcp-8}, {0x1.b33cc69caf5dap-1, 0x1.6e9711824e348p-8}, {0x1.b6144b267d75dp-1, 0x1.68e9a8d2d415fp-8}, {0x1.b8e05e20ae8d6p-1, 0x1.6325913d53817p-8}, {0x1.bba0d289ffce2p-1, 0x1.5d4b27875b18cp-8}, {0x1.be557c1c219b2p-1, 0x1.575ac9dd9adaep-8}, {0x1.c0fe2f4e7febdp-1, 0x1.5154d7cdf8ed1p-8}, {0x1.c39ac158febb0p-1, 0x1.4b39b2419030dp-8}, {0x1.c62b0836aa5c2p-1, 0x1.4509bb7699080p-8}, {0x1.c8aedaa85b8dcp-1, 0x1.3ec556fa3ca89p-8}, {0x1.cb2610374f1c5p-1, 0x1.386ce9a253642p-8}, {0x1.cd908137b0ee1p-1, 0x1.3200d9870e473p-8}, {0x1.cfee06cb1a4c9p-1, 0x1.2b818dfc8c76cp-8}, {0x1.d23e7ae303464p-1, 0x1.24ef6f8c5cb36p-8}, {0x1.d481b84326fe8p-1, 0x1.1e4ae7eeeb6acp-8}, {0x1.d6b79a83dac75p-1, 0x1.17946204ddc11p-8}, {0x1.d8dffe1457de6p-1, 0x1.10cc49d059fdap-8}, {0x1.dafac03cf7a85p-1, 0x1.09f30c6e3dc7dp-8}, {0x1.dd07bf216246ep-1, 0x1.0309180f42a0ep-8}, {0x1.df06d9c2af670p-1, 0x1.f81db7e222151p-9}, {0x1.e0f7f00179233p-1, 0x1.ea0990ae85943p-9}, {0x1.e2dae29fe0db6p-1, 0x1.dbd69d08a973fp-9}, {0x1.e4af934385debp-1, 0x1.cd85c1651138ap-9}, {0x1.e675e4776dcadp-1, 0x1.bf17e4196ec76p-9}, {0x1.e82db9adde7fbp-1, 0x1.b08ded4e28cf7p-9}, {0x1.e9d6f742298b4p-1, 0x1.a1e8c6efc3fcap-9}, {0x1.eb71827a68f07p-1, 0x1.93295ca02fe81p-9}, {0x1.ecfd41892d2d0p-1, 0x1.84509ba7f8c36p-9}, {0x1.ee7a1b8f1c640p-1, 0x1.755f72e75ec25p-9}, {0x1.efe7f89c8292fp-1, 0x1.6656d2c75453ap-9}, {0x1.f146c1b2d2b94p-1, 0x1.5737ad2a64494p-9}, {0x1.f29660c618d9cp-1, 0x1.4802f55d812b3p-9}, {0x1.f3d6c0be5cc18p-1, 0x1.38b9a008bf16ap-9}, {0x1.f507cd78f57dap-1, 0x1.295ca31ff9c9fp-9}, {0x1.f62973c9cd6ebp-1, 0x1.19ecf5d368e3dp-9}, {0x1.f73ba17c96e81p-1, 0x1.0a6b908025091p-9}, {0x1.f83e4555f14edp-1, 0x1.f5b2d9414398bp-10}, {0x1.f9314f147eaf0p-1, 0x1.d66f097a44935p-10}, {0x1.fa14af71e9c69p-1, 0x1.b70da8b864784p-10}, {0x1.fae85823dc931p-1, 0x1.9790afe6696c2p-10}, {0x1.fbac3bdce7841p-1, 0x1.77fa19ae50d0cp-10}, {0x1.fc604e4d59a5ep-1, 0x1.584be25bc0ebbp-10}, {0x1.fd0484240a716p-1, 0x1.388807c06bc2dp-10}, {0x1.fd98d30f16b91p-1, 0x1.18b0891cb3355p-10}, {0x1.fe1d31bc9404dp-1, 0x1.f18ece244eacap-11}, {0x1.fe9197db425fcp-1, 0x1.b19d475d70ea3p-11}, {0x1.fef5fe1b51e97p-1, 0x1.719085796ada7p-11}, {0x1.ff4a5e2f7c5c7p-1, 0x1.316c95dd9de83p-11}, {0x1.ff8eb2cf57375p-1, 0x1.e26b2971de0f8p-12}, {0x1.ffc2f7bee6d66p-1, 0x1.61dfaecf35874p-12}, {0x1.ffe729f5bed38p-1, 0x1.c28463a0405ebp-13}, {0x1.fffb493c85904p-1, 0x1.831d0dd158099p-14}};
 """,
-    "each_relu_asymmetry_4fa3ac": r"""
-static __attribute__((noinline)) void each_relu_asymmetry_4fa3ac(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_relu_asymmetry_e80f63": r"""
+static __attribute__((noinline)) void each_relu_asymmetry_e80f63(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x1[BLOCK];
     double a_x5[BLOCK];
     double a_y0[BLOCK];
@@ -2893,7 +2893,7 @@ static __attribute__((noinline)) void each_relu_asymmetry_4fa3ac(long count, con
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x1_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x1[i] = x1_;
         const double x2_ = sqrt(x1_ + 1e-32);
         const double x3_ = 1.0/((x1_ + 1e-290));
@@ -2937,58 +2937,53 @@ static __attribute__((noinline)) void each_relu_asymmetry_4fa3ac(long count, con
     }
 }
 """,
-    "each_relu_opposite_far_0de65b": r"""
-static __attribute__((noinline)) void each_relu_opposite_far_0de65b(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_opposite_far_f92665": r"""
+static __attribute__((noinline)) void each_relu_opposite_far_f92665(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
+    double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
-    double a_x7[BLOCK];
     double a_y0[BLOCK];
-    double a_x8[BLOCK];
+    double a_x7[BLOCK];
     double a_y1[BLOCK];
+    double a_x10[BLOCK];
     double a_x11[BLOCK];
-    double a_x12[BLOCK];
     for (long i = 0; i < count; i++) {
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
+        const double x1_ = 2.0*v_x_;
         a_x1[i] = x1_;
-        const double x2_ = square(m_x_)/(x1_ + 1e-290);
+        const double x2_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*x2_;
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x3_ + 1e-32);
-        const double x5_ = 1.0/((x3_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0));
+        const double x3_ = sqrt(x2_ + 1e-32);
+        const double x4_ = x2_/(x2_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0);
+        a_x4[i] = x4_;
+        const double x5_ = 1.4142135623730951*x0_*x3_ + 1e-290;
         a_x5[i] = x5_;
-        const double x6_ = 1.4142135623730951*x0_*x4_ + 1e-290;
+        const double x6_ = 1.0/((x5_));
         a_x6[i] = x6_;
-        const double x7_ = 1.0/((x6_));
-        a_x7[i] = x7_;
-        const double y0_ = x0_*x7_;
+        const double y0_ = x0_*x6_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x8);
+    each_asinh(count, a_y0, a_x7);
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x5_ = a_x5[i];
-        const double x7_ = a_x7[i];
-        const double x9_ = maximum(gap_xy_, x1_*x2_*x5_/(x3_*x5_ + 1.0));
-        const double x10_ = sqrt(x9_);
-        const double y1_ = x10_*x7_;
+        const double x4_ = a_x4[i];
+        const double x6_ = a_x6[i];
+        const double x8_ = maximum(gap_xy_, x1_*x4_/(x4_ + 1.0));
+        const double x9_ = sqrt(x8_);
+        const double y1_ = x6_*x9_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x11);
+    each_asinh(count, a_y1, a_x10);
     for (long i = 0; i < count; i++) {
-        const double x11_ = a_x11[i];
-        const double x8_ = a_x8[i];
-        const double x12_ = x8_ - x11_;
-        a_x12[i] = x12_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double x11_ = x7_ - x10_;
+        a_x11[i] = x11_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -2997,77 +2992,76 @@ static __attribute__((noinline)) void each_relu_opposite_far_0de65b(long count, 
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
             const double gap_xy_ = a_gap_xy[i];
-            const double v_x_ = a_v_x[i];
+            const double x1_ = a_x1[i];
+            const double x10_ = a_x10[i];
             const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x3_ = a_x3[i];
-            const double x6_ = a_x6[i];
-            const double x13_ = node_*x12_;
-            const double x14_ = 2.0*x11_ + 2.0*x13_;
-            const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
-            const double x18_ = f_exp(-x15_);
-            const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*gap_xy_*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x2_ = a_x2[i];
+            const double x5_ = a_x5[i];
+            const double x12_ = node_*x11_;
+            const double x13_ = 2.0*x10_ + 2.0*x12_;
+            const double x14_ = x10_ + x12_;
+            const double x15_ = f_exp(-x13_);
+            const double x16_ = f_expm1(x13_);
+            const double x17_ = f_exp(-x14_);
+            const double x18_ = f_exp(x14_);
+            const double x19_ = 0.25*x15_*square(x16_)*square(x5_);
+            const double x20_ = x1_ + 1e-290 - x19_;
+            const double x21_ = sqrt(x20_);
+            const double x22_ = f_exp(-x2_*(1.0 + 1.0/((x19_/x20_ + 1e-290))));
+            const double next_0 = 0.15915494309189535*gap_xy_*weight_*x11_*x22_*x5_*(x17_ + x18_)/x21_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_relu_opposite_near_26ee05": r"""
-static __attribute__((noinline)) void each_relu_opposite_near_26ee05(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_opposite_near_00bfb3": r"""
+static __attribute__((noinline)) void each_relu_opposite_near_00bfb3(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
-    double a_x5[BLOCK];
+    double a_x4[BLOCK];
+    double a_x6[BLOCK];
     double a_x7[BLOCK];
-    double a_x8[BLOCK];
+    double a_x10[BLOCK];
     double a_y0[BLOCK];
-    double a_x12[BLOCK];
+    double a_x11[BLOCK];
     double a_y1[BLOCK];
+    double a_x12[BLOCK];
     double a_x13[BLOCK];
-    double a_x14[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
-        const double x2_ = 2.0*v_x_ + 1e-290;
+        const double x1_ = 2.0*v_x_;
+        const double x2_ = x1_ + 1e-290;
         a_x2[i] = x2_;
         const double x3_ = sqrt(gap_xy_);
-        a_x3[i] = x3_;
-        const double x4_ = square(m_x_)/(x1_ + 1e-290);
-        const double x5_ = 4.0*x4_;
-        a_x5[i] = x5_;
-        const double x6_ = sqrt(x5_ + 1e-32);
-        const double x7_ = 1.4142135623730951*x0_*x6_ + 1e-290;
+        const double x4_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
+        a_x4[i] = x4_;
+        const double x5_ = sqrt(x4_ + 1e-32);
+        const double x6_ = 1.4142135623730951*x0_*x5_ + 1e-290;
+        a_x6[i] = x6_;
+        const double x7_ = 1.0/((x6_));
         a_x7[i] = x7_;
-        const double x8_ = 1.0/((x7_));
-        a_x8[i] = x8_;
-        const double x9_ = 1.0/((x5_/(gap_xy_/(x2_ - gap_xy_) + 1e-290) + 40.0));
-        const double x10_ = maximum(x1_*x4_*x9_/(x5_*x9_ + 1.0), 0.0);
-        const double x11_ = sqrt(x10_);
-        const double y0_ = x11_*x8_;
+        const double x8_ = x4_/(x4_/(gap_xy_/(x2_ - gap_xy_) + 1e-290) + 40.0);
+        const double x9_ = maximum(x1_*x8_/(x8_ + 1.0), 0.0);
+        const double x10_ = sqrt(x9_);
+        a_x10[i] = x10_;
+        const double y0_ = x3_*x7_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x12);
+    each_asinh(count, a_y0, a_x11);
     for (long i = 0; i < count; i++) {
-        const double x3_ = a_x3[i];
-        const double x8_ = a_x8[i];
-        const double y1_ = x3_*x8_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double y1_ = x10_*x7_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x13);
+    each_asinh(count, a_y1, a_x12);
     for (long i = 0; i < count; i++) {
+        const double x11_ = a_x11[i];
         const double x12_ = a_x12[i];
-        const double x13_ = a_x13[i];
-        const double x14_ = x13_ - x12_;
-        a_x14[i] = x14_;
+        const double x13_ = x11_ - x12_;
+        a_x13[i] = x13_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3076,30 +3070,30 @@ static __attribute__((noinline)) void each_relu_opposite_near_26ee05(long count,
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
             const double x12_ = a_x12[i];
-            const double x14_ = a_x14[i];
+            const double x13_ = a_x13[i];
             const double x2_ = a_x2[i];
-            const double x5_ = a_x5[i];
-            const double x7_ = a_x7[i];
-            const double x15_ = node_*x14_;
-            const double x16_ = 2.0*x12_ + 2.0*x15_;
-            const double x17_ = x12_ + x15_;
-            const double x18_ = f_exp(-x16_);
-            const double x19_ = f_expm1(x16_);
-            const double x20_ = f_exp(-x17_);
-            const double x21_ = f_exp(x17_);
-            const double x22_ = square(x19_)*square(x7_);
-            const double x23_ = 0.25*x18_*x22_;
-            const double x24_ = x2_ - x23_;
-            const double x25_ = sqrt(x24_);
-            const double x26_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x23_/x24_ + 1e-290))));
-            const double next_0 = 0.039788735772973836*weight_*x14_*x22_*x26_*x7_*(x20_ + x21_)/x25_;
+            const double x4_ = a_x4[i];
+            const double x6_ = a_x6[i];
+            const double x14_ = node_*x13_;
+            const double x15_ = 2.0*x12_ + 2.0*x14_;
+            const double x16_ = x12_ + x14_;
+            const double x17_ = f_exp(-x15_);
+            const double x18_ = f_expm1(x15_);
+            const double x19_ = f_exp(-x16_);
+            const double x20_ = f_exp(x16_);
+            const double x21_ = square(x18_)*square(x6_);
+            const double x22_ = 0.25*x17_*x21_;
+            const double x23_ = x2_ - x22_;
+            const double x24_ = sqrt(x23_);
+            const double x25_ = f_exp((-x15_) - x4_*(1.0 + 1.0/((x22_/x23_ + 1e-290))));
+            const double next_0 = 0.039788735772973836*weight_*x13_*x21_*x25_*x6_*(x19_ + x20_)/x24_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_relu_same_far_431b0a": r"""
-static __attribute__((noinline)) void each_relu_same_far_431b0a(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_same_far_65edfb": r"""
+static __attribute__((noinline)) void each_relu_same_far_65edfb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3113,7 +3107,7 @@ static __attribute__((noinline)) void each_relu_same_far_431b0a(long count, cons
         a_x1[i] = x1_;
         const double x2_ = sqrt(gap_xy_);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x3_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x3[i] = x3_;
         const double x4_ = gap_xy_/(x1_ - gap_xy_) + 40.0/(x3_ + 1e-290);
         const double x5_ = minimum(v_x_, x0_*x4_/(x4_ + 1.0));
@@ -3141,8 +3135,8 @@ static __attribute__((noinline)) void each_relu_same_far_431b0a(long count, cons
     }
 }
 """,
-    "each_relu_same_near_02aadf": r"""
-static __attribute__((noinline)) void each_relu_same_near_02aadf(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_same_near_7b4d2e": r"""
+static __attribute__((noinline)) void each_relu_same_near_7b4d2e(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3150,7 +3144,7 @@ static __attribute__((noinline)) void each_relu_same_near_02aadf(long count, con
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x0_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x0[i] = x0_;
         const double x1_ = 1.0/((x0_ + 1e-290));
         const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
@@ -3178,58 +3172,53 @@ static __attribute__((noinline)) void each_relu_same_near_02aadf(long count, con
     }
 }
 """,
-    "each_relu_slope_opposite_49f7bb": r"""
-static __attribute__((noinline)) void each_relu_slope_opposite_49f7bb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_slope_opposite_f9709f": r"""
+static __attribute__((noinline)) void each_relu_slope_opposite_f9709f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
+    double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
-    double a_x7[BLOCK];
     double a_y0[BLOCK];
-    double a_x8[BLOCK];
+    double a_x7[BLOCK];
     double a_y1[BLOCK];
+    double a_x10[BLOCK];
     double a_x11[BLOCK];
-    double a_x12[BLOCK];
     for (long i = 0; i < count; i++) {
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
+        const double x1_ = 2.0*v_x_;
         a_x1[i] = x1_;
-        const double x2_ = square(m_x_)/(x1_ + 1e-290);
+        const double x2_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*x2_;
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x3_ + 1e-32);
-        const double x5_ = 1.0/((x3_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0));
+        const double x3_ = sqrt(x2_ + 1e-32);
+        const double x4_ = x2_/(x2_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0);
+        a_x4[i] = x4_;
+        const double x5_ = 1.4142135623730951*x0_*x3_ + 1e-290;
         a_x5[i] = x5_;
-        const double x6_ = 1.4142135623730951*x0_*x4_ + 1e-290;
+        const double x6_ = 1.0/((x5_));
         a_x6[i] = x6_;
-        const double x7_ = 1.0/((x6_));
-        a_x7[i] = x7_;
-        const double y0_ = x0_*x7_;
+        const double y0_ = x0_*x6_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x8);
+    each_asinh(count, a_y0, a_x7);
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x5_ = a_x5[i];
-        const double x7_ = a_x7[i];
-        const double x9_ = maximum(gap_xy_, x1_*x2_*x5_/(x3_*x5_ + 1.0));
-        const double x10_ = sqrt(x9_);
-        const double y1_ = x10_*x7_;
+        const double x4_ = a_x4[i];
+        const double x6_ = a_x6[i];
+        const double x8_ = maximum(gap_xy_, x1_*x4_/(x4_ + 1.0));
+        const double x9_ = sqrt(x8_);
+        const double y1_ = x6_*x9_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x11);
+    each_asinh(count, a_y1, a_x10);
     for (long i = 0; i < count; i++) {
-        const double x11_ = a_x11[i];
-        const double x8_ = a_x8[i];
-        const double x12_ = x8_ - x11_;
-        a_x12[i] = x12_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double x11_ = x7_ - x10_;
+        a_x11[i] = x11_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3237,30 +3226,30 @@ static __attribute__((noinline)) void each_relu_slope_opposite_49f7bb(long count
         const double node_ = TABLE_GAUSS_LEGENDRE[row][0];
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
-            const double v_x_ = a_v_x[i];
+            const double x1_ = a_x1[i];
+            const double x10_ = a_x10[i];
             const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x3_ = a_x3[i];
-            const double x6_ = a_x6[i];
-            const double x13_ = node_*x12_;
-            const double x14_ = 2.0*x11_ + 2.0*x13_;
-            const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
-            const double x18_ = f_exp(-x15_);
-            const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x2_ = a_x2[i];
+            const double x5_ = a_x5[i];
+            const double x12_ = node_*x11_;
+            const double x13_ = 2.0*x10_ + 2.0*x12_;
+            const double x14_ = x10_ + x12_;
+            const double x15_ = f_exp(-x13_);
+            const double x16_ = f_expm1(x13_);
+            const double x17_ = f_exp(-x14_);
+            const double x18_ = f_exp(x14_);
+            const double x19_ = 0.25*x15_*square(x16_)*square(x5_);
+            const double x20_ = x1_ + 1e-290 - x19_;
+            const double x21_ = sqrt(x20_);
+            const double x22_ = f_exp(-x2_*(1.0 + 1.0/((x19_/x20_ + 1e-290))));
+            const double next_0 = 0.15915494309189535*weight_*x11_*x22_*x5_*(x17_ + x18_)/x21_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_relu_slope_same_near_e2e3e2": r"""
-static __attribute__((noinline)) void each_relu_slope_same_near_e2e3e2(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_slope_same_near_c71f49": r"""
+static __attribute__((noinline)) void each_relu_slope_same_near_c71f49(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3268,7 +3257,7 @@ static __attribute__((noinline)) void each_relu_slope_same_near_e2e3e2(long coun
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x0_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x0[i] = x0_;
         const double x1_ = 1.0/((x0_ + 1e-290));
         const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
@@ -3296,8 +3285,8 @@ static __attribute__((noinline)) void each_relu_slope_same_near_e2e3e2(long coun
     }
 }
 """,
-    "each_abs_asymmetry_1fa5f1": r"""
-static __attribute__((noinline)) void each_abs_asymmetry_1fa5f1(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_abs_asymmetry_8e3ed6": r"""
+static __attribute__((noinline)) void each_abs_asymmetry_8e3ed6(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x1[BLOCK];
     double a_x5[BLOCK];
     double a_y0[BLOCK];
@@ -3306,7 +3295,7 @@ static __attribute__((noinline)) void each_abs_asymmetry_1fa5f1(long count, cons
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x1_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x1[i] = x1_;
         const double x2_ = sqrt(x1_ + 1e-32);
         const double x3_ = 1.0/((x1_ + 1e-290));
@@ -3350,58 +3339,53 @@ static __attribute__((noinline)) void each_abs_asymmetry_1fa5f1(long count, cons
     }
 }
 """,
-    "each_abs_opposite_far_0de65b": r"""
-static __attribute__((noinline)) void each_abs_opposite_far_0de65b(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_opposite_far_f92665": r"""
+static __attribute__((noinline)) void each_abs_opposite_far_f92665(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
+    double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
-    double a_x7[BLOCK];
     double a_y0[BLOCK];
-    double a_x8[BLOCK];
+    double a_x7[BLOCK];
     double a_y1[BLOCK];
+    double a_x10[BLOCK];
     double a_x11[BLOCK];
-    double a_x12[BLOCK];
     for (long i = 0; i < count; i++) {
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
+        const double x1_ = 2.0*v_x_;
         a_x1[i] = x1_;
-        const double x2_ = square(m_x_)/(x1_ + 1e-290);
+        const double x2_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*x2_;
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x3_ + 1e-32);
-        const double x5_ = 1.0/((x3_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0));
+        const double x3_ = sqrt(x2_ + 1e-32);
+        const double x4_ = x2_/(x2_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0);
+        a_x4[i] = x4_;
+        const double x5_ = 1.4142135623730951*x0_*x3_ + 1e-290;
         a_x5[i] = x5_;
-        const double x6_ = 1.4142135623730951*x0_*x4_ + 1e-290;
+        const double x6_ = 1.0/((x5_));
         a_x6[i] = x6_;
-        const double x7_ = 1.0/((x6_));
-        a_x7[i] = x7_;
-        const double y0_ = x0_*x7_;
+        const double y0_ = x0_*x6_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x8);
+    each_asinh(count, a_y0, a_x7);
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x5_ = a_x5[i];
-        const double x7_ = a_x7[i];
-        const double x9_ = maximum(gap_xy_, x1_*x2_*x5_/(x3_*x5_ + 1.0));
-        const double x10_ = sqrt(x9_);
-        const double y1_ = x10_*x7_;
+        const double x4_ = a_x4[i];
+        const double x6_ = a_x6[i];
+        const double x8_ = maximum(gap_xy_, x1_*x4_/(x4_ + 1.0));
+        const double x9_ = sqrt(x8_);
+        const double y1_ = x6_*x9_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x11);
+    each_asinh(count, a_y1, a_x10);
     for (long i = 0; i < count; i++) {
-        const double x11_ = a_x11[i];
-        const double x8_ = a_x8[i];
-        const double x12_ = x8_ - x11_;
-        a_x12[i] = x12_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double x11_ = x7_ - x10_;
+        a_x11[i] = x11_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3410,77 +3394,76 @@ static __attribute__((noinline)) void each_abs_opposite_far_0de65b(long count, c
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
             const double gap_xy_ = a_gap_xy[i];
-            const double v_x_ = a_v_x[i];
+            const double x1_ = a_x1[i];
+            const double x10_ = a_x10[i];
             const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x3_ = a_x3[i];
-            const double x6_ = a_x6[i];
-            const double x13_ = node_*x12_;
-            const double x14_ = 2.0*x11_ + 2.0*x13_;
-            const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
-            const double x18_ = f_exp(-x15_);
-            const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x2_ = a_x2[i];
+            const double x5_ = a_x5[i];
+            const double x12_ = node_*x11_;
+            const double x13_ = 2.0*x10_ + 2.0*x12_;
+            const double x14_ = x10_ + x12_;
+            const double x15_ = f_exp(-x13_);
+            const double x16_ = f_expm1(x13_);
+            const double x17_ = f_exp(-x14_);
+            const double x18_ = f_exp(x14_);
+            const double x19_ = 0.25*x15_*square(x16_)*square(x5_);
+            const double x20_ = x1_ + 1e-290 - x19_;
+            const double x21_ = sqrt(x20_);
+            const double x22_ = f_exp(-x2_*(1.0 + 1.0/((x19_/x20_ + 1e-290))));
+            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x11_*x22_*x5_*(x17_ + x18_)/x21_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_abs_opposite_near_8e1e68": r"""
-static __attribute__((noinline)) void each_abs_opposite_near_8e1e68(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_opposite_near_898168": r"""
+static __attribute__((noinline)) void each_abs_opposite_near_898168(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
-    double a_x5[BLOCK];
+    double a_x4[BLOCK];
+    double a_x6[BLOCK];
     double a_x7[BLOCK];
-    double a_x8[BLOCK];
+    double a_x10[BLOCK];
     double a_y0[BLOCK];
-    double a_x12[BLOCK];
+    double a_x11[BLOCK];
     double a_y1[BLOCK];
+    double a_x12[BLOCK];
     double a_x13[BLOCK];
-    double a_x14[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
-        const double x2_ = 2.0*v_x_ + 1e-290;
+        const double x1_ = 2.0*v_x_;
+        const double x2_ = x1_ + 1e-290;
         a_x2[i] = x2_;
         const double x3_ = sqrt(gap_xy_);
-        a_x3[i] = x3_;
-        const double x4_ = square(m_x_)/(x1_ + 1e-290);
-        const double x5_ = 4.0*x4_;
-        a_x5[i] = x5_;
-        const double x6_ = sqrt(x5_ + 1e-32);
-        const double x7_ = 1.4142135623730951*x0_*x6_ + 1e-290;
+        const double x4_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
+        a_x4[i] = x4_;
+        const double x5_ = sqrt(x4_ + 1e-32);
+        const double x6_ = 1.4142135623730951*x0_*x5_ + 1e-290;
+        a_x6[i] = x6_;
+        const double x7_ = 1.0/((x6_));
         a_x7[i] = x7_;
-        const double x8_ = 1.0/((x7_));
-        a_x8[i] = x8_;
-        const double x9_ = 1.0/((x5_/(gap_xy_/(x2_ - gap_xy_) + 1e-290) + 40.0));
-        const double x10_ = maximum(x1_*x4_*x9_/(x5_*x9_ + 1.0), 0.0);
-        const double x11_ = sqrt(x10_);
-        const double y0_ = x11_*x8_;
+        const double x8_ = x4_/(x4_/(gap_xy_/(x2_ - gap_xy_) + 1e-290) + 40.0);
+        const double x9_ = maximum(x1_*x8_/(x8_ + 1.0), 0.0);
+        const double x10_ = sqrt(x9_);
+        a_x10[i] = x10_;
+        const double y0_ = x3_*x7_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x12);
+    each_asinh(count, a_y0, a_x11);
     for (long i = 0; i < count; i++) {
-        const double x3_ = a_x3[i];
-        const double x8_ = a_x8[i];
-        const double y1_ = x3_*x8_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double y1_ = x10_*x7_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x13);
+    each_asinh(count, a_y1, a_x12);
     for (long i = 0; i < count; i++) {
+        const double x11_ = a_x11[i];
         const double x12_ = a_x12[i];
-        const double x13_ = a_x13[i];
-        const double x14_ = x13_ - x12_;
-        a_x14[i] = x14_;
+        const double x13_ = x11_ - x12_;
+        a_x13[i] = x13_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3489,30 +3472,30 @@ static __attribute__((noinline)) void each_abs_opposite_near_8e1e68(long count, 
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
             const double x12_ = a_x12[i];
-            const double x14_ = a_x14[i];
+            const double x13_ = a_x13[i];
             const double x2_ = a_x2[i];
-            const double x5_ = a_x5[i];
-            const double x7_ = a_x7[i];
-            const double x15_ = node_*x14_;
-            const double x16_ = 2.0*x12_ + 2.0*x15_;
-            const double x17_ = x12_ + x15_;
-            const double x18_ = f_exp(-x16_);
-            const double x19_ = f_expm1(x16_);
-            const double x20_ = f_exp(-x17_);
-            const double x21_ = f_exp(x17_);
-            const double x22_ = square(x19_)*square(x7_);
-            const double x23_ = 0.25*x18_*x22_;
-            const double x24_ = x2_ - x23_;
-            const double x25_ = sqrt(x24_);
-            const double x26_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x23_/x24_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*weight_*x14_*x22_*x26_*x7_*(x20_ + x21_)/x25_;
+            const double x4_ = a_x4[i];
+            const double x6_ = a_x6[i];
+            const double x14_ = node_*x13_;
+            const double x15_ = 2.0*x12_ + 2.0*x14_;
+            const double x16_ = x12_ + x14_;
+            const double x17_ = f_exp(-x15_);
+            const double x18_ = f_expm1(x15_);
+            const double x19_ = f_exp(-x16_);
+            const double x20_ = f_exp(x16_);
+            const double x21_ = square(x18_)*square(x6_);
+            const double x22_ = 0.25*x17_*x21_;
+            const double x23_ = x2_ - x22_;
+            const double x24_ = sqrt(x23_);
+            const double x25_ = f_exp((-x15_) - x4_*(1.0 + 1.0/((x22_/x23_ + 1e-290))));
+            const double next_0 = 0.15915494309189535*weight_*x13_*x21_*x25_*x6_*(x19_ + x20_)/x24_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_abs_same_far_431b0a": r"""
-static __attribute__((noinline)) void each_abs_same_far_431b0a(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_same_far_65edfb": r"""
+static __attribute__((noinline)) void each_abs_same_far_65edfb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3526,7 +3509,7 @@ static __attribute__((noinline)) void each_abs_same_far_431b0a(long count, const
         a_x1[i] = x1_;
         const double x2_ = sqrt(gap_xy_);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x3_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x3[i] = x3_;
         const double x4_ = gap_xy_/(x1_ - gap_xy_) + 40.0/(x3_ + 1e-290);
         const double x5_ = minimum(v_x_, x0_*x4_/(x4_ + 1.0));
@@ -3554,8 +3537,8 @@ static __attribute__((noinline)) void each_abs_same_far_431b0a(long count, const
     }
 }
 """,
-    "each_abs_same_near_a1da6f": r"""
-static __attribute__((noinline)) void each_abs_same_near_a1da6f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_same_near_960d94": r"""
+static __attribute__((noinline)) void each_abs_same_near_960d94(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3563,7 +3546,7 @@ static __attribute__((noinline)) void each_abs_same_near_a1da6f(long count, cons
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x0_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x0[i] = x0_;
         const double x1_ = 1.0/((x0_ + 1e-290));
         const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
@@ -3591,58 +3574,53 @@ static __attribute__((noinline)) void each_abs_same_near_a1da6f(long count, cons
     }
 }
 """,
-    "each_abs_slope_opposite_49f7bb": r"""
-static __attribute__((noinline)) void each_abs_slope_opposite_49f7bb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_slope_opposite_f9709f": r"""
+static __attribute__((noinline)) void each_abs_slope_opposite_f9709f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
+    double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
-    double a_x7[BLOCK];
     double a_y0[BLOCK];
-    double a_x8[BLOCK];
+    double a_x7[BLOCK];
     double a_y1[BLOCK];
+    double a_x10[BLOCK];
     double a_x11[BLOCK];
-    double a_x12[BLOCK];
     for (long i = 0; i < count; i++) {
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
+        const double x1_ = 2.0*v_x_;
         a_x1[i] = x1_;
-        const double x2_ = square(m_x_)/(x1_ + 1e-290);
+        const double x2_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*x2_;
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x3_ + 1e-32);
-        const double x5_ = 1.0/((x3_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0));
+        const double x3_ = sqrt(x2_ + 1e-32);
+        const double x4_ = x2_/(x2_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0);
+        a_x4[i] = x4_;
+        const double x5_ = 1.4142135623730951*x0_*x3_ + 1e-290;
         a_x5[i] = x5_;
-        const double x6_ = 1.4142135623730951*x0_*x4_ + 1e-290;
+        const double x6_ = 1.0/((x5_));
         a_x6[i] = x6_;
-        const double x7_ = 1.0/((x6_));
-        a_x7[i] = x7_;
-        const double y0_ = x0_*x7_;
+        const double y0_ = x0_*x6_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x8);
+    each_asinh(count, a_y0, a_x7);
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x5_ = a_x5[i];
-        const double x7_ = a_x7[i];
-        const double x9_ = maximum(gap_xy_, x1_*x2_*x5_/(x3_*x5_ + 1.0));
-        const double x10_ = sqrt(x9_);
-        const double y1_ = x10_*x7_;
+        const double x4_ = a_x4[i];
+        const double x6_ = a_x6[i];
+        const double x8_ = maximum(gap_xy_, x1_*x4_/(x4_ + 1.0));
+        const double x9_ = sqrt(x8_);
+        const double y1_ = x6_*x9_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x11);
+    each_asinh(count, a_y1, a_x10);
     for (long i = 0; i < count; i++) {
-        const double x11_ = a_x11[i];
-        const double x8_ = a_x8[i];
-        const double x12_ = x8_ - x11_;
-        a_x12[i] = x12_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double x11_ = x7_ - x10_;
+        a_x11[i] = x11_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3650,30 +3628,30 @@ static __attribute__((noinline)) void each_abs_slope_opposite_49f7bb(long count,
         const double node_ = TABLE_GAUSS_LEGENDRE[row][0];
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
-            const double v_x_ = a_v_x[i];
+            const double x1_ = a_x1[i];
+            const double x10_ = a_x10[i];
             const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x3_ = a_x3[i];
-            const double x6_ = a_x6[i];
-            const double x13_ = node_*x12_;
-            const double x14_ = 2.0*x11_ + 2.0*x13_;
-            const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
-            const double x18_ = f_exp(-x15_);
-            const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.6366197723675814*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x2_ = a_x2[i];
+            const double x5_ = a_x5[i];
+            const double x12_ = node_*x11_;
+            const double x13_ = 2.0*x10_ + 2.0*x12_;
+            const double x14_ = x10_ + x12_;
+            const double x15_ = f_exp(-x13_);
+            const double x16_ = f_expm1(x13_);
+            const double x17_ = f_exp(-x14_);
+            const double x18_ = f_exp(x14_);
+            const double x19_ = 0.25*x15_*square(x16_)*square(x5_);
+            const double x20_ = x1_ + 1e-290 - x19_;
+            const double x21_ = sqrt(x20_);
+            const double x22_ = f_exp(-x2_*(1.0 + 1.0/((x19_/x20_ + 1e-290))));
+            const double next_0 = 0.6366197723675814*weight_*x11_*x22_*x5_*(x17_ + x18_)/x21_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_abs_slope_same_near_c6e04d": r"""
-static __attribute__((noinline)) void each_abs_slope_same_near_c6e04d(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_slope_same_near_4f4990": r"""
+static __attribute__((noinline)) void each_abs_slope_same_near_4f4990(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3681,7 +3659,7 @@ static __attribute__((noinline)) void each_abs_slope_same_near_c6e04d(long count
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x0_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x0[i] = x0_;
         const double x1_ = 1.0/((x0_ + 1e-290));
         const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
@@ -3709,58 +3687,53 @@ static __attribute__((noinline)) void each_abs_slope_same_near_c6e04d(long count
     }
 }
 """,
-    "each_squared_relu_opposite_9700af": r"""
-static __attribute__((noinline)) void each_squared_relu_opposite_9700af(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_opposite_b66794": r"""
+static __attribute__((noinline)) void each_squared_relu_opposite_b66794(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
+    double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
-    double a_x7[BLOCK];
     double a_y0[BLOCK];
-    double a_x8[BLOCK];
+    double a_x7[BLOCK];
     double a_y1[BLOCK];
+    double a_x10[BLOCK];
     double a_x11[BLOCK];
-    double a_x12[BLOCK];
     for (long i = 0; i < count; i++) {
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
+        const double x1_ = 2.0*v_x_;
         a_x1[i] = x1_;
-        const double x2_ = square(m_x_)/(x1_ + 1e-290);
+        const double x2_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*x2_;
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x3_ + 1e-32);
-        const double x5_ = 1.0/((x3_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0));
+        const double x3_ = sqrt(x2_ + 1e-32);
+        const double x4_ = x2_/(x2_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0);
+        a_x4[i] = x4_;
+        const double x5_ = 1.4142135623730951*x0_*x3_ + 1e-290;
         a_x5[i] = x5_;
-        const double x6_ = 1.4142135623730951*x0_*x4_ + 1e-290;
+        const double x6_ = 1.0/((x5_));
         a_x6[i] = x6_;
-        const double x7_ = 1.0/((x6_));
-        a_x7[i] = x7_;
-        const double y0_ = x0_*x7_;
+        const double y0_ = x0_*x6_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x8);
+    each_asinh(count, a_y0, a_x7);
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x5_ = a_x5[i];
-        const double x7_ = a_x7[i];
-        const double x9_ = maximum(gap_xy_, x1_*x2_*x5_/(x3_*x5_ + 1.0));
-        const double x10_ = sqrt(x9_);
-        const double y1_ = x10_*x7_;
+        const double x4_ = a_x4[i];
+        const double x6_ = a_x6[i];
+        const double x8_ = maximum(gap_xy_, x1_*x4_/(x4_ + 1.0));
+        const double x9_ = sqrt(x8_);
+        const double y1_ = x6_*x9_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x11);
+    each_asinh(count, a_y1, a_x10);
     for (long i = 0; i < count; i++) {
-        const double x11_ = a_x11[i];
-        const double x8_ = a_x8[i];
-        const double x12_ = x8_ - x11_;
-        a_x12[i] = x12_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double x11_ = x7_ - x10_;
+        a_x11[i] = x11_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3769,30 +3742,30 @@ static __attribute__((noinline)) void each_squared_relu_opposite_9700af(long cou
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
             const double gap_xy_ = a_gap_xy[i];
-            const double v_x_ = a_v_x[i];
+            const double x1_ = a_x1[i];
+            const double x10_ = a_x10[i];
             const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x3_ = a_x3[i];
-            const double x6_ = a_x6[i];
-            const double x13_ = node_*x12_;
-            const double x14_ = 2.0*x11_ + 2.0*x13_;
-            const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
-            const double x18_ = f_exp(-x15_);
-            const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.3183098861837907*weight_*x12_*x23_*x6_*(x18_ + x19_)*square(x20_ - gap_xy_)/x22_;
+            const double x2_ = a_x2[i];
+            const double x5_ = a_x5[i];
+            const double x12_ = node_*x11_;
+            const double x13_ = 2.0*x10_ + 2.0*x12_;
+            const double x14_ = x10_ + x12_;
+            const double x15_ = f_exp(-x13_);
+            const double x16_ = f_expm1(x13_);
+            const double x17_ = f_exp(-x14_);
+            const double x18_ = f_exp(x14_);
+            const double x19_ = 0.25*x15_*square(x16_)*square(x5_);
+            const double x20_ = x1_ + 1e-290 - x19_;
+            const double x21_ = sqrt(x20_);
+            const double x22_ = f_exp(-x2_*(1.0 + 1.0/((x19_/x20_ + 1e-290))));
+            const double next_0 = 0.3183098861837907*weight_*x11_*x22_*x5_*(x17_ + x18_)*square(x19_ - gap_xy_)/x21_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_squared_relu_same_far_5ae84e": r"""
-static __attribute__((noinline)) void each_squared_relu_same_far_5ae84e(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_same_far_3543bd": r"""
+static __attribute__((noinline)) void each_squared_relu_same_far_3543bd(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3806,7 +3779,7 @@ static __attribute__((noinline)) void each_squared_relu_same_far_5ae84e(long cou
         a_x1[i] = x1_;
         const double x2_ = sqrt(gap_xy_);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x3_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x3[i] = x3_;
         const double x4_ = gap_xy_/(x1_ - gap_xy_) + 40.0/(x3_ + 1e-290);
         const double x5_ = minimum(v_x_, x0_*x4_/(x4_ + 1.0));
@@ -3834,8 +3807,8 @@ static __attribute__((noinline)) void each_squared_relu_same_far_5ae84e(long cou
     }
 }
 """,
-    "each_squared_relu_same_near_1f2ccd": r"""
-static __attribute__((noinline)) void each_squared_relu_same_near_1f2ccd(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_same_near_5f8937": r"""
+static __attribute__((noinline)) void each_squared_relu_same_near_5f8937(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
@@ -3843,7 +3816,7 @@ static __attribute__((noinline)) void each_squared_relu_same_near_1f2ccd(long co
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x1_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x1_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x1[i] = x1_;
         const double x2_ = 1.0/((x1_ + 1e-290));
         const double x3_ = minimum(gap_xy_, 80.0*v_x_*x2_/(40.0*x2_ + 1.0));
@@ -3872,8 +3845,8 @@ static __attribute__((noinline)) void each_squared_relu_same_near_1f2ccd(long co
     }
 }
 """,
-    "each_squared_relu_slope_asymmetry_1fa5f1": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_1fa5f1(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_squared_relu_slope_asymmetry_8e3ed6": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_8e3ed6(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x1[BLOCK];
     double a_x5[BLOCK];
     double a_y0[BLOCK];
@@ -3882,7 +3855,7 @@ static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_1fa5f1(l
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x1_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x1[i] = x1_;
         const double x2_ = sqrt(x1_ + 1e-32);
         const double x3_ = 1.0/((x1_ + 1e-290));
@@ -3926,58 +3899,53 @@ static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_1fa5f1(l
     }
 }
 """,
-    "each_squared_relu_slope_opposite_far_0de65b": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_opposite_far_0de65b(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_opposite_far_f92665": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_opposite_far_f92665(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
+    double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
-    double a_x7[BLOCK];
     double a_y0[BLOCK];
-    double a_x8[BLOCK];
+    double a_x7[BLOCK];
     double a_y1[BLOCK];
+    double a_x10[BLOCK];
     double a_x11[BLOCK];
-    double a_x12[BLOCK];
     for (long i = 0; i < count; i++) {
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
+        const double x1_ = 2.0*v_x_;
         a_x1[i] = x1_;
-        const double x2_ = square(m_x_)/(x1_ + 1e-290);
+        const double x2_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*x2_;
-        a_x3[i] = x3_;
-        const double x4_ = sqrt(x3_ + 1e-32);
-        const double x5_ = 1.0/((x3_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0));
+        const double x3_ = sqrt(x2_ + 1e-32);
+        const double x4_ = x2_/(x2_/(v_x_/(v_x_ + 1e-290) + 1e-290) + 40.0);
+        a_x4[i] = x4_;
+        const double x5_ = 1.4142135623730951*x0_*x3_ + 1e-290;
         a_x5[i] = x5_;
-        const double x6_ = 1.4142135623730951*x0_*x4_ + 1e-290;
+        const double x6_ = 1.0/((x5_));
         a_x6[i] = x6_;
-        const double x7_ = 1.0/((x6_));
-        a_x7[i] = x7_;
-        const double y0_ = x0_*x7_;
+        const double y0_ = x0_*x6_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x8);
+    each_asinh(count, a_y0, a_x7);
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x5_ = a_x5[i];
-        const double x7_ = a_x7[i];
-        const double x9_ = maximum(gap_xy_, x1_*x2_*x5_/(x3_*x5_ + 1.0));
-        const double x10_ = sqrt(x9_);
-        const double y1_ = x10_*x7_;
+        const double x4_ = a_x4[i];
+        const double x6_ = a_x6[i];
+        const double x8_ = maximum(gap_xy_, x1_*x4_/(x4_ + 1.0));
+        const double x9_ = sqrt(x8_);
+        const double y1_ = x6_*x9_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x11);
+    each_asinh(count, a_y1, a_x10);
     for (long i = 0; i < count; i++) {
-        const double x11_ = a_x11[i];
-        const double x8_ = a_x8[i];
-        const double x12_ = x8_ - x11_;
-        a_x12[i] = x12_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double x11_ = x7_ - x10_;
+        a_x11[i] = x11_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -3986,77 +3954,76 @@ static __attribute__((noinline)) void each_squared_relu_slope_opposite_far_0de65
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
             const double gap_xy_ = a_gap_xy[i];
-            const double v_x_ = a_v_x[i];
+            const double x1_ = a_x1[i];
+            const double x10_ = a_x10[i];
             const double x11_ = a_x11[i];
-            const double x12_ = a_x12[i];
-            const double x3_ = a_x3[i];
-            const double x6_ = a_x6[i];
-            const double x13_ = node_*x12_;
-            const double x14_ = 2.0*x11_ + 2.0*x13_;
-            const double x15_ = x11_ + x13_;
-            const double x16_ = f_exp(-x14_);
-            const double x17_ = f_expm1(x14_);
-            const double x18_ = f_exp(-x15_);
-            const double x19_ = f_exp(x15_);
-            const double x20_ = 0.25*x16_*square(x17_)*square(x6_);
-            const double x21_ = 2.0*v_x_ + 1e-290 - x20_;
-            const double x22_ = sqrt(x21_);
-            const double x23_ = f_exp(-x3_*(1.0 + 1.0/((x20_/x21_ + 1e-290))));
-            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x12_*x23_*x6_*(x18_ + x19_)/x22_;
+            const double x2_ = a_x2[i];
+            const double x5_ = a_x5[i];
+            const double x12_ = node_*x11_;
+            const double x13_ = 2.0*x10_ + 2.0*x12_;
+            const double x14_ = x10_ + x12_;
+            const double x15_ = f_exp(-x13_);
+            const double x16_ = f_expm1(x13_);
+            const double x17_ = f_exp(-x14_);
+            const double x18_ = f_exp(x14_);
+            const double x19_ = 0.25*x15_*square(x16_)*square(x5_);
+            const double x20_ = x1_ + 1e-290 - x19_;
+            const double x21_ = sqrt(x20_);
+            const double x22_ = f_exp(-x2_*(1.0 + 1.0/((x19_/x20_ + 1e-290))));
+            const double next_0 = 0.6366197723675814*gap_xy_*weight_*x11_*x22_*x5_*(x17_ + x18_)/x21_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_squared_relu_slope_opposite_near_8e1e68": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_opposite_near_8e1e68(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_opposite_near_898168": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_opposite_near_898168(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x2[BLOCK];
-    double a_x3[BLOCK];
-    double a_x5[BLOCK];
+    double a_x4[BLOCK];
+    double a_x6[BLOCK];
     double a_x7[BLOCK];
-    double a_x8[BLOCK];
+    double a_x10[BLOCK];
     double a_y0[BLOCK];
-    double a_x12[BLOCK];
+    double a_x11[BLOCK];
     double a_y1[BLOCK];
+    double a_x12[BLOCK];
     double a_x13[BLOCK];
-    double a_x14[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
         const double x0_ = sqrt(v_x_);
-        const double x1_ = 8.0*v_x_;
-        const double x2_ = 2.0*v_x_ + 1e-290;
+        const double x1_ = 2.0*v_x_;
+        const double x2_ = x1_ + 1e-290;
         a_x2[i] = x2_;
         const double x3_ = sqrt(gap_xy_);
-        a_x3[i] = x3_;
-        const double x4_ = square(m_x_)/(x1_ + 1e-290);
-        const double x5_ = 4.0*x4_;
-        a_x5[i] = x5_;
-        const double x6_ = sqrt(x5_ + 1e-32);
-        const double x7_ = 1.4142135623730951*x0_*x6_ + 1e-290;
+        const double x4_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
+        a_x4[i] = x4_;
+        const double x5_ = sqrt(x4_ + 1e-32);
+        const double x6_ = 1.4142135623730951*x0_*x5_ + 1e-290;
+        a_x6[i] = x6_;
+        const double x7_ = 1.0/((x6_));
         a_x7[i] = x7_;
-        const double x8_ = 1.0/((x7_));
-        a_x8[i] = x8_;
-        const double x9_ = 1.0/((x5_/(gap_xy_/(x2_ - gap_xy_) + 1e-290) + 40.0));
-        const double x10_ = maximum(x1_*x4_*x9_/(x5_*x9_ + 1.0), 0.0);
-        const double x11_ = sqrt(x10_);
-        const double y0_ = x11_*x8_;
+        const double x8_ = x4_/(x4_/(gap_xy_/(x2_ - gap_xy_) + 1e-290) + 40.0);
+        const double x9_ = maximum(x1_*x8_/(x8_ + 1.0), 0.0);
+        const double x10_ = sqrt(x9_);
+        a_x10[i] = x10_;
+        const double y0_ = x3_*x7_;
         a_y0[i] = y0_;
     }
-    each_asinh(count, a_y0, a_x12);
+    each_asinh(count, a_y0, a_x11);
     for (long i = 0; i < count; i++) {
-        const double x3_ = a_x3[i];
-        const double x8_ = a_x8[i];
-        const double y1_ = x3_*x8_;
+        const double x10_ = a_x10[i];
+        const double x7_ = a_x7[i];
+        const double y1_ = x10_*x7_;
         a_y1[i] = y1_;
     }
-    each_asinh(count, a_y1, a_x13);
+    each_asinh(count, a_y1, a_x12);
     for (long i = 0; i < count; i++) {
+        const double x11_ = a_x11[i];
         const double x12_ = a_x12[i];
-        const double x13_ = a_x13[i];
-        const double x14_ = x13_ - x12_;
-        a_x14[i] = x14_;
+        const double x13_ = x11_ - x12_;
+        a_x13[i] = x13_;
         const double next_0 = 0.0;
         to[i] = next_0;
     }
@@ -4065,30 +4032,30 @@ static __attribute__((noinline)) void each_squared_relu_slope_opposite_near_8e1e
         const double weight_ = TABLE_GAUSS_LEGENDRE[row][1];
         for (long i = 0; i < count; i++) {
             const double x12_ = a_x12[i];
-            const double x14_ = a_x14[i];
+            const double x13_ = a_x13[i];
             const double x2_ = a_x2[i];
-            const double x5_ = a_x5[i];
-            const double x7_ = a_x7[i];
-            const double x15_ = node_*x14_;
-            const double x16_ = 2.0*x12_ + 2.0*x15_;
-            const double x17_ = x12_ + x15_;
-            const double x18_ = f_exp(-x16_);
-            const double x19_ = f_expm1(x16_);
-            const double x20_ = f_exp(-x17_);
-            const double x21_ = f_exp(x17_);
-            const double x22_ = square(x19_)*square(x7_);
-            const double x23_ = 0.25*x18_*x22_;
-            const double x24_ = x2_ - x23_;
-            const double x25_ = sqrt(x24_);
-            const double x26_ = f_exp((-x16_) - x5_*(1.0 + 1.0/((x23_/x24_ + 1e-290))));
-            const double next_0 = 0.15915494309189535*weight_*x14_*x22_*x26_*x7_*(x20_ + x21_)/x25_;
+            const double x4_ = a_x4[i];
+            const double x6_ = a_x6[i];
+            const double x14_ = node_*x13_;
+            const double x15_ = 2.0*x12_ + 2.0*x14_;
+            const double x16_ = x12_ + x14_;
+            const double x17_ = f_exp(-x15_);
+            const double x18_ = f_expm1(x15_);
+            const double x19_ = f_exp(-x16_);
+            const double x20_ = f_exp(x16_);
+            const double x21_ = square(x18_)*square(x6_);
+            const double x22_ = 0.25*x17_*x21_;
+            const double x23_ = x2_ - x22_;
+            const double x24_ = sqrt(x23_);
+            const double x25_ = f_exp((-x15_) - x4_*(1.0 + 1.0/((x22_/x23_ + 1e-290))));
+            const double next_0 = 0.15915494309189535*weight_*x13_*x21_*x25_*x6_*(x19_ + x20_)/x24_;
             to[i] += next_0;
         }
     }
 }
 """,
-    "each_squared_relu_slope_same_far_431b0a": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_same_far_431b0a(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_same_far_65edfb": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_same_far_65edfb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -4102,7 +4069,7 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_far_431b0a(lo
         a_x1[i] = x1_;
         const double x2_ = sqrt(gap_xy_);
         a_x2[i] = x2_;
-        const double x3_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x3_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x3[i] = x3_;
         const double x4_ = gap_xy_/(x1_ - gap_xy_) + 40.0/(x3_ + 1e-290);
         const double x5_ = minimum(v_x_, x0_*x4_/(x4_ + 1.0));
@@ -4130,8 +4097,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_far_431b0a(lo
     }
 }
 """,
-    "each_squared_relu_slope_same_near_a1da6f": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_same_near_a1da6f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_same_near_960d94": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_same_near_960d94(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -4139,7 +4106,7 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_near_a1da6f(l
         const double gap_xy_ = a_gap_xy[i];
         const double m_x_ = a_m_x[i];
         const double v_x_ = a_v_x[i];
-        const double x0_ = 4.0*square(m_x_)/(8.0*v_x_ + 1e-290);
+        const double x0_ = minimum(4.0*square(m_x_)/(8.0*v_x_ + 1e-290), 1.7976931348623157e+308);
         a_x0[i] = x0_;
         const double x1_ = 1.0/((x0_ + 1e-290));
         const double x2_ = minimum(gap_xy_, 80.0*v_x_*x1_/(40.0*x1_ + 1.0));
@@ -5121,7 +5088,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_4fa3ac', 'each_relu_opposite_far_0de65b', 'each_relu_opposite_near_26ee05', 'each_relu_same_far_431b0a', 'each_relu_same_near_02aadf', 'each_relu_slope_opposite_49f7bb', 'each_relu_slope_same_near_e2e3e2'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_e80f63', 'each_relu_opposite_far_f92665', 'each_relu_opposite_near_00bfb3', 'each_relu_same_far_65edfb', 'each_relu_same_near_7b4d2e', 'each_relu_slope_opposite_f9709f', 'each_relu_slope_same_near_c71f49'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5165,31 +5132,31 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y2[i] = y2_;
     }
     each_normal_moment(count, a_y2, a_mu, a_sigma2, a_x2);
-    each_relu_asymmetry_4fa3ac(count, a_mu, a_sigma2, a_x3);
+    each_relu_asymmetry_e80f63(count, a_mu, a_sigma2, a_x3);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x4_ = 2.0*sigma2_ - gap_;
         a_x4[i] = x4_;
     }
-    each_relu_same_far_431b0a(count, a_mu, a_sigma2, a_gap, a_x5);
-    each_relu_same_near_02aadf(count, a_mu, a_sigma2, a_gap, a_x6);
+    each_relu_same_far_65edfb(count, a_mu, a_sigma2, a_gap, a_x5);
+    each_relu_same_near_7b4d2e(count, a_mu, a_sigma2, a_gap, a_x6);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double y3_ = minimum(gap_, sigma2_);
         a_y3[i] = y3_;
     }
-    each_relu_slope_same_near_e2e3e2(count, a_mu, a_sigma2, a_y3, a_x7);
-    each_relu_opposite_far_0de65b(count, a_mu, a_sigma2, a_x4, a_x8);
-    each_relu_opposite_near_26ee05(count, a_mu, a_sigma2, a_x4, a_x9);
+    each_relu_slope_same_near_c71f49(count, a_mu, a_sigma2, a_y3, a_x7);
+    each_relu_opposite_far_f92665(count, a_mu, a_sigma2, a_x4, a_x8);
+    each_relu_opposite_near_00bfb3(count, a_mu, a_sigma2, a_x4, a_x9);
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x4_ = a_x4[i];
         const double y4_ = minimum(sigma2_, x4_);
         a_y4[i] = y4_;
     }
-    each_relu_slope_opposite_49f7bb(count, a_mu, a_sigma2, a_y4, a_x10);
+    each_relu_slope_opposite_f9709f(count, a_mu, a_sigma2, a_y4, a_x10);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
@@ -5220,7 +5187,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "abs_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_erf', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_1fa5f1', 'each_abs_opposite_far_0de65b', 'each_abs_opposite_near_8e1e68', 'each_abs_same_far_431b0a', 'each_abs_same_near_a1da6f', 'each_abs_slope_opposite_49f7bb', 'each_abs_slope_same_near_c6e04d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_erf', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_8e3ed6', 'each_abs_opposite_far_f92665', 'each_abs_opposite_near_898168', 'each_abs_same_far_65edfb', 'each_abs_same_near_960d94', 'each_abs_slope_opposite_f9709f', 'each_abs_slope_same_near_4f4990'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5256,7 +5223,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y0[i] = y0_;
     }
     each_normal_moment(count, a_y0, a_mu, a_sigma2, a_x1);
-    each_abs_asymmetry_1fa5f1(count, a_mu, a_sigma2, a_x2);
+    each_abs_asymmetry_8e3ed6(count, a_mu, a_sigma2, a_x2);
     for (long i = 0; i < count; i++) {
         const double mu_ = a_mu[i];
         const double x0_ = a_x0[i];
@@ -5270,24 +5237,24 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x4_ = 2.0*sigma2_ - gap_;
         a_x4[i] = x4_;
     }
-    each_abs_same_far_431b0a(count, a_mu, a_sigma2, a_gap, a_x5);
-    each_abs_same_near_a1da6f(count, a_mu, a_sigma2, a_gap, a_x6);
+    each_abs_same_far_65edfb(count, a_mu, a_sigma2, a_gap, a_x5);
+    each_abs_same_near_960d94(count, a_mu, a_sigma2, a_gap, a_x6);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double y2_ = minimum(gap_, sigma2_);
         a_y2[i] = y2_;
     }
-    each_abs_slope_same_near_c6e04d(count, a_mu, a_sigma2, a_y2, a_x7);
-    each_abs_opposite_far_0de65b(count, a_mu, a_sigma2, a_x4, a_x8);
-    each_abs_opposite_near_8e1e68(count, a_mu, a_sigma2, a_x4, a_x9);
+    each_abs_slope_same_near_4f4990(count, a_mu, a_sigma2, a_y2, a_x7);
+    each_abs_opposite_far_f92665(count, a_mu, a_sigma2, a_x4, a_x8);
+    each_abs_opposite_near_898168(count, a_mu, a_sigma2, a_x4, a_x9);
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x4_ = a_x4[i];
         const double y3_ = minimum(sigma2_, x4_);
         a_y3[i] = y3_;
     }
-    each_abs_slope_opposite_49f7bb(count, a_mu, a_sigma2, a_y3, a_x10);
+    each_abs_slope_opposite_f9709f(count, a_mu, a_sigma2, a_y3, a_x10);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double mu_ = a_mu[i];
@@ -5318,7 +5285,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "squared_relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_9700af', 'each_squared_relu_same_far_5ae84e', 'each_squared_relu_same_near_1f2ccd', 'each_squared_relu_slope_asymmetry_1fa5f1', 'each_squared_relu_slope_opposite_far_0de65b', 'each_squared_relu_slope_opposite_near_8e1e68', 'each_squared_relu_slope_same_far_431b0a', 'each_squared_relu_slope_same_near_a1da6f'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_b66794', 'each_squared_relu_same_far_3543bd', 'each_squared_relu_same_near_5f8937', 'each_squared_relu_slope_asymmetry_8e3ed6', 'each_squared_relu_slope_opposite_far_f92665', 'each_squared_relu_slope_opposite_near_898168', 'each_squared_relu_slope_same_far_65edfb', 'each_squared_relu_slope_same_near_960d94'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5375,7 +5342,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y3[i] = y3_;
     }
     each_normal_moment(count, a_y3, a_mu, a_sigma2, a_x4);
-    each_squared_relu_slope_asymmetry_1fa5f1(count, a_mu, a_sigma2, a_x5);
+    each_squared_relu_slope_asymmetry_8e3ed6(count, a_mu, a_sigma2, a_x5);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
@@ -5387,19 +5354,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x8_ = minimum(gap_, sigma2_);
         a_x8[i] = x8_;
     }
-    each_squared_relu_slope_same_far_431b0a(count, a_mu, a_sigma2, a_gap, a_x9);
-    each_squared_relu_slope_same_near_a1da6f(count, a_mu, a_sigma2, a_gap, a_x10);
+    each_squared_relu_slope_same_far_65edfb(count, a_mu, a_sigma2, a_gap, a_x9);
+    each_squared_relu_slope_same_near_960d94(count, a_mu, a_sigma2, a_gap, a_x10);
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x7_ = a_x7[i];
         const double y4_ = minimum(sigma2_, x7_);
         a_y4[i] = y4_;
     }
-    each_squared_relu_opposite_9700af(count, a_mu, a_sigma2, a_y4, a_x11);
-    each_squared_relu_same_far_5ae84e(count, a_mu, a_sigma2, a_x8, a_x12);
-    each_squared_relu_same_near_1f2ccd(count, a_mu, a_sigma2, a_x8, a_x13);
-    each_squared_relu_slope_opposite_far_0de65b(count, a_mu, a_sigma2, a_x7, a_x14);
-    each_squared_relu_slope_opposite_near_8e1e68(count, a_mu, a_sigma2, a_x7, a_x15);
+    each_squared_relu_opposite_b66794(count, a_mu, a_sigma2, a_y4, a_x11);
+    each_squared_relu_same_far_3543bd(count, a_mu, a_sigma2, a_x8, a_x12);
+    each_squared_relu_same_near_5f8937(count, a_mu, a_sigma2, a_x8, a_x13);
+    each_squared_relu_slope_opposite_far_f92665(count, a_mu, a_sigma2, a_x7, a_x14);
+    each_squared_relu_slope_opposite_near_898168(count, a_mu, a_sigma2, a_x7, a_x15);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];

@@ -288,9 +288,10 @@ def _normal_moment(k, m, v):
     """E max(x, 0)^k of a normal variable of mean m and variance v; no digit is lost at negative m."""
     spread = np.sqrt(v + 1e-290)
     h = m/spread
-    below = _normal_below(k, np.where(h > 0, h, -h))
-    whole = (1.0, h, h*h + 1, h*(h*h + 3), h*h*(h*h + 6) + 3)[k]
-    return spread**k*np.where(h > 0, whole - (-1)**k*below, below)
+    below = spread**k*_normal_below(k, np.where(h > 0, h, -h))
+    # Of all values: in powers of m and v, which are finite where those of m/spread are not.
+    whole = (1.0, m, m*m + v, m*(m*m + 3*v), m*m*(m*m + 6*v) + 3*v*v)[k]
+    return np.where(h > 0, whole - (-1)**k*below, below)
 
 
 _HALF_LINE = (
@@ -987,10 +988,10 @@ _PIECE_PLANE = tuple((*one, *other) for one in (
 ))
 
 
-def _abs_asymmetry_1fa5f1(m_x, v_x):
+def _abs_asymmetry_8e3ed6(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x1 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x2 = np.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = np.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -1017,79 +1018,77 @@ def _abs_asymmetry_1fa5f1(m_x, v_x):
     return total
 
 
-def _abs_opposite_far_0de65b(m_x, v_x, gap_xy):
+def _abs_opposite_far_f92665(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = np.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = np.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = np.arcsinh(x0*x7)
-    x9 = np.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = np.sqrt(x9)
-    x11 = np.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x3 = np.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = np.arcsinh(x0*x6)
+    x8 = np.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = np.sqrt(x8)
+    x10 = np.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
-        x18 = np.exp(-x15)
-        x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = np.exp(-x13)
+        x16 = np.expm1(x13)
+        x17 = np.exp(-x14)
+        x18 = np.exp(x14)
+        x19 = 0.25*x15*np.square(x16)*np.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = np.sqrt(x20)
+        x22 = np.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _abs_opposite_near_8e1e68(m_x, v_x, gap_xy):
+def _abs_opposite_near_898168(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = 2*v_x + 1e-290
+    x1 = 2*v_x
+    x2 = x1 + 1e-290
     x3 = np.sqrt(gap_xy)
-    x4 = np.square(m_x)/(x1 + 1e-290)
-    x5 = 4*x4
-    x6 = np.sqrt(x5 + 1e-32)
-    x7 = 1.4142135623730951*x0*x6 + 1e-290
-    x8 = 1/x7
-    x9 = 1/(x5/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
-    x10 = np.maximum(x1*x4*x9/(x5*x9 + 1), 0)
-    x11 = np.sqrt(x10)
-    x12 = np.arcsinh(x11*x8)
-    x13 = np.arcsinh(x3*x8)
-    x14 = x13 - x12
+    x4 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x5 = np.sqrt(x4 + 1e-32)
+    x6 = 1.4142135623730951*x0*x5 + 1e-290
+    x7 = 1/x6
+    x8 = x4/(x4/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
+    x9 = np.maximum(x1*x8/(x8 + 1), 0)
+    x10 = np.sqrt(x9)
+    x11 = np.arcsinh(x3*x7)
+    x12 = np.arcsinh(x10*x7)
+    x13 = x11 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14
-        x16 = 2*x12 + 2*x15
-        x17 = x12 + x15
-        x18 = np.exp(-x16)
-        x19 = np.expm1(x16)
-        x20 = np.exp(-x17)
-        x21 = np.exp(x17)
-        x22 = np.square(x19)*np.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = np.sqrt(x24)
-        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x14 = node*x13
+        x15 = 2*x12 + 2*x14
+        x16 = x12 + x14
+        x17 = np.exp(-x15)
+        x18 = np.expm1(x15)
+        x19 = np.exp(-x16)
+        x20 = np.exp(x16)
+        x21 = np.square(x18)*np.square(x6)
+        x22 = 0.25*x17*x21
+        x23 = x2 - x22
+        x24 = np.sqrt(x23)
+        x25 = np.exp((-x15) - x4*(1 + 1/(x22/x23 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x13*x21*x25*x6*(x19 + x20)/x24
     return total
 
 
-def _abs_same_far_431b0a(m_x, v_x, gap_xy):
+def _abs_same_far_65edfb(m_x, v_x, gap_xy):
     """Abs same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = np.sqrt(gap_xy)
-    x3 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x3 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = np.minimum(v_x, x0*x4/(x4 + 1))
     x6 = np.sqrt(x5)
@@ -1103,9 +1102,9 @@ def _abs_same_far_431b0a(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
+def _abs_same_near_960d94(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
-    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x0 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = np.sqrt(x2)
@@ -1119,41 +1118,40 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_49f7bb(m_x, v_x, gap_xy):
+def _abs_slope_opposite_f9709f(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = np.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = np.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = np.arcsinh(x0*x7)
-    x9 = np.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = np.sqrt(x9)
-    x11 = np.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x3 = np.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = np.arcsinh(x0*x6)
+    x8 = np.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = np.sqrt(x8)
+    x10 = np.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
-        x18 = np.exp(-x15)
-        x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = np.exp(-x13)
+        x16 = np.expm1(x13)
+        x17 = np.exp(-x14)
+        x18 = np.exp(x14)
+        x19 = 0.25*x15*np.square(x16)*np.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = np.sqrt(x20)
+        x22 = np.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.6366197723675814*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
+def _abs_slope_same_near_4f4990(m_x, v_x, gap_xy):
     """Abs slope same near, summed over the rows of a table."""
-    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x0 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = np.sqrt(x2)
@@ -2125,10 +2123,10 @@ def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_4fa3ac(m_x, v_x):
+def _relu_asymmetry_e80f63(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x1 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x2 = np.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = np.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -2155,79 +2153,77 @@ def _relu_asymmetry_4fa3ac(m_x, v_x):
     return total
 
 
-def _relu_opposite_far_0de65b(m_x, v_x, gap_xy):
+def _relu_opposite_far_f92665(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = np.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = np.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = np.arcsinh(x0*x7)
-    x9 = np.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = np.sqrt(x9)
-    x11 = np.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x3 = np.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = np.arcsinh(x0*x6)
+    x8 = np.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = np.sqrt(x8)
+    x10 = np.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
-        x18 = np.exp(-x15)
-        x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = np.exp(-x13)
+        x16 = np.expm1(x13)
+        x17 = np.exp(-x14)
+        x18 = np.exp(x14)
+        x19 = 0.25*x15*np.square(x16)*np.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = np.sqrt(x20)
+        x22 = np.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.15915494309189535*gap_xy*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _relu_opposite_near_26ee05(m_x, v_x, gap_xy):
+def _relu_opposite_near_00bfb3(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = 2*v_x + 1e-290
+    x1 = 2*v_x
+    x2 = x1 + 1e-290
     x3 = np.sqrt(gap_xy)
-    x4 = np.square(m_x)/(x1 + 1e-290)
-    x5 = 4*x4
-    x6 = np.sqrt(x5 + 1e-32)
-    x7 = 1.4142135623730951*x0*x6 + 1e-290
-    x8 = 1/x7
-    x9 = 1/(x5/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
-    x10 = np.maximum(x1*x4*x9/(x5*x9 + 1), 0)
-    x11 = np.sqrt(x10)
-    x12 = np.arcsinh(x11*x8)
-    x13 = np.arcsinh(x3*x8)
-    x14 = x13 - x12
+    x4 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x5 = np.sqrt(x4 + 1e-32)
+    x6 = 1.4142135623730951*x0*x5 + 1e-290
+    x7 = 1/x6
+    x8 = x4/(x4/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
+    x9 = np.maximum(x1*x8/(x8 + 1), 0)
+    x10 = np.sqrt(x9)
+    x11 = np.arcsinh(x3*x7)
+    x12 = np.arcsinh(x10*x7)
+    x13 = x11 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14
-        x16 = 2*x12 + 2*x15
-        x17 = x12 + x15
-        x18 = np.exp(-x16)
-        x19 = np.expm1(x16)
-        x20 = np.exp(-x17)
-        x21 = np.exp(x17)
-        x22 = np.square(x19)*np.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = np.sqrt(x24)
-        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.039788735772973836*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x14 = node*x13
+        x15 = 2*x12 + 2*x14
+        x16 = x12 + x14
+        x17 = np.exp(-x15)
+        x18 = np.expm1(x15)
+        x19 = np.exp(-x16)
+        x20 = np.exp(x16)
+        x21 = np.square(x18)*np.square(x6)
+        x22 = 0.25*x17*x21
+        x23 = x2 - x22
+        x24 = np.sqrt(x23)
+        x25 = np.exp((-x15) - x4*(1 + 1/(x22/x23 + 1e-290)))
+        total = total + 0.039788735772973836*weight*x13*x21*x25*x6*(x19 + x20)/x24
     return total
 
 
-def _relu_same_far_431b0a(m_x, v_x, gap_xy):
+def _relu_same_far_65edfb(m_x, v_x, gap_xy):
     """Relu same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = np.sqrt(gap_xy)
-    x3 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x3 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = np.minimum(v_x, x0*x4/(x4 + 1))
     x6 = np.sqrt(x5)
@@ -2241,9 +2237,9 @@ def _relu_same_far_431b0a(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_near_02aadf(m_x, v_x, gap_xy):
+def _relu_same_near_7b4d2e(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
-    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x0 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = np.sqrt(x2)
@@ -2257,41 +2253,40 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_49f7bb(m_x, v_x, gap_xy):
+def _relu_slope_opposite_f9709f(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = np.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = np.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = np.arcsinh(x0*x7)
-    x9 = np.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = np.sqrt(x9)
-    x11 = np.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x3 = np.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = np.arcsinh(x0*x6)
+    x8 = np.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = np.sqrt(x8)
+    x10 = np.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
-        x18 = np.exp(-x15)
-        x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = np.exp(-x13)
+        x16 = np.expm1(x13)
+        x17 = np.exp(-x14)
+        x18 = np.exp(x14)
+        x19 = 0.25*x15*np.square(x16)*np.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = np.sqrt(x20)
+        x22 = np.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
+def _relu_slope_same_near_c71f49(m_x, v_x, gap_xy):
     """Relu slope same near, summed over the rows of a table."""
-    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x0 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = np.sqrt(x2)
@@ -2551,44 +2546,43 @@ def _silu_slope_second_456e7d(v_x):
     return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_9700af(m_x, v_x, gap_xy):
+def _squared_relu_opposite_b66794(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = np.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = np.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = np.arcsinh(x0*x7)
-    x9 = np.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = np.sqrt(x9)
-    x11 = np.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x3 = np.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = np.arcsinh(x0*x6)
+    x8 = np.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = np.sqrt(x8)
+    x10 = np.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
-        x18 = np.exp(-x15)
-        x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x12*x23*x6*(x18 + x19)*np.square(x20 - gap_xy)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = np.exp(-x13)
+        x16 = np.expm1(x13)
+        x17 = np.exp(-x14)
+        x18 = np.exp(x14)
+        x19 = 0.25*x15*np.square(x16)*np.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = np.sqrt(x20)
+        x22 = np.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.3183098861837907*weight*x11*x22*x5*(x17 + x18)*np.square(x19 - gap_xy)/x21
     return total
 
 
-def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
+def _squared_relu_same_far_3543bd(m_x, v_x, gap_xy):
     """Squared_relu same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = np.sqrt(gap_xy)
-    x3 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x3 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = np.minimum(v_x, x0*x4/(x4 + 1))
     x6 = np.sqrt(x5)
@@ -2602,9 +2596,9 @@ def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
+def _squared_relu_same_near_5f8937(m_x, v_x, gap_xy):
     """Squared_relu same near, summed over the rows of a table."""
-    x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x1 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x2 = 1/(x1 + 1e-290)
     x3 = np.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
     x4 = np.sqrt(x3)
@@ -2619,10 +2613,10 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
+def _squared_relu_slope_asymmetry_8e3ed6(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x1 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x2 = np.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = np.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -2649,79 +2643,77 @@ def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
     return total
 
 
-def _squared_relu_slope_opposite_far_0de65b(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_f92665(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = np.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = np.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = np.arcsinh(x0*x7)
-    x9 = np.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = np.sqrt(x9)
-    x11 = np.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x3 = np.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = np.arcsinh(x0*x6)
+    x8 = np.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = np.sqrt(x8)
+    x10 = np.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = np.exp(-x14)
-        x17 = np.expm1(x14)
-        x18 = np.exp(-x15)
-        x19 = np.exp(x15)
-        x20 = 0.25*x16*np.square(x17)*np.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = np.sqrt(x21)
-        x23 = np.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = np.exp(-x13)
+        x16 = np.expm1(x13)
+        x17 = np.exp(-x14)
+        x18 = np.exp(x14)
+        x19 = 0.25*x15*np.square(x16)*np.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = np.sqrt(x20)
+        x22 = np.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _squared_relu_slope_opposite_near_8e1e68(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_898168(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     x0 = np.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = 2*v_x + 1e-290
+    x1 = 2*v_x
+    x2 = x1 + 1e-290
     x3 = np.sqrt(gap_xy)
-    x4 = np.square(m_x)/(x1 + 1e-290)
-    x5 = 4*x4
-    x6 = np.sqrt(x5 + 1e-32)
-    x7 = 1.4142135623730951*x0*x6 + 1e-290
-    x8 = 1/x7
-    x9 = 1/(x5/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
-    x10 = np.maximum(x1*x4*x9/(x5*x9 + 1), 0)
-    x11 = np.sqrt(x10)
-    x12 = np.arcsinh(x11*x8)
-    x13 = np.arcsinh(x3*x8)
-    x14 = x13 - x12
+    x4 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
+    x5 = np.sqrt(x4 + 1e-32)
+    x6 = 1.4142135623730951*x0*x5 + 1e-290
+    x7 = 1/x6
+    x8 = x4/(x4/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
+    x9 = np.maximum(x1*x8/(x8 + 1), 0)
+    x10 = np.sqrt(x9)
+    x11 = np.arcsinh(x3*x7)
+    x12 = np.arcsinh(x10*x7)
+    x13 = x11 - x12
     total = 0.0
     for node, weight in _GAUSS_LEGENDRE:
-        x15 = node*x14
-        x16 = 2*x12 + 2*x15
-        x17 = x12 + x15
-        x18 = np.exp(-x16)
-        x19 = np.expm1(x16)
-        x20 = np.exp(-x17)
-        x21 = np.exp(x17)
-        x22 = np.square(x19)*np.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = np.sqrt(x24)
-        x26 = np.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x14 = node*x13
+        x15 = 2*x12 + 2*x14
+        x16 = x12 + x14
+        x17 = np.exp(-x15)
+        x18 = np.expm1(x15)
+        x19 = np.exp(-x16)
+        x20 = np.exp(x16)
+        x21 = np.square(x18)*np.square(x6)
+        x22 = 0.25*x17*x21
+        x23 = x2 - x22
+        x24 = np.sqrt(x23)
+        x25 = np.exp((-x15) - x4*(1 + 1/(x22/x23 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x13*x21*x25*x6*(x19 + x20)/x24
     return total
 
 
-def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_far_65edfb(m_x, v_x, gap_xy):
     """Squared_relu slope same far, summed over the rows of a table."""
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = np.sqrt(gap_xy)
-    x3 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x3 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = np.minimum(v_x, x0*x4/(x4 + 1))
     x6 = np.sqrt(x5)
@@ -2735,9 +2727,9 @@ def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_near_960d94(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
-    x0 = 4*np.square(m_x)/(8*v_x + 1e-290)
+    x0 = np.minimum(4*np.square(m_x)/(8*v_x + 1e-290), 1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = np.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = np.sqrt(x2)
@@ -3904,7 +3896,7 @@ def relu_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 1098822 operations a point
+    # 1192422 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3922,15 +3914,15 @@ def relu_moments_at_mean(
                 x0 = _normal_moment(1, mu, sigma2)
                 x1 = _normal_moment(2, mu, sigma2)
                 x2 = _normal_moment(0, mu, sigma2)
-                x3 = _relu_asymmetry_4fa3ac(mu, sigma2)
+                x3 = _relu_asymmetry_e80f63(mu, sigma2)
             if _changed & 0b110:
                 x4 = 2*sigma2 - gap
-            x5 = _relu_same_far_431b0a(mu, sigma2, gap)
-            x6 = _relu_same_near_02aadf(mu, sigma2, gap)
-            x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, np.minimum(gap, sigma2))
-            x8 = _relu_opposite_far_0de65b(mu, sigma2, x4)
-            x9 = _relu_opposite_near_26ee05(mu, sigma2, x4)
-            x10 = _relu_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
+            x5 = _relu_same_far_65edfb(mu, sigma2, gap)
+            x6 = _relu_same_near_7b4d2e(mu, sigma2, gap)
+            x7 = _relu_slope_same_near_c71f49(mu, sigma2, np.minimum(gap, sigma2))
+            x8 = _relu_opposite_far_f92665(mu, sigma2, x4)
+            x9 = _relu_opposite_near_00bfb3(mu, sigma2, x4)
+            x10 = _relu_slope_opposite_f9709f(mu, sigma2, np.minimum(sigma2, x4))
             _to_mean[_at] = x0
             _to_second[_at] = x1
             _to_change[_at] = gap*np.square(x2) + np.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
@@ -3994,7 +3986,7 @@ def abs_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 1099228 operations a point
+    # 1192828 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4012,16 +4004,16 @@ def abs_moments_at_mean(
                 x0 = np.sqrt(sigma2)
             if _changed & 0b11:
                 x1 = _normal_moment(1, mu, sigma2)
-                x2 = _abs_asymmetry_1fa5f1(mu, sigma2)
+                x2 = _abs_asymmetry_8e3ed6(mu, sigma2)
                 x3 = _erf(0.7071067811865476*mu/x0)
             if _changed & 0b110:
                 x4 = 2*sigma2 - gap
-            x5 = _abs_same_far_431b0a(mu, sigma2, gap)
-            x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
-            x7 = _abs_slope_same_near_c6e04d(mu, sigma2, np.minimum(gap, sigma2))
-            x8 = _abs_opposite_far_0de65b(mu, sigma2, x4)
-            x9 = _abs_opposite_near_8e1e68(mu, sigma2, x4)
-            x10 = _abs_slope_opposite_49f7bb(mu, sigma2, np.minimum(sigma2, x4))
+            x5 = _abs_same_far_65edfb(mu, sigma2, gap)
+            x6 = _abs_same_near_960d94(mu, sigma2, gap)
+            x7 = _abs_slope_same_near_4f4990(mu, sigma2, np.minimum(gap, sigma2))
+            x8 = _abs_opposite_far_f92665(mu, sigma2, x4)
+            x9 = _abs_opposite_near_898168(mu, sigma2, x4)
+            x10 = _abs_slope_opposite_f9709f(mu, sigma2, np.minimum(sigma2, x4))
             _to_mean[_at] = 2*x1 - mu
             _to_second[_at] = sigma2 + np.square(mu)
             _to_change[_at] = gap*np.square(x3) + np.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
@@ -4085,7 +4077,7 @@ def squared_relu_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 1201635 operations a point
+    # 1302835 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4106,18 +4098,18 @@ def squared_relu_moments_at_mean(
                 x2 = _normal_moment(4, mu, sigma2)
                 x3 = _normal_moment(1, mu, sigma2)
                 x4 = _normal_moment(0, mu, sigma2)
-                x5 = _squared_relu_slope_asymmetry_1fa5f1(mu, sigma2)
+                x5 = _squared_relu_slope_asymmetry_8e3ed6(mu, sigma2)
                 x6 = np.square(x4)
             if _changed & 0b110:
                 x7 = 2*sigma2 - gap
                 x8 = np.minimum(gap, sigma2)
-            x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
-            x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
-            x11 = _squared_relu_opposite_9700af(mu, sigma2, np.minimum(sigma2, x7))
-            x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
-            x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
-            x14 = _squared_relu_slope_opposite_far_0de65b(mu, sigma2, x7)
-            x15 = _squared_relu_slope_opposite_near_8e1e68(mu, sigma2, x7)
+            x9 = _squared_relu_slope_same_far_65edfb(mu, sigma2, gap)
+            x10 = _squared_relu_slope_same_near_960d94(mu, sigma2, gap)
+            x11 = _squared_relu_opposite_b66794(mu, sigma2, np.minimum(sigma2, x7))
+            x12 = _squared_relu_same_far_3543bd(mu, sigma2, x8)
+            x13 = _squared_relu_same_near_5f8937(mu, sigma2, x8)
+            x14 = _squared_relu_slope_opposite_far_f92665(mu, sigma2, x7)
+            x15 = _squared_relu_slope_opposite_near_898168(mu, sigma2, x7)
             _to_mean[_at] = x1
             _to_second[_at] = x2
             _to_change[_at] = 2*gap*x6*x7 + x0*np.square(x3) + x11 + x12 + x13

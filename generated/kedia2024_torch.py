@@ -167,9 +167,10 @@ def _normal_moment(k, m, v):
     """E max(x, 0)^k of a normal variable of mean m and variance v; no digit is lost at negative m."""
     spread = torch.sqrt(v + 1e-290)
     h = m/spread
-    below = _normal_below(k, torch.where(h > 0, h, -h))
-    whole = (1.0, h, h*h + 1, h*(h*h + 3), h*h*(h*h + 6) + 3)[k]
-    return spread**k*torch.where(h > 0, whole - (-1)**k*below, below)
+    below = spread**k*_normal_below(k, torch.where(h > 0, h, -h))
+    # Of all values: in powers of m and v, which are finite where those of m/spread are not.
+    whole = (1.0, m, m*m + v, m*(m*m + 3*v), m*m*(m*m + 6*v) + 3*v*v)[k]
+    return torch.where(h > 0, whole - (-1)**k*below, below)
 
 
 _HALF_LINE = (
@@ -822,12 +823,12 @@ _PIECE_PLANE = tuple((*one, *other) for one in (
 ))
 
 
-def _abs_asymmetry_1fa5f1(m_x, v_x):
+def _abs_asymmetry_8e3ed6(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
-    x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x2 = torch.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = torch.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -854,85 +855,83 @@ def _abs_asymmetry_1fa5f1(m_x, v_x):
     return total
 
 
-def _abs_opposite_far_0de65b(m_x, v_x, gap_xy):
+def _abs_opposite_far_f92665(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = torch.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = torch.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = torch.arcsinh(x0*x7)
-    x9 = torch.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = torch.sqrt(x9)
-    x11 = torch.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = torch.arcsinh(x0*x6)
+    x8 = torch.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = torch.sqrt(x8)
+    x10 = torch.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
-        x18 = torch.exp(-x15)
-        x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = torch.exp(-x13)
+        x16 = torch.expm1(x13)
+        x17 = torch.exp(-x14)
+        x18 = torch.exp(x14)
+        x19 = 0.25*x15*torch.square(x16)*torch.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = torch.sqrt(x20)
+        x22 = torch.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _abs_opposite_near_8e1e68(m_x, v_x, gap_xy):
+def _abs_opposite_near_898168(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = 2*v_x + 1e-290
+    x1 = 2*v_x
+    x2 = x1 + 1e-290
     x3 = torch.sqrt(gap_xy)
-    x4 = torch.square(m_x)/(x1 + 1e-290)
-    x5 = 4*x4
-    x6 = torch.sqrt(x5 + 1e-32)
-    x7 = 1.4142135623730951*x0*x6 + 1e-290
-    x8 = 1/x7
-    x9 = 1/(x5/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
-    x10 = torch.clamp(x1*x4*x9/(x5*x9 + 1), min=0)
-    x11 = torch.sqrt(x10)
-    x12 = torch.arcsinh(x11*x8)
-    x13 = torch.arcsinh(x3*x8)
-    x14 = x13 - x12
+    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x5 = torch.sqrt(x4 + 1e-32)
+    x6 = 1.4142135623730951*x0*x5 + 1e-290
+    x7 = 1/x6
+    x8 = x4/(x4/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
+    x9 = torch.clamp(x1*x8/(x8 + 1), min=0)
+    x10 = torch.sqrt(x9)
+    x11 = torch.arcsinh(x3*x7)
+    x12 = torch.arcsinh(x10*x7)
+    x13 = x11 - x12
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x15 = node*x14
-        x16 = 2*x12 + 2*x15
-        x17 = x12 + x15
-        x18 = torch.exp(-x16)
-        x19 = torch.expm1(x16)
-        x20 = torch.exp(-x17)
-        x21 = torch.exp(x17)
-        x22 = torch.square(x19)*torch.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = torch.sqrt(x24)
-        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x14 = node*x13
+        x15 = 2*x12 + 2*x14
+        x16 = x12 + x14
+        x17 = torch.exp(-x15)
+        x18 = torch.expm1(x15)
+        x19 = torch.exp(-x16)
+        x20 = torch.exp(x16)
+        x21 = torch.square(x18)*torch.square(x6)
+        x22 = 0.25*x17*x21
+        x23 = x2 - x22
+        x24 = torch.sqrt(x23)
+        x25 = torch.exp((-x15) - x4*(1 + 1/(x22/x23 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x13*x21*x25*x6*(x19 + x20)/x24
     return total
 
 
-def _abs_same_far_431b0a(m_x, v_x, gap_xy):
+def _abs_same_far_65edfb(m_x, v_x, gap_xy):
     """Abs same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -946,11 +945,11 @@ def _abs_same_far_431b0a(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
+def _abs_same_near_960d94(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -964,45 +963,44 @@ def _abs_same_near_a1da6f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_49f7bb(m_x, v_x, gap_xy):
+def _abs_slope_opposite_f9709f(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = torch.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = torch.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = torch.arcsinh(x0*x7)
-    x9 = torch.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = torch.sqrt(x9)
-    x11 = torch.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = torch.arcsinh(x0*x6)
+    x8 = torch.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = torch.sqrt(x8)
+    x10 = torch.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
-        x18 = torch.exp(-x15)
-        x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = torch.exp(-x13)
+        x16 = torch.expm1(x13)
+        x17 = torch.exp(-x14)
+        x18 = torch.exp(x14)
+        x19 = 0.25*x15*torch.square(x16)*torch.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = torch.sqrt(x20)
+        x22 = torch.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.6366197723675814*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _abs_slope_same_near_c6e04d(m_x, v_x, gap_xy):
+def _abs_slope_same_near_4f4990(m_x, v_x, gap_xy):
     """Abs slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -2000,12 +1998,12 @@ def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_4fa3ac(m_x, v_x):
+def _relu_asymmetry_e80f63(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
-    x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x2 = torch.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = torch.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -2032,85 +2030,83 @@ def _relu_asymmetry_4fa3ac(m_x, v_x):
     return total
 
 
-def _relu_opposite_far_0de65b(m_x, v_x, gap_xy):
+def _relu_opposite_far_f92665(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = torch.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = torch.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = torch.arcsinh(x0*x7)
-    x9 = torch.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = torch.sqrt(x9)
-    x11 = torch.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = torch.arcsinh(x0*x6)
+    x8 = torch.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = torch.sqrt(x8)
+    x10 = torch.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
-        x18 = torch.exp(-x15)
-        x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = torch.exp(-x13)
+        x16 = torch.expm1(x13)
+        x17 = torch.exp(-x14)
+        x18 = torch.exp(x14)
+        x19 = 0.25*x15*torch.square(x16)*torch.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = torch.sqrt(x20)
+        x22 = torch.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.15915494309189535*gap_xy*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _relu_opposite_near_26ee05(m_x, v_x, gap_xy):
+def _relu_opposite_near_00bfb3(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = 2*v_x + 1e-290
+    x1 = 2*v_x
+    x2 = x1 + 1e-290
     x3 = torch.sqrt(gap_xy)
-    x4 = torch.square(m_x)/(x1 + 1e-290)
-    x5 = 4*x4
-    x6 = torch.sqrt(x5 + 1e-32)
-    x7 = 1.4142135623730951*x0*x6 + 1e-290
-    x8 = 1/x7
-    x9 = 1/(x5/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
-    x10 = torch.clamp(x1*x4*x9/(x5*x9 + 1), min=0)
-    x11 = torch.sqrt(x10)
-    x12 = torch.arcsinh(x11*x8)
-    x13 = torch.arcsinh(x3*x8)
-    x14 = x13 - x12
+    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x5 = torch.sqrt(x4 + 1e-32)
+    x6 = 1.4142135623730951*x0*x5 + 1e-290
+    x7 = 1/x6
+    x8 = x4/(x4/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
+    x9 = torch.clamp(x1*x8/(x8 + 1), min=0)
+    x10 = torch.sqrt(x9)
+    x11 = torch.arcsinh(x3*x7)
+    x12 = torch.arcsinh(x10*x7)
+    x13 = x11 - x12
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x15 = node*x14
-        x16 = 2*x12 + 2*x15
-        x17 = x12 + x15
-        x18 = torch.exp(-x16)
-        x19 = torch.expm1(x16)
-        x20 = torch.exp(-x17)
-        x21 = torch.exp(x17)
-        x22 = torch.square(x19)*torch.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = torch.sqrt(x24)
-        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.039788735772973836*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x14 = node*x13
+        x15 = 2*x12 + 2*x14
+        x16 = x12 + x14
+        x17 = torch.exp(-x15)
+        x18 = torch.expm1(x15)
+        x19 = torch.exp(-x16)
+        x20 = torch.exp(x16)
+        x21 = torch.square(x18)*torch.square(x6)
+        x22 = 0.25*x17*x21
+        x23 = x2 - x22
+        x24 = torch.sqrt(x23)
+        x25 = torch.exp((-x15) - x4*(1 + 1/(x22/x23 + 1e-290)))
+        total = total + 0.039788735772973836*weight*x13*x21*x25*x6*(x19 + x20)/x24
     return total
 
 
-def _relu_same_far_431b0a(m_x, v_x, gap_xy):
+def _relu_same_far_65edfb(m_x, v_x, gap_xy):
     """Relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -2124,11 +2120,11 @@ def _relu_same_far_431b0a(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_near_02aadf(m_x, v_x, gap_xy):
+def _relu_same_near_7b4d2e(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -2142,45 +2138,44 @@ def _relu_same_near_02aadf(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_49f7bb(m_x, v_x, gap_xy):
+def _relu_slope_opposite_f9709f(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = torch.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = torch.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = torch.arcsinh(x0*x7)
-    x9 = torch.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = torch.sqrt(x9)
-    x11 = torch.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = torch.arcsinh(x0*x6)
+    x8 = torch.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = torch.sqrt(x8)
+    x10 = torch.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
-        x18 = torch.exp(-x15)
-        x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = torch.exp(-x13)
+        x16 = torch.expm1(x13)
+        x17 = torch.exp(-x14)
+        x18 = torch.exp(x14)
+        x19 = 0.25*x15*torch.square(x16)*torch.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = torch.sqrt(x20)
+        x22 = torch.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _relu_slope_same_near_e2e3e2(m_x, v_x, gap_xy):
+def _relu_slope_same_near_c71f49(m_x, v_x, gap_xy):
     """Relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -2460,48 +2455,47 @@ def _silu_slope_second_456e7d(v_x):
     return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_9700af(m_x, v_x, gap_xy):
+def _squared_relu_opposite_b66794(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = torch.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = torch.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = torch.arcsinh(x0*x7)
-    x9 = torch.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = torch.sqrt(x9)
-    x11 = torch.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = torch.arcsinh(x0*x6)
+    x8 = torch.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = torch.sqrt(x8)
+    x10 = torch.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
-        x18 = torch.exp(-x15)
-        x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.3183098861837907*weight*x12*x23*x6*(x18 + x19)*torch.square(x20 - gap_xy)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = torch.exp(-x13)
+        x16 = torch.expm1(x13)
+        x17 = torch.exp(-x14)
+        x18 = torch.exp(x14)
+        x19 = 0.25*x15*torch.square(x16)*torch.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = torch.sqrt(x20)
+        x22 = torch.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.3183098861837907*weight*x11*x22*x5*(x17 + x18)*torch.square(x19 - gap_xy)/x21
     return total
 
 
-def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
+def _squared_relu_same_far_3543bd(m_x, v_x, gap_xy):
     """Squared_relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -2515,11 +2509,11 @@ def _squared_relu_same_far_5ae84e(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
+def _squared_relu_same_near_5f8937(m_x, v_x, gap_xy):
     """Squared_relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x2 = 1/(x1 + 1e-290)
     x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
     x4 = torch.sqrt(x3)
@@ -2534,12 +2528,12 @@ def _squared_relu_same_near_1f2ccd(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
+def _squared_relu_slope_asymmetry_8e3ed6(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
-    x1 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x2 = torch.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = torch.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -2566,85 +2560,83 @@ def _squared_relu_slope_asymmetry_1fa5f1(m_x, v_x):
     return total
 
 
-def _squared_relu_slope_opposite_far_0de65b(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_f92665(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = torch.square(m_x)/(x1 + 1e-290)
-    x3 = 4*x2
-    x4 = torch.sqrt(x3 + 1e-32)
-    x5 = 1/(x3/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
-    x6 = 1.4142135623730951*x0*x4 + 1e-290
-    x7 = 1/x6
-    x8 = torch.arcsinh(x0*x7)
-    x9 = torch.maximum(gap_xy, x1*x2*x5/(x3*x5 + 1))
-    x10 = torch.sqrt(x9)
-    x11 = torch.arcsinh(x10*x7)
-    x12 = x8 - x11
+    x1 = 2*v_x
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.sqrt(x2 + 1e-32)
+    x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
+    x5 = 1.4142135623730951*x0*x3 + 1e-290
+    x6 = 1/x5
+    x7 = torch.arcsinh(x0*x6)
+    x8 = torch.maximum(gap_xy, x1*x4/(x4 + 1))
+    x9 = torch.sqrt(x8)
+    x10 = torch.arcsinh(x6*x9)
+    x11 = x7 - x10
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x13 = node*x12
-        x14 = 2*x11 + 2*x13
-        x15 = x11 + x13
-        x16 = torch.exp(-x14)
-        x17 = torch.expm1(x14)
-        x18 = torch.exp(-x15)
-        x19 = torch.exp(x15)
-        x20 = 0.25*x16*torch.square(x17)*torch.square(x6)
-        x21 = 2*v_x + 1e-290 - x20
-        x22 = torch.sqrt(x21)
-        x23 = torch.exp(-x3*(1 + 1/(x20/x21 + 1e-290)))
-        total = total + 0.6366197723675814*gap_xy*weight*x12*x23*x6*(x18 + x19)/x22
+        x12 = node*x11
+        x13 = 2*x10 + 2*x12
+        x14 = x10 + x12
+        x15 = torch.exp(-x13)
+        x16 = torch.expm1(x13)
+        x17 = torch.exp(-x14)
+        x18 = torch.exp(x14)
+        x19 = 0.25*x15*torch.square(x16)*torch.square(x5)
+        x20 = x1 + 1e-290 - x19
+        x21 = torch.sqrt(x20)
+        x22 = torch.exp(-x2*(1 + 1/(x19/x20 + 1e-290)))
+        total = total + 0.6366197723675814*gap_xy*weight*x11*x22*x5*(x17 + x18)/x21
     return total
 
 
-def _squared_relu_slope_opposite_near_8e1e68(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_898168(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
-    x1 = 8*v_x
-    x2 = 2*v_x + 1e-290
+    x1 = 2*v_x
+    x2 = x1 + 1e-290
     x3 = torch.sqrt(gap_xy)
-    x4 = torch.square(m_x)/(x1 + 1e-290)
-    x5 = 4*x4
-    x6 = torch.sqrt(x5 + 1e-32)
-    x7 = 1.4142135623730951*x0*x6 + 1e-290
-    x8 = 1/x7
-    x9 = 1/(x5/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
-    x10 = torch.clamp(x1*x4*x9/(x5*x9 + 1), min=0)
-    x11 = torch.sqrt(x10)
-    x12 = torch.arcsinh(x11*x8)
-    x13 = torch.arcsinh(x3*x8)
-    x14 = x13 - x12
+    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x5 = torch.sqrt(x4 + 1e-32)
+    x6 = 1.4142135623730951*x0*x5 + 1e-290
+    x7 = 1/x6
+    x8 = x4/(x4/(gap_xy/(x2 - gap_xy) + 1e-290) + 40.0)
+    x9 = torch.clamp(x1*x8/(x8 + 1), min=0)
+    x10 = torch.sqrt(x9)
+    x11 = torch.arcsinh(x3*x7)
+    x12 = torch.arcsinh(x10*x7)
+    x13 = x11 - x12
     total = 0.0
     for node, weight in torch.tensor(_GAUSS_LEGENDRE, dtype=zero.dtype, device=zero.device):
-        x15 = node*x14
-        x16 = 2*x12 + 2*x15
-        x17 = x12 + x15
-        x18 = torch.exp(-x16)
-        x19 = torch.expm1(x16)
-        x20 = torch.exp(-x17)
-        x21 = torch.exp(x17)
-        x22 = torch.square(x19)*torch.square(x7)
-        x23 = 0.25*x18*x22
-        x24 = x2 - x23
-        x25 = torch.sqrt(x24)
-        x26 = torch.exp((-x16) - x5*(1 + 1/(x23/x24 + 1e-290)))
-        total = total + 0.15915494309189535*weight*x14*x22*x26*x7*(x20 + x21)/x25
+        x14 = node*x13
+        x15 = 2*x12 + 2*x14
+        x16 = x12 + x14
+        x17 = torch.exp(-x15)
+        x18 = torch.expm1(x15)
+        x19 = torch.exp(-x16)
+        x20 = torch.exp(x16)
+        x21 = torch.square(x18)*torch.square(x6)
+        x22 = 0.25*x17*x21
+        x23 = x2 - x22
+        x24 = torch.sqrt(x23)
+        x25 = torch.exp((-x15) - x4*(1 + 1/(x22/x23 + 1e-290)))
+        total = total + 0.15915494309189535*weight*x13*x21*x25*x6*(x19 + x20)/x24
     return total
 
 
-def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_far_65edfb(m_x, v_x, gap_xy):
     """Squared_relu slope same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -2658,11 +2650,11 @@ def _squared_relu_slope_same_far_431b0a(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_near_a1da6f(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_near_960d94(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = 4*torch.square(m_x)/(8*v_x + 1e-290)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -3609,18 +3601,18 @@ def relu_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 1098822 operations a point
+    # 1192422 operations a point
     x0 = _normal_moment(1, mu, sigma2)
     x1 = _normal_moment(2, mu, sigma2)
     x2 = _normal_moment(0, mu, sigma2)
-    x3 = _relu_asymmetry_4fa3ac(mu, sigma2)
+    x3 = _relu_asymmetry_e80f63(mu, sigma2)
     x4 = 2*sigma2 - gap
-    x5 = _relu_same_far_431b0a(mu, sigma2, gap)
-    x6 = _relu_same_near_02aadf(mu, sigma2, gap)
-    x7 = _relu_slope_same_near_e2e3e2(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _relu_opposite_far_0de65b(mu, sigma2, x4)
-    x9 = _relu_opposite_near_26ee05(mu, sigma2, x4)
-    x10 = _relu_slope_opposite_49f7bb(mu, sigma2, torch.minimum(sigma2, x4))
+    x5 = _relu_same_far_65edfb(mu, sigma2, gap)
+    x6 = _relu_same_near_7b4d2e(mu, sigma2, gap)
+    x7 = _relu_slope_same_near_c71f49(mu, sigma2, torch.minimum(gap, sigma2))
+    x8 = _relu_opposite_far_f92665(mu, sigma2, x4)
+    x9 = _relu_opposite_near_00bfb3(mu, sigma2, x4)
+    x10 = _relu_slope_opposite_f9709f(mu, sigma2, torch.minimum(sigma2, x4))
     _to_mean = x0
     _to_second = x1
     _to_change = gap*torch.square(x2) + torch.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
@@ -3674,18 +3666,18 @@ def abs_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 1099228 operations a point
+    # 1192828 operations a point
     x0 = torch.sqrt(sigma2)
     x1 = _normal_moment(1, mu, sigma2)
-    x2 = _abs_asymmetry_1fa5f1(mu, sigma2)
+    x2 = _abs_asymmetry_8e3ed6(mu, sigma2)
     x3 = torch.erf(0.7071067811865476*mu/x0)
     x4 = 2*sigma2 - gap
-    x5 = _abs_same_far_431b0a(mu, sigma2, gap)
-    x6 = _abs_same_near_a1da6f(mu, sigma2, gap)
-    x7 = _abs_slope_same_near_c6e04d(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _abs_opposite_far_0de65b(mu, sigma2, x4)
-    x9 = _abs_opposite_near_8e1e68(mu, sigma2, x4)
-    x10 = _abs_slope_opposite_49f7bb(mu, sigma2, torch.minimum(sigma2, x4))
+    x5 = _abs_same_far_65edfb(mu, sigma2, gap)
+    x6 = _abs_same_near_960d94(mu, sigma2, gap)
+    x7 = _abs_slope_same_near_4f4990(mu, sigma2, torch.minimum(gap, sigma2))
+    x8 = _abs_opposite_far_f92665(mu, sigma2, x4)
+    x9 = _abs_opposite_near_898168(mu, sigma2, x4)
+    x10 = _abs_slope_opposite_f9709f(mu, sigma2, torch.minimum(sigma2, x4))
     _to_mean = 2*x1 - mu
     _to_second = sigma2 + torch.square(mu)
     _to_change = gap*torch.square(x3) + torch.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
@@ -3739,23 +3731,23 @@ def squared_relu_moments_at_mean(
         mu, sigma2, gap,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 1201635 operations a point
+    # 1302835 operations a point
     x0 = 4*gap
     x1 = _normal_moment(2, mu, sigma2)
     x2 = _normal_moment(4, mu, sigma2)
     x3 = _normal_moment(1, mu, sigma2)
     x4 = _normal_moment(0, mu, sigma2)
-    x5 = _squared_relu_slope_asymmetry_1fa5f1(mu, sigma2)
+    x5 = _squared_relu_slope_asymmetry_8e3ed6(mu, sigma2)
     x6 = torch.square(x4)
     x7 = 2*sigma2 - gap
     x8 = torch.minimum(gap, sigma2)
-    x9 = _squared_relu_slope_same_far_431b0a(mu, sigma2, gap)
-    x10 = _squared_relu_slope_same_near_a1da6f(mu, sigma2, gap)
-    x11 = _squared_relu_opposite_9700af(mu, sigma2, torch.minimum(sigma2, x7))
-    x12 = _squared_relu_same_far_5ae84e(mu, sigma2, x8)
-    x13 = _squared_relu_same_near_1f2ccd(mu, sigma2, x8)
-    x14 = _squared_relu_slope_opposite_far_0de65b(mu, sigma2, x7)
-    x15 = _squared_relu_slope_opposite_near_8e1e68(mu, sigma2, x7)
+    x9 = _squared_relu_slope_same_far_65edfb(mu, sigma2, gap)
+    x10 = _squared_relu_slope_same_near_960d94(mu, sigma2, gap)
+    x11 = _squared_relu_opposite_b66794(mu, sigma2, torch.minimum(sigma2, x7))
+    x12 = _squared_relu_same_far_3543bd(mu, sigma2, x8)
+    x13 = _squared_relu_same_near_5f8937(mu, sigma2, x8)
+    x14 = _squared_relu_slope_opposite_far_f92665(mu, sigma2, x7)
+    x15 = _squared_relu_slope_opposite_near_898168(mu, sigma2, x7)
     _to_mean = x1
     _to_second = x2
     _to_change = 2*gap*x6*x7 + x0*torch.square(x3) + x11 + x12 + x13

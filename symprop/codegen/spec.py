@@ -296,7 +296,13 @@ def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
 
 def growth_minus_one(library: Any) -> Callable[[Any, Any], Any]:
     """(1 + x)^depth - 1 in the numbers of a library; below its precision, 1 + x would be one and the growth nothing."""
-    return lambda x, depth: library.expm1(depth * library.log1p(x)) if 2 * x > -1 else (1 + x) ** depth - 1
+
+    def growth(x: Any, depth: Any) -> Any:
+        # A power of zero with a negative exponent is infinite and no error.
+        logarithm = 2 * x > -1 or (x == -1 and depth < 0)
+        return library.expm1(depth * library.log1p(x)) if logarithm else (1 + x) ** depth - 1
+
+    return growth
 
 
 IN_NUMBERS: Mapping[str, Callable[..., Any]] = {"GeometricSum": _geometric_sum, "Saturated": lambda x: x}

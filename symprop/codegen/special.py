@@ -168,9 +168,10 @@ def _normal_moment(k, m, v):
     """E max(x, 0)^k of a normal variable of mean m and variance v; no digit is lost at negative m."""
     spread = {sqrt}(v + 1e-290)
     h = m/spread
-    below = _normal_below(k, {where}(h > 0, h, -h))
-    whole = (1.0, h, h*h + 1, h*(h*h + 3), h*h*(h*h + 6) + 3)[k]
-    return spread**k*{where}(h > 0, whole - (-1)**k*below, below)
+    below = spread**k*_normal_below(k, {where}(h > 0, h, -h))
+    # Of all values: in powers of m and v, which are finite where those of m/spread are not.
+    whole = (1.0, m, m*m + v, m*(m*m + 3*v), m*m*(m*m + 6*v) + 3*v*v)[k]
+    return {where}(h > 0, whole - (-1)**k*below, below)
 
 
 _HALF_LINE = (

@@ -339,13 +339,13 @@ static void each_normal_moment(long count, const double *k, const double *m, con
         }
     }
     for (long i = 0; i < count; i++) {
-        const double spread = sqrt(v[i] + 1e-290), h = m[i]/spread, h2 = h*h;
-        const double below = 0x1.9884533d43651p-2*f_exp(-0.5*h2)*reach[i]*total[i];
-        const double whole = order == 0 ? 1.0 : order == 1 ? h : order == 2 ? h2 + 1.0
-            : order == 3 ? h*(h2 + 3.0) : h2*(h2 + 6.0) + 3.0;
+        const double spread = sqrt(v[i] + 1e-290), h = m[i]/spread, m1 = m[i], m2 = m1*m1, v1 = v[i];
+        const double whole = order == 0 ? 1.0 : order == 1 ? m1 : order == 2 ? m2 + v1
+            : order == 3 ? m1*(m2 + 3.0*v1) : m2*(m2 + 6.0*v1) + 3.0*v1*v1;
         const double raised = order == 0 ? 1.0 : order == 1 ? spread : order == 2 ? spread*spread
             : order == 3 ? spread*spread*spread : spread*spread*spread*spread;
-        to[i] = raised*(h > 0.0 ? whole - (order % 2 ? -below : below) : below);
+        const double below = raised*0x1.9884533d43651p-2*f_exp(-0.5*h*h)*reach[i]*total[i];
+        to[i] = h > 0.0 ? whole - (order % 2 ? -below : below) : below;
     }
 }'''
 

@@ -93,13 +93,17 @@ def near_one(factor: sp.Expr) -> sp.Expr:
 def without_cancellation(expression: sp.Expr) -> sp.Expr | None:
     """A quotient of sums of nonnegative terms, in registered symbols of range [0, 1] and what they lack to one.
 
-    Polynomials in such symbols are written in powers of x and 1 - x, by Bernstein's coefficients. None where a sign is unknown.
+    Polynomials in such symbols are written in powers of x and 1 - x, by Bernstein's coefficients. What one symbol lacks to a
+    number is rounded once, whatever its sign. None where another sign is unknown.
 
     >>> from symprop.core.symbols import A, M
     >>> without_cancellation((A*M - A - M)/(A - 1))
     (A + M*(1 - A))/(1 - A)
     >>> without_cancellation(A - M) is None
     True
+    >>> x = sp.Symbol("x")
+    >>> without_cancellation((1 - x)/A)
+    (1 - x)/A
     """
     total, sign = sp.S.One, sp.S.One
     for factor in sp.Mul.make_args(factored(expression)):
@@ -107,6 +111,10 @@ def without_cancellation(expression: sp.Expr) -> sp.Expr | None:
         shares = [symbol for symbol in sorted(base.free_symbols, key=str) if _is_share(symbol)]
         if not base.is_polynomial(*shares):
             return None
+        if not shares and exponent.is_Integer and _is_one_difference(base):
+            flip = base.as_coeff_Add()[0] < 0
+            total, sign = total * (-base if flip else base) ** exponent, sign * (-1) ** (exponent if flip else 0)
+            continue
         found = _of_nonnegative_terms(base, shares)
         if found is None and exponent.is_Integer:
             found, sign = _of_nonnegative_terms(-base, shares), sign * (-1) ** exponent
@@ -114,6 +122,11 @@ def without_cancellation(expression: sp.Expr) -> sp.Expr | None:
             return None
         total *= found**exponent
     return total if sign == 1 else None
+
+
+def _is_one_difference(base: sp.Expr) -> bool:
+    constant, rest = base.as_coeff_Add()
+    return bool(rest.is_Symbol or (-rest).is_Symbol) and constant.is_Rational
 
 
 def _is_share(symbol: sp.Symbol) -> bool:

@@ -100,7 +100,9 @@ class OddsLaw:
     def critical(self, unknown: sp.Symbol, rho: sp.Expr, target: sp.Expr, depth: sp.Expr) -> sp.Expr:
         """The value of a parameter at which the correlation reaches ``target`` after ``depth`` blocks, from ``rho``."""
         growth = sp.Dummy("growth", positive=True)
-        wanted = GrowthMinusOne(factored(self.odds(target) / self.odds(rho) - 1), 1 / depth)
+        # The odds given over those wanted, less one: finite at a target of 1, whose odds are not.
+        deficit = (rho - target) / ((1 - rho) * factored(self.odds(target) * (1 - target)))
+        wanted = GrowthMinusOne(deficit, -1 / depth)
         return balance([sp.Eq(self.factor, 1 + growth)], [unknown])[unknown].subs(growth, wanted)
 
 

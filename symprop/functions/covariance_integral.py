@@ -23,7 +23,7 @@ import mpmath
 import sympy as sp
 
 from symprop.functions import gaussian_expectation as ge
-from symprop.functions.depth_nodes import ExpMinusOne
+from symprop.functions.depth_nodes import ExpMinusOne, Saturated
 from symprop.functions.table_sum import REACH, Larger, Row, Smaller, register_table
 
 NODES = 200
@@ -110,7 +110,9 @@ class Pair:
 
     def _exponent(self, sign: int) -> sp.Expr:
         if self.v1 == self.v2:
-            return (self.m1 + sign * self.m2) ** 2 / (8 * self.v1 + (_TINY if self.noise2 == 0 else 0))
+            total = (self.m1 + sign * self.m2) ** 2
+            # It may be infinite at a variance of zero, where it meets that variance as a factor.
+            return Saturated(total / (8 * self.v1 + _TINY)) if self.noise2 == 0 else total / (8 * self.v1)
         return (self.m1 / sp.sqrt(self.v1) + sign * self.m2 / sp.sqrt(self.v2)) ** 2 / 8
 
     def conditional(self, polynomial: tuple[ge.Term, ...], distance: sp.Expr) -> sp.Expr:

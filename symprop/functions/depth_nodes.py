@@ -37,7 +37,7 @@ class _DepthNode(sp.Function):
 
 
 class GrowthMinusOne(_DepthNode):
-    r"""Growth over depth beyond one, :math:`(1+x)^L - 1` for x > -1 and L >= 0.
+    r"""Growth over depth beyond one, :math:`(1+x)^L - 1` for x > -1 and L >= 0, or x >= -1 and any other L.
 
     Code prints it as ``expm1(L*log1p(x))``, which keeps every digit as x tends to 0.
 

@@ -99,6 +99,22 @@ def test_critical_strength_keeps_the_overlap_of_attention_at_its_bound():
     assert got == pytest.approx(0.95, abs=1e-7)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+@pytest.mark.filterwarnings("error")
+def test_critical_strength_up_to_equal_tokens(backend, monkeypatch, tmp_path):
+    """An overlap of 1 is reached in a finite number of blocks without the skip only."""
+    monkeypatch.setenv("SYMPROP_CACHE", str(tmp_path))
+    if backend == "torch":
+        pytest.importorskip("torch")
+    spec = DERIVATION.evaluator("critical_strength")
+    for largest in (0.5, 1 - 1e-9, 1 - 2**-53, 1.0):
+        for overlap, layers in ((1e-12, 1), (0.2, 1), (0.2, 50), (0.45, 10**6)):
+            point = {"rho": overlap, "rho_T": largest, "L": layers, "gain_v": 0.2}
+            exact = float(evaluate(spec, point, 30)["alpha_sa"])
+            assert float(load(spec, backend)(**point)) == pytest.approx(exact, rel=1e-13, abs=0), point
+            assert (exact == 0) == (largest == 1)
+
+
 def test_what_many_tokens_cannot_have_is_refused():
     """A bound below the overlap that tokens enter with, one that no overlap grows to, and a negative overlap of all pairs."""
     strength, point = DERIVATION.evaluator("critical_strength"), {"rho": 0.5, "rho_T": 0.4, "L": 50, "gain_v": 0.2}

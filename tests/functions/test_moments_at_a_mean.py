@@ -193,6 +193,34 @@ def test_aligned_and_opposite_tokens(activation):
     assert abs(second - opposite - cross) < sp.Float("1e-15")
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+@pytest.mark.parametrize("activation", [Relu(), Absolute(), SquaredRelu()], ids=lambda item: item.name)
+def test_tokens_without_variance_are_the_function_of_their_mean(activation, backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("SYMPROP_CACHE", str(tmp_path))
+    if backend == "torch":
+        pytest.importorskip("torch")
+    function, x = compiled(activation, backend), sp.Symbol("x", real=True)
+    for mean in (-1e12, -0.5, 1e-6, 0.3, 1e12):
+        at = {x: sp.Rational(mean)}
+        value, slope = activation.expression(x).subs(at), sp.diff(activation.expression(x), x).subs(at).doit()
+        want = {"mean": value, "second": value**2, "change": ZERO, "slope_mean": slope, "slope_second": slope**2,
+                "slope_change": ZERO}
+        with np.errstate(divide="ignore", over="ignore"):
+            found = function(mean, 0.0, 0.0)
+        for name, exactly in want.items():
+            assert float(getattr(found, name)) == pytest.approx(float(sp.N(exactly, 30)), rel=1e-15, abs=0), (mean, name)
+
+
+@pytest.mark.parametrize("activation", [Relu(), Absolute(), SquaredRelu()], ids=lambda item: item.name)
+def test_many_digits_at_no_variance_are_the_function_of_the_mean(activation):
+    reference = pytest.importorskip("symprop.reference")
+    outputs = tuple((name, sp.sympify(value)) for name, value in moments(activation).items())
+    found = reference.Reference(FunctionSpec("moments", parameters(mu, sigma2, gap), outputs, "Moments.")).at(
+        {"mu": -0.3, "sigma2": 0.0, "gap": 0.0})
+    exact_mean = sp.N(activation.expression(sp.Rational(-0.3)), 30)
+    assert abs(sp.Float(str(found["mean"]), 30) - exact_mean) < 1e-24 and found["change"] == found["slope_change"] == 0
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_opposite_tokens_of_an_even_function_are_alike(backend):
     v = 2.0
