@@ -88,7 +88,6 @@ from symprop.depth.balance import balance, scaled_growth
 from symprop.depth.closed_form import solve_affine
 from symprop.depth.fixed_point import approach, small_parameter, solve_fixed_points
 from symprop.depth.product import GrowingStream, product_over_depth, solve_growing
-from symprop.functions import GrowthMinusOne
 from symprop.functions.activation import (
     Absolute,
     Activation,
@@ -479,7 +478,7 @@ def _depth_evaluators() -> tuple[FunctionSpec, ...]:
     product = product_over_depth(1 + c_g / (q_0 + a_q * layer), layer, L)
     provenance = growing(Relu()).provenance
     gradient = Derived(product, provenance.assumptions, provenance.neglected, (Source("kedia2024", "model table"),))
-    strength = Derived(1 + GrowthMinusOne(beta**2 * (c_g - 1), L), provenance.assumptions, provenance.neglected,
+    strength = Derived((1 + beta**2 * (c_g - 1)) ** L, provenance.assumptions, provenance.neglected,
                        (Source("kedia2024", "DeepScaleLM"),))
     return (
         FunctionSpec.from_derived(

@@ -5747,7 +5747,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "scaled_gradient": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_log', 'f_log1p', 'square'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5760,8 +5760,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double beta_ = a_beta[i];
         const double c_g_ = a_c_g[i];
         const double x0_ = f_log1p((c_g_ - 1.0)*square(beta_));
-        const double x1_ = f_expm1(L_*x0_);
-        const double next_0 = x1_ + 1.0;
+        const double x1_ = f_exp(L_*x0_);
+        const double next_0 = x1_;
         result_0[i] = next_0;
     }
 }

@@ -4538,7 +4538,7 @@ def scaled_gradient(
         ('c_g', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_gradient = np.empty(_shape)
-    # 7 operations a point
+    # 6 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4550,8 +4550,8 @@ def scaled_gradient(
             ) = _values
             if _changed & 0b110:
                 x0 = np.log1p((c_g - 1)*np.square(beta))
-            x1 = np.expm1(L*x0)
-            _to_gradient[_at] = x1 + 1
+            x1 = np.exp(L*x0)
+            _to_gradient[_at] = x1
 
     _in_parts(_work, workers)
     return _to_gradient[()]

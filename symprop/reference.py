@@ -87,7 +87,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{name: _by_mpmath(function) for name, function in BY_MPMATH.items()},
     **{name: getattr(gmpy2, name) for name in ("mpfr", "const_pi", "sqrt", "exp", "log", "sin", "cos", "tan", "asin", "acos",
                                                "atan", "sinh", "cosh", "tanh", "asinh", "erf", "erfc", "expm1")},
-    "GrowthMinusOne": growth_minus_one(gmpy2),
+    "GrowthMinusOne": growth_minus_one(gmpy2, lambda: int(gmpy2.get_context().precision)),
     "ExpMinusOne": gmpy2.expm1,
     LOG_OF_ONE_PLUS: gmpy2.log1p,
     "ArcCosine": _arc_cosine,
@@ -160,7 +160,10 @@ class Reference:
         before: list[Any] | None = None
         for precision in PRECISIONS:
             with gmpy2.context(precision=precision, emax=gmpy2.get_emax_max(), emin=gmpy2.get_emin_min()):
-                now = self._values([_given(point[symbol.name]) for symbol in self.symbols])
+                try:
+                    now = self._values([_given(point[symbol.name]) for symbol in self.symbols])
+                except ZeroDivisionError:
+                    continue
                 if before is not None and all(map(_agree, before, now)):
                     return {name: value for (name, _), value in zip(self.spec.outputs, now, strict=True)}
                 before = now

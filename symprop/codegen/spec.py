@@ -294,13 +294,23 @@ def _geometric_sum(r: Any, s: Any, depth: Any) -> Any:
     return depth * r ** (depth - 1) if r == s else (r**depth - s**depth) / (r - s)
 
 
-def growth_minus_one(library: Any) -> Callable[[Any, Any], Any]:
-    """(1 + x)^depth - 1 in the numbers of a library; below its precision, 1 + x would be one and the growth nothing."""
+ENOUGH_BITS = 1200
+"""Bits in which 1 + x of quotients of doubles is not zero unless x is -1."""
+
+
+def growth_minus_one(library: Any, bits: Callable[[], int]) -> Callable[[Any, Any], Any]:
+    """(1 + x)^depth - 1 in the numbers of a library; below its precision, 1 + x would be one and the growth nothing.
+
+    A negative power of zero is infinite where there are ``ENOUGH_BITS``; at fewer it raises ``ZeroDivisionError``, as x may
+    be -1 by rounding only.
+    """
 
     def growth(x: Any, depth: Any) -> Any:
-        # A power of zero with a negative exponent is infinite and no error.
-        logarithm = 2 * x > -1 or (x == -1 and depth < 0)
-        return library.expm1(depth * library.log1p(x)) if logarithm else (1 + x) ** depth - 1
+        if x == -1 and depth < 0:
+            if bits() < ENOUGH_BITS:
+                raise ZeroDivisionError
+            return library.expm1(depth * library.log1p(x))
+        return library.expm1(depth * library.log1p(x)) if 2 * x > -1 else (1 + x) ** depth - 1
 
     return growth
 
@@ -308,7 +318,7 @@ def growth_minus_one(library: Any) -> Callable[[Any, Any], Any]:
 IN_NUMBERS: Mapping[str, Callable[..., Any]] = {"GeometricSum": _geometric_sum, "Saturated": lambda x: x}
 """Functions of numbers of any library."""
 BY_MPMATH = {
-    "GrowthMinusOne": growth_minus_one(mpmath),
+    "GrowthMinusOne": growth_minus_one(mpmath, lambda: int(mpmath.mp.prec)),
     "ExpMinusOne": mpmath.expm1,
     LOG_OF_ONE_PLUS: mpmath.log1p,
     "ArcCosine": arc_cosine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -191,3 +192,12 @@ def test_late_tokens_under_a_causal_mask_follow_the_map_without_one():
     assert found[False, "first"] == pytest.approx(found[False, "last"], rel=1e-12) and 0 < plain - found[False, "last"] < 2e-3
     assert found[True, "last"] == pytest.approx(0.920, abs=2e-3) and found[True, "first"] == pytest.approx(0.903, abs=2e-3)
     assert abs(found[True, "last"] - plain) < 0.01 < plain - found[True, "first"]
+
+
+def test_a_critical_strength_whose_odds_only_three_hundred_digits_tell_from_none():
+    """1 + x is 1e-312: it is no zero at the first precisions, whose infinite growths would agree on a strength of zero."""
+    spec, values = DERIVATION.evaluator("critical_strength"), {"rho_T": 1 - 1e-12, "L": 64, "gain_v": 1, "rho": 1e-300}
+    with mpmath.workdps(400):
+        rho, wanted = mpmath.mpf(values["rho"]), mpmath.mpf(values["rho_T"])
+        exact = 1 / mpmath.sqrt(((wanted / (1 - wanted)) / (rho / (1 - rho))) ** (mpmath.mpf(1) / 64) - 1)
+        assert abs(evaluate(spec, values, 20)["alpha_sa"] / exact - 1) < 1e-19

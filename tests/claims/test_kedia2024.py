@@ -103,3 +103,12 @@ def test_relu_gains_agree_and_gelu_gains_do_not():
     assert sp.cancel(growing(Relu()).gain - growing(Relu()).added) == 0
     values = {symbol: sp.Rational(1, 3) for symbol in growing(Gelu()).gain.free_symbols}
     assert np.isclose(float((growing(Gelu()).gain / growing(Gelu()).added).subs(values)), 1) is np.False_
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+def test_a_gradient_that_vanishes_over_depth_keeps_its_digits(backend):
+    """(1 + beta^2 (c - 1))^L at beta = 1, far below the rounding of one; its exponent of 87 is rounded once or twice."""
+    spec, values = derivation("kedia2024").evaluator("scaled_gradient"), {"L": 1000, "beta": 1.0, "c_g": 0.917}
+    exact = float(evaluate(spec, values, 20)["gradient"])
+    assert 0 < exact < 1e-37
+    assert float(load(spec, backend)(**values)) == pytest.approx(exact, rel=4 * 87 * 2**-52, abs=0)
