@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Mapping
@@ -80,8 +82,11 @@ def staged(path: Path, folder: Path) -> bool:
 
 def _remove_abandoned(folder: Path) -> None:
     for path in folder.glob(f"{STAGING}*"):
-        if path.is_dir() and not path.is_symlink() and time.time() - path.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(path, ignore_errors=True)
+        # Another run may end, and remove its folder, at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            if stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _relative(name: str) -> PurePosixPath:

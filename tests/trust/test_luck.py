@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,13 @@ def test_two_runs_into_one_folder(tmp_path):
     assert [run.wait() for run in runs] == [0, 0]
     assert whole(tmp_path, "ab") == 12
     assert not list(tmp_path.glob(f"{STAGING}*"))
+
+
+def test_a_run_that_ends_while_another_looks_for_what_is_left(tmp_path, monkeypatch):
+    """Its folder is seen and gone before its age is asked for."""
+    monkeypatch.setattr(Path, "glob", lambda folder, _: [folder / f"{STAGING}gone"])
+    write_files({"a.txt": "whole"}, tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 def test_what_a_killed_run_left_is_no_one_s_file_and_is_removed(tmp_path):
