@@ -454,11 +454,11 @@ def _writable(path: Path | None, option: str) -> None:
 
 def _picture_format(path: Path, option: str) -> str:
     """The format that the name of a picture asks for."""
+    from symprop.codegen.files import refuse_null_characters
     from symprop.report.figures import FORMATS
 
+    refuse_null_characters(option, path)
     kind = path.suffix.removeprefix(".").lower()
-    if "\0" in str(path):
-        raise InputError(option, repr(str(path)), "a path without null characters")
     if kind not in FORMATS or path.is_dir():
         raise InputError(option, path, f"a file that ends in {', '.join(f'.{item}' for item in FORMATS)}")
     return kind

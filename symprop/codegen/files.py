@@ -30,8 +30,7 @@ def write_files(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
     contents = {_relative(name): _bytes(content) for name, content in files.items()}
     folder = Path(folder)
     for name in contents:
-        if "\0" in str(folder / name):
-            raise InputError("file", repr(str(folder / name)), "a path without null characters")
+        refuse_null_characters("file", folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in contents:
@@ -52,6 +51,12 @@ def write_files(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError("folder", folder, f"a folder that can be written ({error.strerror})") from error
     return sorted(folder / name for name in contents)
+
+
+def refuse_null_characters(argument: str, path: Path) -> None:
+    """Raise ``InputError`` for a path that no file system takes."""
+    if "\0" in str(path):
+        raise InputError(argument, repr(str(path)), "a path without null characters")
 
 
 def stale_or_different(files: Mapping[str, str | bytes], folder: Path) -> list[str]:

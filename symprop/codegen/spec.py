@@ -306,11 +306,10 @@ def growth_minus_one(library: Any, bits: Callable[[], int]) -> Callable[[Any, An
     """
 
     def growth(x: Any, depth: Any) -> Any:
-        if x == -1 and depth < 0:
-            if bits() < ENOUGH_BITS:
-                raise ZeroDivisionError
-            return library.expm1(depth * library.log1p(x))
-        return library.expm1(depth * library.log1p(x)) if 2 * x > -1 else (1 + x) ** depth - 1
+        pole = x == -1 and depth < 0
+        if pole and bits() < ENOUGH_BITS:
+            raise ZeroDivisionError
+        return library.expm1(depth * library.log1p(x)) if pole or 2 * x > -1 else (1 + x) ** depth - 1
 
     return growth
 

@@ -290,8 +290,8 @@ def _lambdified(summand: sp.Lambda, library: Any, precision: int = 53) -> Callab
     }
     own["Reach"] = lambda: Reach.at(precision)
     larger, smaller = (max, min) if library is mpmath else (library.maximum, library.minimum)
-    own |= {"ExpMinusOne": library.expm1, LOG_OF_ONE_PLUS: library.log1p, "Larger": larger, "Smaller": smaller}
-    own["Saturated"] = lambda growth: growth
+    own |= {"ExpMinusOne": library.expm1, LOG_OF_ONE_PLUS: library.log1p, "Larger": larger, "Smaller": smaller,
+            "Saturated": lambda growth: growth}
     function: Callable[..., Any] = sp.lambdify(
         summand.signature, summand.expr.replace(sp.log, exact_log), modules=[own, library.__name__], cse=True
     )
