@@ -22,7 +22,7 @@ except ImportError:
 __all__ = ['ExponentsErfResult', 'ExponentsGeluResult', 'ExponentsReluResult', 'ExponentsResult', 'ExponentsTanhResult', 'boundary', 'crossover_depth', 'exponents', 'exponents_erf', 'exponents_gelu', 'exponents_relu', 'exponents_tanh', 'gradient_growth']
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = 136
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
@@ -635,7 +635,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };
+enum { BLOCK = 136, SETTLE_EVERY = 8 };
 """
 
 _DRIVER = r"""

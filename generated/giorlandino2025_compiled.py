@@ -22,7 +22,7 @@ except ImportError:
 __all__ = ['NolnOverlapRemResult', 'OverlapAnnealedResult', 'OverlapRemResult', 'OverlapUniformResult', 'PrelnOverlapRemResult', 'TanhOverlapRemResult', 'angle_exponent', 'centred_overlap_exact', 'critical_strength', 'freezing_point', 'noln_overlap_rem', 'overlap_annealed', 'overlap_exact', 'overlap_rem', 'overlap_uniform', 'preln_overlap_exact', 'preln_overlap_rem', 'query_gradient_frozen', 'tanh_overlap_rem']
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = 136
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
@@ -868,7 +868,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };
+enum { BLOCK = 136, SETTLE_EVERY = 8 };
 """
 
 _DRIVER = r"""

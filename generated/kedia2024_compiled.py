@@ -22,7 +22,7 @@ except ImportError:
 __all__ = ['AbsMomentsAtMeanResult', 'AbsMomentsResult', 'ErfMomentsAtMeanResult', 'ErfMomentsResult', 'GeluMomentsAtMeanResult', 'GeluMomentsResult', 'ReluMomentsAtMeanResult', 'ReluMomentsResult', 'SigmoidMomentsResult', 'SiluMomentsResult', 'SinMomentsAtMeanResult', 'SinMomentsResult', 'SquaredReluMomentsAtMeanResult', 'SquaredReluMomentsResult', 'TanhMomentsResult', 'abs_moments', 'abs_moments_at_mean', 'erf_moments', 'erf_moments_at_mean', 'gelu_moments', 'gelu_moments_at_mean', 'gelu_tanh_moments', 'preln_gradient', 'relu_moments', 'relu_moments_at_mean', 'scaled_gradient', 'sigmoid_moments', 'silu_moments', 'sin_moments', 'sin_moments_at_mean', 'squared_relu_moments', 'squared_relu_moments_at_mean', 'tanh_moments']
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = 136
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
@@ -1162,7 +1162,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };
+enum { BLOCK = 136, SETTLE_EVERY = 8 };
 """
 
 _DRIVER = r"""

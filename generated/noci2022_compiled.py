@@ -22,7 +22,7 @@ except ImportError:
 __all__ = ['CorrelationLimitResult', 'CorrelationResult', 'block_down_gradient', 'block_input_gradient', 'block_key_gradient', 'block_query_gradient', 'block_up_gradient', 'block_value_gradient', 'correlation', 'correlation_limit', 'distance_to_uniform', 'distance_to_uniform_gaussian', 'eq18_missing_factor', 'gram_entry', 'inner_products', 'inner_products_limit', 'input_gradient', 'input_gradient_bound', 'input_gradient_gaussian', 'key_gradient', 'key_gradient_gaussian', 'key_gradient_second_moment', 'logit_second_moment', 'matching_temperature', 'matching_temperature_eq18', 'norm', 'norm_limit', 'norm_second_moment', 'output_norm_beyond_uniform', 'output_norm_beyond_uniform_gaussian', 'pair_correlation', 'query_gradient', 'query_gradient_eq18', 'query_gradient_gaussian', 'query_gradient_second_moment', 'sum_second_moment', 'tail_ratio', 'tail_ratio_limit', 'value_gradient', 'value_gradient_gaussian']
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = 136
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
@@ -2969,7 +2969,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };
+enum { BLOCK = 136, SETTLE_EVERY = 8 };
 """
 
 _DRIVER = r"""

@@ -22,7 +22,7 @@ except ImportError:
 __all__ = ['ParallelExponentsResult', 'ParallelStreamResult', 'PeriExponentsResult', 'PeriStreamResult', 'PreExponentsResult', 'PreStreamResult', 'parallel_exponents', 'parallel_stream', 'peri_exponents', 'peri_stream', 'pre_exponents', 'pre_stream']
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = 136
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
@@ -536,7 +536,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };
+enum { BLOCK = 136, SETTLE_EVERY = 8 };
 """
 
 _DRIVER = r"""

@@ -21,7 +21,7 @@ except ImportError:
 __all__ = ['deepnorm_skip', 'deepnorm_update', 'ds_init_gap', 'rezero_growth', 'tfixup_update']
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = 136
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
@@ -391,7 +391,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };
+enum { BLOCK = 136, SETTLE_EVERY = 8 };
 """
 
 _DRIVER = r"""

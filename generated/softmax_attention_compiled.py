@@ -21,7 +21,7 @@ except ImportError:
 __all__ = ['causal_gradient', 'causal_output', 'causal_prenorm_gradient', 'causal_prenorm_output', 'causal_weights', 'centred_gradient', 'centred_output', 'input_gradient', 'output_moments', 'output_q', 'prenorm_gradient', 'prenorm_output', 'query_key_norm_gradient', 'query_key_norm_output', 'rotary_gradient', 'rotary_output', 'rotary_weights', 'weight_gradients']
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = 136
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
@@ -195,7 +195,7 @@ _PRELUDE = r"""
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };
+enum { BLOCK = 136, SETTLE_EVERY = 8 };
 """
 
 _DRIVER = r"""

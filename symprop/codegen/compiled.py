@@ -10,7 +10,7 @@ from symprop.codegen import special_c
 from symprop.codegen.kernel import block_function, table_function, table_name
 from symprop.codegen.lowering import LOOPS
 from symprop.codegen.spec import FunctionSpec
-from symprop.codegen.template_compiled import COMPILED, DRIVER, PRELUDE
+from symprop.codegen.template_compiled import BLOCK, COMPILED, DRIVER, PRELUDE
 from symprop.codegen.templates import template
 from symprop.core.errors import RefusedError
 from symprop.functions.table_sum import table_rows
@@ -48,7 +48,7 @@ def compiled_module(
         classes=[item for item in functions if item["result"]],
         kernels=[{"name": spec.name, "helpers": tuple(helpers[spec.name]), "text": text} for spec, text in kernels],
         c_functions=[(name, text) for name, text in known.items() if name in wanted],
-        prelude=PRELUDE, driver=DRIVER,
+        block=BLOCK, prelude=PRELUDE, driver=DRIVER,
         sibling=f"try:\n    from . import {sibling} as _numpy\nexcept ImportError:\n    import {sibling} as _numpy"
         if sibling else "",
     )

@@ -2,12 +2,16 @@
 
 from symprop.codegen.templates import FUNCTION_HEAD, MODULE_HEAD, classes
 
-PRELUDE = '''\
+BLOCK = 136
+"""Points at a time: what a layer reads of them fits the innermost cache, and an odd number of cache lines an array spreads
+many arrays over all of it, where a power of two lets them evict one another."""
+
+PRELUDE = f'''\
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-enum { BLOCK = 256, SETTLE_EVERY = 8 };'''
+enum {{ BLOCK = {BLOCK}, SETTLE_EVERY = 8 }};'''
 
 DRIVER = '''\
 /* Points `start` to `stop` of a broadcast shape; strides are in numbers, zero along an axis of which an argument is free. */
@@ -64,7 +68,7 @@ import numpy as np
 __all__ = {{ names }}
 
 _CHECKED_POINTS = 100_000
-_BLOCK = 256
+_BLOCK = {{ block }}
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _LOADED = {}
 _LOCK = threading.Lock()
