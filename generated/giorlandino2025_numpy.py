@@ -1025,7 +1025,7 @@ def freezing_point(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 rho,

@@ -4481,7 +4481,7 @@ def preln_gradient(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 L, q_0, a_q, c_g,
@@ -4543,7 +4543,7 @@ def scaled_gradient(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 L, beta, c_g,

@@ -909,7 +909,7 @@ def logit_second_moment(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 sigma_q2, sigma_k2, K_ii, K_jj,
@@ -967,7 +967,7 @@ def value_gradient(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 n, d, C, d_o,
@@ -1032,7 +1032,7 @@ def value_gradient_gaussian(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 n, d, rho, d_o, sigma_x2,
@@ -1112,7 +1112,7 @@ def query_gradient(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 n, d, N, G_2, d_o, sigma_v2, sigma_k2, tau,
@@ -1273,7 +1273,7 @@ def key_gradient(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 n, d, N, G_2, d_o, sigma_v2, sigma_q2, tau,
@@ -2525,7 +2525,7 @@ def eq18_missing_factor(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 n, d, rho,
@@ -3213,7 +3213,7 @@ def tail_ratio_limit(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 d, d_F, a_1, a_2, sigma_v2, sigma_up2, sigma_down2,
@@ -3288,7 +3288,7 @@ def distance_to_uniform(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 n, d, N, T_X, sigma_q2, sigma_k2, tau,

@@ -207,7 +207,7 @@ def critical_smooth(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 chi, c_2, alpha_2, layer,
@@ -320,7 +320,7 @@ def marginal_relu(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 layer,

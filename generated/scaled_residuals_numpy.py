@@ -207,7 +207,7 @@ def deepnorm_update(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 lam, beta, L,
@@ -263,7 +263,7 @@ def deepnorm_skip(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 beta, L,
@@ -380,7 +380,7 @@ def ds_init_gap(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 gain_v, L,
@@ -434,7 +434,7 @@ def rezero_growth(
         check = np.prod(_shape) <= _CHECKED_POINTS
 
     def _work(_part):
-        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 24, _part, workers)
+        _parts = _blocks(_shape, _arguments, _domains if check else None, 1 << 17, _part, workers)
         for _at, _changed, _values in _parts:
             (
                 alpha_1, L,

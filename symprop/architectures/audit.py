@@ -135,9 +135,10 @@ def audit(
         raise InputError("cosine", cosine, "a number in (0, 1)")
     if state not in STATES:
         raise UnknownNameError("state", state, STATES)
-    words = np.arange(tokens) if words is None else words
-    if not 1 <= len(words) <= MAX_TOKENS or tokens < 1:
+    count = tokens if words is None else len(words)
+    if not 1 <= count <= MAX_TOKENS or tokens < 1:
         raise InputError("tokens", tokens, f"an integer in [1, {MAX_TOKENS}]")
+    words = np.arange(count) if words is None else words
     if not 0 <= padding < len(words):
         raise InputError("padding", padding, f"an integer in [0, {len(words) - 1}]")
     subject = _Subject(architecture, words, padding)

@@ -32,7 +32,8 @@ from symprop.functions.piece_rule import PIECE_FUNCTIONS
 
 BACKENDS = ("numpy", "torch", "compiled")
 BLOCKED_OPERATIONS = 9
-"""Formulas with fewer operations and no angle are bound by memory, and gain nothing from blocks that fit a cache."""
+"""Formulas with fewer operations and no angle are bound by memory: their blocks are so large that going from one to the next
+costs nothing beside it."""
 _SHAPES = {
     "numpy": (
         "Every argument is a number or an array; they broadcast against each other as in numpy and the result has the "
@@ -188,7 +189,7 @@ def _function(spec: FunctionSpec, backend: str) -> dict[str, Any]:
         "outputs": outputs,
         "operations": operations,
         "loop": loop,
-        "block": "_LOOP_BLOCK" if loop else "_BLOCK" if operations >= BLOCKED_OPERATIONS or angles else "1 << 24",
+        "block": "_LOOP_BLOCK" if loop else "_BLOCK" if operations >= BLOCKED_OPERATIONS or angles else "1 << 17",
     }
 
 

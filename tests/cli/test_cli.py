@@ -238,7 +238,8 @@ def test_audit_refuses_a_figure_of_no_format_before_it_works(capsys, tmp_path):
 
 
 def test_audit_refuses_in_one_line(capsys):
-    for words in (("gpt3",), ("gpt2", "--seq-len", "0"), ("gpt2", "--growth", "0"), ("gpt2", "--width", "100")):
+    for words in (("gpt3",), ("gpt2", "--seq-len", "0"), ("gpt2", "--seq-len", "9" * 18), ("gpt2", "--growth", "0"),
+                  ("gpt2", "--width", "100")):  # fmt: skip
         code, out, err = run(capsys, "audit", *words)
         assert (code, out) == (2, "") and err.count("\n") == 1
 
