@@ -1047,7 +1047,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_gelu": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'f_atan', 'square'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'f_atan', 'square', 'log_near_one'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1062,23 +1062,68 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
         const double x0_ = f_log1p(-A_);
-        const double x1_ = -M_;
+        const double x1_ = (1 - M_);
+        const double x2_ = -M_;
+        const double x3_ = square(sigma_w_);
+        const double x4_ = sqrt(2.0*x3_ + 1.0);
+        const double x5_ = square(x3_);
+        const double x6_ = 5.0*x3_;
+        const double x7_ = f_atan(x3_, x4_);
+        const double x8_ = 0.15915494309189535*x7_;
+        const double x9_ = x3_*x8_ + 0.25*x3_ - 0.3183098861837907*x4_*x5_/((-3.0*x3_) - 2.0*x5_ - 1.0);
+        const double x10_ = 0.15915494309189535*x3_*x4_*(x6_ + 3.0)/(8.0*x5_ + x6_ + 4.0*square(sigma_w_*x3_) + 1.0) + x8_ + 0.25;
+        const double x11_ = M_*(1.0 - A_);
+        const double x12_ = A_ + x11_;
+        const double x13_ = M_*x9_;
+        const double x14_ = x11_*x9_;
+        const double x15_ = M_*x10_*x12_*x3_/(A_ + x14_);
+        const double x16_ = 1.0/((A_*(x13_ + x2_ + 1.0) + x14_));
+        const double x17_ = log_near_one(x15_ + x2_, x1_ + x15_);
+        const double x18_ = f_log1p(M_*x10_*x12_*x16_*x3_ - x12_*x13_*x16_);
+        const double x19_ = x0_ + x17_;
+        const double next_0 = x19_;
+        const double next_1 = x18_;
+        const double next_2 = x19_;
+        result_0[i] = next_0;
+        result_1[i] = next_1;
+        result_2[i] = next_2;
+    }
+}
+""",
+    ),
+    "exponents_erf": (
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'f_atan', 'square', 'log_near_one'),
+        r"""
+enum { INPUTS = 3, OUTPUTS = 3 };
+static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
+    const double *restrict a_A = in[0];
+    const double *restrict a_M = in[1];
+    const double *restrict a_sigma_w = in[2];
+    double *restrict result_0 = out[0];
+    double *restrict result_1 = out[1];
+    double *restrict result_2 = out[2];
+    for (long i = 0; i < count; i++) {
+        const double A_ = a_A[i];
+        const double M_ = a_M[i];
+        const double sigma_w_ = a_sigma_w[i];
+        const double x0_ = f_log1p(-A_);
+        const double x1_ = (1 - M_);
         const double x2_ = square(sigma_w_);
-        const double x3_ = sqrt(2.0*x2_ + 1.0);
-        const double x4_ = square(x2_);
-        const double x5_ = 5.0*x2_;
-        const double x6_ = f_atan(x2_, x3_);
-        const double x7_ = 0.15915494309189535*x6_;
-        const double x8_ = x2_*x7_ + 0.25*x2_ - 0.3183098861837907*x3_*x4_/((-3.0*x2_) - 2.0*x4_ - 1.0);
-        const double x9_ = 0.15915494309189535*x2_*x3_*(x5_ + 3.0)/(8.0*x4_ + x5_ + 4.0*square(sigma_w_*x2_) + 1.0) + x7_ + 0.25;
-        const double x10_ = M_*(1.0 - A_);
-        const double x11_ = A_ + x10_;
-        const double x12_ = M_*x8_;
-        const double x13_ = x10_*x8_;
-        const double x14_ = f_log1p(M_*x11_*x2_*x9_/(A_ + x13_) + x1_);
-        const double x15_ = 1.0/((A_*(x1_ + x12_ + 1.0) + x13_));
-        const double x16_ = f_log1p(M_*x11_*x15_*x2_*x9_ - x11_*x12_*x15_);
-        const double x17_ = x0_ + x14_;
+        const double x3_ = sqrt(x2_ + 0.25);
+        const double x4_ = 4.0*x2_ + 1.0;
+        const double x5_ = sqrt(x4_);
+        const double x6_ = f_atan(2.0*x2_, x5_);
+        const double x7_ = 0.6366197723675814*x6_;
+        const double x8_ = M_*(1.0 - A_);
+        const double x9_ = A_ + x8_;
+        const double x10_ = -2.5464790894703255*M_*x2_*x3_/x4_;
+        const double x11_ = M_*x7_;
+        const double x12_ = x7_*x8_;
+        const double x13_ = x10_*x9_/(A_ + x12_);
+        const double x14_ = x9_/(A_*(x11_ + 1.0 - M_) + x12_);
+        const double x15_ = log_near_one((-M_) - x13_, x1_ - x13_);
+        const double x16_ = f_log1p((-x10_*x14_) - x11_*x14_);
+        const double x17_ = x0_ + x15_;
         const double next_0 = x17_;
         const double next_1 = x16_;
         const double next_2 = x17_;
@@ -1089,49 +1134,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 }
 """,
     ),
-    "exponents_erf": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'f_atan', 'square'),
-        r"""
-enum { INPUTS = 3, OUTPUTS = 3 };
-static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
-    const double *restrict a_A = in[0];
-    const double *restrict a_M = in[1];
-    const double *restrict a_sigma_w = in[2];
-    double *restrict result_0 = out[0];
-    double *restrict result_1 = out[1];
-    double *restrict result_2 = out[2];
-    for (long i = 0; i < count; i++) {
-        const double A_ = a_A[i];
-        const double M_ = a_M[i];
-        const double sigma_w_ = a_sigma_w[i];
-        const double x0_ = f_log1p(-A_);
-        const double x1_ = square(sigma_w_);
-        const double x2_ = sqrt(x1_ + 0.25);
-        const double x3_ = 4.0*x1_ + 1.0;
-        const double x4_ = sqrt(x3_);
-        const double x5_ = f_atan(2.0*x1_, x4_);
-        const double x6_ = 0.6366197723675814*x5_;
-        const double x7_ = M_*(1.0 - A_);
-        const double x8_ = A_ + x7_;
-        const double x9_ = -2.5464790894703255*M_*x1_*x2_/x3_;
-        const double x10_ = M_*x6_;
-        const double x11_ = x6_*x7_;
-        const double x12_ = f_log1p((-M_) - x8_*x9_/(A_ + x11_));
-        const double x13_ = x8_/(A_*(x10_ + 1.0 - M_) + x11_);
-        const double x14_ = f_log1p((-x10_*x13_) - x13_*x9_);
-        const double x15_ = x0_ + x12_;
-        const double next_0 = x15_;
-        const double next_1 = x14_;
-        const double next_2 = x15_;
-        result_0[i] = next_0;
-        result_1[i] = next_1;
-        result_2[i] = next_2;
-    }
-}
-""",
-    ),
     "exponents_tanh": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'cell_of', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'cell_of', 'log_near_one', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1146,19 +1150,22 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
+    double a_x5[BLOCK];
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];
         const double sigma_w_ = a_sigma_w[i];
         const double x0_ = f_log1p(-A_);
         a_x0[i] = x0_;
-        const double x1_ = -M_;
+        const double x1_ = (1 - M_);
         a_x1[i] = x1_;
-        const double x2_ = square(sigma_w_);
+        const double x2_ = -M_;
         a_x2[i] = x2_;
+        const double x3_ = square(sigma_w_);
+        a_x3[i] = x3_;
     }
-    each_tanh_second_b371ff(count, a_x2, a_x3);
-    each_tanh_slope_second_c849a3(count, a_x2, a_x4);
+    each_tanh_second_b371ff(count, a_x3, a_x4);
+    each_tanh_slope_second_c849a3(count, a_x3, a_x5);
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];
@@ -1167,17 +1174,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = a_x2[i];
         const double x3_ = a_x3[i];
         const double x4_ = a_x4[i];
-        const double x5_ = M_*(1.0 - A_);
-        const double x6_ = A_ + x5_;
-        const double x7_ = M_*x3_;
-        const double x8_ = x3_*x5_;
-        const double x9_ = f_log1p(M_*x2_*x4_*x6_/(A_ + x8_) + x1_);
-        const double x10_ = 1.0/((A_*(x1_ + x7_ + 1.0) + x8_));
-        const double x11_ = f_log1p(M_*x10_*x2_*x4_*x6_ - x10_*x6_*x7_);
-        const double x12_ = x0_ + x9_;
-        const double next_0 = x12_;
-        const double next_1 = x11_;
-        const double next_2 = x12_;
+        const double x5_ = a_x5[i];
+        const double x6_ = M_*(1.0 - A_);
+        const double x7_ = A_ + x6_;
+        const double x8_ = M_*x4_;
+        const double x9_ = x4_*x6_;
+        const double x10_ = M_*x3_*x5_*x7_/(A_ + x9_);
+        const double x11_ = 1.0/((A_*(x2_ + x8_ + 1.0) + x9_));
+        const double x12_ = log_near_one(x10_ + x2_, x1_ + x10_);
+        const double x13_ = f_log1p(M_*x11_*x3_*x5_*x7_ - x11_*x7_*x8_);
+        const double x14_ = x0_ + x12_;
+        const double next_0 = x14_;
+        const double next_1 = x13_;
+        const double next_2 = x14_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;

@@ -551,7 +551,7 @@ def exponents_gelu(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 63 operations a point
+    # 65 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -564,29 +564,31 @@ def exponents_gelu(
             if _changed & 0b1:
                 x0 = np.log1p(-A)
             if _changed & 0b10:
-                x1 = -M
+                x1 = (1 - M)
+                x2 = -M
             if _changed & 0b100:
-                x2 = np.square(sigma_w)
-                x3 = np.sqrt(2*x2 + 1)
-                x4 = np.square(x2)
-                x5 = 5*x2
-                x6 = np.arctan(x2/x3)
-                x7 = 0.15915494309189535*x6
-                x8 = x2*x7 + 0.25*x2 - 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
-                x9 = 0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x2) + 1) + x7 + 0.25
+                x3 = np.square(sigma_w)
+                x4 = np.sqrt(2*x3 + 1)
+                x5 = np.square(x3)
+                x6 = 5*x3
+                x7 = np.arctan(x3/x4)
+                x8 = 0.15915494309189535*x7
+                x9 = x3*x8 + 0.25*x3 - 0.3183098861837907*x4*x5/((-3*x3) - 2*x5 - 1)
+                x10 = 0.15915494309189535*x3*x4*(x6 + 3)/(8*x5 + x6 + 4*np.square(sigma_w*x3) + 1) + x8 + 0.25
             if _changed & 0b11:
-                x10 = M*(1 - A)
-                x11 = A + x10
+                x11 = M*(1 - A)
+                x12 = A + x11
             if _changed & 0b110:
-                x12 = M*x8
-            x13 = x10*x8
-            x14 = np.log1p(M*x11*x2*x9/(A + x13) + x1)
-            x15 = 1/(A*(x1 + x12 + 1) + x13)
-            x16 = np.log1p(M*x11*x15*x2*x9 - x11*x12*x15)
-            x17 = x0 + x14
-            _to_lyapunov_angle[_at] = x17
-            _to_lyapunov_gradient_common[_at] = x16
-            _to_lyapunov_gradient_deviation[_at] = x17
+                x13 = M*x9
+            x14 = x11*x9
+            x15 = M*x10*x12*x3/(A + x14)
+            x16 = 1/(A*(x13 + x2 + 1) + x14)
+            x17 = _log_near_one(x15 + x2, x1 + x15)
+            x18 = np.log1p(M*x10*x12*x16*x3 - x12*x13*x16)
+            x19 = x0 + x17
+            _to_lyapunov_angle[_at] = x19
+            _to_lyapunov_gradient_common[_at] = x18
+            _to_lyapunov_gradient_deviation[_at] = x19
 
     _in_parts(_work, workers)
     return ExponentsGeluResult(
@@ -645,7 +647,7 @@ def exponents_erf(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 38 operations a point
+    # 40 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -657,27 +659,30 @@ def exponents_erf(
             ) = _values
             if _changed & 0b1:
                 x0 = np.log1p(-A)
+            if _changed & 0b10:
+                x1 = (1 - M)
             if _changed & 0b100:
-                x1 = np.square(sigma_w)
-                x2 = np.sqrt(x1 + 0.25)
-                x3 = 4*x1 + 1
-                x4 = np.sqrt(x3)
-                x5 = np.arctan(2*x1/x4)
-                x6 = 0.6366197723675814*x5
+                x2 = np.square(sigma_w)
+                x3 = np.sqrt(x2 + 0.25)
+                x4 = 4*x2 + 1
+                x5 = np.sqrt(x4)
+                x6 = np.arctan(2*x2/x5)
+                x7 = 0.6366197723675814*x6
             if _changed & 0b11:
-                x7 = M*(1 - A)
-                x8 = A + x7
+                x8 = M*(1 - A)
+                x9 = A + x8
             if _changed & 0b110:
-                x9 = -2.5464790894703255*M*x1*x2/x3
-                x10 = M*x6
-            x11 = x6*x7
-            x12 = np.log1p((-M) - x8*x9/(A + x11))
-            x13 = x8/(A*(x10 + 1 - M) + x11)
-            x14 = np.log1p((-x10*x13) - x13*x9)
-            x15 = x0 + x12
-            _to_lyapunov_angle[_at] = x15
-            _to_lyapunov_gradient_common[_at] = x14
-            _to_lyapunov_gradient_deviation[_at] = x15
+                x10 = -2.5464790894703255*M*x2*x3/x4
+                x11 = M*x7
+            x12 = x7*x8
+            x13 = x10*x9/(A + x12)
+            x14 = x9/(A*(x11 + 1 - M) + x12)
+            x15 = _log_near_one((-M) - x13, x1 - x13)
+            x16 = np.log1p((-x10*x14) - x11*x14)
+            x17 = x0 + x15
+            _to_lyapunov_angle[_at] = x17
+            _to_lyapunov_gradient_common[_at] = x16
+            _to_lyapunov_gradient_deviation[_at] = x17
 
     _in_parts(_work, workers)
     return ExponentsErfResult(
@@ -736,7 +741,7 @@ def exponents_tanh(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 76 operations a point
+    # 78 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -749,24 +754,26 @@ def exponents_tanh(
             if _changed & 0b1:
                 x0 = np.log1p(-A)
             if _changed & 0b10:
-                x1 = -M
+                x1 = (1 - M)
+                x2 = -M
             if _changed & 0b100:
-                x2 = np.square(sigma_w)
-                x3 = _tanh_second_b371ff(x2)
-                x4 = _tanh_slope_second_c849a3(x2)
+                x3 = np.square(sigma_w)
+                x4 = _tanh_second_b371ff(x3)
+                x5 = _tanh_slope_second_c849a3(x3)
             if _changed & 0b11:
-                x5 = M*(1 - A)
-                x6 = A + x5
+                x6 = M*(1 - A)
+                x7 = A + x6
             if _changed & 0b110:
-                x7 = M*x3
-            x8 = x3*x5
-            x9 = np.log1p(M*x2*x4*x6/(A + x8) + x1)
-            x10 = 1/(A*(x1 + x7 + 1) + x8)
-            x11 = np.log1p(M*x10*x2*x4*x6 - x10*x6*x7)
-            x12 = x0 + x9
-            _to_lyapunov_angle[_at] = x12
-            _to_lyapunov_gradient_common[_at] = x11
-            _to_lyapunov_gradient_deviation[_at] = x12
+                x8 = M*x4
+            x9 = x4*x6
+            x10 = M*x3*x5*x7/(A + x9)
+            x11 = 1/(A*(x2 + x8 + 1) + x9)
+            x12 = _log_near_one(x10 + x2, x1 + x10)
+            x13 = np.log1p(M*x11*x3*x5*x7 - x11*x7*x8)
+            x14 = x0 + x12
+            _to_lyapunov_angle[_at] = x14
+            _to_lyapunov_gradient_common[_at] = x13
+            _to_lyapunov_gradient_deviation[_at] = x14
 
     _in_parts(_work, workers)
     return ExponentsTanhResult(

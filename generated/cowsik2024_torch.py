@@ -438,28 +438,30 @@ def exponents_gelu(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 63 operations a point
+    # 65 operations a point
     x0 = torch.log1p(-A)
-    x1 = -M
-    x2 = torch.square(sigma_w)
-    x3 = torch.sqrt(2*x2 + 1)
-    x4 = torch.square(x2)
-    x5 = 5*x2
-    x6 = torch.arctan(x2/x3)
-    x7 = 0.15915494309189535*x6
-    x8 = x2*x7 + 0.25*x2 - 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
-    x9 = 0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*torch.square(sigma_w*x2) + 1) + x7 + 0.25
-    x10 = M*(1 - A)
-    x11 = A + x10
-    x12 = M*x8
-    x13 = x10*x8
-    x14 = torch.log1p(M*x11*x2*x9/(A + x13) + x1)
-    x15 = 1/(A*(x1 + x12 + 1) + x13)
-    x16 = torch.log1p(M*x11*x15*x2*x9 - x11*x12*x15)
-    x17 = x0 + x14
-    _to_lyapunov_angle = x17
-    _to_lyapunov_gradient_common = x16
-    _to_lyapunov_gradient_deviation = x17
+    x1 = (1 - M)
+    x2 = -M
+    x3 = torch.square(sigma_w)
+    x4 = torch.sqrt(2*x3 + 1)
+    x5 = torch.square(x3)
+    x6 = 5*x3
+    x7 = torch.arctan(x3/x4)
+    x8 = 0.15915494309189535*x7
+    x9 = x3*x8 + 0.25*x3 - 0.3183098861837907*x4*x5/((-3*x3) - 2*x5 - 1)
+    x10 = 0.15915494309189535*x3*x4*(x6 + 3)/(8*x5 + x6 + 4*torch.square(sigma_w*x3) + 1) + x8 + 0.25
+    x11 = M*(1 - A)
+    x12 = A + x11
+    x13 = M*x9
+    x14 = x11*x9
+    x15 = M*x10*x12*x3/(A + x14)
+    x16 = 1/(A*(x13 + x2 + 1) + x14)
+    x17 = _log_near_one(x15 + x2, x1 + x15)
+    x18 = torch.log1p(M*x10*x12*x16*x3 - x12*x13*x16)
+    x19 = x0 + x17
+    _to_lyapunov_angle = x19
+    _to_lyapunov_gradient_common = x18
+    _to_lyapunov_gradient_deviation = x19
     return ExponentsGeluResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -511,26 +513,28 @@ def exponents_erf(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 38 operations a point
+    # 40 operations a point
     x0 = torch.log1p(-A)
-    x1 = torch.square(sigma_w)
-    x2 = torch.sqrt(x1 + 0.25)
-    x3 = 4*x1 + 1
-    x4 = torch.sqrt(x3)
-    x5 = torch.arctan(2*x1/x4)
-    x6 = 0.6366197723675814*x5
-    x7 = M*(1 - A)
-    x8 = A + x7
-    x9 = -2.5464790894703255*M*x1*x2/x3
-    x10 = M*x6
-    x11 = x6*x7
-    x12 = torch.log1p((-M) - x8*x9/(A + x11))
-    x13 = x8/(A*(x10 + 1 - M) + x11)
-    x14 = torch.log1p((-x10*x13) - x13*x9)
-    x15 = x0 + x12
-    _to_lyapunov_angle = x15
-    _to_lyapunov_gradient_common = x14
-    _to_lyapunov_gradient_deviation = x15
+    x1 = (1 - M)
+    x2 = torch.square(sigma_w)
+    x3 = torch.sqrt(x2 + 0.25)
+    x4 = 4*x2 + 1
+    x5 = torch.sqrt(x4)
+    x6 = torch.arctan(2*x2/x5)
+    x7 = 0.6366197723675814*x6
+    x8 = M*(1 - A)
+    x9 = A + x8
+    x10 = -2.5464790894703255*M*x2*x3/x4
+    x11 = M*x7
+    x12 = x7*x8
+    x13 = x10*x9/(A + x12)
+    x14 = x9/(A*(x11 + 1 - M) + x12)
+    x15 = _log_near_one((-M) - x13, x1 - x13)
+    x16 = torch.log1p((-x10*x14) - x11*x14)
+    x17 = x0 + x15
+    _to_lyapunov_angle = x17
+    _to_lyapunov_gradient_common = x16
+    _to_lyapunov_gradient_deviation = x17
     return ExponentsErfResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -582,23 +586,25 @@ def exponents_tanh(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 76 operations a point
+    # 78 operations a point
     x0 = torch.log1p(-A)
-    x1 = -M
-    x2 = torch.square(sigma_w)
-    x3 = _tanh_second_b371ff(x2)
-    x4 = _tanh_slope_second_c849a3(x2)
-    x5 = M*(1 - A)
-    x6 = A + x5
-    x7 = M*x3
-    x8 = x3*x5
-    x9 = torch.log1p(M*x2*x4*x6/(A + x8) + x1)
-    x10 = 1/(A*(x1 + x7 + 1) + x8)
-    x11 = torch.log1p(M*x10*x2*x4*x6 - x10*x6*x7)
-    x12 = x0 + x9
-    _to_lyapunov_angle = x12
-    _to_lyapunov_gradient_common = x11
-    _to_lyapunov_gradient_deviation = x12
+    x1 = (1 - M)
+    x2 = -M
+    x3 = torch.square(sigma_w)
+    x4 = _tanh_second_b371ff(x3)
+    x5 = _tanh_slope_second_c849a3(x3)
+    x6 = M*(1 - A)
+    x7 = A + x6
+    x8 = M*x4
+    x9 = x4*x6
+    x10 = M*x3*x5*x7/(A + x9)
+    x11 = 1/(A*(x2 + x8 + 1) + x9)
+    x12 = _log_near_one(x10 + x2, x1 + x10)
+    x13 = torch.log1p(M*x11*x3*x5*x7 - x11*x7*x8)
+    x14 = x0 + x12
+    _to_lyapunov_angle = x14
+    _to_lyapunov_gradient_common = x13
+    _to_lyapunov_gradient_deviation = x14
     return ExponentsTanhResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),

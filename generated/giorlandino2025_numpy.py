@@ -1570,29 +1570,26 @@ def overlap_annealed(
                 x3 = np.log(n)
             if _changed & 0b1000:
                 x4 = np.square(beta_a)
-            if _changed & 0b100000:
-                x5 = 0.5*gain_w
-                x6 = x5
             if _changed & 0b10000000:
-                x7 = np.square(alpha_sa)
+                x5 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x8 = np.square(alpha_mlp)
+                x6 = np.square(alpha_mlp)
             if _changed & 0b1100:
-                x9 = x3*x4
-                x10 = x9
-                x11 = -x9
+                x7 = x3*x4
+                x8 = x7
+                x9 = -x7
             if _changed & 0b10100:
-                x12 = gain_v*x2
+                x10 = gain_v*x2
             if _changed & 0b1100000:
-                x13 = gain_w + sigma_b2
-                x14 = x13*x5
+                x11 = gain_w + sigma_b2
+                x12 = 0.5*gain_w*x11
             if _changed & 0b11000000:
-                x15 = sigma_b2 + x7
+                x13 = sigma_b2 + x5
             if _changed & 0b101100000:
-                x16 = sigma_b2 + x14 + x8
-                x17 = 1/x16
-                x18 = gain_w*x17
-                x19 = x17*x8
+                x14 = sigma_b2 + x12 + x6
+                x15 = 1/x14
+                x16 = x15*x6
+                x17 = gain_w*x15
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -1601,46 +1598,44 @@ def overlap_annealed(
             _array_4 = np.empty(_shape_511)
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
-            _array_7 = np.empty(_shape_511)
             gap_X = np.full(_shape_511, x1, dtype=float)
             _least = np.min(L)
             for _layer in range(int(np.max(L))):
-                np.multiply(x10, gap_X, out=_array_0)
+                np.multiply(x8, gap_X, out=_array_0)
                 np.exp(_array_0, out=_array_0)
                 np.square(gap_X, out=_array_1)
-                np.multiply(x11, _array_1, out=_array_1)
+                np.multiply(x9, _array_1, out=_array_1)
                 np.expm1(_array_1, out=_array_1)
                 _made_5 = _times_growth(gap_X*x2, _array_0)
-                x22 = _made_5
-                _made_7 = _times_growth(gap_X*x12, _array_1)
-                x23 = _made_7
-                _made_9 = _times_growth(x23, _array_0)
-                x24 = _made_9
-                np.multiply(x7, gap_X, out=_array_1)
-                np.subtract(_array_1, x24, out=_array_1)
-                np.add(x22, 1, out=_array_0)
-                np.subtract(_array_0, gap_X, out=_array_0)
-                np.multiply(gain_v, _array_0, out=_array_0)
-                np.add(_array_0, x15, out=_array_0)
+                x20 = _made_5
+                _made_7 = _times_growth(gap_X*x10, _array_1)
+                x21 = _made_7
+                _made_9 = _times_growth(gain_v, x20 + 1 - gap_X)
+                x22 = _made_9
+                _made_11 = _times_growth(x21, _array_0)
+                x23 = _made_11
+                np.multiply(x5, gap_X, out=_array_1)
+                np.subtract(_array_1, x23, out=_array_1)
+                _made_15 = _times_growth(gain_w, _array_1)
+                x25 = _made_15
+                np.add(x13, x22, out=_array_0)
                 np.divide(1.0, _array_0, out=_array_0)
-                np.multiply(_array_1, _array_0, out=_array_2)
-                np.multiply(gain_w, _array_2, out=_array_3)
-                _arc_cosine_1(_array_3, x13, _array_4, _array_5, _array_6, _array_7)
-                np.multiply(x6, _array_1, out=_array_1)
-                np.multiply(_array_1, _array_0, out=_array_1)
-                np.multiply(0.15915494309189535, _array_4, out=_array_4)
-                np.subtract(_array_1, _array_4, out=_array_1)
-                np.multiply(x18, _array_1, out=_array_1)
-                np.multiply(x19, _array_2, out=_array_2)
-                np.add(_array_1, _array_2, out=_array_1)
+                np.multiply(x25, _array_0, out=_array_2)
+                _arc_cosine_1(_array_2, x11, _array_3, _array_4, _array_5, _array_6)
+                _made_21 = _times_growth(x16, _array_1)
+                x29 = _made_21
+                _made_23 = _times_growth(x17, 0.5*_array_2 - 0.15915494309189535*_array_3)
+                x30 = _made_23
+                np.multiply(_array_0, x29, out=_array_0)
+                np.add(_array_0, x30, out=_array_0)
                 if _layer >= _least:
-                    np.copyto(_array_1, gap_X, where=_layer >= L)
-                gap_X, _array_1 = _array_1, gap_X
+                    np.copyto(_array_0, gap_X, where=_layer >= L)
+                gap_X, _array_0 = _array_0, gap_X
                 if _layer % _SETTLE_EVERY == 0:
                     if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_1)
+                        np.array_equal(gap_X, _array_0)
                     ):
                         break
             _to_overlap[_at] = 1 - gap_X

@@ -1522,38 +1522,40 @@ def overlap_annealed(
     x2 = 1/n
     x3 = torch.log(n)
     x4 = torch.square(beta_a)
-    x5 = 0.5*gain_w
-    x6 = x5
-    x7 = torch.square(alpha_sa)
-    x8 = torch.square(alpha_mlp)
-    x9 = x3*x4
-    x10 = x9
-    x11 = -x9
-    x12 = gain_v*x2
-    x13 = gain_w + sigma_b2
-    x14 = x13*x5
-    x15 = sigma_b2 + x7
-    x16 = sigma_b2 + x14 + x8
-    x17 = 1/x16
-    x18 = gain_w*x17
-    x19 = x17*x8
+    x5 = torch.square(alpha_sa)
+    x6 = torch.square(alpha_mlp)
+    x7 = x3*x4
+    x8 = x7
+    x9 = -x7
+    x10 = gain_v*x2
+    x11 = gain_w + sigma_b2
+    x12 = 0.5*gain_w*x11
+    x13 = sigma_b2 + x5
+    x14 = sigma_b2 + x12 + x6
+    x15 = 1/x14
+    x16 = x15*x6
+    x17 = gain_w*x15
     _like = rho
     _state = (
         x1,
     )
     for _layer in range(int(L.max())):
         gap_X, = _state
-        x20 = torch.exp(gap_X*x10)
-        x21 = torch.expm1(x11*torch.square(gap_X))
-        x22 = _times_growth(gap_X*x2, x20)
-        x23 = _times_growth(gap_X*x12, x21)
-        x24 = _times_growth(x23, x20)
-        x25 = gap_X*x7 - x24
-        x26 = 1/(gain_v*(x22 + 1 - gap_X) + x15)
+        x18 = torch.exp(gap_X*x8)
+        x19 = torch.expm1(x9*torch.square(gap_X))
+        x20 = _times_growth(gap_X*x2, x18)
+        x21 = _times_growth(gap_X*x10, x19)
+        x22 = _times_growth(gain_v, x20 + 1 - gap_X)
+        x23 = _times_growth(x21, x18)
+        x24 = gap_X*x5 - x23
+        x25 = _times_growth(gain_w, x24)
+        x26 = 1/(x13 + x22)
         x27 = x25*x26
-        x28 = _arc_cosine_1(gain_w*x27, x13)
+        x28 = _arc_cosine_1(x27, x11)
+        x29 = _times_growth(x16, x24)
+        x30 = _times_growth(x17, 0.5*x27 - 0.15915494309189535*x28)
         _next = (
-            x18*(x25*x26*x6 - 0.15915494309189535*x28) + x19*x27,
+            x26*x29 + x30,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))

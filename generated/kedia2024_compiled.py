@@ -4912,7 +4912,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sin_moments": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'times_growth'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4932,16 +4932,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = f_expm1(x1_);
         const double x3_ = f_exp(x1_);
         const double x4_ = f_expm1(-gap_);
-        const double x5_ = 0.5*x4_;
-        const double x6_ = gap_ + x1_;
-        const double x7_ = f_exp(x6_);
-        const double x8_ = f_expm1(x6_);
+        const double x5_ = gap_ + x1_;
+        const double x6_ = f_exp(x5_);
+        const double x7_ = f_expm1(x5_);
+        const double x8_ = times_growth(x4_, x6_ + 1.0);
         const double next_0 = 0.0;
         const double next_1 = -0.5*x2_;
-        const double next_2 = -x5_*(x7_ + 1.0);
+        const double next_2 = -0.5*x8_;
         const double next_3 = x0_;
         const double next_4 = 0.5*x3_ + 0.5;
-        const double next_5 = x5_*x8_;
+        const double next_5 = 0.5*x4_*x7_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;

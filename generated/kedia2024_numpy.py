@@ -3487,7 +3487,7 @@ def sin_moments(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 21 operations a point
+    # 22 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3507,16 +3507,16 @@ def sin_moments(
                 x3 = np.exp(x1)
             if _changed & 0b10:
                 x4 = np.expm1(-gap)
-                x5 = 0.5*x4
-            x6 = gap + x1
-            x7 = np.exp(x6)
-            x8 = np.expm1(x6)
+            x5 = gap + x1
+            x6 = np.exp(x5)
+            x7 = np.expm1(x5)
+            x8 = _times_growth(x4, x6 + 1)
             _to_mean[_at] = 0
             _to_second[_at] = -0.5*x2
-            _to_change[_at] = -x5*(x7 + 1)
+            _to_change[_at] = -0.5*x8
             _to_slope_mean[_at] = x0
             _to_slope_second[_at] = 0.5*x3 + 0.5
-            _to_slope_change[_at] = x5*x8
+            _to_slope_change[_at] = 0.5*x4*x7
 
     _in_parts(_work, workers)
     return SinMomentsResult(

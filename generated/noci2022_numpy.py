@@ -2786,7 +2786,7 @@ def norm_second_moment(
         ('sigma_down2', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_second_moment = np.empty(_shape)
-    # 317 operations a point
+    # 322 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2803,111 +2803,124 @@ def norm_second_moment(
                 x3 = np.square(x0)
             if _changed & 0b10000000:
                 x4 = np.square(d_F)
-                x5 = 8*d_F
-                x6 = 4*d_F
-                x7 = np.square(x4)
+                x5 = np.square(x4)
             if _changed & 0b100000000:
-                x8 = np.square(alpha_1)
+                x6 = np.square(alpha_1)
             if _changed & 0b1000000000:
-                x9 = np.square(alpha_2)
-                x10 = np.square(x9)
+                x7 = np.square(alpha_2)
+                x8 = np.square(x7)
             if _changed & 0b100000000000:
-                x11 = np.square(sigma_up2)
+                x9 = np.square(sigma_up2)
             if _changed & 0b1000000000000:
-                x12 = np.square(sigma_down2)
+                x10 = np.square(sigma_down2)
             if _changed & 0b10000010:
+                x11 = d*d_F
+                x12 = d_F*x0
                 x13 = x0*x4
-                x14 = d*x4
-                x15 = x0*x7
-                x16 = x3*x4
-                x17 = x2*x4
-                x18 = d_F*x13
+                x14 = x0*x5
+                x15 = x3*x4
             if _changed & 0b10100000000:
-                x19 = np.square(sigma_v2)*np.square(x8)
-                x20 = sigma_v2*x8
-                x21 = 16*x20
-                x22 = 4*x20
-                x23 = 8*x19
-                x24 = 2*x20
-                x25 = 16*x19
+                x16 = np.square(sigma_v2)*np.square(x6)
+                x17 = sigma_v2*x6
+                x18 = 16*x17
+                x19 = 4*x17
+                x20 = 8*x16
+                x21 = 16*x16
             if _changed & 0b1100000000000:
-                x26 = sigma_down2*sigma_up2
+                x22 = sigma_down2*sigma_up2
+                x23 = x10*x9
             if _changed & 0b10100000010:
-                x27 = x0*x19
-                x28 = d*x20
-                x29 = 4*x27
-                x30 = 2*x28
-                x31 = _log1p(x1*x19 + x22 + x27 + x30)
+                x24 = x0*x16
+                x25 = d*x17
+                x26 = x16*x2
+                x27 = x17*x2
+                x28 = 4*x24
+                x29 = x2*x20
+                x30 = 16*x26
+                x31 = 2*x25
+                x32 = _log1p(x1*x16 + x19 + x24 + x31)
+            if _changed & 0b10110000000:
+                x33 = d_F*x17
             if _changed & 0b1101000000000:
-                x32 = x26*x9
-                x33 = x11*x12*x26*np.square(alpha_2*x9)
-                x34 = x10*x11*x12
-                x35 = np.square(x10)*np.square(x11)*np.square(x12)
-                x36 = 36*x33
-                x37 = 9*x35
-                x38 = 18*x35
+                x34 = x22*x7
+                x35 = x23*x8
+                x36 = np.square(x10)*np.square(x8)*np.square(x9)
+                x37 = x22*x23*np.square(alpha_2*x7)
+                x38 = 9*x36
+                x39 = 36*x37
             if _changed & 0b10110000010:
-                x39 = x17*x25
+                x40 = x13*x17
+                x41 = x2*x33
+            if _changed & 0b1101000000010:
+                x42 = d*x34
+                x43 = x0*x34
             if _changed & 0b1101010000000:
-                x40 = d_F*x32
-                x41 = x33*x4
-                x42 = x34*x4
-                x43 = d_F*x34
-                x44 = 4*x40
-                x45 = x35*x7
+                x44 = d_F*x34
+                x45 = 2*x44
                 x46 = x35*x4
-                x47 = 2*x40
+                x47 = 4*x44
+                x48 = d_F*x35
+                x49 = x36*x4
+                x50 = x37*x4
+                x51 = x36*x5
+                x52 = x39*x4
+                x53 = 18*x49
+                x54 = d_F*x49
             if _changed & 0b1101010000010:
-                x48 = d*x40
-                x49 = x14*x36
-                x50 = x16*x35
-                x51 = x16*x33
-                x52 = x0*x43
-                x53 = x0*x42
-                x54 = x2*x43
-                x55 = x17*x38
-                x56 = d_F*x50
-                x57 = d*x42
-                x58 = d*x43
-                x59 = d*x32 + x0*x32 + x48 + 2
-                x60 = 2*x52
-                x61 = 0.5*x57
-                x62 = 0.5*x52
-                x63 = x1*x40 + x53
-                x64 = np.log1p(x58 + x63 - x47 - x52 - x57)
-                x65 = _log1p(x1*x42 + x44 + 4*x58 + x60 + x63)
-                x66 = x40 + 2.5*x58 + x61 + x62 + x63
-            if _changed & 0b1111100000000:
-                x67 = x20*x33
-                x68 = x20*x35
+                x55 = x11*x35
+                x56 = x12*x35
+                x57 = d_F*x42
+                x58 = x15*x36
+                x59 = x15*x37
+                x60 = d*x46
+                x61 = x0*x46
+                x62 = 2*x56
+                x63 = x44*(x42 + x43 + x57 + 2)
+                x64 = 0.5*x56
+                x65 = 2*x57 + x61
+                x66 = x2*x53
+                x67 = 0.5*x60
+                x68 = np.log1p(x55 + x65 - x45 - x56 - x60)
+                x69 = _log1p(x1*x46 + x47 + 4*x55 + x62 + x65)
+                x70 = x44 + 2.5*x55 + x64 + x65 + x67
             if _changed & 0b1101010000110:
-                x69 = _geometric_sum(x64, x65, L)
-                x70 = np.exp(L*x64)
+                x71 = _geometric_sum(x68, x69, L)
+                x72 = np.exp(L*x68)
+                x73 = _times_growth(x45 + x55 + x56 + x60, x71)
             if _changed & 0b1111110000000:
-                x71 = x19*x42
-                x72 = x19*x45
+                x74 = x16*x46
+                x75 = x17*x49
+                x76 = x21*x50
+                x77 = x16*x51
+            if _changed & 0b1101010010110:
+                x78 = _times_growth(np.square(T_X), x72 + x73)
+            if _changed & 0b1101010100110:
+                x79 = _times_growth(G_2*x63, x71)
             if _changed & 0b1111110000010:
-                x73 = x28*x41
-                x74 = x14*x25*x33
-                x75 = x17*x67
-                x76 = x28*x43
-                x77 = x28*x42
-                x78 = 28*x17*x68
-                x79 = x19*x50
-                x80 = x35*x39
-                x81 = np.sqrt(d*x19*x51*x6 + d*x23*x56 + d_F*x33*x39 + d_F*x49 + d_F*x55 + 16*d_F*x73 + d_F*x74 + d_F*x78 + d_F*x80 + x13*x36 + x13*x37 + 56*x13*x67 + 20*x13*x68 + x15*x22*x35 + x15*x37 + x16*x37 + x17*x23*x33 + x18*x38 + 64*x18*x67 + 24*x18*x68 + x19*x2*x44 + x2*x21*x45 + 6*x20*x52 + 22*x20*x56 + x21*x40 + x21*x42 + x21*x50 + x23*x48 + x23*x54 + x25*x51 + 32*x27*x41 + 20*x27*x42 + x27*x46*x5 + x27 + 8*x28*x50 + x29*x43 + x29*x45 + x29*x46 + 6*x3*x71 + 4*x3*x72 + 36*x42 + x49 + x55 + x6*x79 + 16*x71 + x72*np.square(x2) + 48*x73 + x74 + 44*x75 + 8*x76 + 72*x77 + x78 + 16*x79 + x80 - 10*x20*x53 - x22*x48 - x22*x51 - x24*x3*x45 - x24*x54 - x30*x56 - x5*x75)
-                x82 = 0.5*x81
-                x83 = x0*x20*x40 + 0.5*x2*x20*x42 + x20*x47 + x20*x60 + 0.5*x28 + x76 + x77
-                x84 = np.log1p(x66 + x83 - x82)
-                x85 = x82 + x83
-                x86 = np.log1p(x66 + x85)
+                x80 = x25*x48
+                x81 = x25*x46
+                x82 = x25*x50
+                x83 = x16*x58
+                x84 = x17*x45 + x17*x62 + 0.5*x25 + 0.5*x27*x46 + x33*x43 + x80 + x81
+                x85 = np.sqrt(d*x52 + d*x76 + d_F*x30*x50 + d_F*x66 + 16*d_F*x82 + 4*d_F*x83 + 4*x11*x16*x59 + x11*x20*x58 + x11*x52 + x11*x76 + 64*x12*x17*x50 + x12*x53 + 24*x12*x75 + x13*x38 + x13*x39 + x14*x19*x36 + x14*x38 + x15*x38 + 6*x17*x56 + x18*x2*x51 + x18*x44 + x18*x46 + x18*x58 + 28*x2*x75 + x20*x57 + x21*x59 + 20*x24*x46 + 32*x24*x50 + 8*x24*x54 + x24 + 8*x25*x58 + x26*x47 + 44*x27*x50 + x28*x48 + x28*x49 + x28*x51 + x29*x48 + x29*x50 + 6*x3*x74 + 4*x3*x77 + x30*x49 + x30*x54 + 22*x33*x58 + 20*x36*x40 + 56*x37*x40 + 28*x41*x49 + 36*x46 + x66 + 16*x74 + x77*np.square(x2) + 8*x80 + 72*x81 + 48*x82 + 16*x83 - d_F*x31*x58 - 2*x17*x3*x51 - 10*x17*x61 - x19*x57 - x19*x59 - 2*x35*x41 - 8*x41*x50)
+                x86 = 0.5*x85
+                x87 = np.log1p(x70 + x84 - x86)
+                x88 = x84 + x86
+                x89 = np.log1p(x70 + x88)
             if _changed & 0b1111110000110:
-                x87 = np.exp(L*(x31 + x65))
-                x88 = np.exp(L*x84)
-                x89 = _geometric_sum(x84, x86, L)
+                x90 = np.exp(L*(x32 + x69))
+                x91 = np.exp(L*x87)
+                x92 = _geometric_sum(x87, x89, L)
+                x93 = _times_growth(x88 - x44 - 0.5*x55 - x64 - x67, x92)
+            if _changed & 0b1111111000110:
+                x94 = _times_growth(Q_X*x63, x92)
             if _changed & 0b1111110001111:
-                x90 = _times_growth(np.square(C)/np.square(n), x87)
-            _to_second_moment[_at] = G_2*x47*x59*x69 + x90 + (x69*(x47 + x52 + x57 + x58) + x70)*np.square(T_X) + (2*C*T_X*(x88 + x89*(x85 - x40 - 0.5*x58 - x61 - x62)) + Q_X*x44*x59*x89)/n
+                x95 = _times_growth(np.square(C)/np.square(n), x90)
+            if _changed & 0b1111110011110:
+                x96 = _times_growth(C*T_X, x91 + x93)
+            if _changed & 0b1111111011111:
+                x97 = (1/n)*(4*x94 + 2*x96)
+            _to_second_moment[_at] = x78 + 2*x79 + x95 + x97
 
     _in_parts(_work, workers)
     return _to_second_moment[()]

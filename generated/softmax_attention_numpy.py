@@ -1230,9 +1230,10 @@ def _softmax_layer_exact_pair(a, n, D, d_k, x):
     x37 = _times_growth(x35, x30)
     x38 = _times_growth(x35*x5, x30)
     x39 = _times_growth(x35*(x4 + 1), x30)
+    x40 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36)
     return [
         -x32,
-        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36) - x32,
+        x40 - x32,
         x33,
         x37,
         x28,
@@ -1699,9 +1700,10 @@ def _softmax_layer_exact_unit_normal_pair(a, n, D, d_k, x):
     x37 = _times_growth(x35, x30)
     x38 = _times_growth(x35*x5, x30)
     x39 = _times_growth(x35*(x4 + 1), x30)
+    x40 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36)
     return [
         -x32,
-        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36) - x32,
+        x40 - x32,
         x33,
         x37,
         x28,
@@ -2189,9 +2191,10 @@ def _softmax_layer_exact_normed_normal_pair(a, n, D, d_k, x):
     x37 = _times_growth(x35, x30)
     x38 = _times_growth(x35*x5, x30)
     x39 = _times_growth(x35*(x4 + 1), x30)
+    x40 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36)
     return [
         -x32,
-        a*x4*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36) - x32,
+        x40 - x32,
         x33,
         x37,
         x28,

@@ -23,7 +23,7 @@ from symprop.codegen import cells
 from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
-from symprop.core.expression import without_cancellation
+from symprop.core.expression import is_share, without_cancellation
 from symprop.core.symbols import is_registered, layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
@@ -88,6 +88,10 @@ class GrowthLog(_Lowered):
 
 class LogNearOne(_Lowered):
     """log(1 + x), given x and a form of 1 + x in which nothing cancels, for x near -1."""
+
+
+class Complement(_Lowered):
+    """1 - x of x in [0, 1], taken before anything is added to it."""
 
 
 class BoundedExponent(_Lowered):
@@ -214,6 +218,9 @@ def _mean_key(node: sp.Expr) -> tuple[Any, ...]:
 
 class LogGeometricSum(_Lowered):
     """The geometric sum of (e^a, e^b, depth), given a, b and the depth."""
+
+
+_GROWTHS = (Exp, Expm1, LogGeometricSum)
 
 
 @dataclass(frozen=True)
@@ -547,10 +554,10 @@ class _Lowering:
         exponents += [self.lower(exponent) * self.sum_of_logs(terms) for exponent, terms in powers.items()]
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
-        for kind in (Expm1, Exp):
-            growth = [factor for factor in plain if isinstance(factor, kind) and _grows(factor)]
+        for kind in (Expm1, Exp, LogGeometricSum, sp.Add):
+            growth = [factor for factor in plain if isinstance(factor, kind) and factor.has(*_GROWTHS) and _grows(factor)]
             # What grows in a divisor may cancel the growth.
-            steady = [factor for factor in plain if _can_vanish(factor) or not factor.has(Exp, Expm1)]
+            steady = [factor for factor in plain if _can_vanish(factor) or not factor.has(*_GROWTHS)]
             rest = [factor for factor in steady if factor not in growth]
             others = [factor for factor in plain if factor not in growth and factor not in rest]
             if any(map(_overflows, growth)) and any(map(_can_vanish, rest)):
@@ -574,7 +581,10 @@ class _Lowering:
             return GrowthLog(self.lower(rest))
         whole = None if (-rest).is_Symbol or rest.has(*_OPAQUE) else without_cancellation(1 + rest)
         if whole is None:
-            return Log1p(self.lower(rest))
+            share = next((-term for term in rest.args if is_share(-term)), None) if rest.is_Add else None
+            if share is None:
+                return Log1p(self.lower(rest))
+            return LogNearOne(self.lower(rest), Complement(share) + self.lower(rest + share))
         over, under = sp.fraction(rest)
         sign = -1 if under.could_extract_minus_sign() else 1
         positive = without_cancellation(sign * under)
@@ -650,7 +660,7 @@ def _grows(growth: sp.Expr) -> bool:
 
 
 def _overflows(growth: sp.Expr) -> bool:
-    return not isinstance(growth.args[0], BoundedExponent)
+    return any(not isinstance(item.args[0], BoundedExponent) for item in growth.atoms(*_GROWTHS))
 
 
 def _can_vanish(factor: sp.Expr) -> bool:

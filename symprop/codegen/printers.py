@@ -174,6 +174,8 @@ class _Printer(StrPrinter):
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
         if kind is lowering.Grouped:
             return f"({self._print(expr.args[0])})*{self.parenthesize(expr.args[1], PRECEDENCE['Pow'])}"
+        if kind is lowering.Complement:
+            return f"(1 - {self.parenthesize(expr.args[0], PRECEDENCE['Pow'])})"
         if kind is Str:
             return str(expr.name)
         if kind in (lowering.SoftmaxRow, lowering.SoftmaxPair, lowering.Entry) and self.backend == "compiled":

@@ -108,7 +108,7 @@ def without_cancellation(expression: sp.Expr) -> sp.Expr | None:
     total, sign = sp.S.One, sp.S.One
     for factor in sp.Mul.make_args(factored(expression)):
         base, exponent = factor.as_base_exp()
-        shares = [symbol for symbol in sorted(base.free_symbols, key=str) if _is_share(symbol)]
+        shares = [symbol for symbol in sorted(base.free_symbols, key=str) if is_share(symbol)]
         if not base.is_polynomial(*shares):
             return None
         if not shares and exponent.is_Integer and _is_one_difference(base):
@@ -129,7 +129,8 @@ def _is_one_difference(base: sp.Expr) -> bool:
     return bool(rest.is_Symbol or (-rest).is_Symbol) and constant.is_Rational
 
 
-def _is_share(symbol: sp.Symbol) -> bool:
+def is_share(symbol: sp.Expr) -> bool:
+    """Whether it is a registered symbol of range [0, 1]."""
     return symbols.is_registered(symbol) and symbols.info(symbol).domain.bounds() == (0.0, 1.0)
 
 
