@@ -72,6 +72,11 @@ def test_rotation_has_complex_multipliers():
     assert np.isclose(float(abs(point.multipliers[0])), 0.5, rtol=1e-15)
 
 
+def test_a_point_on_the_grid_is_found_once():
+    (point,) = find_interior(LayerMap({q: sp.Integer(1), gap: gap * (1 + sp.Rational(1, 10) - gap)}), digits=15)
+    assert abs(point.gap - sp.Rational(1, 10)) < 1e-15
+
+
 def test_refusals():
     with pytest.raises(InputError, match="a = missing"):
         find_interior(LayerMap({q: sp.Integer(1), gap: a * gap}))

@@ -180,6 +180,9 @@ def test_the_fluctuating_variance():
     got = softmax_numeric.averaged_moments([(Y, 0), (Y, 1)], 2.0, 9.0, None, 0.2)
     for k in (0, 1):
         assert got[k] == pytest.approx(float(sp.N(Participation(2, 9, sp.oo, w, k), 15)), rel=1e-12)
+    for k, scale in enumerate((sp.S.One, sp.S.One, 1 + w, (1 + w) * (1 + 2 * w))):
+        # Equal weights whatever the scale: E G^k/n.
+        assert Participation(0, 9, sp.oo, w, k) == scale / 9
     sample = np.random.default_rng(2).gamma(5, 0.2, 40_000)
     drawn = row([Y], 2 * sample, 9.0)[0]
     assert abs(got[0] - drawn.mean()) < 4 * drawn.std() / 200
