@@ -9,7 +9,7 @@ import sympy as sp
 from symprop.core.errors import InputError, RefusedError
 from symprop.functions.causal_numeric import equal_scores, overlap_and_slope
 from symprop.functions.rotary_means import CENTRED, LAG, NORMAL, SCALE, RotaryAverage, RotaryMean
-from symprop.functions.rotary_numeric import frequencies
+from symprop.functions.rotary_numeric import frequencies, lag_averages
 from symprop.functions.softmax_numeric import pair_moments
 from symprop.functions.softmax_overlap import JacobianOverlap, Participation, RowOverlap, jacobian_square
 from symprop.functions.softmax_values import value as double
@@ -162,3 +162,13 @@ def test_bad_averages_are_refused_by_name():
     step = 1e-4
     slope = (number(mean.subs({a: 1 + step, n: 5})) - number(mean.subs({a: 1 - step, n: 5}))) / (2 * step)
     assert number(mean.diff(a).subs({a: 1, n: 5})) == pytest.approx(slope, rel=1e-6)
+
+
+def test_averages_of_rotary_positions_belong_to_their_settings():
+    counts, bases = np.array([5, 9, 5]), np.array([[10.0], [1e4]])
+    found = lag_averages(counts, 8, 4, bases)
+    assert found.shape == (4, 2, 3)
+    for place, kind in enumerate(("coherence", "square", "sharing", "peak")):
+        for row, base in enumerate(bases.ravel()):
+            expected = [RotaryAverage(kind, int(count), 8, 4, sp.Float(base)).in_double() for count in counts]
+            np.testing.assert_array_equal(found[place, row], expected)
