@@ -93,6 +93,19 @@ def test_against_autograd(oracle, name):
         assert abs(theory[key] - mean) < 4 * error + order * abs(mean), (key, theory[key], mean, error)
 
 
+def test_a_query_bias_has_the_gradient_of_what_it_adds_to_queries():
+    x = Signal(q=sp.S.One, gap=sp.S.One, tokens=sp.Integer(8), width=sp.Integer(64), gaussian=True)
+
+    def gradients(bias):
+        layer = Attention(64, sp.Rational(1, 64), 32, sp.Rational(1, 64), sp.Rational(1, 64), query_bias=bias)
+        return layer.weight_gradients(Gradient(sp.S.One, sp.S.One), x)
+
+    without, little = gradients(0), gradients(sp.Rational(1, 10**6))
+    # Its gradient is that of the query times 1, that of a weight the same times a coordinate; both are of variance one.
+    ratio = float(sp.N(little.query_bias / little.query, 15))
+    assert without.query_bias == 0 and 0.5 / 64 < ratio < 2 / 64
+
+
 @pytest.mark.parametrize("std", [pytest.param(2.0, marks=pytest.mark.slow), 4.0])
 def test_the_reference_level_against_autograd(oracle, std):
     cell = oracle.Cell(n=16, d=64, d_k=64, r=0.4, r_g=0.3, std=std)

@@ -290,6 +290,11 @@ def test_ends_of_two_rows():
         assert trace(one) == pytest.approx(y - 2 * cube + square, rel=1e-10)
 
 
+def test_a_row_of_one_key_is_certain_unless_others_see_more():
+    assert RowOverlap(2, 1, 1) == 1
+    assert number(RowOverlap(2, 1, 1, 3)) < 1
+
+
 def test_rows_of_unequal_length():
     # Values of an independent implementation of the nested integrals.
     for (short, long, scale, rho), wanted in (((12, 24, 0.13, 0.8), 0.92503), ((5, 20, 0.3, 0.8), 0.8146)):
