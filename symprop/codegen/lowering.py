@@ -221,6 +221,7 @@ class LogGeometricSum(_Lowered):
 
 
 _GROWTHS = (Exp, Expm1, LogGeometricSum)
+"""What may leave the range of doubles where its argument is ordinary."""
 
 
 @dataclass(frozen=True)
