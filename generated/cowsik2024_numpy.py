@@ -100,9 +100,11 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    product = x*growth
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    product = x
+    for growth in growths:
+        product = product*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
 
 
@@ -398,7 +400,7 @@ def exponents(
                 x0 = np.log1p(-A)
                 x1 = 1 - A
             if _changed & 0b10:
-                x2 = 1 - M
+                x2 = (1 - M)
             if _changed & 0b110:
                 x3 = M*m
             if _changed & 0b111:
@@ -551,7 +553,7 @@ def exponents_gelu(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 65 operations a point
+    # 63 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -565,30 +567,29 @@ def exponents_gelu(
                 x0 = np.log1p(-A)
             if _changed & 0b10:
                 x1 = (1 - M)
-                x2 = -M
             if _changed & 0b100:
-                x3 = np.square(sigma_w)
-                x4 = np.sqrt(2*x3 + 1)
-                x5 = np.square(x3)
-                x6 = 5*x3
-                x7 = np.arctan(x3/x4)
-                x8 = 0.15915494309189535*x7
-                x9 = x3*x8 + 0.25*x3 - 0.3183098861837907*x4*x5/((-3*x3) - 2*x5 - 1)
-                x10 = 0.15915494309189535*x3*x4*(x6 + 3)/(8*x5 + x6 + 4*np.square(sigma_w*x3) + 1) + x8 + 0.25
+                x2 = np.square(sigma_w)
+                x3 = np.sqrt(2*x2 + 1)
+                x4 = np.square(x2)
+                x5 = 5*x2
+                x6 = np.arctan(x2/x3)
+                x7 = 0.15915494309189535*x6
+                x8 = x2*x7 + 0.25*x2 - 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
+                x9 = 0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*np.square(sigma_w*x2) + 1) + x7 + 0.25
             if _changed & 0b11:
-                x11 = M*(1 - A)
-                x12 = A + x11
+                x10 = M*(1 - A)
+                x11 = A + x10
             if _changed & 0b110:
-                x13 = M*x9
-            x14 = x11*x9
-            x15 = M*x10*x12*x3/(A + x14)
-            x16 = 1/(A*(x13 + x2 + 1) + x14)
-            x17 = _log_near_one(x15 + x2, x1 + x15)
-            x18 = np.log1p(M*x10*x12*x16*x3 - x12*x13*x16)
-            x19 = x0 + x17
-            _to_lyapunov_angle[_at] = x19
-            _to_lyapunov_gradient_common[_at] = x18
-            _to_lyapunov_gradient_deviation[_at] = x19
+                x12 = M*x8
+            x13 = x10*x8
+            x14 = M*x11*x2*x9/(A + x13)
+            x15 = 1/(A*(x1 + x12) + x13)
+            x16 = _log_near_one(x14 - M, x1 + x14)
+            x17 = np.log1p(M*x11*x15*x2*x9 - x11*x12*x15)
+            x18 = x0 + x16
+            _to_lyapunov_angle[_at] = x18
+            _to_lyapunov_gradient_common[_at] = x17
+            _to_lyapunov_gradient_deviation[_at] = x18
 
     _in_parts(_work, workers)
     return ExponentsGeluResult(
@@ -647,7 +648,7 @@ def exponents_erf(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 40 operations a point
+    # 39 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -676,7 +677,7 @@ def exponents_erf(
                 x11 = M*x7
             x12 = x7*x8
             x13 = x10*x9/(A + x12)
-            x14 = x9/(A*(x11 + 1 - M) + x12)
+            x14 = x9/(A*(x1 + x11) + x12)
             x15 = _log_near_one((-M) - x13, x1 - x13)
             x16 = np.log1p((-x10*x14) - x11*x14)
             x17 = x0 + x15
@@ -741,7 +742,7 @@ def exponents_tanh(
     _to_lyapunov_angle = np.empty(_shape)
     _to_lyapunov_gradient_common = np.empty(_shape)
     _to_lyapunov_gradient_deviation = np.empty(_shape)
-    # 78 operations a point
+    # 76 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -755,25 +756,24 @@ def exponents_tanh(
                 x0 = np.log1p(-A)
             if _changed & 0b10:
                 x1 = (1 - M)
-                x2 = -M
             if _changed & 0b100:
-                x3 = np.square(sigma_w)
-                x4 = _tanh_second_b371ff(x3)
-                x5 = _tanh_slope_second_c849a3(x3)
+                x2 = np.square(sigma_w)
+                x3 = _tanh_second_b371ff(x2)
+                x4 = _tanh_slope_second_c849a3(x2)
             if _changed & 0b11:
-                x6 = M*(1 - A)
-                x7 = A + x6
+                x5 = M*(1 - A)
+                x6 = A + x5
             if _changed & 0b110:
-                x8 = M*x4
-            x9 = x4*x6
-            x10 = M*x3*x5*x7/(A + x9)
-            x11 = 1/(A*(x2 + x8 + 1) + x9)
-            x12 = _log_near_one(x10 + x2, x1 + x10)
-            x13 = np.log1p(M*x11*x3*x5*x7 - x11*x7*x8)
-            x14 = x0 + x12
-            _to_lyapunov_angle[_at] = x14
-            _to_lyapunov_gradient_common[_at] = x13
-            _to_lyapunov_gradient_deviation[_at] = x14
+                x7 = M*x3
+            x8 = x3*x5
+            x9 = M*x2*x4*x6/(A + x8)
+            x10 = 1/(A*(x1 + x7) + x8)
+            x11 = _log_near_one(x9 - M, x1 + x9)
+            x12 = np.log1p(M*x10*x2*x4*x6 - x10*x6*x7)
+            x13 = x0 + x11
+            _to_lyapunov_angle[_at] = x13
+            _to_lyapunov_gradient_common[_at] = x12
+            _to_lyapunov_gradient_deviation[_at] = x13
 
     _in_parts(_work, workers)
     return ExponentsTanhResult(
@@ -899,15 +899,17 @@ def crossover_depth(
             ) = _values
             if _changed & 0b1:
                 x0 = 1 - A
+            if _changed & 0b10:
+                x1 = (1 - M)
             if _changed & 0b1000:
-                x1 = np.log(n)
+                x2 = np.log(n)
             if _changed & 0b11:
-                x2 = M*x0
+                x3 = M*x0
             if _changed & 0b111:
-                x3 = m*x2
-                x4 = 1/(A + x3)
-                x5 = _log_near_one(-A*x4*(A + x2), x0*x4*(A*(M*m + 1 - M) + x3))
-            _to_depth[_at] = -x1/x5
+                x4 = m*x3
+                x5 = 1/(A + x4)
+                x6 = _log_near_one(-A*x5*(A + x3), x0*x5*(A*(M*m + x1) + x4))
+            _to_depth[_at] = -x2/x6
 
     _in_parts(_work, workers)
     return _to_depth[()]
@@ -962,7 +964,7 @@ def gradient_growth(
         ('L', 1.0, None, True, False, 'an integer >= 1'),
     )
     _to_growth = np.empty(_shape)
-    # 56 operations a point
+    # 57 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -976,7 +978,7 @@ def gradient_growth(
                 x0 = np.log1p(-A)
                 x1 = 1 - A
             if _changed & 0b10:
-                x2 = 1 - M
+                x2 = (1 - M)
             if _changed & 0b10000:
                 x3 = 1/n
             if _changed & 0b110:
@@ -991,9 +993,9 @@ def gradient_growth(
                 x10 = _log_near_one(M*x7*(A*M*m + A*chi + M*chi - A*M*chi - A - x4), x7*x8)
             if _changed & 0b101111:
                 x11 = np.exp(L*x9)
-                x12 = np.exp(L*(x0 + x10))
+                x12 = np.exp(0.5*L*(x0 + x10))
             x13 = (x3)*x11
-            x14 = _times_growth(1 - x3, x12)
+            x14 = _times_growth(1 - x3, x12, x12)
             _to_growth[_at] = x13 + x14
 
     _in_parts(_work, workers)

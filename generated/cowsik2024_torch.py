@@ -24,9 +24,11 @@ def _tensors(*values):
     ]
 
 
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    for growth in growths:
+        x = torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+    return x
 
 
 def _log_near_one(x, whole):
@@ -313,7 +315,7 @@ def exponents(
     # 47 operations a point
     x0 = torch.log1p(-A)
     x1 = 1 - A
-    x2 = 1 - M
+    x2 = (1 - M)
     x3 = M*m
     x4 = x1*x3
     x5 = 1/(A + x4)
@@ -438,30 +440,29 @@ def exponents_gelu(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 65 operations a point
+    # 63 operations a point
     x0 = torch.log1p(-A)
     x1 = (1 - M)
-    x2 = -M
-    x3 = torch.square(sigma_w)
-    x4 = torch.sqrt(2*x3 + 1)
-    x5 = torch.square(x3)
-    x6 = 5*x3
-    x7 = torch.arctan(x3/x4)
-    x8 = 0.15915494309189535*x7
-    x9 = x3*x8 + 0.25*x3 - 0.3183098861837907*x4*x5/((-3*x3) - 2*x5 - 1)
-    x10 = 0.15915494309189535*x3*x4*(x6 + 3)/(8*x5 + x6 + 4*torch.square(sigma_w*x3) + 1) + x8 + 0.25
-    x11 = M*(1 - A)
-    x12 = A + x11
-    x13 = M*x9
-    x14 = x11*x9
-    x15 = M*x10*x12*x3/(A + x14)
-    x16 = 1/(A*(x13 + x2 + 1) + x14)
-    x17 = _log_near_one(x15 + x2, x1 + x15)
-    x18 = torch.log1p(M*x10*x12*x16*x3 - x12*x13*x16)
-    x19 = x0 + x17
-    _to_lyapunov_angle = x19
-    _to_lyapunov_gradient_common = x18
-    _to_lyapunov_gradient_deviation = x19
+    x2 = torch.square(sigma_w)
+    x3 = torch.sqrt(2*x2 + 1)
+    x4 = torch.square(x2)
+    x5 = 5*x2
+    x6 = torch.arctan(x2/x3)
+    x7 = 0.15915494309189535*x6
+    x8 = x2*x7 + 0.25*x2 - 0.3183098861837907*x3*x4/((-3*x2) - 2*x4 - 1)
+    x9 = 0.15915494309189535*x2*x3*(x5 + 3)/(8*x4 + x5 + 4*torch.square(sigma_w*x2) + 1) + x7 + 0.25
+    x10 = M*(1 - A)
+    x11 = A + x10
+    x12 = M*x8
+    x13 = x10*x8
+    x14 = M*x11*x2*x9/(A + x13)
+    x15 = 1/(A*(x1 + x12) + x13)
+    x16 = _log_near_one(x14 - M, x1 + x14)
+    x17 = torch.log1p(M*x11*x15*x2*x9 - x11*x12*x15)
+    x18 = x0 + x16
+    _to_lyapunov_angle = x18
+    _to_lyapunov_gradient_common = x17
+    _to_lyapunov_gradient_deviation = x18
     return ExponentsGeluResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -513,7 +514,7 @@ def exponents_erf(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 40 operations a point
+    # 39 operations a point
     x0 = torch.log1p(-A)
     x1 = (1 - M)
     x2 = torch.square(sigma_w)
@@ -528,7 +529,7 @@ def exponents_erf(
     x11 = M*x7
     x12 = x7*x8
     x13 = x10*x9/(A + x12)
-    x14 = x9/(A*(x11 + 1 - M) + x12)
+    x14 = x9/(A*(x1 + x11) + x12)
     x15 = _log_near_one((-M) - x13, x1 - x13)
     x16 = torch.log1p((-x10*x14) - x11*x14)
     x17 = x0 + x15
@@ -586,25 +587,24 @@ def exponents_tanh(
         A, M, sigma_w,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 78 operations a point
+    # 76 operations a point
     x0 = torch.log1p(-A)
     x1 = (1 - M)
-    x2 = -M
-    x3 = torch.square(sigma_w)
-    x4 = _tanh_second_b371ff(x3)
-    x5 = _tanh_slope_second_c849a3(x3)
-    x6 = M*(1 - A)
-    x7 = A + x6
-    x8 = M*x4
-    x9 = x4*x6
-    x10 = M*x3*x5*x7/(A + x9)
-    x11 = 1/(A*(x2 + x8 + 1) + x9)
-    x12 = _log_near_one(x10 + x2, x1 + x10)
-    x13 = torch.log1p(M*x11*x3*x5*x7 - x11*x7*x8)
-    x14 = x0 + x12
-    _to_lyapunov_angle = x14
-    _to_lyapunov_gradient_common = x13
-    _to_lyapunov_gradient_deviation = x14
+    x2 = torch.square(sigma_w)
+    x3 = _tanh_second_b371ff(x2)
+    x4 = _tanh_slope_second_c849a3(x2)
+    x5 = M*(1 - A)
+    x6 = A + x5
+    x7 = M*x3
+    x8 = x3*x5
+    x9 = M*x2*x4*x6/(A + x8)
+    x10 = 1/(A*(x1 + x7) + x8)
+    x11 = _log_near_one(x9 - M, x1 + x9)
+    x12 = torch.log1p(M*x10*x2*x4*x6 - x10*x6*x7)
+    x13 = x0 + x11
+    _to_lyapunov_angle = x13
+    _to_lyapunov_gradient_common = x12
+    _to_lyapunov_gradient_deviation = x13
     return ExponentsTanhResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),
@@ -700,12 +700,13 @@ def crossover_depth(
     _shape = torch.broadcast_shapes(*_shapes)
     # 20 operations a point
     x0 = 1 - A
-    x1 = torch.log(n)
-    x2 = M*x0
-    x3 = m*x2
-    x4 = 1/(A + x3)
-    x5 = _log_near_one(-A*x4*(A + x2), x0*x4*(A*(M*m + 1 - M) + x3))
-    _to_depth = -x1/x5
+    x1 = (1 - M)
+    x2 = torch.log(n)
+    x3 = M*x0
+    x4 = m*x3
+    x5 = 1/(A + x4)
+    x6 = _log_near_one(-A*x5*(A + x3), x0*x5*(A*(M*m + x1) + x4))
+    _to_depth = -x2/x6
     return _to_depth.expand(_shape)
 
 
@@ -752,10 +753,10 @@ def gradient_growth(
         A, M, m, chi, n, L,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 56 operations a point
+    # 57 operations a point
     x0 = torch.log1p(-A)
     x1 = 1 - A
-    x2 = 1 - M
+    x2 = (1 - M)
     x3 = 1/n
     x4 = M*m
     x5 = x1*x4
@@ -765,8 +766,8 @@ def gradient_growth(
     x9 = _log_near_one(M*x6*(m - chi)*(A*M - A - M), x6*x8)
     x10 = _log_near_one(M*x7*(A*M*m + A*chi + M*chi - A*M*chi - A - x4), x7*x8)
     x11 = torch.exp(L*x9)
-    x12 = torch.exp(L*(x0 + x10))
+    x12 = torch.exp(0.5*L*(x0 + x10))
     x13 = (x3)*x11
-    x14 = _times_growth(1 - x3, x12)
+    x14 = _times_growth(1 - x3, x12, x12)
     _to_growth = x13 + x14
     return _to_growth.expand(_shape)

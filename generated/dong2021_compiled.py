@@ -408,10 +408,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_k2_ = a_sigma_k2[i];
         const double sigma_q2_ = a_sigma_q2[i];
         const double x0_ = f_log(gap_);
-        const double x1_ = f_exp(1.0986122886681098*L_);
+        const double x1_ = f_exp(0.5493061443340549*L_);
         const double x2_ = f_log(d_*gain_v_*sigma_k2_*sigma_q2_*(d_ + n_)*(n_ - 1.0)/square(n_));
         const double x3_ = 0.5*x2_;
-        const double x4_ = times_growth(x0_ + x3_, x1_);
+        const double x4_ = times_growth(times_growth(x0_ + x3_, x1_), x1_);
         const double next_0 = x4_ - x3_;
         result_0[i] = next_0;
     }

@@ -98,9 +98,11 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    product = x*growth
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    product = x
+    for growth in growths:
+        product = product*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
 
 
@@ -229,11 +231,11 @@ def log_gap(
             if _changed & 0b100000:
                 x0 = np.log(gap)
             if _changed & 0b1000000:
-                x1 = np.exp(1.0986122886681098*L)
+                x1 = np.exp(0.5493061443340549*L)
             if _changed & 0b11111:
                 x2 = np.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/np.square(n))
                 x3 = 0.5*x2
-            x4 = _times_growth(x0 + x3, x1)
+            x4 = _times_growth(x0 + x3, x1, x1)
             _to_log_gap[_at] = x4 - x3
 
     _in_parts(_work, workers)

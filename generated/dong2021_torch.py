@@ -22,9 +22,11 @@ def _tensors(*values):
     ]
 
 
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    for growth in growths:
+        x = torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+    return x
 
 
 def layer(
@@ -117,9 +119,9 @@ def log_gap(
     _shape = torch.broadcast_shapes(*_shapes)
     # 17 operations a point
     x0 = torch.log(gap)
-    x1 = torch.exp(1.0986122886681098*L)
+    x1 = torch.exp(0.5493061443340549*L)
     x2 = torch.log(d*gain_v*sigma_k2*sigma_q2*(d + n)*(n - 1)/torch.square(n))
     x3 = 0.5*x2
-    x4 = _times_growth(x0 + x3, x1)
+    x4 = _times_growth(x0 + x3, x1, x1)
     _to_log_gap = x4 - x3
     return _to_log_gap.expand(_shape)

@@ -1621,7 +1621,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x5_ = square(alpha_sa_);
         a_x5[i] = x5_;
         const double x6_ = square(alpha_mlp_);
-        const double x7_ = x3_*x4_;
+        const double x7_ = 0.5*x3_*x4_;
         const double x8_ = x7_;
         a_x8[i] = x8_;
         const double x9_ = -x7_;
@@ -1664,18 +1664,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
                 const double x9_ = a_x9[i];
                 const double x18_ = f_exp(gap_X_*x8_);
                 const double x19_ = f_expm1(x9_*square(gap_X_));
-                const double x20_ = times_growth(gap_X_*x2_, x18_);
-                const double x21_ = times_growth(gap_X_*x10_, x19_);
+                const double x20_ = times_growth(times_growth(gap_X_*x2_, x18_), x18_);
+                const double x21_ = times_growth(times_growth(times_growth(times_growth(gap_X_*x10_, x19_), x19_ + 2.0), x18_), x18_);
                 const double x22_ = times_growth(gain_v_, x20_ + 1.0 - gap_X_);
-                const double x23_ = times_growth(x21_, x18_);
-                const double x24_ = gap_X_*x5_ - x23_;
-                const double x25_ = times_growth(gain_w_, x24_);
-                const double x26_ = 1.0/((x13_ + x22_));
-                const double x27_ = x25_*x26_;
-                const double x28_ = arc_cosine_1(x27_, x11_);
-                const double x29_ = times_growth(x16_, x24_);
-                const double x30_ = times_growth(x17_, 0.5*x27_ - 0.15915494309189535*x28_);
-                const double next_0 = x26_*x29_ + x30_;
+                const double x23_ = gap_X_*x5_ - x21_;
+                const double x24_ = times_growth(gain_w_, x23_);
+                const double x25_ = 1.0/((x13_ + x22_));
+                const double x26_ = x24_*x25_;
+                const double x27_ = arc_cosine_1(x26_, x11_);
+                const double x28_ = times_growth(x16_, x23_);
+                const double x29_ = times_growth(x17_, 0.5*x26_ - 0.15915494309189535*x27_);
+                const double next_0 = x25_*x28_ + x29_;
                 moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
             }
         } else {
@@ -1694,18 +1693,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
                 const double x9_ = a_x9[i];
                 const double x18_ = f_exp(gap_X_*x8_);
                 const double x19_ = f_expm1(x9_*square(gap_X_));
-                const double x20_ = times_growth(gap_X_*x2_, x18_);
-                const double x21_ = times_growth(gap_X_*x10_, x19_);
+                const double x20_ = times_growth(times_growth(gap_X_*x2_, x18_), x18_);
+                const double x21_ = times_growth(times_growth(times_growth(times_growth(gap_X_*x10_, x19_), x19_ + 2.0), x18_), x18_);
                 const double x22_ = times_growth(gain_v_, x20_ + 1.0 - gap_X_);
-                const double x23_ = times_growth(x21_, x18_);
-                const double x24_ = gap_X_*x5_ - x23_;
-                const double x25_ = times_growth(gain_w_, x24_);
-                const double x26_ = 1.0/((x13_ + x22_));
-                const double x27_ = x25_*x26_;
-                const double x28_ = arc_cosine_1(x27_, x11_);
-                const double x29_ = times_growth(x16_, x24_);
-                const double x30_ = times_growth(x17_, 0.5*x27_ - 0.15915494309189535*x28_);
-                const double next_0 = x26_*x29_ + x30_;
+                const double x23_ = gap_X_*x5_ - x21_;
+                const double x24_ = times_growth(gain_w_, x23_);
+                const double x25_ = 1.0/((x13_ + x22_));
+                const double x26_ = x24_*x25_;
+                const double x27_ = arc_cosine_1(x26_, x11_);
+                const double x28_ = times_growth(x16_, x23_);
+                const double x29_ = times_growth(x17_, 0.5*x26_ - 0.15915494309189535*x27_);
+                const double next_0 = x25_*x28_ + x29_;
                 moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
             }
         }

@@ -4932,16 +4932,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = f_expm1(x1_);
         const double x3_ = f_exp(x1_);
         const double x4_ = f_expm1(-gap_);
-        const double x5_ = gap_ + x1_;
-        const double x6_ = f_exp(x5_);
-        const double x7_ = f_expm1(x5_);
+        const double x5_ = f_expm1(0.5*gap_ - 1.0*sigma2_);
+        const double x6_ = f_exp(gap_ + x1_);
+        const double x7_ = times_growth(times_growth(x4_, x5_), x5_ + 2.0);
         const double x8_ = times_growth(x4_, x6_ + 1.0);
         const double next_0 = 0.0;
         const double next_1 = -0.5*x2_;
         const double next_2 = -0.5*x8_;
         const double next_3 = x0_;
         const double next_4 = 0.5*x3_ + 0.5;
-        const double next_5 = 0.5*x4_*x7_;
+        const double next_5 = 0.5*x7_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5401,7 +5401,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'times_growth', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5424,6 +5424,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x6[BLOCK];
     double a_y1[BLOCK];
     double a_x7[BLOCK];
+    double a_x9[BLOCK];
     double a_x10[BLOCK];
     double a_x11[BLOCK];
     double a_x12[BLOCK];
@@ -5433,7 +5434,6 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x16[BLOCK];
     double a_x17[BLOCK];
     double a_x18[BLOCK];
-    double a_x19[BLOCK];
     for (long i = 0; i < count; i++) {
         const double mu_ = a_mu[i];
         const double sigma2_ = a_sigma2[i];
@@ -5468,42 +5468,41 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x6_ = a_x6[i];
         const double x7_ = a_x7[i];
         const double x8_ = mu_*x2_;
-        const double x9_ = times_growth(x8_/x1_, x3_);
-        const double x10_ = sigma2_*x2_*x7_ + x6_*x8_;
+        const double x9_ = sigma2_*x2_*x7_ + x6_*x8_;
+        a_x9[i] = x9_;
+        const double x10_ = x6_ + 0.3989422804014327*x3_*x8_/x1_;
         a_x10[i] = x10_;
-        const double x11_ = x6_ + 0.3989422804014327*x9_;
+        const double x11_ = square(x10_);
         a_x11[i] = x11_;
-        const double x12_ = square(x11_);
+        const double x12_ = minimum(sigma2_, 2.0*sigma2_ - gap_);
         a_x12[i] = x12_;
-        const double x13_ = minimum(sigma2_, 2.0*sigma2_ - gap_);
+        const double x13_ = minimum(gap_, sigma2_);
         a_x13[i] = x13_;
-        const double x14_ = minimum(gap_, sigma2_);
-        a_x14[i] = x14_;
     }
-    each_gelu_opposite_adc8c5(count, a_mu, a_sigma2, a_x13, a_x15);
-    each_gelu_same_far_00b025(count, a_mu, a_sigma2, a_x14, a_x16);
-    each_gelu_same_near_e93f6c(count, a_mu, a_sigma2, a_x14, a_x17);
-    each_gelu_slope_opposite_782ce3(count, a_mu, a_sigma2, a_x13, a_x18);
-    each_gelu_slope_same_near_04d70d(count, a_mu, a_sigma2, a_x14, a_x19);
+    each_gelu_opposite_adc8c5(count, a_mu, a_sigma2, a_x12, a_x14);
+    each_gelu_same_far_00b025(count, a_mu, a_sigma2, a_x13, a_x15);
+    each_gelu_same_near_e93f6c(count, a_mu, a_sigma2, a_x13, a_x16);
+    each_gelu_slope_opposite_782ce3(count, a_mu, a_sigma2, a_x12, a_x17);
+    each_gelu_slope_same_near_04d70d(count, a_mu, a_sigma2, a_x13, a_x18);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x10_ = a_x10[i];
         const double x11_ = a_x11[i];
-        const double x12_ = a_x12[i];
+        const double x14_ = a_x14[i];
         const double x15_ = a_x15[i];
         const double x16_ = a_x16[i];
         const double x17_ = a_x17[i];
         const double x18_ = a_x18[i];
-        const double x19_ = a_x19[i];
         const double x4_ = a_x4[i];
         const double x5_ = a_x5[i];
-        const double next_0 = x10_;
-        const double next_1 = sigma2_*x12_ + x4_ + square(x10_);
-        const double next_2 = gap_*x12_ + x16_ + x17_ - x15_;
-        const double next_3 = x11_;
-        const double next_4 = x12_ + x5_;
-        const double next_5 = x18_ + x19_;
+        const double x9_ = a_x9[i];
+        const double next_0 = x9_;
+        const double next_1 = sigma2_*x11_ + x4_ + square(x9_);
+        const double next_2 = gap_*x11_ + x15_ + x16_ - x14_;
+        const double next_3 = x10_;
+        const double next_4 = x11_ + x5_;
+        const double next_5 = x17_ + x18_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5515,7 +5514,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "erf_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'times_growth', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_bc2d76', 'each_erf_same_near_658cb3', 'each_erf_second_25cb9d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_bc2d76', 'each_erf_same_near_658cb3', 'each_erf_second_25cb9d'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5629,13 +5628,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x9_ = a_x9[i];
         const double x20_ = f_expm1((-gap_*x0_*x8_/(x6_ - gap_)) - 0.5*x17_);
         const double x21_ = (x9_)*x20_;
-        const double x22_ = times_growth(x21_, x14_);
         const double next_0 = x12_;
         const double next_1 = x10_ + square(x12_);
         const double next_2 = x18_ + x19_;
         const double next_3 = 0.7978845608028654*x13_;
         const double next_4 = 0.6366197723675814*x15_;
-        const double next_5 = -0.6366197723675814*x22_;
+        const double next_5 = -0.6366197723675814*x14_*x21_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -5684,23 +5682,17 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x6_ = f_expm1(x5_);
         const double x7_ = f_exp(x5_);
         const double x8_ = f_expm1(-gap_);
-        const double x9_ = times_growth(x0_, x4_);
-        const double x10_ = times_growth(x2_, x4_);
-        const double x11_ = times_growth(x3_, x7_);
-        const double x12_ = times_growth(x1_, x7_);
-        const double x13_ = gap_ + x5_;
-        const double x14_ = f_exp(x13_);
-        const double x15_ = f_expm1(x13_);
-        const double x16_ = times_growth(x1_, x14_);
-        const double x17_ = times_growth(x3_, x14_);
-        const double x18_ = times_growth(x16_ + 1.0, x8_);
-        const double x19_ = times_growth(2.0*x17_ - x15_, x8_);
-        const double next_0 = x9_;
-        const double next_1 = x11_ - 0.5*x6_;
-        const double next_2 = -0.5*x18_;
-        const double next_3 = x10_;
-        const double next_4 = 0.5*x12_ + 0.5;
-        const double next_5 = -0.5*x19_;
+        const double x9_ = 0.5*x8_;
+        const double x10_ = f_exp(0.5*gap_ - 1.0*sigma2_);
+        const double x11_ = f_expm1(gap_ + x5_);
+        const double x12_ = times_growth(times_growth(x1_, x10_), x10_);
+        const double x13_ = times_growth(times_growth(x3_, x10_), x10_);
+        const double next_0 = x0_*x4_;
+        const double next_1 = x3_*x7_ - 0.5*x6_;
+        const double next_2 = -x9_*(x12_ + 1.0);
+        const double next_3 = x2_*x4_;
+        const double next_4 = 0.5*x1_*x7_ + 0.5;
+        const double next_5 = -x9_*(2.0*x13_ - x11_);
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;

@@ -100,9 +100,11 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    product = x*growth
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    product = x
+    for growth in growths:
+        product = product*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
 
 
@@ -3487,7 +3489,7 @@ def sin_moments(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 22 operations a point
+    # 26 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -3507,16 +3509,16 @@ def sin_moments(
                 x3 = np.exp(x1)
             if _changed & 0b10:
                 x4 = np.expm1(-gap)
-            x5 = gap + x1
-            x6 = np.exp(x5)
-            x7 = np.expm1(x5)
+            x5 = np.expm1(0.5*gap - 1.0*sigma2)
+            x6 = np.exp(gap + x1)
+            x7 = _times_growth(x4, x5, x5 + 2)
             x8 = _times_growth(x4, x6 + 1)
             _to_mean[_at] = 0
             _to_second[_at] = -0.5*x2
             _to_change[_at] = -0.5*x8
             _to_slope_mean[_at] = x0
             _to_slope_second[_at] = 0.5*x3 + 0.5
-            _to_slope_change[_at] = 0.5*x4*x7
+            _to_slope_change[_at] = 0.5*x7
 
     _in_parts(_work, workers)
     return SinMomentsResult(
@@ -4197,24 +4199,23 @@ def gelu_moments_at_mean(
                 x6 = _normal_moment(0, mu, x0)
                 x7 = _normal_moment(1, mu, x0)
                 x8 = mu*x2
-                x9 = _times_growth(x8/x1, x3)
-                x10 = sigma2*x2*x7 + x6*x8
-                x11 = x6 + 0.3989422804014327*x9
-                x12 = np.square(x11)
+                x9 = sigma2*x2*x7 + x6*x8
+                x10 = x6 + 0.3989422804014327*x3*x8/x1
+                x11 = np.square(x10)
             if _changed & 0b110:
-                x13 = np.minimum(sigma2, 2*sigma2 - gap)
-                x14 = np.minimum(gap, sigma2)
-            x15 = _gelu_opposite_adc8c5(mu, sigma2, x13)
-            x16 = _gelu_same_far_00b025(mu, sigma2, x14)
-            x17 = _gelu_same_near_e93f6c(mu, sigma2, x14)
-            x18 = _gelu_slope_opposite_782ce3(mu, sigma2, x13)
-            x19 = _gelu_slope_same_near_04d70d(mu, sigma2, x14)
-            _to_mean[_at] = x10
-            _to_second[_at] = sigma2*x12 + x4 + np.square(x10)
-            _to_change[_at] = gap*x12 + x16 + x17 - x15
-            _to_slope_mean[_at] = x11
-            _to_slope_second[_at] = x12 + x5
-            _to_slope_change[_at] = x18 + x19
+                x12 = np.minimum(sigma2, 2*sigma2 - gap)
+                x13 = np.minimum(gap, sigma2)
+            x14 = _gelu_opposite_adc8c5(mu, sigma2, x12)
+            x15 = _gelu_same_far_00b025(mu, sigma2, x13)
+            x16 = _gelu_same_near_e93f6c(mu, sigma2, x13)
+            x17 = _gelu_slope_opposite_782ce3(mu, sigma2, x12)
+            x18 = _gelu_slope_same_near_04d70d(mu, sigma2, x13)
+            _to_mean[_at] = x9
+            _to_second[_at] = sigma2*x11 + x4 + np.square(x9)
+            _to_change[_at] = gap*x11 + x15 + x16 - x14
+            _to_slope_mean[_at] = x10
+            _to_slope_second[_at] = x11 + x5
+            _to_slope_change[_at] = x17 + x18
 
     _in_parts(_work, workers)
     return GeluMomentsAtMeanResult(
@@ -4311,13 +4312,12 @@ def erf_moments_at_mean(
             x19 = _erf_opposite_bc2d76(mu, sigma2, np.minimum(sigma2, x16))
             x20 = np.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x17)
             x21 = (x9)*x20
-            x22 = _times_growth(x21, x14)
             _to_mean[_at] = x12
             _to_second[_at] = x10 + np.square(x12)
             _to_change[_at] = x18 + x19
             _to_slope_mean[_at] = 0.7978845608028654*x13
             _to_slope_second[_at] = 0.6366197723675814*x15
-            _to_slope_change[_at] = -0.6366197723675814*x22
+            _to_slope_change[_at] = -0.6366197723675814*x14*x21
 
     _in_parts(_work, workers)
     return ErfMomentsAtMeanResult(
@@ -4375,7 +4375,7 @@ def sin_moments_at_mean(
     _to_slope_mean = np.empty(_shape)
     _to_slope_second = np.empty(_shape)
     _to_slope_change = np.empty(_shape)
-    # 36 operations a point
+    # 38 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -4400,25 +4400,18 @@ def sin_moments_at_mean(
                 x7 = np.exp(x5)
             if _changed & 0b100:
                 x8 = np.expm1(-gap)
-            if _changed & 0b11:
-                x9 = _times_growth(x0, x4)
-                x10 = _times_growth(x2, x4)
-                x11 = _times_growth(x3, x7)
-                x12 = _times_growth(x1, x7)
+                x9 = 0.5*x8
             if _changed & 0b110:
-                x13 = gap + x5
-                x14 = np.exp(x13)
-                x15 = np.expm1(x13)
-            x16 = _times_growth(x1, x14)
-            x17 = _times_growth(x3, x14)
-            x18 = _times_growth(x16 + 1, x8)
-            x19 = _times_growth(2*x17 - x15, x8)
-            _to_mean[_at] = x9
-            _to_second[_at] = x11 - 0.5*x6
-            _to_change[_at] = -0.5*x18
-            _to_slope_mean[_at] = x10
-            _to_slope_second[_at] = 0.5*x12 + 0.5
-            _to_slope_change[_at] = -0.5*x19
+                x10 = np.exp(0.5*gap - 1.0*sigma2)
+                x11 = np.expm1(gap + x5)
+            x12 = _times_growth(x1, x10, x10)
+            x13 = _times_growth(x3, x10, x10)
+            _to_mean[_at] = x0*x4
+            _to_second[_at] = x3*x7 - 0.5*x6
+            _to_change[_at] = -x9*(x12 + 1)
+            _to_slope_mean[_at] = x2*x4
+            _to_slope_second[_at] = 0.5*x1*x7 + 0.5
+            _to_slope_change[_at] = -x9*(2*x13 - x11)
 
     _in_parts(_work, workers)
     return SinMomentsAtMeanResult(

@@ -3074,6 +3074,9 @@ static inline double square(double x) { return x*x; }
     "step": r"""
 static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x == 0.0 ? 0.5 : x; }
 """,
+    "maximum": r"""
+static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }
+""",
     "minimum": r"""
 static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }
 """,
@@ -3121,8 +3124,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = d_*sigma_v2_*square(alpha_1_);
         const double x1_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*(x0_ + 1.0)*square(alpha_2_) + x0_);
-        const double x2_ = f_exp(L_*x1_);
-        const double x3_ = times_growth(C_, x2_);
+        const double x2_ = f_exp(0.5*L_*x1_);
+        const double x3_ = times_growth(times_growth(C_, x2_), x2_);
         const double next_0 = x3_;
         result_0[i] = next_0;
     }
@@ -3152,9 +3155,10 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_down2_ = a_sigma_down2[i];
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = f_exp(a_1_*d_*sigma_v2_ + a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
-        const double x1_ = times_growth(C_, x0_);
-        const double next_0 = x1_;
+        const double x0_ = 0.5*d_;
+        const double x1_ = f_exp(a_1_*sigma_v2_*x0_ + a_2_*d_F_*sigma_down2_*sigma_up2_*x0_);
+        const double x2_ = times_growth(times_growth(C_, x1_), x1_);
+        const double next_0 = x2_;
         result_0[i] = next_0;
     }
 }
@@ -3189,13 +3193,13 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_down2_ = a_sigma_down2[i];
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
-        const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
-        const double x3_ = times_growth(C_/n_, x1_);
-        const double x4_ = f_exp(L_*x2_);
-        const double x5_ = times_growth(N_, x4_);
-        const double x6_ = times_growth(x3_, x4_);
+        const double x0_ = 0.5*L_;
+        const double x1_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
+        const double x2_ = f_expm1(x0_*x1_);
+        const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
+        const double x4_ = f_exp(x0_*x3_);
+        const double x5_ = times_growth(times_growth(N_, x4_), x4_);
+        const double x6_ = times_growth(times_growth(times_growth(times_growth(C_/n_, x2_), x2_ + 2.0), x4_), x4_);
         const double next_0 = x5_ + x6_;
         result_0[i] = next_0;
     }
@@ -3229,11 +3233,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_down2_ = a_sigma_down2[i];
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = f_expm1(a_1_*d_*sigma_v2_);
-        const double x1_ = times_growth(C_/n_, x0_);
-        const double x2_ = f_exp(a_2_*d_*d_F_*sigma_down2_*sigma_up2_);
-        const double x3_ = times_growth(N_, x2_);
-        const double x4_ = times_growth(x1_, x2_);
+        const double x0_ = 0.5*d_;
+        const double x1_ = f_expm1(a_1_*sigma_v2_*x0_);
+        const double x2_ = f_exp(a_2_*d_F_*sigma_down2_*sigma_up2_*x0_);
+        const double x3_ = times_growth(times_growth(N_, x2_), x2_);
+        const double x4_ = times_growth(times_growth(times_growth(times_growth(C_/n_, x1_), x1_ + 2.0), x2_), x2_);
         const double next_0 = x3_ + x4_;
         result_0[i] = next_0;
     }
@@ -3332,13 +3336,14 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_down2_ = a_sigma_down2[i];
         const double sigma_up2_ = a_sigma_up2[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
-        const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
-        const double x3_ = times_growth(C_/square(n_), x1_);
-        const double x4_ = f_exp(L_*x2_);
-        const double x5_ = times_growth(K_ij_ + x3_, x4_);
-        const double next_0 = x5_;
+        const double x0_ = 0.5*L_;
+        const double x1_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
+        const double x2_ = f_expm1(x0_*x1_);
+        const double x3_ = f_log1p(d_*d_F_*sigma_down2_*sigma_up2_*square(alpha_2_));
+        const double x4_ = times_growth(times_growth(C_/square(n_), x2_), x2_ + 2.0);
+        const double x5_ = f_exp(x0_*x3_);
+        const double x6_ = times_growth(times_growth(K_ij_ + x4_, x5_), x5_);
+        const double next_0 = x6_;
         result_0[i] = next_0;
     }
 }
@@ -3370,8 +3375,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double n_ = a_n[i];
         const double sigma_v2_ = a_sigma_v2[i];
         const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
-        const double x1_ = f_expm1(L_*x0_);
-        const double x2_ = times_growth(C_/square(n_), x1_);
+        const double x1_ = f_expm1(0.5*L_*x0_);
+        const double x2_ = times_growth(times_growth(C_/square(n_), x1_), x1_ + 2.0);
         const double x3_ = minimum(x2_, 1.7976931348623157e+308);
         const double x4_ = sqrt(K_ii_ + x3_);
         const double x5_ = sqrt(K_jj_ + x3_);
@@ -4058,7 +4063,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "norm_second_moment": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'step', 'times_growth', 'geometric_sum'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'step', 'maximum', 'times_growth', 'geometric_sum'),
         r"""
 enum { INPUTS = 13, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4094,101 +4099,106 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x1_ = 2.0*d_;
         const double x2_ = d_*x0_;
         const double x3_ = square(x0_);
-        const double x4_ = square(d_F_);
-        const double x5_ = square(x4_);
-        const double x6_ = square(alpha_1_);
-        const double x7_ = square(alpha_2_);
-        const double x8_ = square(x7_);
-        const double x9_ = square(sigma_up2_);
-        const double x10_ = square(sigma_down2_);
-        const double x11_ = d_*d_F_;
-        const double x12_ = d_F_*x0_;
-        const double x13_ = x0_*x4_;
+        const double x4_ = 0.5*L_ - 0.5;
+        const double x5_ = square(d_F_);
+        const double x6_ = square(x5_);
+        const double x7_ = square(alpha_1_);
+        const double x8_ = square(alpha_2_);
+        const double x9_ = square(x8_);
+        const double x10_ = square(sigma_up2_);
+        const double x11_ = square(sigma_down2_);
+        const double x12_ = d_*d_F_;
+        const double x13_ = d_F_*x0_;
         const double x14_ = x0_*x5_;
-        const double x15_ = x3_*x4_;
-        const double x16_ = square(sigma_v2_)*square(x6_);
-        const double x17_ = sigma_v2_*x6_;
-        const double x18_ = 16.0*x17_;
-        const double x19_ = 4.0*x17_;
-        const double x20_ = 8.0*x16_;
-        const double x21_ = 16.0*x16_;
-        const double x22_ = sigma_down2_*sigma_up2_;
-        const double x23_ = x10_*x9_;
-        const double x24_ = x0_*x16_;
-        const double x25_ = d_*x17_;
-        const double x26_ = x16_*x2_;
+        const double x15_ = x0_*x6_;
+        const double x16_ = x3_*x5_;
+        const double x17_ = square(sigma_v2_)*square(x7_);
+        const double x18_ = sigma_v2_*x7_;
+        const double x19_ = 16.0*x18_;
+        const double x20_ = 4.0*x18_;
+        const double x21_ = 8.0*x17_;
+        const double x22_ = 16.0*x17_;
+        const double x23_ = sigma_down2_*sigma_up2_;
+        const double x24_ = x10_*x11_;
+        const double x25_ = x0_*x17_;
+        const double x26_ = d_*x18_;
         const double x27_ = x17_*x2_;
-        const double x28_ = 4.0*x24_;
-        const double x29_ = x2_*x20_;
-        const double x30_ = 16.0*x26_;
-        const double x31_ = 2.0*x25_;
-        const double x32_ = f_log1p(x1_*x16_ + x19_ + x24_ + x31_);
-        const double x33_ = d_F_*x17_;
-        const double x34_ = x22_*x7_;
+        const double x28_ = x18_*x2_;
+        const double x29_ = 4.0*x25_;
+        const double x30_ = x2_*x21_;
+        const double x31_ = 16.0*x27_;
+        const double x32_ = 2.0*x26_;
+        const double x33_ = f_log1p(x1_*x17_ + x20_ + x25_ + x32_);
+        const double x34_ = d_F_*x18_;
         const double x35_ = x23_*x8_;
-        const double x36_ = square(x10_)*square(x8_)*square(x9_);
-        const double x37_ = x22_*x23_*square(alpha_2_*x7_);
-        const double x38_ = 9.0*x36_;
-        const double x39_ = 36.0*x37_;
-        const double x40_ = x13_*x17_;
-        const double x41_ = x2_*x33_;
-        const double x42_ = d_*x34_;
-        const double x43_ = x0_*x34_;
-        const double x44_ = d_F_*x34_;
-        const double x45_ = 2.0*x44_;
-        const double x46_ = x35_*x4_;
-        const double x47_ = 4.0*x44_;
-        const double x48_ = d_F_*x35_;
-        const double x49_ = x36_*x4_;
-        const double x50_ = x37_*x4_;
-        const double x51_ = x36_*x5_;
-        const double x52_ = x39_*x4_;
-        const double x53_ = 18.0*x49_;
-        const double x54_ = d_F_*x49_;
-        const double x55_ = x11_*x35_;
-        const double x56_ = x12_*x35_;
-        const double x57_ = d_F_*x42_;
-        const double x58_ = x15_*x36_;
-        const double x59_ = x15_*x37_;
-        const double x60_ = d_*x46_;
-        const double x61_ = x0_*x46_;
-        const double x62_ = 2.0*x56_;
-        const double x63_ = x44_*(x42_ + x43_ + x57_ + 2.0);
-        const double x64_ = 0.5*x56_;
-        const double x65_ = 2.0*x57_ + x61_;
-        const double x66_ = x2_*x53_;
-        const double x67_ = 0.5*x60_;
-        const double x68_ = f_log1p(x55_ + x65_ - x45_ - x56_ - x60_);
-        const double x69_ = f_log1p(x1_*x46_ + x47_ + 4.0*x55_ + x62_ + x65_);
-        const double x70_ = x44_ + 2.5*x55_ + x64_ + x65_ + x67_;
-        const double x71_ = geometric_sum(x68_, x69_, L_);
-        const double x72_ = f_exp(L_*x68_);
-        const double x73_ = times_growth(x45_ + x55_ + x56_ + x60_, x71_);
-        const double x74_ = x16_*x46_;
-        const double x75_ = x17_*x49_;
-        const double x76_ = x21_*x50_;
-        const double x77_ = x16_*x51_;
-        const double x78_ = times_growth(square(T_X_), x72_ + x73_);
-        const double x79_ = times_growth(G_2_*x63_, x71_);
-        const double x80_ = x25_*x48_;
-        const double x81_ = x25_*x46_;
-        const double x82_ = x25_*x50_;
-        const double x83_ = x16_*x58_;
-        const double x84_ = x17_*x45_ + x17_*x62_ + 0.5*x25_ + 0.5*x27_*x46_ + x33_*x43_ + x80_ + x81_;
-        const double x85_ = sqrt(d_*x52_ + d_*x76_ + d_F_*x30_*x50_ + d_F_*x66_ + 16.0*d_F_*x82_ + 4.0*d_F_*x83_ + 4.0*x11_*x16_*x59_ + x11_*x20_*x58_ + x11_*x52_ + x11_*x76_ + 64.0*x12_*x17_*x50_ + x12_*x53_ + 24.0*x12_*x75_ + x13_*x38_ + x13_*x39_ + x14_*x19_*x36_ + x14_*x38_ + x15_*x38_ + 6.0*x17_*x56_ + x18_*x2_*x51_ + x18_*x44_ + x18_*x46_ + x18_*x58_ + 28.0*x2_*x75_ + x20_*x57_ + x21_*x59_ + 20.0*x24_*x46_ + 32.0*x24_*x50_ + 8.0*x24_*x54_ + x24_ + 8.0*x25_*x58_ + x26_*x47_ + 44.0*x27_*x50_ + x28_*x48_ + x28_*x49_ + x28_*x51_ + x29_*x48_ + x29_*x50_ + 6.0*x3_*x74_ + 4.0*x3_*x77_ + x30_*x49_ + x30_*x54_ + 22.0*x33_*x58_ + 20.0*x36_*x40_ + 56.0*x37_*x40_ + 28.0*x41_*x49_ + 36.0*x46_ + x66_ + 16.0*x74_ + x77_*square(x2_) + 8.0*x80_ + 72.0*x81_ + 48.0*x82_ + 16.0*x83_ - d_F_*x31_*x58_ - 2.0*x17_*x3_*x51_ - 10.0*x17_*x61_ - x19_*x57_ - x19_*x59_ - 2.0*x35_*x41_ - 8.0*x41_*x50_);
-        const double x86_ = 0.5*x85_;
-        const double x87_ = f_log1p(x70_ + x84_ - x86_);
-        const double x88_ = x84_ + x86_;
-        const double x89_ = f_log1p(x70_ + x88_);
-        const double x90_ = f_exp(L_*(x32_ + x69_));
-        const double x91_ = f_exp(L_*x87_);
-        const double x92_ = geometric_sum(x87_, x89_, L_);
-        const double x93_ = times_growth(x88_ - x44_ - 0.5*x55_ - x64_ - x67_, x92_);
-        const double x94_ = times_growth(Q_X_*x63_, x92_);
-        const double x95_ = times_growth(square(C_)/square(n_), x90_);
-        const double x96_ = times_growth(C_*T_X_, x91_ + x93_);
-        const double x97_ = (1.0/((n_)))*(4.0*x94_ + 2.0*x96_);
-        const double next_0 = x78_ + 2.0*x79_ + x95_ + x97_;
+        const double x36_ = x24_*x9_;
+        const double x37_ = square(x10_)*square(x11_)*square(x9_);
+        const double x38_ = x23_*x24_*square(alpha_2_*x8_);
+        const double x39_ = 9.0*x37_;
+        const double x40_ = 36.0*x38_;
+        const double x41_ = x14_*x18_;
+        const double x42_ = x2_*x34_;
+        const double x43_ = d_*x35_;
+        const double x44_ = x0_*x35_;
+        const double x45_ = d_F_*x35_;
+        const double x46_ = 2.0*x45_;
+        const double x47_ = x36_*x5_;
+        const double x48_ = 4.0*x45_;
+        const double x49_ = d_F_*x36_;
+        const double x50_ = x37_*x5_;
+        const double x51_ = x38_*x5_;
+        const double x52_ = x37_*x6_;
+        const double x53_ = x40_*x5_;
+        const double x54_ = 18.0*x50_;
+        const double x55_ = d_F_*x50_;
+        const double x56_ = x12_*x36_;
+        const double x57_ = x13_*x36_;
+        const double x58_ = d_F_*x43_;
+        const double x59_ = x16_*x37_;
+        const double x60_ = x16_*x38_;
+        const double x61_ = d_*x47_;
+        const double x62_ = x0_*x47_;
+        const double x63_ = 2.0*x57_;
+        const double x64_ = x45_*(x43_ + x44_ + x58_ + 2.0);
+        const double x65_ = 0.5*x57_;
+        const double x66_ = 2.0*x58_ + x62_;
+        const double x67_ = x2_*x54_;
+        const double x68_ = 0.5*x61_;
+        const double x69_ = f_log1p(x56_ + x66_ - x46_ - x57_ - x61_);
+        const double x70_ = f_log1p(x1_*x47_ + x48_ + 4.0*x56_ + x63_ + x66_);
+        const double x71_ = x45_ + 2.5*x56_ + x65_ + x66_ + x68_;
+        const double x72_ = fabs(x69_ - x70_);
+        const double x73_ = f_exp(x4_*maximum(x69_, x70_));
+        const double x74_ = f_exp(L_*x69_);
+        const double x75_ = geometric_sum(0.0, -x72_, L_);
+        const double x76_ = times_growth(times_growth(times_growth(x46_ + x56_ + x57_ + x61_, x73_), x73_), x75_);
+        const double x77_ = x17_*x47_;
+        const double x78_ = x18_*x50_;
+        const double x79_ = x22_*x51_;
+        const double x80_ = x17_*x52_;
+        const double x81_ = times_growth(square(T_X_), x74_ + x76_);
+        const double x82_ = times_growth(times_growth(times_growth(G_2_*x64_, x73_), x73_), x75_);
+        const double x83_ = x26_*x49_;
+        const double x84_ = x26_*x47_;
+        const double x85_ = x26_*x51_;
+        const double x86_ = x17_*x59_;
+        const double x87_ = x18_*x46_ + x18_*x63_ + 0.5*x26_ + 0.5*x28_*x47_ + x34_*x44_ + x83_ + x84_;
+        const double x88_ = sqrt(d_*x53_ + d_*x79_ + d_F_*x31_*x51_ + d_F_*x67_ + 16.0*d_F_*x85_ + 4.0*d_F_*x86_ + 4.0*x12_*x17_*x60_ + x12_*x21_*x59_ + x12_*x53_ + x12_*x79_ + 64.0*x13_*x18_*x51_ + x13_*x54_ + 24.0*x13_*x78_ + x14_*x39_ + x14_*x40_ + x15_*x20_*x37_ + x15_*x39_ + x16_*x39_ + 6.0*x18_*x57_ + x19_*x2_*x52_ + x19_*x45_ + x19_*x47_ + x19_*x59_ + 28.0*x2_*x78_ + x21_*x58_ + x22_*x60_ + 20.0*x25_*x47_ + 32.0*x25_*x51_ + 8.0*x25_*x55_ + x25_ + 8.0*x26_*x59_ + x27_*x48_ + 44.0*x28_*x51_ + x29_*x49_ + x29_*x50_ + x29_*x52_ + 6.0*x3_*x77_ + 4.0*x3_*x80_ + x30_*x49_ + x30_*x51_ + x31_*x50_ + x31_*x55_ + 22.0*x34_*x59_ + 20.0*x37_*x41_ + 56.0*x38_*x41_ + 28.0*x42_*x50_ + 36.0*x47_ + x67_ + 16.0*x77_ + x80_*square(x2_) + 8.0*x83_ + 72.0*x84_ + 48.0*x85_ + 16.0*x86_ - d_F_*x32_*x59_ - 2.0*x18_*x3_*x52_ - 10.0*x18_*x62_ - x20_*x58_ - x20_*x60_ - 2.0*x36_*x42_ - 8.0*x42_*x51_);
+        const double x89_ = 0.5*x88_;
+        const double x90_ = f_log1p(x71_ + x87_ - x89_);
+        const double x91_ = x87_ + x89_;
+        const double x92_ = f_log1p(x71_ + x91_);
+        const double x93_ = fabs(x90_ - x92_);
+        const double x94_ = f_exp(0.5*L_*(x33_ + x70_));
+        const double x95_ = f_exp(L_*x90_);
+        const double x96_ = f_exp(x4_*maximum(x90_, x92_));
+        const double x97_ = geometric_sum(0.0, -x93_, L_);
+        const double x98_ = times_growth(times_growth(times_growth(x91_ - x45_ - 0.5*x56_ - x65_ - x68_, x96_), x96_), x97_);
+        const double x99_ = times_growth(times_growth(times_growth(Q_X_*x64_, x96_), x96_), x97_);
+        const double x100_ = times_growth(times_growth(square(C_)/square(n_), x94_), x94_);
+        const double x101_ = times_growth(C_*T_X_, x95_ + x98_);
+        const double x102_ = (1.0/((n_)))*(2.0*x101_ + 4.0*x99_);
+        const double next_0 = x100_ + x102_ + x81_ + 2.0*x82_;
         result_0[i] = next_0;
     }
 }
@@ -4231,8 +4241,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x9_ = square(sigma_down2_)*square(sigma_up2_)*square(x4_);
         const double x10_ = x9_*square(d_F_);
         const double x11_ = f_log1p(x7_ + (x7_ + 1.0)*(d_*x2_*x9_ + 2.0*d_F_*x0_*x9_ + d_F_*x1_*x8_ + x0_*x10_ + x1_*x10_ + x2_*x8_));
-        const double x12_ = f_exp(L_*x11_);
-        const double x13_ = times_growth(square(C_), x12_);
+        const double x12_ = f_exp(0.5*L_*x11_);
+        const double x13_ = times_growth(times_growth(square(C_), x12_), x12_);
         const double next_0 = x13_;
         result_0[i] = next_0;
     }

@@ -29,9 +29,11 @@ def _bounded_exponent(x):
     return torch.clamp(x, max=709.78 if x.dtype == torch.float64 else 88.72)
 
 
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    for growth in growths:
+        x = torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+    return x
 
 
 def _expm1_over(t):
@@ -118,11 +120,11 @@ def inner_products(
         L, alpha_1, alpha_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 15 operations a point
+    # 16 operations a point
     x0 = d*sigma_v2*torch.square(alpha_1)
     x1 = torch.log1p(d*d_F*sigma_down2*sigma_up2*(x0 + 1)*torch.square(alpha_2) + x0)
-    x2 = torch.exp(L*x1)
-    x3 = _times_growth(C, x2)
+    x2 = torch.exp(0.5*L*x1)
+    x3 = _times_growth(C, x2, x2)
     _to_inner_products = x3
     return _to_inner_products.expand(_shape)
 
@@ -179,10 +181,11 @@ def inner_products_limit(
         a_1, a_2, C, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 9 operations a point
-    x0 = torch.exp(a_1*d*sigma_v2 + a_2*d*d_F*sigma_down2*sigma_up2)
-    x1 = _times_growth(C, x0)
-    _to_inner_products_limit = x1
+    # 10 operations a point
+    x0 = 0.5*d
+    x1 = torch.exp(a_1*sigma_v2*x0 + a_2*d_F*sigma_down2*sigma_up2*x0)
+    x2 = _times_growth(C, x1, x1)
+    _to_inner_products_limit = x2
     return _to_inner_products_limit.expand(_shape)
 
 
@@ -241,14 +244,14 @@ def norm(
         L, alpha_1, alpha_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 19 operations a point
-    x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
-    x1 = torch.expm1(L*x0)
-    x2 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
-    x3 = _times_growth(C/n, x1)
-    x4 = torch.exp(L*x2)
-    x5 = _times_growth(N, x4)
-    x6 = _times_growth(x3, x4)
+    # 20 operations a point
+    x0 = 0.5*L
+    x1 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
+    x2 = torch.expm1(x0*x1)
+    x3 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
+    x4 = torch.exp(x0*x3)
+    x5 = _times_growth(N, x4, x4)
+    x6 = _times_growth(C/n, x2, x2 + 2, x4, x4)
     _to_norm = x5 + x6
     return _to_norm.expand(_shape)
 
@@ -307,12 +310,12 @@ def norm_limit(
         a_1, a_2, n, C, N, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 13 operations a point
-    x0 = torch.expm1(a_1*d*sigma_v2)
-    x1 = _times_growth(C/n, x0)
-    x2 = torch.exp(a_2*d*d_F*sigma_down2*sigma_up2)
-    x3 = _times_growth(N, x2)
-    x4 = _times_growth(x1, x2)
+    # 14 operations a point
+    x0 = 0.5*d
+    x1 = torch.expm1(a_1*sigma_v2*x0)
+    x2 = torch.exp(a_2*d_F*sigma_down2*sigma_up2*x0)
+    x3 = _times_growth(N, x2, x2)
+    x4 = _times_growth(C/n, x1, x1 + 2, x2, x2)
     _to_norm_limit = x3 + x4
     return _to_norm_limit.expand(_shape)
 
@@ -491,14 +494,15 @@ def gram_entry(
         L, alpha_1, alpha_2, n, C, K_ij, d, d_F, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 19 operations a point
-    x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
-    x1 = torch.expm1(L*x0)
-    x2 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
-    x3 = _times_growth(C/torch.square(n), x1)
-    x4 = torch.exp(L*x2)
-    x5 = _times_growth(K_ij + x3, x4)
-    _to_gram_entry = x5
+    # 21 operations a point
+    x0 = 0.5*L
+    x1 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
+    x2 = torch.expm1(x0*x1)
+    x3 = torch.log1p(d*d_F*sigma_down2*sigma_up2*torch.square(alpha_2))
+    x4 = _times_growth(C/torch.square(n), x2, x2 + 2)
+    x5 = torch.exp(x0*x3)
+    x6 = _times_growth(K_ij + x4, x5, x5)
+    _to_gram_entry = x6
     return _to_gram_entry.expand(_shape)
 
 
@@ -549,10 +553,10 @@ def pair_correlation(
         L, alpha_1, n, C, K_ij, K_ii, K_jj, d, sigma_v2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 17 operations a point
+    # 19 operations a point
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
-    x1 = torch.expm1(L*x0)
-    x2 = _times_growth(C/torch.square(n), x1)
+    x1 = torch.expm1(0.5*L*x0)
+    x2 = _times_growth(C/torch.square(n), x1, x1 + 2)
     x3 = torch.clamp(x2, max=1.7976931348623157e+308)
     x4 = torch.sqrt(K_ii + x3)
     x5 = torch.sqrt(K_jj + x3)
@@ -1865,106 +1869,111 @@ def norm_second_moment(
         n, d, L, C, T_X, G_2, Q_X, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 322 operations a point
+    # 337 operations a point
     x0 = torch.square(d)
     x1 = 2*d
     x2 = d*x0
     x3 = torch.square(x0)
-    x4 = torch.square(d_F)
-    x5 = torch.square(x4)
-    x6 = torch.square(alpha_1)
-    x7 = torch.square(alpha_2)
-    x8 = torch.square(x7)
-    x9 = torch.square(sigma_up2)
-    x10 = torch.square(sigma_down2)
-    x11 = d*d_F
-    x12 = d_F*x0
-    x13 = x0*x4
+    x4 = 0.5*L - 0.5
+    x5 = torch.square(d_F)
+    x6 = torch.square(x5)
+    x7 = torch.square(alpha_1)
+    x8 = torch.square(alpha_2)
+    x9 = torch.square(x8)
+    x10 = torch.square(sigma_up2)
+    x11 = torch.square(sigma_down2)
+    x12 = d*d_F
+    x13 = d_F*x0
     x14 = x0*x5
-    x15 = x3*x4
-    x16 = torch.square(sigma_v2)*torch.square(x6)
-    x17 = sigma_v2*x6
-    x18 = 16*x17
-    x19 = 4*x17
-    x20 = 8*x16
-    x21 = 16*x16
-    x22 = sigma_down2*sigma_up2
-    x23 = x10*x9
-    x24 = x0*x16
-    x25 = d*x17
-    x26 = x16*x2
+    x15 = x0*x6
+    x16 = x3*x5
+    x17 = torch.square(sigma_v2)*torch.square(x7)
+    x18 = sigma_v2*x7
+    x19 = 16*x18
+    x20 = 4*x18
+    x21 = 8*x17
+    x22 = 16*x17
+    x23 = sigma_down2*sigma_up2
+    x24 = x10*x11
+    x25 = x0*x17
+    x26 = d*x18
     x27 = x17*x2
-    x28 = 4*x24
-    x29 = x2*x20
-    x30 = 16*x26
-    x31 = 2*x25
-    x32 = torch.log1p(x1*x16 + x19 + x24 + x31)
-    x33 = d_F*x17
-    x34 = x22*x7
+    x28 = x18*x2
+    x29 = 4*x25
+    x30 = x2*x21
+    x31 = 16*x27
+    x32 = 2*x26
+    x33 = torch.log1p(x1*x17 + x20 + x25 + x32)
+    x34 = d_F*x18
     x35 = x23*x8
-    x36 = torch.square(x10)*torch.square(x8)*torch.square(x9)
-    x37 = x22*x23*torch.square(alpha_2*x7)
-    x38 = 9*x36
-    x39 = 36*x37
-    x40 = x13*x17
-    x41 = x2*x33
-    x42 = d*x34
-    x43 = x0*x34
-    x44 = d_F*x34
-    x45 = 2*x44
-    x46 = x35*x4
-    x47 = 4*x44
-    x48 = d_F*x35
-    x49 = x36*x4
-    x50 = x37*x4
-    x51 = x36*x5
-    x52 = x39*x4
-    x53 = 18*x49
-    x54 = d_F*x49
-    x55 = x11*x35
-    x56 = x12*x35
-    x57 = d_F*x42
-    x58 = x15*x36
-    x59 = x15*x37
-    x60 = d*x46
-    x61 = x0*x46
-    x62 = 2*x56
-    x63 = x44*(x42 + x43 + x57 + 2)
-    x64 = 0.5*x56
-    x65 = 2*x57 + x61
-    x66 = x2*x53
-    x67 = 0.5*x60
-    x68 = torch.log1p(x55 + x65 - x45 - x56 - x60)
-    x69 = torch.log1p(x1*x46 + x47 + 4*x55 + x62 + x65)
-    x70 = x44 + 2.5*x55 + x64 + x65 + x67
-    x71 = _geometric_sum(x68, x69, L)
-    x72 = torch.exp(L*x68)
-    x73 = _times_growth(x45 + x55 + x56 + x60, x71)
-    x74 = x16*x46
-    x75 = x17*x49
-    x76 = x21*x50
-    x77 = x16*x51
-    x78 = _times_growth(torch.square(T_X), x72 + x73)
-    x79 = _times_growth(G_2*x63, x71)
-    x80 = x25*x48
-    x81 = x25*x46
-    x82 = x25*x50
-    x83 = x16*x58
-    x84 = x17*x45 + x17*x62 + 0.5*x25 + 0.5*x27*x46 + x33*x43 + x80 + x81
-    x85 = torch.sqrt(d*x52 + d*x76 + d_F*x30*x50 + d_F*x66 + 16*d_F*x82 + 4*d_F*x83 + 4*x11*x16*x59 + x11*x20*x58 + x11*x52 + x11*x76 + 64*x12*x17*x50 + x12*x53 + 24*x12*x75 + x13*x38 + x13*x39 + x14*x19*x36 + x14*x38 + x15*x38 + 6*x17*x56 + x18*x2*x51 + x18*x44 + x18*x46 + x18*x58 + 28*x2*x75 + x20*x57 + x21*x59 + 20*x24*x46 + 32*x24*x50 + 8*x24*x54 + x24 + 8*x25*x58 + x26*x47 + 44*x27*x50 + x28*x48 + x28*x49 + x28*x51 + x29*x48 + x29*x50 + 6*x3*x74 + 4*x3*x77 + x30*x49 + x30*x54 + 22*x33*x58 + 20*x36*x40 + 56*x37*x40 + 28*x41*x49 + 36*x46 + x66 + 16*x74 + x77*torch.square(x2) + 8*x80 + 72*x81 + 48*x82 + 16*x83 - d_F*x31*x58 - 2*x17*x3*x51 - 10*x17*x61 - x19*x57 - x19*x59 - 2*x35*x41 - 8*x41*x50)
-    x86 = 0.5*x85
-    x87 = torch.log1p(x70 + x84 - x86)
-    x88 = x84 + x86
-    x89 = torch.log1p(x70 + x88)
-    x90 = torch.exp(L*(x32 + x69))
-    x91 = torch.exp(L*x87)
-    x92 = _geometric_sum(x87, x89, L)
-    x93 = _times_growth(x88 - x44 - 0.5*x55 - x64 - x67, x92)
-    x94 = _times_growth(Q_X*x63, x92)
-    x95 = _times_growth(torch.square(C)/torch.square(n), x90)
-    x96 = _times_growth(C*T_X, x91 + x93)
-    x97 = (1/n)*(4*x94 + 2*x96)
-    _to_second_moment = x78 + 2*x79 + x95 + x97
+    x36 = x24*x9
+    x37 = torch.square(x10)*torch.square(x11)*torch.square(x9)
+    x38 = x23*x24*torch.square(alpha_2*x8)
+    x39 = 9*x37
+    x40 = 36*x38
+    x41 = x14*x18
+    x42 = x2*x34
+    x43 = d*x35
+    x44 = x0*x35
+    x45 = d_F*x35
+    x46 = 2*x45
+    x47 = x36*x5
+    x48 = 4*x45
+    x49 = d_F*x36
+    x50 = x37*x5
+    x51 = x38*x5
+    x52 = x37*x6
+    x53 = x40*x5
+    x54 = 18*x50
+    x55 = d_F*x50
+    x56 = x12*x36
+    x57 = x13*x36
+    x58 = d_F*x43
+    x59 = x16*x37
+    x60 = x16*x38
+    x61 = d*x47
+    x62 = x0*x47
+    x63 = 2*x57
+    x64 = x45*(x43 + x44 + x58 + 2)
+    x65 = 0.5*x57
+    x66 = 2*x58 + x62
+    x67 = x2*x54
+    x68 = 0.5*x61
+    x69 = torch.log1p(x56 + x66 - x46 - x57 - x61)
+    x70 = torch.log1p(x1*x47 + x48 + 4*x56 + x63 + x66)
+    x71 = x45 + 2.5*x56 + x65 + x66 + x68
+    x72 = torch.abs(x69 - x70)
+    x73 = torch.exp(x4*torch.maximum(x69, x70))
+    x74 = torch.exp(L*x69)
+    x75 = _geometric_sum(0, -x72, L)
+    x76 = _times_growth(x46 + x56 + x57 + x61, x73, x73, x75)
+    x77 = x17*x47
+    x78 = x18*x50
+    x79 = x22*x51
+    x80 = x17*x52
+    x81 = _times_growth(torch.square(T_X), x74 + x76)
+    x82 = _times_growth(G_2*x64, x73, x73, x75)
+    x83 = x26*x49
+    x84 = x26*x47
+    x85 = x26*x51
+    x86 = x17*x59
+    x87 = x18*x46 + x18*x63 + 0.5*x26 + 0.5*x28*x47 + x34*x44 + x83 + x84
+    x88 = torch.sqrt(d*x53 + d*x79 + d_F*x31*x51 + d_F*x67 + 16*d_F*x85 + 4*d_F*x86 + 4*x12*x17*x60 + x12*x21*x59 + x12*x53 + x12*x79 + 64*x13*x18*x51 + x13*x54 + 24*x13*x78 + x14*x39 + x14*x40 + x15*x20*x37 + x15*x39 + x16*x39 + 6*x18*x57 + x19*x2*x52 + x19*x45 + x19*x47 + x19*x59 + 28*x2*x78 + x21*x58 + x22*x60 + 20*x25*x47 + 32*x25*x51 + 8*x25*x55 + x25 + 8*x26*x59 + x27*x48 + 44*x28*x51 + x29*x49 + x29*x50 + x29*x52 + 6*x3*x77 + 4*x3*x80 + x30*x49 + x30*x51 + x31*x50 + x31*x55 + 22*x34*x59 + 20*x37*x41 + 56*x38*x41 + 28*x42*x50 + 36*x47 + x67 + 16*x77 + x80*torch.square(x2) + 8*x83 + 72*x84 + 48*x85 + 16*x86 - d_F*x32*x59 - 2*x18*x3*x52 - 10*x18*x62 - x20*x58 - x20*x60 - 2*x36*x42 - 8*x42*x51)
+    x89 = 0.5*x88
+    x90 = torch.log1p(x71 + x87 - x89)
+    x91 = x87 + x89
+    x92 = torch.log1p(x71 + x91)
+    x93 = torch.abs(x90 - x92)
+    x94 = torch.exp(0.5*L*(x33 + x70))
+    x95 = torch.exp(L*x90)
+    x96 = torch.exp(x4*torch.maximum(x90, x92))
+    x97 = _geometric_sum(0, -x93, L)
+    x98 = _times_growth(x91 - x45 - 0.5*x56 - x65 - x68, x96, x96, x97)
+    x99 = _times_growth(Q_X*x64, x96, x96, x97)
+    x100 = _times_growth(torch.square(C)/torch.square(n), x94, x94)
+    x101 = _times_growth(C*T_X, x95 + x98)
+    x102 = (1/n)*(2*x101 + 4*x99)
+    _to_second_moment = x100 + x102 + x81 + 2*x82
     return _to_second_moment.expand(_shape)
 
 
@@ -2023,7 +2032,7 @@ def sum_second_moment(
         d, L, C, d_F, alpha_1, alpha_2, sigma_v2, sigma_up2, sigma_down2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 48 operations a point
+    # 49 operations a point
     x0 = torch.square(d)
     x1 = 2*d
     x2 = 4*d_F
@@ -2036,8 +2045,8 @@ def sum_second_moment(
     x9 = torch.square(sigma_down2)*torch.square(sigma_up2)*torch.square(x4)
     x10 = x9*torch.square(d_F)
     x11 = torch.log1p(x7 + (x7 + 1)*(d*x2*x9 + 2*d_F*x0*x9 + d_F*x1*x8 + x0*x10 + x1*x10 + x2*x8))
-    x12 = torch.exp(L*x11)
-    x13 = _times_growth(torch.square(C), x12)
+    x12 = torch.exp(0.5*L*x11)
+    x13 = _times_growth(torch.square(C), x12, x12)
     _to_second_moment = x13
     return _to_second_moment.expand(_shape)
 

@@ -590,8 +590,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double q_0_ = a_q_0[i];
         const double x0_ = square(beta_);
         const double x1_ = f_log1p(square(x0_));
-        const double x2_ = f_exp(x1_*(2.0*L_ - 1.0));
-        const double x3_ = times_growth(L_*q_0_*x0_, x2_);
+        const double x2_ = f_exp(0.5*x1_*(2.0*L_ - 1.0));
+        const double x3_ = times_growth(times_growth(L_*q_0_*x0_, x2_), x2_);
         const double next_0 = 4.0*x3_;
         result_0[i] = next_0;
     }

@@ -100,9 +100,11 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    product = x*growth
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    product = x
+    for growth in growths:
+        product = product*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
 
 
@@ -1219,26 +1221,29 @@ def _softmax_layer_exact_pair(a, n, D, d_k, x):
     x26 = 2*x0*x18*x3*(x0*((-x12) - 3*x13 - x19) + 0.5*x18/x0) - x23
     x27 = x17*(6 - 6*x)
     x28 = x21 + x24*x8
-    x29 = np.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
-    x30 = np.exp(a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22)))
-    x31 = x25*(x7 - 2)
-    x32 = _times_growth(x12, x29)
-    x33 = (x2)*x30
-    x34 = x*(x15*x20*(4 - x7) - x27 - x31)
-    x35 = x2*(x*x27 + x*x31 + x22*x5*(1 - x7))
-    x36 = _times_growth(x12*(x15*x20 - x34), x29)
-    x37 = _times_growth(x35, x30)
-    x38 = _times_growth(x35*x5, x30)
-    x39 = _times_growth(x35*(x4 + 1), x30)
-    x40 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36)
+    x29 = np.expm1(-0.5*a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
+    x30 = x25*(x7 - 2)
+    x31 = a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22))
+    x32 = np.exp(0.5*x31)
+    x33 = np.exp(x31)
+    x34 = x29 + 2
+    x35 = x*(x15*x20*(4 - x7) - x27 - x30)
+    x36 = x2*(x*x27 + x*x30 + x22*x5*(1 - x7))
+    x37 = _times_growth(x12, x29, x34)
+    x38 = _times_growth(x12*(x15*x20 - x35), x29, x34)
+    x39 = _times_growth(x36, x32, x32)
+    x40 = (x2)*x33
+    x41 = _times_growth(x36*x5, x32, x32)
+    x42 = _times_growth(x36*(x4 + 1), x32, x32)
+    x43 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x39) + x12*x35 - x38)
     return [
-        -x32,
-        x40 - x32,
-        x33,
-        x37,
+        -x37,
+        x43 - x37,
+        x40,
+        x39,
         x28,
-        x28*x4 + x39,
-        2*a*(x26*x5 + x38 + x8*(2*x13 - x16 - x26)),
+        x28*x4 + x42,
+        2*a*(x26*x5 + x41 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -1532,35 +1537,37 @@ def _softmax_layer_exact_unit_sphere_pair(a, n, D, d_k, x):
     x39 = 2*x29
     x40 = 2*x30
     x41 = 4*x30
-    x42 = D*x2*x26*x5*(x25 - x33)/x0
-    x43 = x1*x35
-    x44 = x1*x36
-    x45 = x24 + x31 + x40 - x28 - x39
-    x46 = x22*x37
-    x47 = x43 - x44
-    x48 = x38 + x45
-    x49 = x2*x46
-    x50 = x46*(x2 + 1 - 2*x3)
-    x51 = x11*x48
-    x52 = n*x49
-    x53 = x51/x24
+    x42 = x1*x35
+    x43 = x1*x36
+    x44 = x24 + x31 + x40 - x28 - x39
+    x45 = x22*x37
+    x46 = x42 - x43
+    x47 = x38 + x44
+    x48 = x2*x45
+    x49 = x45*(x2 + 1 - 2*x3)
+    x50 = x11*x47
+    x51 = n*x48
+    x52 = D*x2*x26*x5*(x25 - x33)/x0 - x48
+    x53 = x50/x24
     x54 = x17*x37
-    x55 = x21*(D*(x10*x24*(D - 4) + x10 + x11*x23[9] + x12*x34 + x13*x27 + x13*x23[22] + x14*x31 + x14*x23[16] + x15*x41 + x28 + x32 + x39 + x23[2] + 4*x23[7] - x11*x23[17] - x12*x25 - x12*x28*x8 - x12*x9*x23[20] - x12*x23[11] - x12*x23[21] - x12*x23[23] - x15*x39 - x24 - x31 - x40 - 2*x23[3] - 2*x23[5]) - x50) + x50
-    x56 = np.expm1(-a*x*(x*(x20*x47 - x22*x4*x54) + x21*x53))
-    x57 = np.exp(a*(x17*(x17*(x43*(x16 + 1) - x*x53) + x18*x52) + x18*x20*x44))
-    x58 = x3*(x*x47*(6 - 6*x) + x*x52*(x19 - 2) + x17*x53*(1 - x19))
-    x59 = _times_growth(x24, x56)
-    x60 = (x3)*x57
-    x61 = _times_growth(x58*(x21*(x6*x7*(x32 + x45)/x48 - 1) + 1), x57)
-    x62 = _times_growth(x17*x58, x57)
+    x55 = x21*(D*(x10*x24*(D - 4) + x10 + x11*x23[9] + x12*x34 + x13*x27 + x13*x23[22] + x14*x31 + x14*x23[16] + x15*x41 + x28 + x32 + x39 + x23[2] + 4*x23[7] - x11*x23[17] - x12*x25 - x12*x28*x8 - x12*x9*x23[20] - x12*x23[11] - x12*x23[21] - x12*x23[23] - x15*x39 - x24 - x31 - x40 - 2*x23[3] - 2*x23[5]) - x49) + x49
+    x56 = np.expm1(-0.5*a*x*(x*(x20*x46 - x22*x4*x54) + x21*x53))
+    x57 = a*(x17*(x17*(x42*(x16 + 1) - x*x53) + x18*x51) + x18*x20*x43)
+    x58 = x3*(x*x46*(6 - 6*x) + x*x51*(x19 - 2) + x17*x53*(1 - x19))
+    x59 = _times_growth(x24, x56, x56 + 2)
+    x60 = np.exp(x57)
+    x61 = np.exp(0.5*x57)
+    x62 = (x3)*x60
+    x63 = _times_growth(x58*(x21*(x6*x7*(x32 + x44)/x47 - 1) + 1), x61, x61)
+    x64 = _times_growth(x17*x58, x61, x61)
     return [
         -x59,
         2*a*x*x3*x6*(x39 + 1 - 3*x24) + x*(x33 + x38)*(x18 + 3 - x19) - x*x54*(2 - x) - x59,
-        x60,
-        x61,
+        x62,
+        x63,
         x55,
-        x55*x6 + x61,
-        2*a*(x17*(x42 - x49) + x21*(D*x10*(x24 + 3*x31 + x34 + x41 - 2*x27 - 3*x28 - 4*x29) + x49 - x42 - x51) + x62),
+        x55*x6 + x63,
+        2*a*(x17*x52 + x21*(D*x10*(x24 + 3*x31 + x34 + x41 - 2*x27 - 3*x28 - 4*x29) - x50 - x52) + x64),
     ]
 
 
@@ -1689,26 +1696,29 @@ def _softmax_layer_exact_unit_normal_pair(a, n, D, d_k, x):
     x26 = 2*x0*x18*x3*(x0*((-x12) - 3*x13 - x19) + 0.5*x18/x0) - x23
     x27 = x17*(6 - 6*x)
     x28 = x21 + x24*x8
-    x29 = np.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
-    x30 = np.exp(a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22)))
-    x31 = x25*(x7 - 2)
-    x32 = _times_growth(x12, x29)
-    x33 = (x2)*x30
-    x34 = x*(x15*x20*(4 - x7) - x27 - x31)
-    x35 = x2*(x*x27 + x*x31 + x22*x5*(1 - x7))
-    x36 = _times_growth(x12*(x15*x20 - x34), x29)
-    x37 = _times_growth(x35, x30)
-    x38 = _times_growth(x35*x5, x30)
-    x39 = _times_growth(x35*(x4 + 1), x30)
-    x40 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36)
+    x29 = np.expm1(-0.5*a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
+    x30 = x25*(x7 - 2)
+    x31 = a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22))
+    x32 = np.exp(0.5*x31)
+    x33 = np.exp(x31)
+    x34 = x29 + 2
+    x35 = x*(x15*x20*(4 - x7) - x27 - x30)
+    x36 = x2*(x*x27 + x*x30 + x22*x5*(1 - x7))
+    x37 = _times_growth(x12, x29, x34)
+    x38 = _times_growth(x12*(x15*x20 - x35), x29, x34)
+    x39 = _times_growth(x36, x32, x32)
+    x40 = (x2)*x33
+    x41 = _times_growth(x36*x5, x32, x32)
+    x42 = _times_growth(x36*(x4 + 1), x32, x32)
+    x43 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x39) + x12*x35 - x38)
     return [
-        -x32,
-        x40 - x32,
-        x33,
-        x37,
+        -x37,
+        x43 - x37,
+        x40,
+        x39,
         x28,
-        x28*x4 + x39,
-        2*a*(x26*x5 + x38 + x8*(2*x13 - x16 - x26)),
+        x28*x4 + x42,
+        2*a*(x26*x5 + x41 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -2021,35 +2031,37 @@ def _softmax_layer_exact_normed_sphere_pair(a, n, D, d_k, x):
     x46 = 2*x36
     x47 = 2*x37
     x48 = 4*x37
-    x49 = x1*x42
-    x50 = x1*x43
-    x51 = x31 + x38 + x47 - x35 - x46
-    x52 = x29*x44
-    x53 = x49 - x50
-    x54 = x45 + x51
-    x55 = x2*x52
-    x56 = x52*(x2 + 1 - 2*x3)
-    x57 = x24*x54
-    x58 = n*x55
-    x59 = x19*x2*x33*x5*x7*(x32 - x40)/(x0*x16) - x55
-    x60 = x57/x31
+    x49 = x19*x2*x33*x5*x7*(x32 - x40)/(x0*x16)
+    x50 = x1*x42
+    x51 = x1*x43
+    x52 = x31 + x38 + x47 - x35 - x46
+    x53 = x29*x44
+    x54 = x50 - x51
+    x55 = x45 + x52
+    x56 = x2*x53
+    x57 = x53*(x2 + 1 - 2*x3)
+    x58 = x24*x55
+    x59 = n*x56
+    x60 = x58/x31
     x61 = x10*x44
-    x62 = x14*(x19*(x23*x31*(x19 - 4) + x23 + x24*x30[9] + x25*x41 + x26*x34 + x26*x30[22] + x27*x38 + x27*x30[16] + x28*x48 + x35 + x39 + x46 + x30[2] + 4*x30[7] - x21*x25*x35 - x22*x25*x30[20] - x24*x30[17] - x25*x32 - x25*x30[11] - x25*x30[21] - x25*x30[23] - x28*x46 - x31 - x38 - x47 - 2*x30[3] - 2*x30[5]) - x56) + x56
-    x63 = np.expm1(-a*x*(x*(x13*x53 - x29*x4*x61) + x14*x60))
-    x64 = np.exp(a*(x10*(x10*(x49*(x9 + 1) - x*x60) + x11*x58) + x11*x13*x50))
-    x65 = x3*(x*x53*(6 - 6*x) + x*x58*(x12 - 2) + x10*x60*(1 - x12))
-    x66 = _times_growth(x31, x63)
-    x67 = (x3)*x64
-    x68 = _times_growth(x65*(x14*(x15*x20*x6*x8*(x39 + x51)/x54 - 1) + 1), x64)
-    x69 = _times_growth(x10*x65, x64)
+    x62 = x14*(x19*(x23*x31*(x19 - 4) + x23 + x24*x30[9] + x25*x41 + x26*x34 + x26*x30[22] + x27*x38 + x27*x30[16] + x28*x48 + x35 + x39 + x46 + x30[2] + 4*x30[7] - x21*x25*x35 - x22*x25*x30[20] - x24*x30[17] - x25*x32 - x25*x30[11] - x25*x30[21] - x25*x30[23] - x28*x46 - x31 - x38 - x47 - 2*x30[3] - 2*x30[5]) - x57) + x57
+    x63 = np.expm1(-0.5*a*x*(x*(x13*x54 - x29*x4*x61) + x14*x60))
+    x64 = a*(x10*(x10*(x50*(x9 + 1) - x*x60) + x11*x59) + x11*x13*x51)
+    x65 = x3*(x*x54*(6 - 6*x) + x*x59*(x12 - 2) + x10*x60*(1 - x12))
+    x66 = _times_growth(x31, x63, x63 + 2)
+    x67 = np.exp(x64)
+    x68 = np.exp(0.5*x64)
+    x69 = (x3)*x67
+    x70 = _times_growth(x65*(x14*(x15*x20*x6*x8*(x39 + x52)/x55 - 1) + 1), x68, x68)
+    x71 = _times_growth(x10*x65, x68, x68)
     return [
         -x66,
         2*a*x*x3*x6*(x46 + 1 - 3*x31) + d_k*x*x17*(x40 + x45)*(x11 + 3 - x12) - x*x18*x61*(2 - x) - x66,
-        x67,
-        x68,
+        x69,
+        x70,
         x62,
-        x6*x62 + x68,
-        2*a*(x10*x59 + x14*(D*d_k*x17*x23*(x31 + 3*x38 + x41 + x48 - 2*x34 - 3*x35 - 4*x36) - x57 - x59) + x69),
+        x6*x62 + x70,
+        2*a*(x10*(x49 - x56) + x14*(D*d_k*x17*x23*(x31 + 3*x38 + x41 + x48 - 2*x34 - 3*x35 - 4*x36) + x56 - x49 - x58) + x71),
     ]
 
 
@@ -2180,26 +2192,29 @@ def _softmax_layer_exact_normed_normal_pair(a, n, D, d_k, x):
     x26 = 2*x0*x18*x3*(x0*((-x12) - 3*x13 - x19) + 0.5*x18/x0) - x23
     x27 = x17*(6 - 6*x)
     x28 = x21 + x24*x8
-    x29 = np.expm1(-a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
-    x30 = np.exp(a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22)))
-    x31 = x25*(x7 - 2)
-    x32 = _times_growth(x12, x29)
-    x33 = (x2)*x30
-    x34 = x*(x15*x20*(4 - x7) - x27 - x31)
-    x35 = x2*(x*x27 + x*x31 + x22*x5*(1 - x7))
-    x36 = _times_growth(x12*(x15*x20 - x34), x29)
-    x37 = _times_growth(x35, x30)
-    x38 = _times_growth(x35*x5, x30)
-    x39 = _times_growth(x35*(x4 + 1), x30)
-    x40 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x37) + x12*x34 - x36)
+    x29 = np.expm1(-0.5*a*x*(x*(x17*(3 - x6) - x25*x5) + x22*x8))
+    x30 = x25*(x7 - 2)
+    x31 = a*x5*(x25*np.square(x) + x5*(x17*(x6 + 1) - x*x22))
+    x32 = np.exp(0.5*x31)
+    x33 = np.exp(x31)
+    x34 = x29 + 2
+    x35 = x*(x15*x20*(4 - x7) - x27 - x30)
+    x36 = x2*(x*x27 + x*x30 + x22*x5*(1 - x7))
+    x37 = _times_growth(x12, x29, x34)
+    x38 = _times_growth(x12*(x15*x20 - x35), x29, x34)
+    x39 = _times_growth(x36, x32, x32)
+    x40 = (x2)*x33
+    x41 = _times_growth(x36*x5, x32, x32)
+    x42 = _times_growth(x36*(x4 + 1), x32, x32)
+    x43 = (a*x4)*(x*x24*(2 - x) + x*(4*x13 + x19 + x28 + x39) + x12*x35 - x38)
     return [
-        -x32,
-        x40 - x32,
-        x33,
-        x37,
+        -x37,
+        x43 - x37,
+        x40,
+        x39,
         x28,
-        x28*x4 + x39,
-        2*a*(x26*x5 + x38 + x8*(2*x13 - x16 - x26)),
+        x28*x4 + x42,
+        2*a*(x26*x5 + x41 + x8*(2*x13 - x16 - x26)),
     ]
 
 
@@ -2313,15 +2328,17 @@ def _means_275bc9_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, si
     x27 = np.maximum(1 - x10*x14*x26*x3 - x14*x25*x7, 0)
     x28 = 1 - x27
     x29 = 3*x27
-    x30 = np.exp(x18*x28*(x22*np.square(x27) + x28*(x0*x14*x23*(2*x27 + 1) - x24*x27)))
+    x30 = x18*x28*(x22*np.square(x27) + x28*(x0*x14*x23*(2*x27 + 1) - x24*x27))
     x31 = x2*(x19*x23*x27*(6 - 6*x27) + x22*x27*(x29 - 2) + x24*x28*(1 - x29))
-    x32 = _times_growth(x25*x31, x30)
-    x33 = (x2)*x30
-    x34 = _times_growth(x26*x31/x3, x30)
+    x32 = np.exp(0.5*x30)
+    x33 = np.exp(x30)
+    x34 = _times_growth(x25*x31, x32, x32)
+    x35 = (x2)*x33
+    x36 = _times_growth(x26*x31/x3, x32, x32)
     return [
-        x32,
-        x33,
         x34,
+        x35,
+        x36,
     ]
 
 
@@ -2467,19 +2484,21 @@ def _means_5ab39c_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, si
     x28 = np.maximum(1 - x11*x15*x27*x3 - x15*x26*x7, 0)
     x29 = 1 - x28
     x30 = 3*x28
-    x31 = np.exp(x19*x29*(x23*np.square(x28) + x29*(x0*x15*x24*(2*x28 + 1) - x25*x28)))
+    x31 = x19*x29*(x23*np.square(x28) + x29*(x0*x15*x24*(2*x28 + 1) - x25*x28))
     x32 = x2*(x20*x24*x28*(6 - 6*x28) + x23*x28*(x30 - 2) + x25*x29*(1 - x30))
-    x33 = _times_growth(x32*(at_0 - x8), x31)
-    x34 = _times_growth(x26*x32, x31)
-    x35 = _times_growth(at_0*x32, x31)
-    x36 = (x2)*x31
-    x37 = _times_growth(x27*x32/x3, x31)
+    x33 = np.exp(0.5*x31)
+    x34 = np.exp(x31)
+    x35 = _times_growth(x32*(at_0 - x8), x33, x33)
+    x36 = _times_growth(x26*x32, x33, x33)
+    x37 = _times_growth(at_0*x32, x33, x33)
+    x38 = (x2)*x34
+    x39 = _times_growth(x27*x32/x3, x33, x33)
     return [
-        x33,
-        x34,
         x35,
         x36,
         x37,
+        x38,
+        x39,
     ]
 
 

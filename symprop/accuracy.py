@@ -183,6 +183,7 @@ class _Worst:
         exact_at: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
         """Count the errors at a point; ``exact`` is empty where the formula has no value, and the code may give none."""
+        exact = exact or exact_at(_at_bounds(spec, point))
         if not exact:
             if all(map(math.isfinite, values)) and self.error < math.inf:
                 self.error, self.output, self.point = math.inf, "a value where there is none", point
@@ -192,8 +193,8 @@ class _Worst:
             if math.isnan(value):
                 continue
             error = _relative(value, want)
-            if key in spec.rounded_as_one and math.isfinite(error):
-                error *= min(1.0, abs(float(want)))
+            if key in spec.rounded_as_one and math.isfinite(value):
+                error = min(error, abs(value - float(want)))
             if error > max(self.error, TOLERANCE):
                 allowed = ROUNDINGS * _conditioned(spec, point, key, want, exact_at)
                 if not abs(value - float(want)) <= allowed:
@@ -238,11 +239,23 @@ def _neighbour(spec: FunctionSpec, parameter: Parameter, point: Mapping[str, Any
         moved = given + math.copysign(math.ulp(1.0), end)
         moved = moved if low is None else max(moved, low)
         moved = moved if high is None else min(moved, high)
-    bound = domain.lower if end < 0 else domain.upper
+    exact = _meant(domain.lower if end < 0 else domain.upper, given, point)
+    return moved if exact is None else exact
+
+
+def _meant(bound: sp.Expr | None, given: Any, point: Mapping[str, Any]) -> sp.Rational | None:
+    """The exact end of a range that a double stands for, None where it stands for itself."""
     if bound is None or not {symbol.name for symbol in bound.free_symbols} <= set(point):
-        return moved
+        return None
     exact = bound.xreplace({symbol: sp.sympify(point[symbol.name]) for symbol in bound.free_symbols})
-    return exact if exact.is_finite and exact.is_Rational and float(exact) == given else moved
+    return exact if exact.is_finite and exact.is_Rational and float(exact) == given else None
+
+
+def _at_bounds(spec: FunctionSpec, point: Mapping[str, Any]) -> dict[str, Any]:
+    """The point with exact ends of ranges, which no double may be, where it has the doubles next to them."""
+    ends = {p.name: (_meant(p.domain.lower, point[p.name], point), _meant(p.domain.upper, point[p.name], point))
+            for p in spec.signature}
+    return {name: next((end for end in ends[name] if end is not None), given) for name, given in point.items()}
 
 
 def main(arguments: list[str] | None = None, show: Callable[[str], None] = print) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from hashlib import sha256
 from itertools import count
 from typing import Any
@@ -99,7 +99,7 @@ class BoundedExponent(_Lowered):
 
 
 class TimesGrowth(_Lowered):
-    """x*y for a growth y that may overflow: zero where x is."""
+    """The product of x and of parts of growths that may overflow, from left to right: zero where x is."""
 
 
 class Grouped(_Lowered):
@@ -441,8 +441,13 @@ class _Lowering:
             return node
         if node.is_Add:
             constants = [argument for argument in node.args if not argument.free_symbols]
-            terms = [self.lower(argument) for argument in node.args if argument.free_symbols]
-            return sp.Add(_number(sp.Add(*constants)), *terms)
+            terms = [argument for argument in node.args if argument.free_symbols]
+            constant = _number(sp.Add(*constants))
+            shares = [term for term in terms if is_share(-constant * term)] if abs(constant) == 1 and len(terms) > 1 else []
+            for share in shares[:1]:
+                constant *= Complement(-constant * share)
+                terms.remove(share)
+            return sp.Add(constant, *map(self.lower, terms))
         if node.is_Mul or node.is_Pow or isinstance(node, sp.exp):
             return self.product(sp.Mul.make_args(node))
         if isinstance(node, GrowthMinusOne):
@@ -555,16 +560,18 @@ class _Lowering:
         exponents += [self.lower(exponent) * self.sum_of_logs(terms) for exponent, terms in powers.items()]
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
-        for kind in (Expm1, Exp, LogGeometricSum, sp.Add):
-            growth = [factor for factor in plain if isinstance(factor, kind) and factor.has(*_GROWTHS) and _grows(factor)]
-            # What grows in a divisor may cancel the growth.
-            steady = [factor for factor in plain if _can_vanish(factor) or not factor.has(*_GROWTHS)]
-            rest = [factor for factor in steady if factor not in growth]
-            others = [factor for factor in plain if factor not in growth and factor not in rest]
-            if any(map(_overflows, growth)) and any(map(_can_vanish, rest)):
-                plain = [TimesGrowth(sp.Mul(*rest), sp.Mul(*growth)), *others]
-            elif growth and any(factor.is_Pow and factor.exp.is_negative for factor in rest):
-                plain = [Grouped(sp.Mul(*rest), sp.Mul(*growth)), *others]
+        growing = [f for f in plain if isinstance(f, (*_GROWTHS, sp.Add)) and f.has(*_GROWTHS) and _grows(f)]
+        # A sum that can vanish is what the others multiply, where there are others.
+        growths = [f for f in growing if not (f.is_Add and _can_vanish(f))] or growing
+        unbounded = [f for f in growths if _overflows(f)]
+        growths = unbounded or growths
+        # What grows in a divisor may cancel the growth.
+        rest = [f for f in plain if f not in growths and (_can_vanish(f) or not f.has(*_GROWTHS))]
+        others = [f for f in plain if f not in growths and f not in rest]
+        if unbounded and any(map(_can_vanish, rest)):
+            plain = [TimesGrowth(sp.Mul(*rest), *(part for growth in unbounded for part in _parts(growth))), *others]
+        elif growths and any(factor.is_Pow and factor.exp.is_negative for factor in rest):
+            plain = [reduce(Grouped, growths, sp.Mul(*rest)), *others]
         return sp.Mul(_number(sp.Mul(*constants)), *plain)
 
     def power(self, factor: sp.Expr) -> sp.Expr:
@@ -661,7 +668,21 @@ def _grows(growth: sp.Expr) -> bool:
 
 
 def _overflows(growth: sp.Expr) -> bool:
-    return any(not isinstance(item.args[0], BoundedExponent) for item in growth.atoms(*_GROWTHS))
+    exponents = (exponent for item in growth.atoms(*_GROWTHS) for exponent in item.args[:2])
+    return any(not isinstance(item, BoundedExponent) and not _is_positive(-item, or_zero=True) for item in exponents)
+
+
+def _parts(growth: sp.Expr) -> tuple[sp.Expr, ...]:
+    """Factors of a growth, each about its root, so that a small number can be multiplied by it before it overflows."""
+    if not _overflows(growth):
+        return (growth,)
+    if isinstance(growth, LogGeometricSum):
+        one, other, depth = growth.args
+        return (*_parts(Exp((depth - 1) * sp.Max(one, other))), LogGeometricSum(0, -sp.Abs(one - other), depth))
+    if isinstance(growth, (Exp, Expm1)):
+        half = growth.func(_number(sp.S.Half) * growth.args[0])
+        return (half, half) if isinstance(growth, Exp) else (half, half + 2)
+    return (growth,)
 
 
 def _can_vanish(factor: sp.Expr) -> bool:

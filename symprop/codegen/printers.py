@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import sympy as sp
@@ -174,6 +175,9 @@ class _Printer(StrPrinter):
             return f"{kind.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
         if kind is lowering.Grouped:
             return f"({self._print(expr.args[0])})*{self.parenthesize(expr.args[1], PRECEDENCE['Pow'])}"
+        if kind is lowering.TimesGrowth and self.backend == "compiled":
+            first, *growths = map(self._print, expr.args)
+            return reduce(lambda product, growth: f"{self.table[kind]}({product}, {growth})", growths, first)
         if kind is lowering.Complement:
             return f"(1 - {self.parenthesize(expr.args[0], PRECEDENCE['Pow'])})"
         if kind is Str:

@@ -398,9 +398,11 @@ def _bounded_exponent(x):
     """The exponent, bounded so that its exponential is finite."""
     return np.minimum(x, 709.78)''',
         "_times_growth": '''\
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    product = x*growth
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    product = x
+    for growth in growths:
+        product = product*growth
     return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product''',
         "_log1p": '''\
 def _log1p(x):
@@ -434,9 +436,11 @@ def _bounded_exponent(x):
     """The exponent, bounded so that its exponential is finite and its gradient there zero."""
     return torch.clamp(x, max=709.78 if x.dtype == torch.float64 else 88.72)''',
         "_times_growth": '''\
-def _times_growth(x, growth):
-    """x*growth, zero where x is, also where the growth overflows."""
-    return torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)''',
+def _times_growth(x, *growths):
+    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    for growth in growths:
+        x = torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
+    return x''',
         "_log_near_one": '''\
 def _log_near_one(x, whole):
     """log(1 + x), of 1 + x itself where x is near -1."""

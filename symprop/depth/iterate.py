@@ -288,8 +288,11 @@ def mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr
 
     def through_sympy(function: Any) -> Callable[..., Any]:
         def value(*values: Any) -> Any:
+            numbers = [mpmath.mpmathify(item) for item in values]
+            if any(mpmath.im(number) != 0 or mpmath.isnan(number) for number in numbers):
+                return mpmath.nan
             exact = (sp.Integer(int(v)) if v == mpmath.floor(v) and abs(v) < 2**53 else sp.Float(v, mpmath.mp.dps)
-                     for v in map(mpmath.mpmathify, values))
+                     for v in map(mpmath.re, numbers))
             return mpmath.mpmathify(sp.N(function(*exact), mpmath.mp.dps))
 
         return value
