@@ -100,12 +100,17 @@ def _blocks(shape, arguments, domains, block, part, parts):
             yield index, changed, values
 
 
-def _times_growth(x, *growths):
-    """The product of x and the growths, zero where x is, also where a growth overflows."""
-    product = x
-    for growth in growths:
-        product = product*growth
-    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product
+def _times_growth(*factors):
+    """The product from left to right, zero where a factor is, also where a growth overflows."""
+    product = factors[0]
+    for factor in factors[1:]:
+        product = product*factor
+    if not np.isnan(np.min(product, initial=0.0)):
+        return product
+    zero = False
+    for factor in factors:
+        zero = zero | (factor == 0)
+    return np.where(zero, 0.0, product)
 
 
 def _log_near_one(x, whole):

@@ -23,7 +23,7 @@ def _tensors(*values):
 
 
 def _times_growth(x, *growths):
-    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    """The product from left to right, zero where a factor is, also where a growth overflows."""
     for growth in growths:
         x = torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
     return x

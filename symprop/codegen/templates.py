@@ -398,12 +398,17 @@ def _bounded_exponent(x):
     """The exponent, bounded so that its exponential is finite."""
     return np.minimum(x, 709.78)''',
         "_times_growth": '''\
-def _times_growth(x, *growths):
-    """The product of x and the growths, zero where x is, also where a growth overflows."""
-    product = x
-    for growth in growths:
-        product = product*growth
-    return np.where(x == 0, 0.0, product) if np.isnan(np.min(product, initial=0.0)) else product''',
+def _times_growth(*factors):
+    """The product from left to right, zero where a factor is, also where a growth overflows."""
+    product = factors[0]
+    for factor in factors[1:]:
+        product = product*factor
+    if not np.isnan(np.min(product, initial=0.0)):
+        return product
+    zero = False
+    for factor in factors:
+        zero = zero | (factor == 0)
+    return np.where(zero, 0.0, product)''',
         "_log1p": '''\
 def _log1p(x):
     """log(1 + x) for x >= 0 to every digit; the rounding of 1 + x is put back, which is faster than np.log1p."""
@@ -437,7 +442,7 @@ def _bounded_exponent(x):
     return torch.clamp(x, max=709.78 if x.dtype == torch.float64 else 88.72)''',
         "_times_growth": '''\
 def _times_growth(x, *growths):
-    """The product of x and the growths, zero where x is, also where a growth overflows."""
+    """The product from left to right, zero where a factor is, also where a growth overflows."""
     for growth in growths:
         x = torch.where((x == 0) & torch.isinf(growth), 0.0*x, x*growth)
     return x''',

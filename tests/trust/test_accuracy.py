@@ -8,6 +8,7 @@ import sympy as sp
 
 from symprop import bundled
 from symprop.accuracy import edge_points, measure
+from symprop.codegen.render import load
 from symprop.codegen.spec import FunctionSpec, evaluate, parameters
 from symprop.core.errors import RefusedError
 from symprop.core.symbols import L, alpha_1
@@ -69,8 +70,21 @@ def test_a_wrong_digit_is_seen():
     assert seen.worst == pytest.approx(1e-9, rel=1e-3) and seen.output == output
 
 
-@pytest.mark.parametrize("name", ["noci2022:correlation", "noci2022:correlation_limit"])
+@pytest.mark.parametrize("name", [
+    "noci2022:correlation", "noci2022:correlation_limit", "noci2022:norm", "noci2022:norm_limit", "noci2022:gram_entry",
+    "noci2022:inner_products",
+])
 def test_growth_near_the_largest_number_meets_what_is_small_first(name):
     found = measure(evaluator(name), name, ("numpy", "torch", "compiled"), points=400)
     assert [(item.backend, item.worst, item.lost) for item in found] == [(item.backend, 0, 0) for item in found]
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "compiled"])
+@pytest.mark.parametrize(("A", "sigma_w"), [(0.9999999999999999, 6.271806152324232e-09), (0.999999999999, 7e-9)])
+def test_one_minus_a_share_is_taken_before_a_small_term_is_added(backend, A, sigma_w):
+    spec = evaluator("cowsik2024:exponents_gelu")
+    point = {"A": A, "M": 1.0, "sigma_w": sigma_w}
+    found = dict(zip(dict(spec.outputs), load(spec, backend)(**point), strict=True))
+    exact = float(evaluate(spec, point, 20)["lyapunov_gradient_common"])
+    assert abs(exact) < 1e-16 and abs(float(found["lyapunov_gradient_common"]) - exact) < 1e-15
