@@ -490,16 +490,18 @@ def exponents_relu(
             if _changed & 0b1:
                 x0 = 2*A
                 x1 = 1 - A
+            if _changed & 0b10:
+                x2 = (1 - M)
             if _changed & 0b100:
-                x2 = np.square(sigma_w)
+                x3 = np.square(sigma_w)
             if _changed & 0b11:
-                x3 = M*x1
-            x4 = x2*x3
-            x5 = 1/(x0 + x4)
-            x6 = _log_near_one(-x0*x5*(A + x3), x1*x5*(A*(M*x2 + 2 - 2*M) + x4))
-            _to_lyapunov_angle[_at] = x6
+                x4 = M*x1
+            x5 = x3*x4
+            x6 = 1/(x0 + x5)
+            x7 = _log_near_one(-x0*x6*(A + x4), x1*x6*(A*(M*x3 + 2*x2) + x5))
+            _to_lyapunov_angle[_at] = x7
             _to_lyapunov_gradient_common[_at] = 0
-            _to_lyapunov_gradient_deviation[_at] = x6
+            _to_lyapunov_gradient_deviation[_at] = x7
 
     _in_parts(_work, workers)
     return ExponentsReluResult(

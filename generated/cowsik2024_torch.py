@@ -381,14 +381,15 @@ def exponents_relu(
     # 20 operations a point
     x0 = 2*A
     x1 = 1 - A
-    x2 = torch.square(sigma_w)
-    x3 = M*x1
-    x4 = x2*x3
-    x5 = 1/(x0 + x4)
-    x6 = _log_near_one(-x0*x5*(A + x3), x1*x5*(A*(M*x2 + 2 - 2*M) + x4))
-    _to_lyapunov_angle = x6
+    x2 = (1 - M)
+    x3 = torch.square(sigma_w)
+    x4 = M*x1
+    x5 = x3*x4
+    x6 = 1/(x0 + x5)
+    x7 = _log_near_one(-x0*x6*(A + x4), x1*x6*(A*(M*x3 + 2*x2) + x5))
+    _to_lyapunov_angle = x7
     _to_lyapunov_gradient_common = A.new_full((), 0)
-    _to_lyapunov_gradient_deviation = x6
+    _to_lyapunov_gradient_deviation = x7
     return ExponentsReluResult(
         _to_lyapunov_angle.expand(_shape),
         _to_lyapunov_gradient_common.expand(_shape),

@@ -442,12 +442,13 @@ class _Lowering:
         if node.is_Add:
             constants = [argument for argument in node.args if not argument.free_symbols]
             terms = [argument for argument in node.args if argument.free_symbols]
-            constant = _number(sp.Add(*constants))
-            shares = [term for term in terms if is_share(-constant * term)] if abs(constant) == 1 and len(terms) > 1 else []
+            constant = sp.Add(*constants)
+            shares = [term for term in terms if constant != 0 and is_share(-term / constant)] if len(terms) > 1 else []
+            whole = _number(constant)
             for share in shares[:1]:
-                constant *= Complement(-constant * share)
+                whole *= Complement(-share / constant)
                 terms.remove(share)
-            return sp.Add(constant, *map(self.lower, terms))
+            return sp.Add(whole, *map(self.lower, terms))
         if node.is_Mul or node.is_Pow or isinstance(node, sp.exp):
             return self.product(sp.Mul.make_args(node))
         if isinstance(node, GrowthMinusOne):
