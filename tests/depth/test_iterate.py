@@ -10,10 +10,11 @@ from symprop.codegen.spec import FunctionSpec, Parameter
 from symprop.components import Elementwise, LayerNorm, Linear, UniformAttention
 from symprop.core.errors import InputError
 from symprop.core.symbols import Domain, alpha_1, d, n, sigma_down2, sigma_up2, sigma_v2
-from symprop.depth.iterate import LayerMap, iterate, iterate_exact, iterate_until, layer_map
+from symprop.depth.iterate import LayerMap, iterate, iterate_exact, iterate_until, layer_map, mpmath_compile
 from symprop.functions.activation import Relu
 from symprop.functions.arc_cosine import arc_cosine, arc_cosine_array
 from symprop.functions.logistic import Silu
+from symprop.functions.softmax_overlap import OverlapGap
 from symprop.network import post_norm, residual, sequential, token_input, trace_of
 
 TOKENS = token_input(gaussian=True)
@@ -176,3 +177,9 @@ def test_settled_points_stop():
     layer = LayerMap({Q: 1 + Q / 2, GAP: GAP / 2 + sp.S.Half})
     found = iterate_until(layer, {Q: 1, GAP: [1, 4]}, 1000, change=1e-12)
     assert found.settled.all() and (found.layers < 60).all() and np.allclose(found.states[GAP], 1)
+
+
+def test_a_state_that_is_complex_by_rounding_has_no_value():
+    compute = mpmath_compile((GAP,), (OverlapGap(sp.S.One, sp.sqrt(GAP), sp.Integer(4)),))
+    (value,), (lost,) = compute(mpmath.mpf("0.04")), compute(mpmath.mpf("-1e-40"))
+    assert 0 < value < 1 and mpmath.isnan(lost)
