@@ -183,8 +183,8 @@ class _Worst:
         exact_at: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
         """Count the errors at a point; ``exact`` is empty where the formula has no value, and the code may give none."""
-        ends = _at_bounds(spec, point)
-        exact = exact or (exact_at(ends) if ends != point else {})
+        if not exact and (ends := _at_bounds(spec, point)) != point:
+            exact = exact_at(ends)
         if not exact:
             if all(map(math.isfinite, values)) and self.error < math.inf:
                 self.error, self.output, self.point = math.inf, "a value where there is none", point

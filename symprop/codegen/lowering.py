@@ -443,12 +443,11 @@ class _Lowering:
             constants = [argument for argument in node.args if not argument.free_symbols]
             terms = [argument for argument in node.args if argument.free_symbols]
             constant = sp.Add(*constants)
-            shares = [term for term in terms if constant != 0 and is_share(-term / constant)] if len(terms) > 1 else []
-            whole = _number(constant)
-            for share in shares[:1]:
-                whole *= Complement(-share / constant)
-                terms.remove(share)
-            return sp.Add(whole, *map(self.lower, terms))
+            share = next((term for term in terms if constant != 0 and is_share(-term / constant)), None)
+            if share is None or len(terms) == 1:
+                return sp.Add(_number(constant), *map(self.lower, terms))
+            terms.remove(share)
+            return sp.Add(_number(constant) * Complement(-share / constant), *map(self.lower, terms))
         if node.is_Mul or node.is_Pow or isinstance(node, sp.exp):
             return self.product(sp.Mul.make_args(node))
         if isinstance(node, GrowthMinusOne):
@@ -590,10 +589,9 @@ class _Lowering:
             return GrowthLog(self.lower(rest))
         whole = None if (-rest).is_Symbol or rest.has(*_OPAQUE) else without_cancellation(1 + rest)
         if whole is None:
-            share = next((-term for term in rest.args if is_share(-term)), None) if rest.is_Add else None
-            if share is None:
-                return Log1p(self.lower(rest))
-            return LogNearOne(self.lower(rest), Complement(share) + self.lower(rest + share))
+            if rest.is_Add and any(is_share(-term) for term in rest.args):
+                return LogNearOne(self.lower(rest), self.lower(1 + rest))
+            return Log1p(self.lower(rest))
         over, under = sp.fraction(rest)
         sign = -1 if under.could_extract_minus_sign() else 1
         positive = without_cancellation(sign * under)
@@ -675,15 +673,13 @@ def _overflows(growth: sp.Expr) -> bool:
 
 def _parts(growth: sp.Expr) -> tuple[sp.Expr, ...]:
     """Factors of a growth, each about its root, so that a small number can be multiplied by it before it overflows."""
-    if not _overflows(growth):
+    if growth.is_Add or not _overflows(growth):
         return (growth,)
     if isinstance(growth, LogGeometricSum):
         one, other, depth = growth.args
         return (*_parts(Exp((depth - 1) * sp.Max(one, other))), LogGeometricSum(0, -sp.Abs(one - other), depth))
-    if isinstance(growth, (Exp, Expm1)):
-        half = growth.func(_number(sp.S.Half) * growth.args[0])
-        return (half, half) if isinstance(growth, Exp) else (half, half + 2)
-    return (growth,)
+    half = growth.func(_number(sp.S.Half) * growth.args[0])
+    return (half, half) if isinstance(growth, Exp) else (half, half + 2)
 
 
 def _can_vanish(factor: sp.Expr) -> bool:
