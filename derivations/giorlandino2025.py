@@ -410,7 +410,8 @@ def _overlap(
     name = "" if placement == "post" else {"pre": "preln_", "none": "noln_"}[placement]
     name = f"{'centred_' if centred else ''}{f'{activation.name}_' if activation else ''}{name}"
     kind = f"{where} {activation.name if activation else 'ReLU'} blocks{' with centred attention' if centred else ''}"
-    outputs = {"overlap": 1 - depth.gap / depth.second, "one_minus_overlap": depth.gap / depth.second}
+    size = sp.S.One if placement == "post" else depth.second
+    outputs = {"overlap": depth.shared / size, "one_minus_overlap": GAP / size}
     outputs |= {} if placement == "post" else {"second_moment": depth.second}
     limit = "" if placement == "post" else "; no overlap is known where the second moment is inf or nan, beyond doubles"
     derived = Derived(
@@ -422,7 +423,7 @@ def _overlap(
         f"{closure.assumption.name}{limit}.", depth.arguments,
         {key: derived.with_expression(item) for key, item in outputs.items()}, recursion=depth.recursion,
         lower={} if n in depth.arguments else MANY, rounded_as_one=("rho", "overlap"),
-        formula=r"\rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)",
+        formula=r"\rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)",
     )
 
 

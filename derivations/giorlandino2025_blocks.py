@@ -13,8 +13,9 @@ import sympy as sp
 
 from symprop.codegen.recursion import Recursion
 from symprop.components import Attention, CausalAttention, Elementwise, LayerNorm, Linear, ShapedAttention
-from symprop.core.signal import Signal
+from symprop.core.signal import Signal, from_common
 from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, d_k, gain_v, gain_w, n, q_0, rho, sigma_b2
+from symprop.depth.common import common_map
 from symprop.depth.iterate import LayerMap, layer_map
 from symprop.functions.activation import Activation, Relu
 from symprop.functions.softmax_closures import Closure
@@ -27,6 +28,8 @@ UNIT = Signal(q=sp.S.One, gap=GAP, tokens=n, width=d, gaussian=True)
 """Tokens behind a norm."""
 STREAM = UNIT.replace(q=sp.Symbol("q_X", positive=True))
 """Tokens of any size."""
+COMMON = sp.Symbol("common_X", nonnegative=True)
+"""Second moment of the mean of all tokens."""
 
 
 SCALE = beta_a * sp.sqrt(sp.log(n)) / d
@@ -92,22 +95,28 @@ def wide(expression: sp.Expr) -> sp.Expr:
 
 
 @lru_cache(maxsize=16)
-def mapped(
-    placement: str, closure: Closure | None = None, activation: Activation | None = None, *, centred: bool = False
-) -> LayerMap:
-    """The map of a block at infinite width, its softmax moments closed or kept."""
-    updates = layer_map(traced(placement, activation, centred=centred), backward=False).updates
-    put = {key: wide(value) for key, value in updates.items()}
-    return LayerMap(put if closure is None else {key: closure(value) for key, value in put.items()})
+def mapped(placement: str) -> LayerMap:
+    """The map of a block at infinite width in (q, gap), its softmax moments kept."""
+    updates = layer_map(traced(placement), backward=False).updates
+    return LayerMap({key: wide(value) for key, value in updates.items()})
 
 
 @dataclass(frozen=True)
 class Depth:
-    """A block over depth: its recursion and the end of it."""
+    """A block over depth: its recursion in the second moment of the token mean and the gap, and how many tokens it is for."""
 
     recursion: Recursion
-    second: sp.Expr
-    gap: sp.Expr
+    tokens: sp.Expr
+
+    @property
+    def second(self) -> sp.Expr:
+        """q after the last layer."""
+        return from_common(COMMON, GAP, self.tokens)
+
+    @property
+    def shared(self) -> sp.Expr:
+        """q - gap after the last layer."""
+        return COMMON - GAP / self.tokens
 
     @property
     def arguments(self) -> tuple[sp.Symbol, ...]:
@@ -116,12 +125,15 @@ class Depth:
         return tuple(symbol for symbol in order if symbol in self.recursion.free_symbols)
 
 
+@lru_cache(maxsize=16)
 def over_depth(
     placement: str, closure: Closure, activation: Activation | None = None, *, centred: bool = False
 ) -> Depth:
     """Tokens of second moment q_0 (1 behind a norm) and overlap rho, after L blocks."""
-    layer = mapped(placement, closure, activation, centred=centred)
-    if placement == "post":
-        return Depth(Recursion.of(layer, {GAP: 1 - rho}, settled=GAP), sp.S.One, GAP)
-    start = {STREAM.q: q_0, GAP: q_0 * (1 - rho)}
-    return Depth(Recursion.of(layer, start, settled=GAP / STREAM.q), STREAM.q, GAP)
+    size, tokens = sp.S.One if placement == "post" else q_0, sp.oo if closure.many else n
+    layer = common_map(
+        trace_of(block(placement, activation, centred=centred), STREAM), COMMON, others=1 - 1 / tokens,
+        q=sp.S.One if placement == "post" else None, close=lambda moment: closure(wide(moment)),
+    )
+    start = {COMMON: size * (rho if closure.many else (1 + rho * (n - 1)) / n), GAP: size * (1 - rho)}
+    return Depth(Recursion.of(layer, start, settled=GAP / from_common(COMMON, GAP, tokens)), tokens)

@@ -420,7 +420,7 @@ def overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -439,8 +439,8 @@ def overlap_rem(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -493,7 +493,7 @@ def overlap_uniform(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -512,8 +512,8 @@ def overlap_uniform(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
+    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -567,7 +567,7 @@ def overlap_annealed(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -587,8 +587,8 @@ def overlap_annealed(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
+    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -643,7 +643,7 @@ def preln_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -663,8 +663,8 @@ def preln_overlap_rem(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X/q_X is at most ``settle`` everywhere, which is off at the
-    default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         wide norm: the size of a token is its expectation, exact as the width tends to infinity
@@ -718,7 +718,7 @@ def noln_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -738,8 +738,8 @@ def noln_overlap_rem(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X/q_X is at most ``settle`` everywhere, which is off at the
-    default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -792,7 +792,7 @@ def tanh_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -811,8 +811,8 @@ def tanh_overlap_rem(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -986,6 +986,13 @@ static inline double f_atan(double over, double below) {
 """,
     "square": r"""
 static inline double square(double x) { return x*x; }
+""",
+    "one_plus_product": r"""
+/* 1 + x*y of a product that is at least -1, rounded once. */
+static inline double one_plus_product(double x, double y) {
+    const double sum = fma(x, y, 1.0);
+    return sum < 0.0 ? 0.0 : sum;
+}
 """,
     "maximum": r"""
 static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }
@@ -1353,12 +1360,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_alpha_mlp = in[7];
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
+    double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
+    double a_x5[BLOCK];
     double a_x7[BLOCK];
-    double a_x9[BLOCK];
-    double a_x14[BLOCK];
-    double a_x15[BLOCK];
+    double a_common_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1369,90 +1376,118 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = -rho_;
         const double x1_ = x0_ + 1.0;
         const double x2_ = 0.5*gain_w_;
-        const double x3_ = x2_;
+        a_x2[i] = x2_;
+        const double x3_ = 0.5*sigma_b2_;
         a_x3[i] = x3_;
         const double x4_ = square(alpha_sa_);
         a_x4[i] = x4_;
         const double x5_ = square(alpha_mlp_);
+        a_x5[i] = x5_;
         const double x7_ = gain_w_ + sigma_b2_;
         a_x7[i] = x7_;
-        const double x8_ = x2_*x7_;
-        const double x9_ = sigma_b2_ + x4_;
-        a_x9[i] = x9_;
-        const double x12_ = sigma_b2_ + x5_ + x8_;
-        const double x13_ = 1.0/((x12_));
-        const double x14_ = gain_w_*x13_;
-        a_x14[i] = x14_;
-        const double x15_ = x13_*x5_;
-        a_x15[i] = x15_;
-        const double next_0 = x1_;
-        a_gap_X[i] = next_0;
+        const double next_0 = rho_;
+        const double next_1 = x1_;
+        a_common_X[i] = next_0;
+        a_gap_X[i] = next_1;
     }
-    double layers = 0.0, fewest = INFINITY;
-    for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
-    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
-    for (double at = 0.0; at < layers; at += 1.0) {
+    double kept_common_X[BLOCK];
+    double kept_gap_X[BLOCK];
+    memcpy(kept_common_X, a_common_X, count*sizeof(double));
+    memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
+    double until[BLOCK], layers = 0.0, fewest = INFINITY;
+    for (long i = 0; i < count; i++) until[i] = a_L[i];
+    for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+    for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+    for (double at = 0.0; at < layers;) {
         const double layer_ = at;
-        int64_t moved = 0;
         if (at < fewest) {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
-                const double x14_ = a_x14[i];
-                const double x15_ = a_x15[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x2_ = a_x2[i];
                 const double x3_ = a_x3[i];
                 const double x4_ = a_x4[i];
+                const double x5_ = a_x5[i];
                 const double x7_ = a_x7[i];
-                const double x9_ = a_x9[i];
                 const double x6_ = sqrt(gap_X_);
-                const double x10_ = beta_a_*x6_;
-                const double x11_ = gap_X_*maximum(x10_ - 1.4142135623730951, 0.0)/maximum(x10_, 1.4142135623730951);
-                const double x16_ = gain_v_*x11_ + gap_X_*x4_;
-                const double x17_ = 1.0/((gain_v_*(x11_ + 1.0 - gap_X_) + x9_));
-                const double x18_ = x16_*x17_;
-                const double x19_ = arc_cosine_1(gain_w_*x18_, x7_);
-                const double next_0 = x14_*(x16_*x17_*x3_ - 0.15915494309189535*x19_) + x15_*x18_;
-                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+                const double x8_ = beta_a_*x6_;
+                const double x9_ = common_X_*gain_v_ + common_X_*x4_ + sigma_b2_;
+                const double x10_ = gain_v_*gap_X_*maximum(x8_ - 1.4142135623730951, 0.0)/maximum(x8_, 1.4142135623730951) + gap_X_*x4_;
+                const double x11_ = 1.0/((x10_ + x9_));
+                const double x12_ = x10_*x11_;
+                const double x13_ = x11_*x9_;
+                const double x14_ = arc_cosine_1(gain_w_*x12_, x7_);
+                const double x15_ = 0.15915494309189535*x14_;
+                const double x16_ = gain_w_*(x13_*x2_ + x15_ + x3_) + sigma_b2_ + x13_*x5_;
+                const double x17_ = gain_w_*(x10_*x11_*x2_ - x15_) + x12_*x5_;
+                const double x18_ = 1.0/((x16_ + x17_));
+                const double next_0 = x16_*x18_;
+                const double next_1 = x17_*x18_;
+                a_common_X[i] = next_0;
+                a_gap_X[i] = next_1;
             }
         } else {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
-                const double x14_ = a_x14[i];
-                const double x15_ = a_x15[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x2_ = a_x2[i];
                 const double x3_ = a_x3[i];
                 const double x4_ = a_x4[i];
+                const double x5_ = a_x5[i];
                 const double x7_ = a_x7[i];
-                const double x9_ = a_x9[i];
                 const double x6_ = sqrt(gap_X_);
-                const double x10_ = beta_a_*x6_;
-                const double x11_ = gap_X_*maximum(x10_ - 1.4142135623730951, 0.0)/maximum(x10_, 1.4142135623730951);
-                const double x16_ = gain_v_*x11_ + gap_X_*x4_;
-                const double x17_ = 1.0/((gain_v_*(x11_ + 1.0 - gap_X_) + x9_));
-                const double x18_ = x16_*x17_;
-                const double x19_ = arc_cosine_1(gain_w_*x18_, x7_);
-                const double next_0 = x14_*(x16_*x17_*x3_ - 0.15915494309189535*x19_) + x15_*x18_;
-                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+                const double x8_ = beta_a_*x6_;
+                const double x9_ = common_X_*gain_v_ + common_X_*x4_ + sigma_b2_;
+                const double x10_ = gain_v_*gap_X_*maximum(x8_ - 1.4142135623730951, 0.0)/maximum(x8_, 1.4142135623730951) + gap_X_*x4_;
+                const double x11_ = 1.0/((x10_ + x9_));
+                const double x12_ = x10_*x11_;
+                const double x13_ = x11_*x9_;
+                const double x14_ = arc_cosine_1(gain_w_*x12_, x7_);
+                const double x15_ = 0.15915494309189535*x14_;
+                const double x16_ = gain_w_*(x13_*x2_ + x15_ + x3_) + sigma_b2_ + x13_*x5_;
+                const double x17_ = gain_w_*(x10_*x11_*x2_ - x15_) + x12_*x5_;
+                const double x18_ = 1.0/((x16_ + x17_));
+                const double next_0 = x16_*x18_;
+                const double next_1 = x17_*x18_;
+                a_common_X[i] = at < until[i] ? next_0 : a_common_X[i];
+                a_gap_X[i] = at < until[i] ? next_1 : a_gap_X[i];
             }
         }
-        if (!moved) break;
-        if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
-            double worst = -INFINITY;
-            for (long i = 0; i < count; i++) {
-                const double gap_X_ = a_gap_X[i];
-                const double next_0 = gap_X_;
-                worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+        at += 1.0;
+        if ((long)at % SETTLE_EVERY == 0) {
+            if (settle > 0.0) {
+                double worst = -INFINITY;
+                for (long i = 0; i < count; i++) {
+                    const double common_X_ = a_common_X[i];
+                    const double gap_X_ = a_gap_X[i];
+                    const double next_0 = gap_X_/(common_X_ + gap_X_);
+                    worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+                }
+                if (worst <= settle) break;
             }
-            if (worst <= settle) break;
+            if (!memcmp(a_common_X, kept_common_X, count*sizeof(double)) && !memcmp(a_gap_X, kept_gap_X, count*sizeof(double))) {
+                /* The states of SETTLE_EVERY layers ago: what is left repeats itself. */
+                for (long i = 0; i < count; i++) until[i] = until[i] > at ? at + fmod(until[i] - at, SETTLE_EVERY) : until[i];
+                layers = 0.0, fewest = INFINITY;
+                for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+                for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+            }
+            memcpy(kept_common_X, a_common_X, count*sizeof(double));
+            memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
         }
     }
     for (long i = 0; i < count; i++) {
+        const double common_X_ = a_common_X[i];
         const double gap_X_ = a_gap_X[i];
-        const double next_0 = 1.0 - gap_X_;
+        const double next_0 = common_X_;
         const double next_1 = gap_X_;
         result_0[i] = next_0;
         result_1[i] = next_1;
@@ -1461,7 +1496,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "overlap_uniform": (
-        ('square', 'arc_cosine_1'),
+        ('square', 'one_plus_product', 'arc_cosine_1'),
         r"""
 enum { INPUTS = 8, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1475,13 +1510,18 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_alpha_mlp = in[7];
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
-    double a_x2[BLOCK];
-    double a_x5[BLOCK];
+    double a_x6[BLOCK];
+    double a_x7[BLOCK];
     double a_x8[BLOCK];
     double a_x9[BLOCK];
     double a_x10[BLOCK];
-    double a_x13[BLOCK];
+    double a_x11[BLOCK];
     double a_x14[BLOCK];
+    double a_x15[BLOCK];
+    double a_x17[BLOCK];
+    double a_x18[BLOCK];
+    double a_x19[BLOCK];
+    double a_common_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1493,83 +1533,141 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = -rho_;
         const double x1_ = x0_ + 1.0;
         const double x2_ = 1.0/((n_));
-        a_x2[i] = x2_;
-        const double x3_ = square(alpha_sa_);
-        const double x4_ = square(alpha_mlp_);
-        const double x5_ = gain_w_ + sigma_b2_;
-        a_x5[i] = x5_;
-        const double x6_ = 0.5*gain_w_*x5_;
-        const double x7_ = gain_w_*x3_;
-        const double x8_ = x7_;
+        const double x3_ = n_ - 1.0;
+        const double x4_ = -0.15915494309189535*x2_;
+        const double x5_ = -x2_;
+        const double x6_ = x4_ + 0.15915494309189535;
+        a_x6[i] = x6_;
+        const double x7_ = x5_ + 1.0;
+        a_x7[i] = x7_;
+        const double x8_ = 0.5*gain_w_;
         a_x8[i] = x8_;
-        const double x9_ = 0.5*x7_;
+        const double x9_ = 0.5*sigma_b2_;
         a_x9[i] = x9_;
-        const double x10_ = sigma_b2_ + x3_;
+        const double x10_ = square(alpha_sa_);
         a_x10[i] = x10_;
-        const double x11_ = sigma_b2_ + x4_ + x6_;
-        const double x12_ = 1.0/((x11_));
-        const double x13_ = gain_w_*x12_;
-        a_x13[i] = x13_;
-        const double x14_ = x12_*x3_*x4_;
+        const double x11_ = square(alpha_mlp_);
+        a_x11[i] = x11_;
+        const double x12_ = one_plus_product(rho_, x3_);
+        const double x13_ = x12_*x2_;
+        const double x14_ = gain_w_ + sigma_b2_;
         a_x14[i] = x14_;
-        const double next_0 = x1_;
-        a_gap_X[i] = next_0;
+        const double x15_ = x10_*x7_;
+        a_x15[i] = x15_;
+        const double x16_ = gain_w_*x10_;
+        const double x17_ = x16_;
+        a_x17[i] = x17_;
+        const double x18_ = 0.5*x16_;
+        a_x18[i] = x18_;
+        const double x19_ = x10_*x11_;
+        a_x19[i] = x19_;
+        const double next_0 = x13_;
+        const double next_1 = x1_;
+        a_common_X[i] = next_0;
+        a_gap_X[i] = next_1;
     }
-    double layers = 0.0, fewest = INFINITY;
-    for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
-    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
-    for (double at = 0.0; at < layers; at += 1.0) {
+    double kept_common_X[BLOCK];
+    double kept_gap_X[BLOCK];
+    memcpy(kept_common_X, a_common_X, count*sizeof(double));
+    memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
+    double until[BLOCK], layers = 0.0, fewest = INFINITY;
+    for (long i = 0; i < count; i++) until[i] = a_L[i];
+    for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+    for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+    for (double at = 0.0; at < layers;) {
         const double layer_ = at;
-        int64_t moved = 0;
         if (at < fewest) {
             for (long i = 0; i < count; i++) {
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
                 const double x10_ = a_x10[i];
-                const double x13_ = a_x13[i];
+                const double x11_ = a_x11[i];
                 const double x14_ = a_x14[i];
-                const double x2_ = a_x2[i];
-                const double x5_ = a_x5[i];
+                const double x15_ = a_x15[i];
+                const double x17_ = a_x17[i];
+                const double x18_ = a_x18[i];
+                const double x19_ = a_x19[i];
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
                 const double x8_ = a_x8[i];
                 const double x9_ = a_x9[i];
-                const double x15_ = 1.0/((gain_v_*(gap_X_*x2_ + 1.0 - gap_X_) + x10_));
-                const double x16_ = gap_X_*x15_;
-                const double x17_ = arc_cosine_1(x16_*x8_, x5_);
-                const double next_0 = x13_*(gap_X_*x15_*x9_ - 0.15915494309189535*x17_) + x14_*x16_;
-                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+                const double x20_ = common_X_*gain_v_ + common_X_*x10_ + sigma_b2_;
+                const double x21_ = 1.0/((gap_X_*x15_ + x20_));
+                const double x22_ = gap_X_*x21_;
+                const double x23_ = x20_*x21_;
+                const double x24_ = arc_cosine_1(x17_*x22_, x14_);
+                const double x25_ = gain_w_*(x23_*x8_ + x24_*x6_ + x9_) + sigma_b2_ + x11_*x23_;
+                const double x26_ = gain_w_*(gap_X_*x18_*x21_ - 0.15915494309189535*x24_) + x19_*x22_;
+                const double x27_ = 1.0/((x25_ + x26_*x7_));
+                const double next_0 = x25_*x27_;
+                const double next_1 = x26_*x27_;
+                a_common_X[i] = next_0;
+                a_gap_X[i] = next_1;
             }
         } else {
             for (long i = 0; i < count; i++) {
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
+                const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
                 const double x10_ = a_x10[i];
-                const double x13_ = a_x13[i];
+                const double x11_ = a_x11[i];
                 const double x14_ = a_x14[i];
-                const double x2_ = a_x2[i];
-                const double x5_ = a_x5[i];
+                const double x15_ = a_x15[i];
+                const double x17_ = a_x17[i];
+                const double x18_ = a_x18[i];
+                const double x19_ = a_x19[i];
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
                 const double x8_ = a_x8[i];
                 const double x9_ = a_x9[i];
-                const double x15_ = 1.0/((gain_v_*(gap_X_*x2_ + 1.0 - gap_X_) + x10_));
-                const double x16_ = gap_X_*x15_;
-                const double x17_ = arc_cosine_1(x16_*x8_, x5_);
-                const double next_0 = x13_*(gap_X_*x15_*x9_ - 0.15915494309189535*x17_) + x14_*x16_;
-                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+                const double x20_ = common_X_*gain_v_ + common_X_*x10_ + sigma_b2_;
+                const double x21_ = 1.0/((gap_X_*x15_ + x20_));
+                const double x22_ = gap_X_*x21_;
+                const double x23_ = x20_*x21_;
+                const double x24_ = arc_cosine_1(x17_*x22_, x14_);
+                const double x25_ = gain_w_*(x23_*x8_ + x24_*x6_ + x9_) + sigma_b2_ + x11_*x23_;
+                const double x26_ = gain_w_*(gap_X_*x18_*x21_ - 0.15915494309189535*x24_) + x19_*x22_;
+                const double x27_ = 1.0/((x25_ + x26_*x7_));
+                const double next_0 = x25_*x27_;
+                const double next_1 = x26_*x27_;
+                a_common_X[i] = at < until[i] ? next_0 : a_common_X[i];
+                a_gap_X[i] = at < until[i] ? next_1 : a_gap_X[i];
             }
         }
-        if (!moved) break;
-        if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
-            double worst = -INFINITY;
-            for (long i = 0; i < count; i++) {
-                const double gap_X_ = a_gap_X[i];
-                const double next_0 = gap_X_;
-                worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+        at += 1.0;
+        if ((long)at % SETTLE_EVERY == 0) {
+            if (settle > 0.0) {
+                double worst = -INFINITY;
+                for (long i = 0; i < count; i++) {
+                    const double common_X_ = a_common_X[i];
+                    const double gap_X_ = a_gap_X[i];
+                    const double n_ = a_n[i];
+                    const double next_0 = gap_X_/(common_X_ + gap_X_*(1.0 - 1.0/((n_))));
+                    worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+                }
+                if (worst <= settle) break;
             }
-            if (worst <= settle) break;
+            if (!memcmp(a_common_X, kept_common_X, count*sizeof(double)) && !memcmp(a_gap_X, kept_gap_X, count*sizeof(double))) {
+                /* The states of SETTLE_EVERY layers ago: what is left repeats itself. */
+                for (long i = 0; i < count; i++) until[i] = until[i] > at ? at + fmod(until[i] - at, SETTLE_EVERY) : until[i];
+                layers = 0.0, fewest = INFINITY;
+                for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+                for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+            }
+            memcpy(kept_common_X, a_common_X, count*sizeof(double));
+            memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
         }
     }
     for (long i = 0; i < count; i++) {
+        const double common_X_ = a_common_X[i];
         const double gap_X_ = a_gap_X[i];
-        const double next_0 = 1.0 - gap_X_;
+        const double n_ = a_n[i];
+        const double next_0 = common_X_ - gap_X_/n_;
         const double next_1 = gap_X_;
         result_0[i] = next_0;
         result_1[i] = next_1;
@@ -1578,7 +1676,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "overlap_annealed": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'square', 'times_growth', 'arc_cosine_1'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'square', 'one_plus_product', 'times_growth', 'arc_cosine_1'),
         r"""
 enum { INPUTS = 9, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1593,15 +1691,18 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     const double *restrict a_alpha_mlp = in[8];
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
-    double a_x2[BLOCK];
-    double a_x5[BLOCK];
+    double a_x7[BLOCK];
     double a_x8[BLOCK];
-    double a_x9[BLOCK];
     double a_x10[BLOCK];
     double a_x11[BLOCK];
-    double a_x13[BLOCK];
+    double a_x12[BLOCK];
     double a_x16[BLOCK];
     double a_x17[BLOCK];
+    double a_x19[BLOCK];
+    double a_x20[BLOCK];
+    double a_x21[BLOCK];
+    double a_x22[BLOCK];
+    double a_common_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1615,112 +1716,174 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = -rho_;
         const double x1_ = x0_ + 1.0;
         const double x2_ = 1.0/((n_));
-        a_x2[i] = x2_;
-        const double x3_ = f_log(n_);
-        const double x4_ = square(beta_a_);
-        const double x5_ = square(alpha_sa_);
-        a_x5[i] = x5_;
-        const double x6_ = square(alpha_mlp_);
-        const double x7_ = 0.5*x3_*x4_;
-        const double x8_ = x7_;
+        const double x3_ = n_ - 1.0;
+        const double x4_ = f_log(n_);
+        const double x5_ = -x2_;
+        const double x6_ = -0.15915494309189535*x2_;
+        const double x7_ = x5_ + 1.0;
+        a_x7[i] = x7_;
+        const double x8_ = x6_ + 0.15915494309189535;
         a_x8[i] = x8_;
-        const double x9_ = -x7_;
-        a_x9[i] = x9_;
-        const double x10_ = gain_v_*x2_;
+        const double x9_ = square(beta_a_);
+        const double x10_ = 0.5*sigma_b2_;
         a_x10[i] = x10_;
-        const double x11_ = gain_w_ + sigma_b2_;
+        const double x11_ = square(alpha_sa_);
         a_x11[i] = x11_;
-        const double x12_ = 0.5*gain_w_*x11_;
-        const double x13_ = sigma_b2_ + x5_;
-        a_x13[i] = x13_;
-        const double x14_ = sigma_b2_ + x12_ + x6_;
-        const double x15_ = 1.0/((x14_));
-        const double x16_ = x15_*x6_;
+        const double x12_ = square(alpha_mlp_);
+        a_x12[i] = x12_;
+        const double x13_ = one_plus_product(rho_, x3_);
+        const double x14_ = x13_*x2_;
+        const double x15_ = 0.5*x4_*x9_;
+        const double x16_ = -x15_;
         a_x16[i] = x16_;
-        const double x17_ = gain_w_*x15_;
+        const double x17_ = x15_;
         a_x17[i] = x17_;
-        const double next_0 = x1_;
-        a_gap_X[i] = next_0;
+        const double x18_ = gain_v_*x2_;
+        const double x19_ = -x18_;
+        a_x19[i] = x19_;
+        const double x20_ = x18_;
+        a_x20[i] = x20_;
+        const double x21_ = x18_*x7_;
+        a_x21[i] = x21_;
+        const double x22_ = gain_w_ + sigma_b2_;
+        a_x22[i] = x22_;
+        const double next_0 = x14_;
+        const double next_1 = x1_;
+        a_common_X[i] = next_0;
+        a_gap_X[i] = next_1;
     }
-    double layers = 0.0, fewest = INFINITY;
-    for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
-    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
-    for (double at = 0.0; at < layers; at += 1.0) {
+    double kept_common_X[BLOCK];
+    double kept_gap_X[BLOCK];
+    memcpy(kept_common_X, a_common_X, count*sizeof(double));
+    memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
+    double until[BLOCK], layers = 0.0, fewest = INFINITY;
+    for (long i = 0; i < count; i++) until[i] = a_L[i];
+    for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+    for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+    for (double at = 0.0; at < layers;) {
         const double layer_ = at;
-        int64_t moved = 0;
         if (at < fewest) {
             for (long i = 0; i < count; i++) {
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
                 const double x10_ = a_x10[i];
                 const double x11_ = a_x11[i];
-                const double x13_ = a_x13[i];
+                const double x12_ = a_x12[i];
                 const double x16_ = a_x16[i];
                 const double x17_ = a_x17[i];
-                const double x2_ = a_x2[i];
-                const double x5_ = a_x5[i];
+                const double x19_ = a_x19[i];
+                const double x20_ = a_x20[i];
+                const double x21_ = a_x21[i];
+                const double x22_ = a_x22[i];
+                const double x7_ = a_x7[i];
                 const double x8_ = a_x8[i];
-                const double x9_ = a_x9[i];
-                const double x18_ = f_exp(gap_X_*x8_);
-                const double x19_ = f_expm1(x9_*square(gap_X_));
-                const double x20_ = times_growth(times_growth(gap_X_*x2_, x18_), x18_);
-                const double x21_ = times_growth(times_growth(times_growth(times_growth(gap_X_*x10_, x19_), x19_ + 2.0), x18_), x18_);
-                const double x22_ = times_growth(gain_v_, x20_ + 1.0 - gap_X_);
-                const double x23_ = gap_X_*x5_ - x21_;
-                const double x24_ = times_growth(gain_w_, x23_);
-                const double x25_ = 1.0/((x13_ + x22_));
-                const double x26_ = x24_*x25_;
-                const double x27_ = arc_cosine_1(x26_, x11_);
-                const double x28_ = times_growth(x16_, x23_);
-                const double x29_ = times_growth(x17_, 0.5*x26_ - 0.15915494309189535*x27_);
-                const double next_0 = x25_*x28_ + x29_;
-                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+                const double x23_ = f_expm1(x16_*square(gap_X_));
+                const double x24_ = f_exp(gap_X_*x17_);
+                const double x25_ = x23_ + 2.0;
+                const double x26_ = gap_X_*x20_;
+                const double x27_ = times_growth(times_growth(x26_, x24_), x24_);
+                const double x28_ = times_growth(times_growth(times_growth(times_growth(x26_, x23_), x25_), x24_), x24_);
+                const double x29_ = times_growth(times_growth(times_growth(times_growth(gap_X_*x21_, x23_), x25_), x24_), x24_);
+                const double x30_ = gap_X_*x11_ - x28_;
+                const double x31_ = times_growth(x7_, x30_);
+                const double x32_ = times_growth(gain_w_, x30_);
+                const double x33_ = times_growth(x12_, x30_);
+                const double x34_ = common_X_*gain_v_ + common_X_*x11_ + gap_X_*x19_ + sigma_b2_ + x27_ + x29_;
+                const double x35_ = 1.0/((x31_ + x34_));
+                const double x36_ = times_growth(gain_w_, x34_);
+                const double x37_ = x32_*x35_;
+                const double x38_ = arc_cosine_1(x37_, x22_);
+                const double x39_ = times_growth(gain_w_, x10_ + 0.5*x35_*x36_ + x38_*x8_);
+                const double x40_ = times_growth(gain_w_, 0.5*x37_ - 0.15915494309189535*x38_);
+                const double x41_ = times_growth(x12_, x34_);
+                const double x42_ = x33_*x35_ + x40_;
+                const double x43_ = sigma_b2_ + x35_*x41_ + x39_;
+                const double x44_ = times_growth(x7_, x42_);
+                const double x45_ = 1.0/((x43_ + x44_));
+                const double next_0 = x43_*x45_;
+                const double next_1 = x42_*x45_;
+                a_common_X[i] = next_0;
+                a_gap_X[i] = next_1;
             }
         } else {
             for (long i = 0; i < count; i++) {
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
                 const double x10_ = a_x10[i];
                 const double x11_ = a_x11[i];
-                const double x13_ = a_x13[i];
+                const double x12_ = a_x12[i];
                 const double x16_ = a_x16[i];
                 const double x17_ = a_x17[i];
-                const double x2_ = a_x2[i];
-                const double x5_ = a_x5[i];
+                const double x19_ = a_x19[i];
+                const double x20_ = a_x20[i];
+                const double x21_ = a_x21[i];
+                const double x22_ = a_x22[i];
+                const double x7_ = a_x7[i];
                 const double x8_ = a_x8[i];
-                const double x9_ = a_x9[i];
-                const double x18_ = f_exp(gap_X_*x8_);
-                const double x19_ = f_expm1(x9_*square(gap_X_));
-                const double x20_ = times_growth(times_growth(gap_X_*x2_, x18_), x18_);
-                const double x21_ = times_growth(times_growth(times_growth(times_growth(gap_X_*x10_, x19_), x19_ + 2.0), x18_), x18_);
-                const double x22_ = times_growth(gain_v_, x20_ + 1.0 - gap_X_);
-                const double x23_ = gap_X_*x5_ - x21_;
-                const double x24_ = times_growth(gain_w_, x23_);
-                const double x25_ = 1.0/((x13_ + x22_));
-                const double x26_ = x24_*x25_;
-                const double x27_ = arc_cosine_1(x26_, x11_);
-                const double x28_ = times_growth(x16_, x23_);
-                const double x29_ = times_growth(x17_, 0.5*x26_ - 0.15915494309189535*x27_);
-                const double next_0 = x25_*x28_ + x29_;
-                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+                const double x23_ = f_expm1(x16_*square(gap_X_));
+                const double x24_ = f_exp(gap_X_*x17_);
+                const double x25_ = x23_ + 2.0;
+                const double x26_ = gap_X_*x20_;
+                const double x27_ = times_growth(times_growth(x26_, x24_), x24_);
+                const double x28_ = times_growth(times_growth(times_growth(times_growth(x26_, x23_), x25_), x24_), x24_);
+                const double x29_ = times_growth(times_growth(times_growth(times_growth(gap_X_*x21_, x23_), x25_), x24_), x24_);
+                const double x30_ = gap_X_*x11_ - x28_;
+                const double x31_ = times_growth(x7_, x30_);
+                const double x32_ = times_growth(gain_w_, x30_);
+                const double x33_ = times_growth(x12_, x30_);
+                const double x34_ = common_X_*gain_v_ + common_X_*x11_ + gap_X_*x19_ + sigma_b2_ + x27_ + x29_;
+                const double x35_ = 1.0/((x31_ + x34_));
+                const double x36_ = times_growth(gain_w_, x34_);
+                const double x37_ = x32_*x35_;
+                const double x38_ = arc_cosine_1(x37_, x22_);
+                const double x39_ = times_growth(gain_w_, x10_ + 0.5*x35_*x36_ + x38_*x8_);
+                const double x40_ = times_growth(gain_w_, 0.5*x37_ - 0.15915494309189535*x38_);
+                const double x41_ = times_growth(x12_, x34_);
+                const double x42_ = x33_*x35_ + x40_;
+                const double x43_ = sigma_b2_ + x35_*x41_ + x39_;
+                const double x44_ = times_growth(x7_, x42_);
+                const double x45_ = 1.0/((x43_ + x44_));
+                const double next_0 = x43_*x45_;
+                const double next_1 = x42_*x45_;
+                a_common_X[i] = at < until[i] ? next_0 : a_common_X[i];
+                a_gap_X[i] = at < until[i] ? next_1 : a_gap_X[i];
             }
         }
-        if (!moved) break;
-        if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
-            double worst = -INFINITY;
-            for (long i = 0; i < count; i++) {
-                const double gap_X_ = a_gap_X[i];
-                const double next_0 = gap_X_;
-                worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+        at += 1.0;
+        if ((long)at % SETTLE_EVERY == 0) {
+            if (settle > 0.0) {
+                double worst = -INFINITY;
+                for (long i = 0; i < count; i++) {
+                    const double common_X_ = a_common_X[i];
+                    const double gap_X_ = a_gap_X[i];
+                    const double n_ = a_n[i];
+                    const double next_0 = gap_X_/(common_X_ + gap_X_*(1.0 - 1.0/((n_))));
+                    worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+                }
+                if (worst <= settle) break;
             }
-            if (worst <= settle) break;
+            if (!memcmp(a_common_X, kept_common_X, count*sizeof(double)) && !memcmp(a_gap_X, kept_gap_X, count*sizeof(double))) {
+                /* The states of SETTLE_EVERY layers ago: what is left repeats itself. */
+                for (long i = 0; i < count; i++) until[i] = until[i] > at ? at + fmod(until[i] - at, SETTLE_EVERY) : until[i];
+                layers = 0.0, fewest = INFINITY;
+                for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+                for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+            }
+            memcpy(kept_common_X, a_common_X, count*sizeof(double));
+            memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
         }
     }
     for (long i = 0; i < count; i++) {
+        const double common_X_ = a_common_X[i];
         const double gap_X_ = a_gap_X[i];
-        const double next_0 = 1.0 - gap_X_;
+        const double n_ = a_n[i];
+        const double next_0 = common_X_ - gap_X_/n_;
         const double next_1 = gap_X_;
         result_0[i] = next_0;
         result_1[i] = next_1;
@@ -1745,14 +1908,15 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
-    double a_x2[BLOCK];
     double a_x4[BLOCK];
     double a_x5[BLOCK];
-    double a_x10[BLOCK];
-    double a_x12[BLOCK];
+    double a_x6[BLOCK];
+    double a_x7[BLOCK];
+    double a_x13[BLOCK];
     double a_x14[BLOCK];
     double a_x16[BLOCK];
-    double a_q_X[BLOCK];
+    double a_x22[BLOCK];
+    double a_common_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1764,112 +1928,142 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_b2_ = a_sigma_b2[i];
         const double x0_ = -rho_;
         const double x1_ = x0_ + 1.0;
-        const double x2_ = -0.15915494309189535*gain_w_;
-        a_x2[i] = x2_;
-        const double x3_ = square(gain_w_);
-        const double x4_ = 0.5*x3_;
+        const double x2_ = square(gain_w_);
+        const double x3_ = 0.15915494309189535*gain_w_;
+        const double x4_ = x3_;
         a_x4[i] = x4_;
-        const double x5_ = square(alpha_sa_);
+        const double x5_ = 0.5*x2_;
         a_x5[i] = x5_;
-        const double x6_ = square(alpha_mlp_);
-        const double x9_ = q_0_*x1_;
-        const double x10_ = gain_w_ + sigma_b2_;
-        a_x10[i] = x10_;
-        const double x11_ = 0.5*gain_w_*x10_;
-        const double x12_ = gain_v_*x6_;
-        a_x12[i] = x12_;
-        const double x13_ = sigma_b2_*x6_;
-        const double x14_ = x5_*x6_;
+        const double x6_ = -x3_;
+        a_x6[i] = x6_;
+        const double x7_ = square(alpha_sa_);
+        a_x7[i] = x7_;
+        const double x8_ = square(alpha_mlp_);
+        const double x10_ = q_0_*rho_;
+        const double x11_ = q_0_*x1_;
+        const double x12_ = 0.5*gain_w_*sigma_b2_;
+        const double x13_ = gain_w_ + sigma_b2_;
+        a_x13[i] = x13_;
+        const double x14_ = gain_v_*x8_;
         a_x14[i] = x14_;
-        const double x16_ = sigma_b2_ + x11_ + x13_;
+        const double x15_ = sigma_b2_*x8_;
+        const double x16_ = x7_*x8_;
         a_x16[i] = x16_;
-        const double next_0 = q_0_;
-        const double next_1 = x9_;
-        a_q_X[i] = next_0;
+        const double x22_ = sigma_b2_ + x12_ + x15_;
+        a_x22[i] = x22_;
+        const double next_0 = x10_;
+        const double next_1 = x11_;
+        a_common_X[i] = next_0;
         a_gap_X[i] = next_1;
     }
-    double layers = 0.0, fewest = INFINITY;
-    for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
-    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
-    for (double at = 0.0; at < layers; at += 1.0) {
+    double kept_common_X[BLOCK];
+    double kept_gap_X[BLOCK];
+    memcpy(kept_common_X, a_common_X, count*sizeof(double));
+    memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
+    double until[BLOCK], layers = 0.0, fewest = INFINITY;
+    for (long i = 0; i < count; i++) until[i] = a_L[i];
+    for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+    for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+    for (double at = 0.0; at < layers;) {
         const double layer_ = at;
-        int64_t moved = 0;
         if (at < fewest) {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
-                const double q_X_ = a_q_X[i];
                 const double sigma_b2_ = a_sigma_b2[i];
-                const double x10_ = a_x10[i];
-                const double x12_ = a_x12[i];
+                const double x13_ = a_x13[i];
                 const double x14_ = a_x14[i];
                 const double x16_ = a_x16[i];
-                const double x2_ = a_x2[i];
+                const double x22_ = a_x22[i];
                 const double x4_ = a_x4[i];
                 const double x5_ = a_x5[i];
-                const double x7_ = sqrt(q_X_);
-                const double x8_ = sqrt(gap_X_);
-                const double x15_ = gap_X_/q_X_;
-                const double x17_ = beta_a_*x8_/x7_;
-                const double x18_ = x15_*maximum(x17_ - 1.4142135623730951, 0.0)/maximum(x17_, 1.4142135623730951);
-                const double x19_ = x18_ + 1.0 - x15_;
-                const double x20_ = (gain_v_*x18_ + gap_X_*x5_)/(gain_v_*x19_ + q_X_*x5_ + sigma_b2_);
-                const double x21_ = arc_cosine_1(gain_w_*x20_, x10_);
-                const double next_0 = q_X_*x14_ + x12_*x19_ + x16_;
-                const double next_1 = gap_X_*x14_ + x12_*x18_ + x2_*x21_ + x20_*x4_;
-                moved |= next_0 != a_q_X[i]; a_q_X[i] = next_0;
-                moved |= next_1 != a_gap_X[i]; a_gap_X[i] = next_1;
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
+                const double x9_ = sqrt(gap_X_);
+                const double x17_ = common_X_ + gap_X_;
+                const double x18_ = sqrt(x17_);
+                const double x19_ = 1.0/((x17_));
+                const double x20_ = 1.0/((x18_));
+                const double x21_ = common_X_*x19_;
+                const double x23_ = gap_X_*x19_*maximum(beta_a_*x20_*x9_ - 1.4142135623730951, 0.0)/maximum(beta_a_*x20_*x9_, 1.4142135623730951);
+                const double x24_ = gain_v_*x23_ + gap_X_*x7_;
+                const double x25_ = common_X_*x7_ + gain_v_*x21_ + sigma_b2_;
+                const double x26_ = 1.0/((x24_ + x25_));
+                const double x27_ = x24_*x26_;
+                const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
+                const double next_0 = common_X_*x16_ + x14_*x21_ + x22_ + x25_*x26_*x5_ + x28_*x4_;
+                const double next_1 = gap_X_*x16_ + x14_*x23_ + x27_*x5_ + x28_*x6_;
+                a_common_X[i] = next_0;
+                a_gap_X[i] = next_1;
             }
         } else {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
-                const double q_X_ = a_q_X[i];
                 const double sigma_b2_ = a_sigma_b2[i];
-                const double x10_ = a_x10[i];
-                const double x12_ = a_x12[i];
+                const double x13_ = a_x13[i];
                 const double x14_ = a_x14[i];
                 const double x16_ = a_x16[i];
-                const double x2_ = a_x2[i];
+                const double x22_ = a_x22[i];
                 const double x4_ = a_x4[i];
                 const double x5_ = a_x5[i];
-                const double x7_ = sqrt(q_X_);
-                const double x8_ = sqrt(gap_X_);
-                const double x15_ = gap_X_/q_X_;
-                const double x17_ = beta_a_*x8_/x7_;
-                const double x18_ = x15_*maximum(x17_ - 1.4142135623730951, 0.0)/maximum(x17_, 1.4142135623730951);
-                const double x19_ = x18_ + 1.0 - x15_;
-                const double x20_ = (gain_v_*x18_ + gap_X_*x5_)/(gain_v_*x19_ + q_X_*x5_ + sigma_b2_);
-                const double x21_ = arc_cosine_1(gain_w_*x20_, x10_);
-                const double next_0 = q_X_*x14_ + x12_*x19_ + x16_;
-                const double next_1 = gap_X_*x14_ + x12_*x18_ + x2_*x21_ + x20_*x4_;
-                moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
-                moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
+                const double x9_ = sqrt(gap_X_);
+                const double x17_ = common_X_ + gap_X_;
+                const double x18_ = sqrt(x17_);
+                const double x19_ = 1.0/((x17_));
+                const double x20_ = 1.0/((x18_));
+                const double x21_ = common_X_*x19_;
+                const double x23_ = gap_X_*x19_*maximum(beta_a_*x20_*x9_ - 1.4142135623730951, 0.0)/maximum(beta_a_*x20_*x9_, 1.4142135623730951);
+                const double x24_ = gain_v_*x23_ + gap_X_*x7_;
+                const double x25_ = common_X_*x7_ + gain_v_*x21_ + sigma_b2_;
+                const double x26_ = 1.0/((x24_ + x25_));
+                const double x27_ = x24_*x26_;
+                const double x28_ = arc_cosine_1(gain_w_*x27_, x13_);
+                const double next_0 = common_X_*x16_ + x14_*x21_ + x22_ + x25_*x26_*x5_ + x28_*x4_;
+                const double next_1 = gap_X_*x16_ + x14_*x23_ + x27_*x5_ + x28_*x6_;
+                a_common_X[i] = at < until[i] ? next_0 : a_common_X[i];
+                a_gap_X[i] = at < until[i] ? next_1 : a_gap_X[i];
             }
         }
-        if (!moved) break;
-        if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
-            double worst = -INFINITY;
-            for (long i = 0; i < count; i++) {
-                const double gap_X_ = a_gap_X[i];
-                const double q_X_ = a_q_X[i];
-                const double next_0 = gap_X_/q_X_;
-                worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+        at += 1.0;
+        if ((long)at % SETTLE_EVERY == 0) {
+            if (settle > 0.0) {
+                double worst = -INFINITY;
+                for (long i = 0; i < count; i++) {
+                    const double common_X_ = a_common_X[i];
+                    const double gap_X_ = a_gap_X[i];
+                    const double next_0 = gap_X_/(common_X_ + gap_X_);
+                    worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+                }
+                if (worst <= settle) break;
             }
-            if (worst <= settle) break;
+            if (!memcmp(a_common_X, kept_common_X, count*sizeof(double)) && !memcmp(a_gap_X, kept_gap_X, count*sizeof(double))) {
+                /* The states of SETTLE_EVERY layers ago: what is left repeats itself. */
+                for (long i = 0; i < count; i++) until[i] = until[i] > at ? at + fmod(until[i] - at, SETTLE_EVERY) : until[i];
+                layers = 0.0, fewest = INFINITY;
+                for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+                for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+            }
+            memcpy(kept_common_X, a_common_X, count*sizeof(double));
+            memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
         }
     }
     for (long i = 0; i < count; i++) {
+        const double common_X_ = a_common_X[i];
         const double gap_X_ = a_gap_X[i];
-        const double q_X_ = a_q_X[i];
-        const double x22_ = gap_X_/q_X_;
-        const double next_0 = 1.0 - x22_;
-        const double next_1 = x22_;
-        const double next_2 = q_X_;
+        const double x29_ = common_X_ + gap_X_;
+        const double x30_ = 1.0/((x29_));
+        const double next_0 = common_X_*x30_;
+        const double next_1 = gap_X_*x30_;
+        const double next_2 = x29_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -1894,13 +2088,14 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double *restrict result_0 = out[0];
     double *restrict result_1 = out[1];
     double *restrict result_2 = out[2];
-    double a_x3[BLOCK];
     double a_x4[BLOCK];
     double a_x5[BLOCK];
-    double a_x11[BLOCK];
+    double a_x6[BLOCK];
+    double a_x7[BLOCK];
     double a_x13[BLOCK];
-    double a_x14[BLOCK];
-    double a_q_X[BLOCK];
+    double a_x15[BLOCK];
+    double a_x18[BLOCK];
+    double a_common_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -1913,107 +2108,131 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = -rho_;
         const double x1_ = x0_ + 1.0;
         const double x2_ = square(gain_w_);
-        const double x3_ = -0.15915494309189535*gain_w_;
-        a_x3[i] = x3_;
+        const double x3_ = 0.15915494309189535*gain_w_;
         const double x4_ = 0.5*x2_;
         a_x4[i] = x4_;
-        const double x5_ = square(alpha_sa_);
+        const double x5_ = x3_;
         a_x5[i] = x5_;
-        const double x6_ = square(alpha_mlp_);
-        const double x9_ = q_0_*x1_;
-        const double x10_ = 0.5*gain_w_*sigma_b2_;
-        const double x11_ = gain_v_*x6_;
-        a_x11[i] = x11_;
-        const double x12_ = sigma_b2_*x6_;
-        const double x13_ = x5_*x6_;
+        const double x6_ = -x3_;
+        a_x6[i] = x6_;
+        const double x7_ = square(alpha_sa_);
+        a_x7[i] = x7_;
+        const double x8_ = square(alpha_mlp_);
+        const double x10_ = q_0_*rho_;
+        const double x11_ = q_0_*x1_;
+        const double x12_ = 0.5*gain_w_*sigma_b2_;
+        const double x13_ = gain_v_*x8_;
         a_x13[i] = x13_;
-        const double x14_ = sigma_b2_ + x10_ + x12_;
-        a_x14[i] = x14_;
-        const double next_0 = q_0_;
-        const double next_1 = x9_;
-        a_q_X[i] = next_0;
+        const double x14_ = sigma_b2_*x8_;
+        const double x15_ = x7_*x8_;
+        a_x15[i] = x15_;
+        const double x18_ = sigma_b2_ + x12_ + x14_;
+        a_x18[i] = x18_;
+        const double next_0 = x10_;
+        const double next_1 = x11_;
+        a_common_X[i] = next_0;
         a_gap_X[i] = next_1;
     }
-    double layers = 0.0, fewest = INFINITY;
-    for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
-    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
-    for (double at = 0.0; at < layers; at += 1.0) {
+    double kept_common_X[BLOCK];
+    double kept_gap_X[BLOCK];
+    memcpy(kept_common_X, a_common_X, count*sizeof(double));
+    memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
+    double until[BLOCK], layers = 0.0, fewest = INFINITY;
+    for (long i = 0; i < count; i++) until[i] = a_L[i];
+    for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+    for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+    for (double at = 0.0; at < layers;) {
         const double layer_ = at;
-        int64_t moved = 0;
         if (at < fewest) {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
-                const double q_X_ = a_q_X[i];
                 const double sigma_b2_ = a_sigma_b2[i];
-                const double x11_ = a_x11[i];
                 const double x13_ = a_x13[i];
-                const double x14_ = a_x14[i];
-                const double x3_ = a_x3[i];
+                const double x15_ = a_x15[i];
+                const double x18_ = a_x18[i];
                 const double x4_ = a_x4[i];
                 const double x5_ = a_x5[i];
-                const double x7_ = sqrt(q_X_);
-                const double x8_ = sqrt(gap_X_);
-                const double x15_ = beta_a_*x7_*x8_;
-                const double x16_ = gap_X_*maximum(x15_ - 1.4142135623730951, 0.0)/maximum(x15_, 1.4142135623730951);
-                const double x17_ = q_X_ + x16_ - gap_X_;
-                const double x18_ = gain_v_*x16_ + gap_X_*x5_;
-                const double x19_ = gain_v_*x17_ + q_X_*x5_ + sigma_b2_;
-                const double x20_ = arc_cosine_1(gain_w_*x18_, gain_w_*x19_ + sigma_b2_);
-                const double next_0 = q_X_*x13_ + x11_*x17_ + x14_ + x19_*x4_;
-                const double next_1 = gap_X_*x13_ + x11_*x16_ + x18_*x4_ + x20_*x3_;
-                moved |= next_0 != a_q_X[i]; a_q_X[i] = next_0;
-                moved |= next_1 != a_gap_X[i]; a_gap_X[i] = next_1;
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
+                const double x9_ = sqrt(gap_X_);
+                const double x16_ = common_X_ + gap_X_;
+                const double x17_ = sqrt(x16_);
+                const double x19_ = common_X_*gain_v_ + sigma_b2_;
+                const double x20_ = beta_a_*x17_*x9_;
+                const double x21_ = gap_X_*maximum(x20_ - 1.4142135623730951, 0.0)/maximum(x20_, 1.4142135623730951);
+                const double x22_ = gain_v_*x21_;
+                const double x23_ = gap_X_*x7_ + x22_;
+                const double x24_ = arc_cosine_1(gain_w_*x23_, gain_w_*(x16_*x7_ + x19_ + x22_) + sigma_b2_);
+                const double next_0 = common_X_*x13_ + common_X_*x15_ + x18_ + x24_*x5_ + x4_*(common_X_*x7_ + x19_);
+                const double next_1 = gap_X_*x15_ + x13_*x21_ + x23_*x4_ + x24_*x6_;
+                a_common_X[i] = next_0;
+                a_gap_X[i] = next_1;
             }
         } else {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
-                const double q_X_ = a_q_X[i];
                 const double sigma_b2_ = a_sigma_b2[i];
-                const double x11_ = a_x11[i];
                 const double x13_ = a_x13[i];
-                const double x14_ = a_x14[i];
-                const double x3_ = a_x3[i];
+                const double x15_ = a_x15[i];
+                const double x18_ = a_x18[i];
                 const double x4_ = a_x4[i];
                 const double x5_ = a_x5[i];
-                const double x7_ = sqrt(q_X_);
-                const double x8_ = sqrt(gap_X_);
-                const double x15_ = beta_a_*x7_*x8_;
-                const double x16_ = gap_X_*maximum(x15_ - 1.4142135623730951, 0.0)/maximum(x15_, 1.4142135623730951);
-                const double x17_ = q_X_ + x16_ - gap_X_;
-                const double x18_ = gain_v_*x16_ + gap_X_*x5_;
-                const double x19_ = gain_v_*x17_ + q_X_*x5_ + sigma_b2_;
-                const double x20_ = arc_cosine_1(gain_w_*x18_, gain_w_*x19_ + sigma_b2_);
-                const double next_0 = q_X_*x13_ + x11_*x17_ + x14_ + x19_*x4_;
-                const double next_1 = gap_X_*x13_ + x11_*x16_ + x18_*x4_ + x20_*x3_;
-                moved |= (at < a_L[i]) & (next_0 != a_q_X[i]); a_q_X[i] = at < a_L[i] ? next_0 : a_q_X[i];
-                moved |= (at < a_L[i]) & (next_1 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_1 : a_gap_X[i];
+                const double x6_ = a_x6[i];
+                const double x7_ = a_x7[i];
+                const double x9_ = sqrt(gap_X_);
+                const double x16_ = common_X_ + gap_X_;
+                const double x17_ = sqrt(x16_);
+                const double x19_ = common_X_*gain_v_ + sigma_b2_;
+                const double x20_ = beta_a_*x17_*x9_;
+                const double x21_ = gap_X_*maximum(x20_ - 1.4142135623730951, 0.0)/maximum(x20_, 1.4142135623730951);
+                const double x22_ = gain_v_*x21_;
+                const double x23_ = gap_X_*x7_ + x22_;
+                const double x24_ = arc_cosine_1(gain_w_*x23_, gain_w_*(x16_*x7_ + x19_ + x22_) + sigma_b2_);
+                const double next_0 = common_X_*x13_ + common_X_*x15_ + x18_ + x24_*x5_ + x4_*(common_X_*x7_ + x19_);
+                const double next_1 = gap_X_*x15_ + x13_*x21_ + x23_*x4_ + x24_*x6_;
+                a_common_X[i] = at < until[i] ? next_0 : a_common_X[i];
+                a_gap_X[i] = at < until[i] ? next_1 : a_gap_X[i];
             }
         }
-        if (!moved) break;
-        if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
-            double worst = -INFINITY;
-            for (long i = 0; i < count; i++) {
-                const double gap_X_ = a_gap_X[i];
-                const double q_X_ = a_q_X[i];
-                const double next_0 = gap_X_/q_X_;
-                worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+        at += 1.0;
+        if ((long)at % SETTLE_EVERY == 0) {
+            if (settle > 0.0) {
+                double worst = -INFINITY;
+                for (long i = 0; i < count; i++) {
+                    const double common_X_ = a_common_X[i];
+                    const double gap_X_ = a_gap_X[i];
+                    const double next_0 = gap_X_/(common_X_ + gap_X_);
+                    worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+                }
+                if (worst <= settle) break;
             }
-            if (worst <= settle) break;
+            if (!memcmp(a_common_X, kept_common_X, count*sizeof(double)) && !memcmp(a_gap_X, kept_gap_X, count*sizeof(double))) {
+                /* The states of SETTLE_EVERY layers ago: what is left repeats itself. */
+                for (long i = 0; i < count; i++) until[i] = until[i] > at ? at + fmod(until[i] - at, SETTLE_EVERY) : until[i];
+                layers = 0.0, fewest = INFINITY;
+                for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+                for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+            }
+            memcpy(kept_common_X, a_common_X, count*sizeof(double));
+            memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
         }
     }
     for (long i = 0; i < count; i++) {
+        const double common_X_ = a_common_X[i];
         const double gap_X_ = a_gap_X[i];
-        const double q_X_ = a_q_X[i];
-        const double x21_ = gap_X_/q_X_;
-        const double next_0 = 1.0 - x21_;
-        const double next_1 = x21_;
-        const double next_2 = q_X_;
+        const double x25_ = common_X_ + gap_X_;
+        const double x26_ = 1.0/((x25_));
+        const double next_0 = common_X_*x26_;
+        const double next_1 = gap_X_*x26_;
+        const double next_2 = x25_;
         result_0[i] = next_0;
         result_1[i] = next_1;
         result_2[i] = next_2;
@@ -2042,12 +2261,12 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x5[BLOCK];
     double a_x6[BLOCK];
     double a_x8[BLOCK];
-    double a_x13[BLOCK];
-    double a_x14[BLOCK];
-    double a_x15[BLOCK];
+    double a_x10[BLOCK];
+    double a_x11[BLOCK];
     double a_y0[BLOCK];
-    double a_x16[BLOCK];
+    double a_x12[BLOCK];
     double a_y1[BLOCK];
+    double a_common_X[BLOCK];
     double a_gap_X[BLOCK];
     for (long i = 0; i < count; i++) {
         const double alpha_mlp_ = a_alpha_mlp[i];
@@ -2067,95 +2286,129 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     }
     each_tanh_second_b371ff(count, a_x5, a_x6);
     for (long i = 0; i < count; i++) {
-        const double gain_w_ = a_gain_w[i];
-        const double sigma_b2_ = a_sigma_b2[i];
+        const double rho_ = a_rho[i];
         const double x1_ = a_x1[i];
-        const double x2_ = a_x2[i];
-        const double x3_ = a_x3[i];
-        const double x6_ = a_x6[i];
-        const double x7_ = gain_w_*x6_;
-        const double x8_ = sigma_b2_ + x2_;
-        a_x8[i] = x8_;
-        const double x11_ = sigma_b2_ + x3_ + x7_;
-        const double x12_ = 1.0/((x11_));
-        const double x13_ = gain_w_*x12_;
-        a_x13[i] = x13_;
-        const double x14_ = x12_*x3_;
-        a_x14[i] = x14_;
-        const double next_0 = x1_;
-        a_gap_X[i] = next_0;
+        const double next_0 = rho_;
+        const double next_1 = x1_;
+        a_common_X[i] = next_0;
+        a_gap_X[i] = next_1;
     }
-    double layers = 0.0, fewest = INFINITY;
-    for (long i = 0; i < count; i++) layers = a_L[i] > layers ? a_L[i] : layers;
-    for (long i = 0; i < count; i++) fewest = a_L[i] < fewest ? a_L[i] : fewest;
-    for (double at = 0.0; at < layers; at += 1.0) {
+    double kept_common_X[BLOCK];
+    double kept_gap_X[BLOCK];
+    memcpy(kept_common_X, a_common_X, count*sizeof(double));
+    memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
+    double until[BLOCK], layers = 0.0, fewest = INFINITY;
+    for (long i = 0; i < count; i++) until[i] = a_L[i];
+    for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+    for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+    for (double at = 0.0; at < layers;) {
         const double layer_ = at;
-        int64_t moved = 0;
         if (at < fewest) {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
                 const double x2_ = a_x2[i];
-                const double x8_ = a_x8[i];
                 const double x4_ = sqrt(gap_X_);
-                const double x9_ = beta_a_*x4_;
-                const double x10_ = gap_X_*maximum(x9_ - 1.4142135623730951, 0.0)/maximum(x9_, 1.4142135623730951);
-                const double x15_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
-                a_x15[i] = x15_;
-                const double y0_ = gain_w_*x15_;
+                const double x7_ = beta_a_*x4_;
+                const double x8_ = common_X_*gain_v_ + common_X_*x2_ + sigma_b2_;
+                a_x8[i] = x8_;
+                const double x9_ = gain_v_*gap_X_*maximum(x7_ - 1.4142135623730951, 0.0)/maximum(x7_, 1.4142135623730951) + gap_X_*x2_;
+                const double x10_ = 1.0/((x8_ + x9_));
+                a_x10[i] = x10_;
+                const double x11_ = x10_*x9_;
+                a_x11[i] = x11_;
+                const double y0_ = gain_w_*x11_;
                 a_y0[i] = y0_;
             }
-            each_tanh_gap_536181(count, a_x5, a_y0, a_x16);
+            each_tanh_gap_536181(count, a_x5, a_y0, a_x12);
             for (long i = 0; i < count; i++) {
-                const double x13_ = a_x13[i];
-                const double x14_ = a_x14[i];
-                const double x15_ = a_x15[i];
-                const double x16_ = a_x16[i];
-                const double next_0 = x13_*x16_ + x14_*x15_;
-                moved |= next_0 != a_gap_X[i]; a_gap_X[i] = next_0;
+                const double gain_w_ = a_gain_w[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x10_ = a_x10[i];
+                const double x11_ = a_x11[i];
+                const double x12_ = a_x12[i];
+                const double x3_ = a_x3[i];
+                const double x6_ = a_x6[i];
+                const double x8_ = a_x8[i];
+                const double x13_ = gain_w_*(x6_ - x12_) + sigma_b2_ + x10_*x3_*x8_;
+                const double x14_ = gain_w_*x12_ + x11_*x3_;
+                const double x15_ = 1.0/((x13_ + x14_));
+                const double next_0 = x13_*x15_;
+                const double next_1 = x14_*x15_;
+                a_common_X[i] = next_0;
+                a_gap_X[i] = next_1;
             }
         } else {
             for (long i = 0; i < count; i++) {
                 const double beta_a_ = a_beta_a[i];
+                const double common_X_ = a_common_X[i];
                 const double gain_v_ = a_gain_v[i];
                 const double gain_w_ = a_gain_w[i];
                 const double gap_X_ = a_gap_X[i];
+                const double sigma_b2_ = a_sigma_b2[i];
                 const double x2_ = a_x2[i];
-                const double x8_ = a_x8[i];
                 const double x4_ = sqrt(gap_X_);
-                const double x9_ = beta_a_*x4_;
-                const double x10_ = gap_X_*maximum(x9_ - 1.4142135623730951, 0.0)/maximum(x9_, 1.4142135623730951);
-                const double x15_ = (gain_v_*x10_ + gap_X_*x2_)/(gain_v_*(x10_ + 1.0 - gap_X_) + x8_);
-                a_x15[i] = x15_;
-                const double y1_ = gain_w_*x15_;
+                const double x7_ = beta_a_*x4_;
+                const double x8_ = common_X_*gain_v_ + common_X_*x2_ + sigma_b2_;
+                a_x8[i] = x8_;
+                const double x9_ = gain_v_*gap_X_*maximum(x7_ - 1.4142135623730951, 0.0)/maximum(x7_, 1.4142135623730951) + gap_X_*x2_;
+                const double x10_ = 1.0/((x8_ + x9_));
+                a_x10[i] = x10_;
+                const double x11_ = x10_*x9_;
+                a_x11[i] = x11_;
+                const double y1_ = gain_w_*x11_;
                 a_y1[i] = y1_;
             }
-            each_tanh_gap_536181(count, a_x5, a_y1, a_x16);
+            each_tanh_gap_536181(count, a_x5, a_y1, a_x12);
             for (long i = 0; i < count; i++) {
-                const double x13_ = a_x13[i];
-                const double x14_ = a_x14[i];
-                const double x15_ = a_x15[i];
-                const double x16_ = a_x16[i];
-                const double next_0 = x13_*x16_ + x14_*x15_;
-                moved |= (at < a_L[i]) & (next_0 != a_gap_X[i]); a_gap_X[i] = at < a_L[i] ? next_0 : a_gap_X[i];
+                const double gain_w_ = a_gain_w[i];
+                const double sigma_b2_ = a_sigma_b2[i];
+                const double x10_ = a_x10[i];
+                const double x11_ = a_x11[i];
+                const double x12_ = a_x12[i];
+                const double x3_ = a_x3[i];
+                const double x6_ = a_x6[i];
+                const double x8_ = a_x8[i];
+                const double x13_ = gain_w_*(x6_ - x12_) + sigma_b2_ + x10_*x3_*x8_;
+                const double x14_ = gain_w_*x12_ + x11_*x3_;
+                const double x15_ = 1.0/((x13_ + x14_));
+                const double next_0 = x13_*x15_;
+                const double next_1 = x14_*x15_;
+                a_common_X[i] = at < until[i] ? next_0 : a_common_X[i];
+                a_gap_X[i] = at < until[i] ? next_1 : a_gap_X[i];
             }
         }
-        if (!moved) break;
-        if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {
-            double worst = -INFINITY;
-            for (long i = 0; i < count; i++) {
-                const double gap_X_ = a_gap_X[i];
-                const double next_0 = gap_X_;
-                worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+        at += 1.0;
+        if ((long)at % SETTLE_EVERY == 0) {
+            if (settle > 0.0) {
+                double worst = -INFINITY;
+                for (long i = 0; i < count; i++) {
+                    const double common_X_ = a_common_X[i];
+                    const double gap_X_ = a_gap_X[i];
+                    const double next_0 = gap_X_/(common_X_ + gap_X_);
+                    worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
+                }
+                if (worst <= settle) break;
             }
-            if (worst <= settle) break;
+            if (!memcmp(a_common_X, kept_common_X, count*sizeof(double)) && !memcmp(a_gap_X, kept_gap_X, count*sizeof(double))) {
+                /* The states of SETTLE_EVERY layers ago: what is left repeats itself. */
+                for (long i = 0; i < count; i++) until[i] = until[i] > at ? at + fmod(until[i] - at, SETTLE_EVERY) : until[i];
+                layers = 0.0, fewest = INFINITY;
+                for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;
+                for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;
+            }
+            memcpy(kept_common_X, a_common_X, count*sizeof(double));
+            memcpy(kept_gap_X, a_gap_X, count*sizeof(double));
         }
     }
     for (long i = 0; i < count; i++) {
+        const double common_X_ = a_common_X[i];
         const double gap_X_ = a_gap_X[i];
-        const double next_0 = 1.0 - gap_X_;
+        const double next_0 = common_X_;
         const double next_1 = gap_X_;
         result_0[i] = next_0;
         result_1[i] = next_1;

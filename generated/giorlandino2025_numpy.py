@@ -121,6 +121,16 @@ def _log_near_one(x, whole):
         return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))
 
 
+def _one_plus_product(x, y):
+    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
+    product = x*y
+    x_high, y_high = 134217729.0*x, 134217729.0*y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
+    return np.maximum((1 + product) + lost, 0.0)
+
+
 def _arc_cosine_1(gap, v, result=None, y=None, c=None, q=None):
     """sin - angle*cos of that angle, times v; zero at v = 0. Works in the four arrays, if given."""
     if result is None:
@@ -1194,7 +1204,7 @@ def overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -1214,8 +1224,8 @@ def overlap_rem(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1253,7 +1263,7 @@ def overlap_rem(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 14 operations a point, and 25 a layer
+    # 7 operations a point, and 38 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1268,21 +1278,14 @@ def overlap_rem(
                 x1 = x0 + 1
             if _changed & 0b10000:
                 x2 = 0.5*gain_w
-                x3 = x2
+            if _changed & 0b100000:
+                x3 = 0.5*sigma_b2
             if _changed & 0b1000000:
                 x4 = np.square(alpha_sa)
             if _changed & 0b10000000:
                 x5 = np.square(alpha_mlp)
             if _changed & 0b110000:
                 x7 = gain_w + sigma_b2
-                x8 = x2*x7
-            if _changed & 0b1100000:
-                x9 = sigma_b2 + x4
-            if _changed & 0b10110000:
-                x12 = sigma_b2 + x5 + x8
-                x13 = 1/x12
-                x14 = gain_w*x13
-                x15 = x13*x5
             _shape_255 = np.broadcast_shapes(*map(np.shape, (rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_255)
             _array_1 = np.empty(_shape_255)
@@ -1292,45 +1295,71 @@ def overlap_rem(
             _array_5 = np.empty(_shape_255)
             _array_6 = np.empty(_shape_255)
             _array_7 = np.empty(_shape_255)
+            _array_8 = np.empty(_shape_255)
+            common_X = np.full(_shape_255, rho, dtype=float)
+            _kept_0 = common_X.copy()
             gap_X = np.full(_shape_255, x1, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
                 np.sqrt(gap_X, out=_array_0)
                 np.multiply(beta_a, _array_0, out=_array_0)
-                np.subtract(_array_0, 1.4142135623730951, out=_array_1)
-                np.maximum(_array_1, 0, out=_array_1)
-                np.multiply(gap_X, _array_1, out=_array_1)
+                np.multiply(gain_v, common_X, out=_array_1)
+                np.multiply(x4, common_X, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_1)
+                np.add(_array_1, sigma_b2, out=_array_1)
+                np.multiply(gain_v, gap_X, out=_array_2)
+                np.subtract(_array_0, 1.4142135623730951, out=_array_3)
+                np.maximum(_array_3, 0, out=_array_3)
+                np.multiply(_array_2, _array_3, out=_array_2)
                 np.maximum(_array_0, 1.4142135623730951, out=_array_0)
-                np.divide(_array_1, _array_0, out=_array_1)
-                np.multiply(gain_v, _array_1, out=_array_0)
-                np.multiply(x4, gap_X, out=_array_2)
-                np.add(_array_0, _array_2, out=_array_0)
-                np.add(_array_1, 1, out=_array_1)
-                np.subtract(_array_1, gap_X, out=_array_1)
-                np.multiply(gain_v, _array_1, out=_array_1)
-                np.add(_array_1, x9, out=_array_1)
-                np.divide(1.0, _array_1, out=_array_1)
-                np.multiply(_array_0, _array_1, out=_array_2)
-                np.multiply(gain_w, _array_2, out=_array_3)
-                _arc_cosine_1(_array_3, x7, _array_4, _array_5, _array_6, _array_7)
-                np.multiply(x3, _array_0, out=_array_0)
-                np.multiply(_array_0, _array_1, out=_array_0)
-                np.multiply(0.15915494309189535, _array_4, out=_array_4)
-                np.subtract(_array_0, _array_4, out=_array_0)
-                np.multiply(x14, _array_0, out=_array_0)
-                np.multiply(x15, _array_2, out=_array_2)
-                np.add(_array_0, _array_2, out=_array_0)
+                np.divide(_array_2, _array_0, out=_array_2)
+                np.multiply(x4, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.add(_array_2, _array_1, out=_array_0)
+                np.divide(1.0, _array_0, out=_array_0)
+                np.multiply(_array_2, _array_0, out=_array_3)
+                np.multiply(_array_0, _array_1, out=_array_1)
+                np.multiply(gain_w, _array_3, out=_array_4)
+                _arc_cosine_1(_array_4, x7, _array_5, _array_6, _array_7, _array_8)
+                np.multiply(0.15915494309189535, _array_5, out=_array_5)
+                np.multiply(x2, _array_1, out=_array_4)
+                np.add(_array_4, _array_5, out=_array_4)
+                np.add(_array_4, x3, out=_array_4)
+                np.multiply(gain_w, _array_4, out=_array_4)
+                np.add(_array_4, sigma_b2, out=_array_4)
+                np.multiply(x5, _array_1, out=_array_1)
+                np.add(_array_4, _array_1, out=_array_4)
+                np.multiply(x2, _array_2, out=_array_2)
+                np.multiply(_array_2, _array_0, out=_array_2)
+                np.subtract(_array_2, _array_5, out=_array_2)
+                np.multiply(gain_w, _array_2, out=_array_2)
+                np.multiply(x5, _array_3, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.add(_array_4, _array_2, out=_array_6)
+                np.divide(1.0, _array_6, out=_array_6)
+                np.multiply(_array_4, _array_6, out=_array_4)
+                np.multiply(_array_2, _array_6, out=_array_2)
                 if _layer >= _least:
-                    np.copyto(_array_0, gap_X, where=_layer >= L)
-                gap_X, _array_0 = _array_0, gap_X
+                    np.copyto(_array_4, common_X, where=_layer >= _until)
+                    np.copyto(_array_2, gap_X, where=_layer >= _until)
+                common_X, _array_4 = _array_4, common_X
+                gap_X, _array_2 = _array_2, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_0)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            _to_overlap[_at] = 1 - gap_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            _to_overlap[_at] = common_X
             _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
@@ -1347,7 +1376,7 @@ def overlap_uniform(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -1367,8 +1396,8 @@ def overlap_uniform(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
+    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1405,7 +1434,7 @@ def overlap_uniform(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 18 operations a point, and 16 a layer
+    # 22 operations a point, and 31 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1423,25 +1452,32 @@ def overlap_uniform(
                 x1 = x0 + 1
             if _changed & 0b100:
                 x2 = 1/n
+                x3 = n - 1
+                x4 = -0.15915494309189535*x2
+                x5 = -x2
+                x6 = x4 + 0.15915494309189535
+                x7 = x5 + 1
+            if _changed & 0b10000:
+                x8 = 0.5*gain_w
+            if _changed & 0b100000:
+                x9 = 0.5*sigma_b2
             if _changed & 0b1000000:
-                x3 = np.square(alpha_sa)
+                x10 = np.square(alpha_sa)
             if _changed & 0b10000000:
-                x4 = np.square(alpha_mlp)
+                x11 = np.square(alpha_mlp)
+            if _changed & 0b101:
+                x12 = _one_plus_product(rho, x3)
+                x13 = x12*x2
             if _changed & 0b110000:
-                x5 = gain_w + sigma_b2
-                x6 = 0.5*gain_w*x5
+                x14 = gain_w + sigma_b2
+            if _changed & 0b1000100:
+                x15 = x10*x7
             if _changed & 0b1010000:
-                x7 = gain_w*x3
-                x8 = x7
-                x9 = 0.5*x7
-            if _changed & 0b1100000:
-                x10 = sigma_b2 + x3
-            if _changed & 0b10110000:
-                x11 = sigma_b2 + x4 + x6
-                x12 = 1/x11
-                x13 = gain_w*x12
-            if _changed & 0b11110000:
-                x14 = x12*x3*x4
+                x16 = gain_w*x10
+                x17 = x16
+                x18 = 0.5*x16
+            if _changed & 0b11000000:
+                x19 = x10*x11
             _shape_255 = np.broadcast_shapes(*map(np.shape, (rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_255)
             _array_1 = np.empty(_shape_255)
@@ -1450,36 +1486,64 @@ def overlap_uniform(
             _array_4 = np.empty(_shape_255)
             _array_5 = np.empty(_shape_255)
             _array_6 = np.empty(_shape_255)
+            _array_7 = np.empty(_shape_255)
+            common_X = np.full(_shape_255, x13, dtype=float)
+            _kept_0 = common_X.copy()
             gap_X = np.full(_shape_255, x1, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
-                np.multiply(x2, gap_X, out=_array_0)
-                np.add(_array_0, 1, out=_array_0)
-                np.subtract(_array_0, gap_X, out=_array_0)
-                np.multiply(gain_v, _array_0, out=_array_0)
-                np.add(_array_0, x10, out=_array_0)
-                np.divide(1.0, _array_0, out=_array_0)
-                np.multiply(_array_0, gap_X, out=_array_1)
-                np.multiply(x8, _array_1, out=_array_2)
-                _arc_cosine_1(_array_2, x5, _array_3, _array_4, _array_5, _array_6)
-                np.multiply(x9, _array_0, out=_array_0)
-                np.multiply(_array_0, gap_X, out=_array_0)
-                np.multiply(0.15915494309189535, _array_3, out=_array_3)
-                np.subtract(_array_0, _array_3, out=_array_0)
-                np.multiply(x13, _array_0, out=_array_0)
-                np.multiply(x14, _array_1, out=_array_1)
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
+                np.multiply(gain_v, common_X, out=_array_0)
+                np.multiply(x10, common_X, out=_array_1)
                 np.add(_array_0, _array_1, out=_array_0)
+                np.add(_array_0, sigma_b2, out=_array_0)
+                np.multiply(x15, gap_X, out=_array_1)
+                np.add(_array_1, _array_0, out=_array_1)
+                np.divide(1.0, _array_1, out=_array_1)
+                np.multiply(_array_1, gap_X, out=_array_2)
+                np.multiply(_array_0, _array_1, out=_array_0)
+                np.multiply(x17, _array_2, out=_array_3)
+                _arc_cosine_1(_array_3, x14, _array_4, _array_5, _array_6, _array_7)
+                np.multiply(x8, _array_0, out=_array_3)
+                np.multiply(x6, _array_4, out=_array_5)
+                np.add(_array_3, _array_5, out=_array_3)
+                np.add(_array_3, x9, out=_array_3)
+                np.multiply(gain_w, _array_3, out=_array_3)
+                np.add(_array_3, sigma_b2, out=_array_3)
+                np.multiply(x11, _array_0, out=_array_0)
+                np.add(_array_3, _array_0, out=_array_3)
+                np.multiply(x18, _array_1, out=_array_1)
+                np.multiply(_array_1, gap_X, out=_array_1)
+                np.multiply(0.15915494309189535, _array_4, out=_array_4)
+                np.subtract(_array_1, _array_4, out=_array_1)
+                np.multiply(gain_w, _array_1, out=_array_1)
+                np.multiply(x19, _array_2, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_1)
+                np.multiply(x7, _array_1, out=_array_6)
+                np.add(_array_3, _array_6, out=_array_6)
+                np.divide(1.0, _array_6, out=_array_6)
+                np.multiply(_array_3, _array_6, out=_array_3)
+                np.multiply(_array_1, _array_6, out=_array_1)
                 if _layer >= _least:
-                    np.copyto(_array_0, gap_X, where=_layer >= L)
-                gap_X, _array_0 = _array_0, gap_X
+                    np.copyto(_array_3, common_X, where=_layer >= _until)
+                    np.copyto(_array_1, gap_X, where=_layer >= _until)
+                common_X, _array_3 = _array_3, common_X
+                gap_X, _array_1 = _array_1, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_0)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            _to_overlap[_at] = 1 - gap_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            _to_overlap[_at] = common_X - gap_X/n
             _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
@@ -1496,7 +1560,7 @@ def overlap_annealed(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -1517,8 +1581,8 @@ def overlap_annealed(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
+    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1556,7 +1620,7 @@ def overlap_annealed(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 21 operations a point, and 27 a layer
+    # 25 operations a point, and 50 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1574,29 +1638,34 @@ def overlap_annealed(
                 x1 = x0 + 1
             if _changed & 0b100:
                 x2 = 1/n
-                x3 = np.log(n)
+                x3 = n - 1
+                x4 = np.log(n)
+                x5 = -x2
+                x6 = -0.15915494309189535*x2
+                x7 = x5 + 1
+                x8 = x6 + 0.15915494309189535
             if _changed & 0b1000:
-                x4 = np.square(beta_a)
+                x9 = np.square(beta_a)
+            if _changed & 0b1000000:
+                x10 = 0.5*sigma_b2
             if _changed & 0b10000000:
-                x5 = np.square(alpha_sa)
+                x11 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x6 = np.square(alpha_mlp)
+                x12 = np.square(alpha_mlp)
+            if _changed & 0b101:
+                x13 = _one_plus_product(rho, x3)
+                x14 = x13*x2
             if _changed & 0b1100:
-                x7 = 0.5*x3*x4
-                x8 = x7
-                x9 = -x7
+                x15 = 0.5*x4*x9
+                x16 = -x15
+                x17 = x15
             if _changed & 0b10100:
-                x10 = gain_v*x2
+                x18 = gain_v*x2
+                x19 = -x18
+                x20 = x18
+                x21 = x18*x7
             if _changed & 0b1100000:
-                x11 = gain_w + sigma_b2
-                x12 = 0.5*gain_w*x11
-            if _changed & 0b11000000:
-                x13 = sigma_b2 + x5
-            if _changed & 0b101100000:
-                x14 = sigma_b2 + x12 + x6
-                x15 = 1/x14
-                x16 = x15*x6
-                x17 = gain_w*x15
+                x22 = gain_w + sigma_b2
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -1605,45 +1674,84 @@ def overlap_annealed(
             _array_4 = np.empty(_shape_511)
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
+            common_X = np.full(_shape_511, x14, dtype=float)
+            _kept_0 = common_X.copy()
             gap_X = np.full(_shape_511, x1, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
-                np.multiply(x8, gap_X, out=_array_0)
-                np.exp(_array_0, out=_array_0)
-                np.square(gap_X, out=_array_1)
-                np.multiply(x9, _array_1, out=_array_1)
-                np.expm1(_array_1, out=_array_1)
-                _made_5 = _times_growth(gap_X*x2, _array_0, _array_0)
-                x20 = _made_5
-                _made_7 = _times_growth(gap_X*x10, _array_1, _array_1 + 2, _array_0, _array_0)
-                x21 = _made_7
-                _made_9 = _times_growth(gain_v, x20 + 1 - gap_X)
-                x22 = _made_9
-                np.multiply(x5, gap_X, out=_array_1)
-                np.subtract(_array_1, x21, out=_array_1)
-                _made_13 = _times_growth(gain_w, _array_1)
-                x24 = _made_13
-                np.add(x13, x22, out=_array_0)
-                np.divide(1.0, _array_0, out=_array_0)
-                np.multiply(x24, _array_0, out=_array_2)
-                _arc_cosine_1(_array_2, x11, _array_3, _array_4, _array_5, _array_6)
-                _made_19 = _times_growth(x16, _array_1)
-                x28 = _made_19
-                _made_21 = _times_growth(x17, 0.5*_array_2 - 0.15915494309189535*_array_3)
-                x29 = _made_21
-                np.multiply(_array_0, x28, out=_array_0)
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
+                np.square(gap_X, out=_array_0)
+                np.multiply(x16, _array_0, out=_array_0)
+                np.expm1(_array_0, out=_array_0)
+                np.multiply(x17, gap_X, out=_array_1)
+                np.exp(_array_1, out=_array_1)
+                np.add(_array_0, 2, out=_array_2)
+                np.multiply(x20, gap_X, out=_array_3)
+                _made_7 = _times_growth(_array_3, _array_1, _array_1)
+                x27 = _made_7
+                _made_9 = _times_growth(_array_3, _array_0, _array_2, _array_1, _array_1)
+                x28 = _made_9
+                _made_11 = _times_growth(gap_X*x21, _array_0, _array_2, _array_1, _array_1)
+                x29 = _made_11
+                np.multiply(x11, gap_X, out=_array_3)
+                np.subtract(_array_3, x28, out=_array_3)
+                _made_15 = _times_growth(x7, _array_3)
+                x31 = _made_15
+                _made_17 = _times_growth(gain_w, _array_3)
+                x32 = _made_17
+                _made_19 = _times_growth(x12, _array_3)
+                x33 = _made_19
+                np.multiply(gain_v, common_X, out=_array_0)
+                np.multiply(x11, common_X, out=_array_2)
+                np.add(_array_0, _array_2, out=_array_0)
+                np.multiply(x19, gap_X, out=_array_1)
+                np.add(_array_0, _array_1, out=_array_0)
+                np.add(_array_0, sigma_b2, out=_array_0)
+                np.add(_array_0, x27, out=_array_0)
                 np.add(_array_0, x29, out=_array_0)
+                np.add(x31, _array_0, out=_array_3)
+                np.divide(1.0, _array_3, out=_array_3)
+                _made_31 = _times_growth(gain_w, _array_0)
+                x36 = _made_31
+                np.multiply(x32, _array_3, out=_array_2)
+                _arc_cosine_1(_array_2, x22, _array_1, _array_4, _array_5, _array_6)
+                _made_35 = _times_growth(gain_w, _array_1*x8 + 0.5*_array_3*x36 + x10)
+                x39 = _made_35
+                _made_37 = _times_growth(gain_w, 0.5*_array_2 - 0.15915494309189535*_array_1)
+                x40 = _made_37
+                _made_39 = _times_growth(x12, _array_0)
+                x41 = _made_39
+                np.multiply(x33, _array_3, out=_array_4)
+                np.add(_array_4, x40, out=_array_4)
+                np.multiply(_array_3, x41, out=_array_3)
+                np.add(sigma_b2, _array_3, out=_array_3)
+                np.add(_array_3, x39, out=_array_3)
+                _made_46 = _times_growth(x7, _array_4)
+                x44 = _made_46
+                np.add(_array_3, x44, out=_array_5)
+                np.divide(1.0, _array_5, out=_array_5)
+                np.multiply(_array_3, _array_5, out=_array_3)
+                np.multiply(_array_4, _array_5, out=_array_4)
                 if _layer >= _least:
-                    np.copyto(_array_0, gap_X, where=_layer >= L)
-                gap_X, _array_0 = _array_0, gap_X
+                    np.copyto(_array_3, common_X, where=_layer >= _until)
+                    np.copyto(_array_4, gap_X, where=_layer >= _until)
+                common_X, _array_3 = _array_3, common_X
+                gap_X, _array_4 = _array_4, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_0)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            _to_overlap[_at] = 1 - gap_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            _to_overlap[_at] = common_X - gap_X/n
             _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
@@ -1660,7 +1768,7 @@ def overlap_exact(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -1681,8 +1789,8 @@ def overlap_exact(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
+    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1720,7 +1828,7 @@ def overlap_exact(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 17 operations a point, and 25 a layer
+    # 25 operations a point, and 47 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1737,28 +1845,33 @@ def overlap_exact(
                 x0 = -rho
                 x1 = x0 + 1
             if _changed & 0b100:
-                x2 = np.log(n)
+                x2 = 1/n
+                x3 = n - 1
+                x4 = np.log(n)
+                x5 = -0.15915494309189535*x2
+                x6 = -x2
+                x7 = x5 + 0.15915494309189535
+                x8 = x6 + 1
             if _changed & 0b1000:
-                x3 = np.square(beta_a)
+                x9 = np.square(beta_a)
             if _changed & 0b100000:
-                x4 = 0.5*gain_w
-                x5 = x4
+                x10 = 0.5*gain_w
+            if _changed & 0b1000000:
+                x11 = 0.5*sigma_b2
             if _changed & 0b10000000:
-                x6 = np.square(alpha_sa)
+                x12 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x7 = np.square(alpha_mlp)
+                x13 = np.square(alpha_mlp)
+            if _changed & 0b101:
+                x14 = _one_plus_product(rho, x3)
+                x15 = x14*x2
             if _changed & 0b1100:
-                x8 = x2*x3
+                x16 = x4*x9
+            if _changed & 0b10100:
+                x17 = -gain_v*x2
+                x18 = -gain_v*x8
             if _changed & 0b1100000:
-                x9 = gain_w + sigma_b2
-                x10 = x4*x9
-            if _changed & 0b11000000:
-                x11 = sigma_b2 + x6
-            if _changed & 0b101100000:
-                x12 = sigma_b2 + x10 + x7
-                x13 = 1/x12
-                x14 = gain_w*x13
-                x15 = x13*x7
+                x19 = gain_w + sigma_b2
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -1768,45 +1881,80 @@ def overlap_exact(
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
             _array_7 = np.empty(_shape_511)
+            _array_8 = np.empty(_shape_511)
+            common_X = np.full(_shape_511, x15, dtype=float)
+            _kept_0 = common_X.copy()
             gap_X = np.full(_shape_511, x1, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
-                np.multiply(x8, gap_X, out=_array_0)
-                _made_1 = _softmax_table_participation(_array_0, n)
-                x17 = _made_1
-                _made_3 = _softmax_table_row_gap(_array_0, x8*np.square(gap_X), n)
-                x18 = _made_3
-                np.multiply(gain_v, x18, out=_array_0)
-                np.multiply(_array_0, gap_X, out=_array_0)
-                np.multiply(x6, gap_X, out=_array_1)
-                np.add(_array_0, _array_1, out=_array_0)
-                np.multiply(x17, gap_X, out=_array_1)
-                np.add(_array_1, 1, out=_array_1)
-                np.subtract(_array_1, gap_X, out=_array_1)
-                np.multiply(gain_v, _array_1, out=_array_1)
-                np.add(_array_1, x11, out=_array_1)
-                np.divide(1.0, _array_1, out=_array_1)
-                np.multiply(_array_0, _array_1, out=_array_2)
-                np.multiply(gain_w, _array_2, out=_array_3)
-                _arc_cosine_1(_array_3, x9, _array_4, _array_5, _array_6, _array_7)
-                np.multiply(x5, _array_0, out=_array_0)
-                np.multiply(_array_0, _array_1, out=_array_0)
-                np.multiply(0.15915494309189535, _array_4, out=_array_4)
-                np.subtract(_array_0, _array_4, out=_array_0)
-                np.multiply(x14, _array_0, out=_array_0)
-                np.multiply(x15, _array_2, out=_array_2)
-                np.add(_array_0, _array_2, out=_array_0)
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
+                np.multiply(gain_v, gap_X, out=_array_0)
+                np.multiply(x16, gap_X, out=_array_1)
+                _made_2 = _softmax_table_row_gap(_array_1, x16*np.square(gap_X), n)
+                x22 = _made_2
+                _made_4 = _softmax_table_participation(_array_1, n)
+                x23 = _made_4
+                np.multiply(x12, gap_X, out=_array_1)
+                np.multiply(_array_0, x22, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_1)
+                np.multiply(gain_v, common_X, out=_array_2)
+                np.multiply(x12, common_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(x17, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(x18, x22, out=_array_3)
+                np.multiply(_array_3, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.add(_array_2, sigma_b2, out=_array_2)
+                np.multiply(_array_0, x23, out=_array_0)
+                np.add(_array_2, _array_0, out=_array_2)
+                np.multiply(x8, _array_1, out=_array_3)
+                np.add(_array_3, _array_2, out=_array_3)
+                np.divide(1.0, _array_3, out=_array_3)
+                np.multiply(_array_1, _array_3, out=_array_0)
+                np.multiply(_array_2, _array_3, out=_array_2)
+                np.multiply(gain_w, _array_0, out=_array_4)
+                _arc_cosine_1(_array_4, x19, _array_5, _array_6, _array_7, _array_8)
+                np.multiply(x10, _array_2, out=_array_4)
+                np.add(_array_4, x11, out=_array_4)
+                np.multiply(x7, _array_5, out=_array_6)
+                np.add(_array_4, _array_6, out=_array_4)
+                np.multiply(gain_w, _array_4, out=_array_4)
+                np.add(_array_4, sigma_b2, out=_array_4)
+                np.multiply(x13, _array_2, out=_array_2)
+                np.add(_array_4, _array_2, out=_array_4)
+                np.multiply(x10, _array_1, out=_array_1)
+                np.multiply(_array_1, _array_3, out=_array_1)
+                np.multiply(0.15915494309189535, _array_5, out=_array_5)
+                np.subtract(_array_1, _array_5, out=_array_1)
+                np.multiply(gain_w, _array_1, out=_array_1)
+                np.multiply(x13, _array_0, out=_array_0)
+                np.add(_array_1, _array_0, out=_array_1)
+                np.multiply(x8, _array_1, out=_array_7)
+                np.add(_array_4, _array_7, out=_array_7)
+                np.divide(1.0, _array_7, out=_array_7)
+                np.multiply(_array_4, _array_7, out=_array_4)
+                np.multiply(_array_1, _array_7, out=_array_1)
                 if _layer >= _least:
-                    np.copyto(_array_0, gap_X, where=_layer >= L)
-                gap_X, _array_0 = _array_0, gap_X
+                    np.copyto(_array_4, common_X, where=_layer >= _until)
+                    np.copyto(_array_1, gap_X, where=_layer >= _until)
+                common_X, _array_4 = _array_4, common_X
+                gap_X, _array_1 = _array_1, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_0)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            _to_overlap[_at] = 1 - gap_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            _to_overlap[_at] = common_X - gap_X/n
             _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
@@ -1823,7 +1971,7 @@ def preln_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -1844,8 +1992,8 @@ def preln_overlap_rem(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X/q_X is at most ``settle`` everywhere, which is off at the
-    default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         wide norm: the size of a token is its expectation, exact as the width tends to infinity
@@ -1885,7 +2033,7 @@ def preln_overlap_rem(
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
     _to_second_moment = np.empty(_shape)
-    # 19 operations a point, and 33 a layer
+    # 22 operations a point, and 44 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1899,26 +2047,29 @@ def preln_overlap_rem(
                 x0 = -rho
                 x1 = x0 + 1
             if _changed & 0b100000:
-                x2 = -0.15915494309189535*gain_w
-                x3 = np.square(gain_w)
-                x4 = 0.5*x3
+                x2 = np.square(gain_w)
+                x3 = 0.15915494309189535*gain_w
+                x4 = x3
+                x5 = 0.5*x2
+                x6 = -x3
             if _changed & 0b10000000:
-                x5 = np.square(alpha_sa)
+                x7 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x6 = np.square(alpha_mlp)
+                x8 = np.square(alpha_mlp)
             if _changed & 0b11:
-                x9 = q_0*x1
+                x10 = q_0*rho
+                x11 = q_0*x1
             if _changed & 0b1100000:
-                x10 = gain_w + sigma_b2
-                x11 = 0.5*gain_w*x10
+                x12 = 0.5*gain_w*sigma_b2
+                x13 = gain_w + sigma_b2
             if _changed & 0b100010000:
-                x12 = gain_v*x6
+                x14 = gain_v*x8
             if _changed & 0b101000000:
-                x13 = sigma_b2*x6
+                x15 = sigma_b2*x8
             if _changed & 0b110000000:
-                x14 = x5*x6
+                x16 = x7*x8
             if _changed & 0b101100000:
-                x16 = sigma_b2 + x11 + x13
+                x22 = sigma_b2 + x12 + x15
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -1928,60 +2079,82 @@ def preln_overlap_rem(
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
             _array_7 = np.empty(_shape_511)
-            q_X = np.full(_shape_511, q_0, dtype=float)
-            gap_X = np.full(_shape_511, x9, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
-                np.sqrt(q_X, out=_array_0)
-                np.sqrt(gap_X, out=_array_1)
-                np.divide(gap_X, q_X, out=_array_2)
-                np.multiply(beta_a, _array_1, out=_array_1)
-                np.divide(_array_1, _array_0, out=_array_1)
-                np.subtract(_array_1, 1.4142135623730951, out=_array_0)
-                np.maximum(_array_0, 0, out=_array_0)
-                np.multiply(_array_2, _array_0, out=_array_0)
-                np.maximum(_array_1, 1.4142135623730951, out=_array_1)
-                np.divide(_array_0, _array_1, out=_array_0)
-                np.add(_array_0, 1, out=_array_1)
-                np.subtract(_array_1, _array_2, out=_array_1)
-                np.multiply(gain_v, _array_0, out=_array_2)
-                np.multiply(x5, gap_X, out=_array_3)
-                np.add(_array_2, _array_3, out=_array_2)
-                np.multiply(gain_v, _array_1, out=_array_3)
-                np.multiply(x5, q_X, out=_array_4)
-                np.add(_array_3, _array_4, out=_array_3)
-                np.add(_array_3, sigma_b2, out=_array_3)
-                np.divide(_array_2, _array_3, out=_array_2)
-                np.multiply(gain_w, _array_2, out=_array_4)
-                _arc_cosine_1(_array_4, x10, _array_3, _array_5, _array_6, _array_7)
-                np.multiply(x14, q_X, out=_array_4)
-                np.multiply(x12, _array_1, out=_array_1)
-                np.add(_array_4, _array_1, out=_array_4)
-                np.add(_array_4, x16, out=_array_4)
-                np.multiply(x14, gap_X, out=_array_5)
-                np.multiply(x12, _array_0, out=_array_0)
-                np.add(_array_5, _array_0, out=_array_5)
-                np.multiply(x2, _array_3, out=_array_3)
+            _array_8 = np.empty(_shape_511)
+            _array_9 = np.empty(_shape_511)
+            common_X = np.full(_shape_511, x10, dtype=float)
+            _kept_0 = common_X.copy()
+            gap_X = np.full(_shape_511, x11, dtype=float)
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
+                np.sqrt(gap_X, out=_array_0)
+                np.add(common_X, gap_X, out=_array_1)
+                np.sqrt(_array_1, out=_array_2)
+                np.divide(1.0, _array_1, out=_array_1)
+                np.divide(1.0, _array_2, out=_array_2)
+                np.multiply(_array_1, common_X, out=_array_3)
+                np.multiply(_array_1, gap_X, out=_array_1)
+                np.multiply(beta_a, _array_2, out=_array_4)
+                np.multiply(_array_4, _array_0, out=_array_4)
+                np.subtract(_array_4, 1.4142135623730951, out=_array_4)
+                np.maximum(_array_4, 0, out=_array_4)
+                np.multiply(_array_1, _array_4, out=_array_1)
+                np.multiply(beta_a, _array_2, out=_array_2)
+                np.multiply(_array_2, _array_0, out=_array_2)
+                np.maximum(_array_2, 1.4142135623730951, out=_array_2)
+                np.divide(_array_1, _array_2, out=_array_1)
+                np.multiply(gain_v, _array_1, out=_array_4)
+                np.multiply(x7, gap_X, out=_array_0)
+                np.add(_array_4, _array_0, out=_array_4)
+                np.multiply(x7, common_X, out=_array_2)
+                np.multiply(gain_v, _array_3, out=_array_0)
+                np.add(_array_2, _array_0, out=_array_2)
+                np.add(_array_2, sigma_b2, out=_array_2)
+                np.add(_array_4, _array_2, out=_array_0)
+                np.divide(1.0, _array_0, out=_array_0)
+                np.multiply(_array_4, _array_0, out=_array_4)
+                np.multiply(gain_w, _array_4, out=_array_5)
+                _arc_cosine_1(_array_5, x13, _array_6, _array_7, _array_8, _array_9)
+                np.multiply(x16, common_X, out=_array_5)
+                np.multiply(x14, _array_3, out=_array_3)
                 np.add(_array_5, _array_3, out=_array_5)
-                np.multiply(x4, _array_2, out=_array_2)
+                np.add(_array_5, x22, out=_array_5)
+                np.multiply(x5, _array_2, out=_array_2)
+                np.multiply(_array_2, _array_0, out=_array_2)
                 np.add(_array_5, _array_2, out=_array_5)
+                np.multiply(x4, _array_6, out=_array_7)
+                np.add(_array_5, _array_7, out=_array_5)
+                np.multiply(x16, gap_X, out=_array_8)
+                np.multiply(x14, _array_1, out=_array_1)
+                np.add(_array_8, _array_1, out=_array_8)
+                np.multiply(x5, _array_4, out=_array_4)
+                np.add(_array_8, _array_4, out=_array_8)
+                np.multiply(x6, _array_6, out=_array_6)
+                np.add(_array_8, _array_6, out=_array_8)
                 if _layer >= _least:
-                    np.copyto(_array_4, q_X, where=_layer >= L)
-                    np.copyto(_array_5, gap_X, where=_layer >= L)
-                q_X, _array_4 = _array_4, q_X
-                gap_X, _array_5 = _array_5, gap_X
+                    np.copyto(_array_5, common_X, where=_layer >= _until)
+                    np.copyto(_array_8, gap_X, where=_layer >= _until)
+                common_X, _array_5 = _array_5, common_X
+                gap_X, _array_8 = _array_8, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/q_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(q_X, _array_4)
-                        and np.array_equal(gap_X, _array_5)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            x22 = gap_X/q_X
-            _to_overlap[_at] = 1 - x22
-            _to_one_minus_overlap[_at] = x22
-            _to_second_moment[_at] = q_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            x29 = common_X + gap_X
+            x30 = 1/x29
+            _to_overlap[_at] = common_X*x30
+            _to_one_minus_overlap[_at] = gap_X*x30
+            _to_second_moment[_at] = x29
 
     _in_parts(_work, workers)
     return PrelnOverlapRemResult(
@@ -1998,7 +2171,7 @@ def noln_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -2019,8 +2192,8 @@ def noln_overlap_rem(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X/q_X is at most ``settle`` everywhere, which is off at the
-    default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2059,7 +2232,7 @@ def noln_overlap_rem(
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
     _to_second_moment = np.empty(_shape)
-    # 18 operations a point, and 35 a layer
+    # 21 operations a point, and 39 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2074,24 +2247,27 @@ def noln_overlap_rem(
                 x1 = x0 + 1
             if _changed & 0b100000:
                 x2 = np.square(gain_w)
-                x3 = -0.15915494309189535*gain_w
+                x3 = 0.15915494309189535*gain_w
                 x4 = 0.5*x2
+                x5 = x3
+                x6 = -x3
             if _changed & 0b10000000:
-                x5 = np.square(alpha_sa)
+                x7 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x6 = np.square(alpha_mlp)
+                x8 = np.square(alpha_mlp)
             if _changed & 0b11:
-                x9 = q_0*x1
+                x10 = q_0*rho
+                x11 = q_0*x1
             if _changed & 0b1100000:
-                x10 = 0.5*gain_w*sigma_b2
+                x12 = 0.5*gain_w*sigma_b2
             if _changed & 0b100010000:
-                x11 = gain_v*x6
+                x13 = gain_v*x8
             if _changed & 0b101000000:
-                x12 = sigma_b2*x6
+                x14 = sigma_b2*x8
             if _changed & 0b110000000:
-                x13 = x5*x6
+                x15 = x7*x8
             if _changed & 0b101100000:
-                x14 = sigma_b2 + x10 + x12
+                x18 = sigma_b2 + x12 + x14
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -2102,63 +2278,75 @@ def noln_overlap_rem(
             _array_6 = np.empty(_shape_511)
             _array_7 = np.empty(_shape_511)
             _array_8 = np.empty(_shape_511)
-            _array_9 = np.empty(_shape_511)
-            q_X = np.full(_shape_511, q_0, dtype=float)
-            gap_X = np.full(_shape_511, x9, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
-                np.sqrt(q_X, out=_array_0)
-                np.sqrt(gap_X, out=_array_1)
-                np.multiply(beta_a, _array_0, out=_array_0)
-                np.multiply(_array_0, _array_1, out=_array_0)
-                np.subtract(_array_0, 1.4142135623730951, out=_array_1)
-                np.maximum(_array_1, 0, out=_array_1)
-                np.multiply(gap_X, _array_1, out=_array_1)
-                np.maximum(_array_0, 1.4142135623730951, out=_array_0)
-                np.divide(_array_1, _array_0, out=_array_1)
-                np.add(q_X, _array_1, out=_array_0)
-                np.subtract(_array_0, gap_X, out=_array_0)
-                np.multiply(gain_v, _array_1, out=_array_2)
-                np.multiply(x5, gap_X, out=_array_3)
-                np.add(_array_2, _array_3, out=_array_2)
-                np.multiply(gain_v, _array_0, out=_array_3)
-                np.multiply(x5, q_X, out=_array_4)
-                np.add(_array_3, _array_4, out=_array_3)
+            common_X = np.full(_shape_511, x10, dtype=float)
+            _kept_0 = common_X.copy()
+            gap_X = np.full(_shape_511, x11, dtype=float)
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
+                np.sqrt(gap_X, out=_array_0)
+                np.add(common_X, gap_X, out=_array_1)
+                np.sqrt(_array_1, out=_array_2)
+                np.multiply(gain_v, common_X, out=_array_3)
                 np.add(_array_3, sigma_b2, out=_array_3)
-                np.multiply(gain_w, _array_2, out=_array_4)
-                np.multiply(gain_w, _array_3, out=_array_5)
-                np.add(_array_5, sigma_b2, out=_array_5)
-                _arc_cosine_1(_array_4, _array_5, _array_6, _array_7, _array_8, _array_9)
-                np.multiply(x13, q_X, out=_array_4)
-                np.multiply(x11, _array_0, out=_array_0)
-                np.add(_array_4, _array_0, out=_array_4)
-                np.add(_array_4, x14, out=_array_4)
-                np.multiply(x4, _array_3, out=_array_3)
-                np.add(_array_4, _array_3, out=_array_4)
-                np.multiply(x13, gap_X, out=_array_5)
-                np.multiply(x11, _array_1, out=_array_1)
+                np.multiply(beta_a, _array_2, out=_array_2)
+                np.multiply(_array_2, _array_0, out=_array_2)
+                np.subtract(_array_2, 1.4142135623730951, out=_array_0)
+                np.maximum(_array_0, 0, out=_array_0)
+                np.multiply(gap_X, _array_0, out=_array_0)
+                np.maximum(_array_2, 1.4142135623730951, out=_array_2)
+                np.divide(_array_0, _array_2, out=_array_0)
+                np.multiply(gain_v, _array_0, out=_array_2)
+                np.multiply(x7, gap_X, out=_array_4)
+                np.add(_array_4, _array_2, out=_array_4)
+                np.multiply(gain_w, _array_4, out=_array_5)
+                np.multiply(x7, _array_1, out=_array_1)
+                np.add(_array_1, _array_3, out=_array_1)
+                np.add(_array_1, _array_2, out=_array_1)
+                np.multiply(gain_w, _array_1, out=_array_1)
+                np.add(_array_1, sigma_b2, out=_array_1)
+                _arc_cosine_1(_array_5, _array_1, _array_2, _array_6, _array_7, _array_8)
+                np.multiply(x13, common_X, out=_array_5)
+                np.multiply(x15, common_X, out=_array_1)
                 np.add(_array_5, _array_1, out=_array_5)
-                np.multiply(x4, _array_2, out=_array_2)
-                np.add(_array_5, _array_2, out=_array_5)
-                np.multiply(x3, _array_6, out=_array_6)
+                np.add(_array_5, x18, out=_array_5)
+                np.multiply(x5, _array_2, out=_array_6)
                 np.add(_array_5, _array_6, out=_array_5)
+                np.multiply(x7, common_X, out=_array_7)
+                np.add(_array_7, _array_3, out=_array_7)
+                np.multiply(x4, _array_7, out=_array_7)
+                np.add(_array_5, _array_7, out=_array_5)
+                np.multiply(x15, gap_X, out=_array_8)
+                np.multiply(x13, _array_0, out=_array_0)
+                np.add(_array_8, _array_0, out=_array_8)
+                np.multiply(x4, _array_4, out=_array_4)
+                np.add(_array_8, _array_4, out=_array_8)
+                np.multiply(x6, _array_2, out=_array_2)
+                np.add(_array_8, _array_2, out=_array_8)
                 if _layer >= _least:
-                    np.copyto(_array_4, q_X, where=_layer >= L)
-                    np.copyto(_array_5, gap_X, where=_layer >= L)
-                q_X, _array_4 = _array_4, q_X
-                gap_X, _array_5 = _array_5, gap_X
+                    np.copyto(_array_5, common_X, where=_layer >= _until)
+                    np.copyto(_array_8, gap_X, where=_layer >= _until)
+                common_X, _array_5 = _array_5, common_X
+                gap_X, _array_8 = _array_8, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/q_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(q_X, _array_4)
-                        and np.array_equal(gap_X, _array_5)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            x21 = gap_X/q_X
-            _to_overlap[_at] = 1 - x21
-            _to_one_minus_overlap[_at] = x21
-            _to_second_moment[_at] = q_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            x25 = common_X + gap_X
+            x26 = 1/x25
+            _to_overlap[_at] = common_X*x26
+            _to_one_minus_overlap[_at] = gap_X*x26
+            _to_second_moment[_at] = x25
 
     _in_parts(_work, workers)
     return NolnOverlapRemResult(
@@ -2175,7 +2363,7 @@ def preln_overlap_exact(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -2197,8 +2385,8 @@ def preln_overlap_exact(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X/q_X is at most ``settle`` everywhere, which is off at the
-    default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
+    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         wide norm: the size of a token is its expectation, exact as the width tends to infinity
@@ -2238,7 +2426,7 @@ def preln_overlap_exact(
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
     _to_second_moment = np.empty(_shape)
-    # 22 operations a point, and 33 a layer
+    # 45 operations a point, and 56 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2255,32 +2443,51 @@ def preln_overlap_exact(
                 x0 = -rho
                 x1 = x0 + 1
             if _changed & 0b1000:
-                x2 = np.log(n)
+                x2 = 1/n
+                x3 = n - 1
+                x4 = np.log(n)
+                x5 = -x2
+                x6 = x5 + 1
             if _changed & 0b10000:
-                x3 = np.square(beta_a)
+                x7 = np.square(beta_a)
             if _changed & 0b1000000:
-                x4 = -0.15915494309189535*gain_w
-                x5 = np.square(gain_w)
-                x6 = 0.5*x5
+                x8 = np.square(gain_w)
+                x9 = 0.15915494309189535*gain_w
+                x10 = 0.5*x8
+                x11 = -x9
             if _changed & 0b100000000:
-                x7 = np.square(alpha_sa)
+                x12 = np.square(alpha_sa)
             if _changed & 0b1000000000:
-                x8 = np.square(alpha_mlp)
+                x13 = np.square(alpha_mlp)
             if _changed & 0b11:
-                x9 = q_0*x1
+                x14 = q_0*x1
+            if _changed & 0b1001:
+                x15 = _one_plus_product(rho, x3)
             if _changed & 0b11000:
-                x10 = x2*x3
+                x16 = x4*x7
+            if _changed & 0b101000:
+                x17 = gain_v*x2
+                x18 = -x17
+                x19 = gain_v*x6
+                x20 = -x19
+            if _changed & 0b1001000:
+                x21 = x6*x9
             if _changed & 0b11000000:
-                x11 = gain_w + sigma_b2
-                x12 = 0.5*gain_w*x11
+                x22 = 0.5*gain_w*sigma_b2
+                x23 = gain_w + sigma_b2
             if _changed & 0b1000100000:
-                x13 = gain_v*x8
+                x24 = gain_v*x13
             if _changed & 0b1010000000:
-                x14 = sigma_b2*x8
+                x25 = sigma_b2*x13
             if _changed & 0b1100000000:
-                x15 = x7*x8
+                x26 = x12*x13
+            if _changed & 0b1011:
+                x27 = q_0*x15*x2
+            if _changed & 0b1000101000:
+                x28 = -x13*x17
+                x29 = -x13*x19
             if _changed & 0b1011000000:
-                x17 = sigma_b2 + x12 + x14
+                x30 = sigma_b2 + x22 + x25
             _shape_1023 = np.broadcast_shapes(*map(np.shape, (rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_1023)
             _array_1 = np.empty(_shape_1023)
@@ -2290,58 +2497,94 @@ def preln_overlap_exact(
             _array_5 = np.empty(_shape_1023)
             _array_6 = np.empty(_shape_1023)
             _array_7 = np.empty(_shape_1023)
-            q_X = np.full(_shape_1023, q_0, dtype=float)
-            gap_X = np.full(_shape_1023, x9, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
-                np.divide(gap_X, q_X, out=_array_0)
-                np.multiply(x10, _array_0, out=_array_1)
-                _made_2 = _softmax_table_participation(_array_1, n)
-                x19 = _made_2
-                _made_4 = _softmax_table_row_gap(_array_1, x10*np.square(gap_X)/np.square(q_X), n)
-                x20 = _made_4
-                np.multiply(_array_0, x19, out=_array_1)
-                np.add(_array_1, 1, out=_array_1)
-                np.subtract(_array_1, _array_0, out=_array_1)
-                np.multiply(_array_0, x20, out=_array_0)
-                np.multiply(gain_v, _array_0, out=_array_2)
-                np.multiply(x7, gap_X, out=_array_3)
-                np.add(_array_2, _array_3, out=_array_2)
-                np.multiply(gain_v, _array_1, out=_array_3)
-                np.multiply(x7, q_X, out=_array_4)
-                np.add(_array_3, _array_4, out=_array_3)
-                np.add(_array_3, sigma_b2, out=_array_3)
-                np.divide(_array_2, _array_3, out=_array_2)
-                np.multiply(gain_w, _array_2, out=_array_4)
-                _arc_cosine_1(_array_4, x11, _array_3, _array_5, _array_6, _array_7)
-                np.multiply(x15, q_X, out=_array_4)
-                np.multiply(x13, _array_1, out=_array_1)
-                np.add(_array_4, _array_1, out=_array_4)
-                np.add(_array_4, x17, out=_array_4)
-                np.multiply(x15, gap_X, out=_array_5)
-                np.multiply(x13, _array_0, out=_array_0)
-                np.add(_array_5, _array_0, out=_array_5)
-                np.multiply(x6, _array_2, out=_array_2)
-                np.add(_array_5, _array_2, out=_array_5)
-                np.multiply(x4, _array_3, out=_array_3)
+            _array_8 = np.empty(_shape_1023)
+            _array_9 = np.empty(_shape_1023)
+            _array_10 = np.empty(_shape_1023)
+            common_X = np.full(_shape_1023, x27, dtype=float)
+            _kept_0 = common_X.copy()
+            gap_X = np.full(_shape_1023, x14, dtype=float)
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
+                np.multiply(x6, gap_X, out=_array_0)
+                np.add(common_X, _array_0, out=_array_0)
+                np.divide(1.0, _array_0, out=_array_1)
+                np.multiply(_array_1, gap_X, out=_array_2)
+                np.multiply(_array_1, common_X, out=_array_1)
+                np.multiply(x16, _array_2, out=_array_3)
+                _made_6 = _softmax_table_row_gap(_array_3, x16*np.square(gap_X)/np.square(_array_0), n)
+                x36 = _made_6
+                _made_8 = _softmax_table_participation(_array_3, n)
+                x37 = _made_8
+                np.multiply(_array_2, x36, out=_array_0)
+                np.multiply(gain_v, _array_2, out=_array_3)
+                np.multiply(x12, gap_X, out=_array_4)
+                np.multiply(x36, _array_3, out=_array_5)
+                np.add(_array_4, _array_5, out=_array_4)
+                np.multiply(x12, common_X, out=_array_5)
+                np.multiply(gain_v, _array_1, out=_array_6)
+                np.add(_array_5, _array_6, out=_array_5)
+                np.add(_array_5, sigma_b2, out=_array_5)
+                np.multiply(x18, _array_2, out=_array_6)
+                np.add(_array_5, _array_6, out=_array_5)
+                np.multiply(x20, _array_0, out=_array_6)
+                np.add(_array_5, _array_6, out=_array_5)
+                np.multiply(x37, _array_3, out=_array_3)
                 np.add(_array_5, _array_3, out=_array_5)
+                np.multiply(x6, _array_4, out=_array_6)
+                np.add(_array_6, _array_5, out=_array_6)
+                np.divide(1.0, _array_6, out=_array_6)
+                np.multiply(_array_4, _array_6, out=_array_4)
+                np.multiply(gain_w, _array_4, out=_array_3)
+                _arc_cosine_1(_array_3, x23, _array_7, _array_8, _array_9, _array_10)
+                np.multiply(x26, common_X, out=_array_3)
+                np.multiply(x10, _array_5, out=_array_5)
+                np.multiply(_array_5, _array_6, out=_array_5)
+                np.add(_array_3, _array_5, out=_array_3)
+                np.multiply(x21, _array_7, out=_array_8)
+                np.add(_array_3, _array_8, out=_array_3)
+                np.multiply(x24, _array_2, out=_array_9)
+                np.multiply(_array_9, x37, out=_array_9)
+                np.add(_array_3, _array_9, out=_array_3)
+                np.multiply(x24, _array_1, out=_array_1)
+                np.add(_array_3, _array_1, out=_array_3)
+                np.multiply(x28, _array_2, out=_array_2)
+                np.add(_array_3, _array_2, out=_array_3)
+                np.multiply(x29, _array_0, out=_array_10)
+                np.add(_array_3, _array_10, out=_array_3)
+                np.add(_array_3, x30, out=_array_3)
+                np.multiply(x26, gap_X, out=_array_6)
+                np.multiply(x10, _array_4, out=_array_4)
+                np.add(_array_6, _array_4, out=_array_6)
+                np.multiply(x11, _array_7, out=_array_7)
+                np.add(_array_6, _array_7, out=_array_6)
+                np.multiply(x24, _array_0, out=_array_0)
+                np.add(_array_6, _array_0, out=_array_6)
                 if _layer >= _least:
-                    np.copyto(_array_4, q_X, where=_layer >= L)
-                    np.copyto(_array_5, gap_X, where=_layer >= L)
-                q_X, _array_4 = _array_4, q_X
-                gap_X, _array_5 = _array_5, gap_X
+                    np.copyto(_array_3, common_X, where=_layer >= _until)
+                    np.copyto(_array_6, gap_X, where=_layer >= _until)
+                common_X, _array_3 = _array_3, common_X
+                gap_X, _array_6 = _array_6, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/q_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(q_X, _array_4)
-                        and np.array_equal(gap_X, _array_5)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            x25 = gap_X/q_X
-            _to_overlap[_at] = 1 - x25
-            _to_one_minus_overlap[_at] = x25
-            _to_second_moment[_at] = q_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            x45 = 1/n
+            x46 = common_X + gap_X*(1 - x45)
+            x47 = 1/x46
+            _to_overlap[_at] = x47*(common_X - gap_X*x45)
+            _to_one_minus_overlap[_at] = gap_X*x47
+            _to_second_moment[_at] = x46
 
     _in_parts(_work, workers)
     return PrelnOverlapExactResult(
@@ -2358,7 +2601,7 @@ def tanh_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -2378,8 +2621,8 @@ def tanh_overlap_rem(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
+    everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2417,7 +2660,7 @@ def tanh_overlap_rem(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 36 operations a point, and 92 a layer
+    # 28 operations a point, and 104 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2437,52 +2680,69 @@ def tanh_overlap_rem(
             if _changed & 0b110000:
                 x5 = gain_w + sigma_b2
                 x6 = _tanh_second_b371ff(x5)
-                x7 = gain_w*x6
-            if _changed & 0b1100000:
-                x8 = sigma_b2 + x2
-            if _changed & 0b10110000:
-                x11 = sigma_b2 + x3 + x7
-                x12 = 1/x11
-                x13 = gain_w*x12
-                x14 = x12*x3
             _shape_255 = np.broadcast_shapes(*map(np.shape, (rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_255)
             _array_1 = np.empty(_shape_255)
             _array_2 = np.empty(_shape_255)
+            _array_3 = np.empty(_shape_255)
+            common_X = np.full(_shape_255, rho, dtype=float)
+            _kept_0 = common_X.copy()
             gap_X = np.full(_shape_255, x1, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
                 np.sqrt(gap_X, out=_array_0)
                 np.multiply(beta_a, _array_0, out=_array_0)
-                np.subtract(_array_0, 1.4142135623730951, out=_array_1)
-                np.maximum(_array_1, 0, out=_array_1)
-                np.multiply(gap_X, _array_1, out=_array_1)
+                np.multiply(gain_v, common_X, out=_array_1)
+                np.multiply(x2, common_X, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_1)
+                np.add(_array_1, sigma_b2, out=_array_1)
+                np.multiply(gain_v, gap_X, out=_array_2)
+                np.subtract(_array_0, 1.4142135623730951, out=_array_3)
+                np.maximum(_array_3, 0, out=_array_3)
+                np.multiply(_array_2, _array_3, out=_array_2)
                 np.maximum(_array_0, 1.4142135623730951, out=_array_0)
-                np.divide(_array_1, _array_0, out=_array_1)
-                np.multiply(gain_v, _array_1, out=_array_0)
-                np.multiply(x2, gap_X, out=_array_2)
-                np.add(_array_0, _array_2, out=_array_0)
-                np.add(_array_1, 1, out=_array_1)
-                np.subtract(_array_1, gap_X, out=_array_1)
-                np.multiply(gain_v, _array_1, out=_array_1)
-                np.add(_array_1, x8, out=_array_1)
-                np.divide(_array_0, _array_1, out=_array_0)
-                _made_15 = _tanh_gap_536181(x5, _array_0*gain_w)
-                x16 = _made_15
-                np.multiply(x13, x16, out=_array_2)
-                np.multiply(x14, _array_0, out=_array_0)
-                np.add(_array_2, _array_0, out=_array_2)
+                np.divide(_array_2, _array_0, out=_array_2)
+                np.multiply(x2, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_0)
+                np.divide(1.0, _array_0, out=_array_0)
+                np.multiply(_array_0, _array_2, out=_array_2)
+                _made_17 = _tanh_gap_536181(x5, _array_2*gain_w)
+                x12 = _made_17
+                np.subtract(x6, x12, out=_array_3)
+                np.multiply(gain_w, _array_3, out=_array_3)
+                np.add(_array_3, sigma_b2, out=_array_3)
+                np.multiply(x3, _array_0, out=_array_0)
+                np.multiply(_array_0, _array_1, out=_array_0)
+                np.add(_array_3, _array_0, out=_array_3)
+                np.multiply(gain_w, x12, out=_array_1)
+                np.multiply(x3, _array_2, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_1)
+                np.add(_array_3, _array_1, out=_array_0)
+                np.divide(1.0, _array_0, out=_array_0)
+                np.multiply(_array_3, _array_0, out=_array_3)
+                np.multiply(_array_1, _array_0, out=_array_1)
                 if _layer >= _least:
-                    np.copyto(_array_2, gap_X, where=_layer >= L)
-                gap_X, _array_2 = _array_2, gap_X
+                    np.copyto(_array_3, common_X, where=_layer >= _until)
+                    np.copyto(_array_1, gap_X, where=_layer >= _until)
+                common_X, _array_3 = _array_3, common_X
+                gap_X, _array_1 = _array_1, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_2)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            _to_overlap[_at] = 1 - gap_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            _to_overlap[_at] = common_X
             _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)
@@ -2499,7 +2759,7 @@ def centred_overlap_exact(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -2520,8 +2780,8 @@ def centred_overlap_exact(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where no state changes any more, or where gap_X is at most ``settle`` everywhere, which is off at the default 0:
-    the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
+    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2560,7 +2820,7 @@ def centred_overlap_exact(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 18 operations a point, and 23 a layer
+    # 25 operations a point, and 44 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2578,27 +2838,32 @@ def centred_overlap_exact(
                 x1 = x0 + 1
             if _changed & 0b100:
                 x2 = 1/n
-                x3 = np.log(n)
-                x4 = -x2
+                x3 = n - 1
+                x4 = np.log(n)
+                x5 = -0.15915494309189535*x2
+                x6 = -x2
+                x7 = x5 + 0.15915494309189535
+                x8 = x6 + 1
             if _changed & 0b1000:
-                x5 = np.square(beta_a)
+                x9 = np.square(beta_a)
             if _changed & 0b100000:
-                x6 = 0.5*gain_w
-                x7 = x6
+                x10 = 0.5*gain_w
+            if _changed & 0b1000000:
+                x11 = 0.5*sigma_b2
             if _changed & 0b10000000:
-                x8 = np.square(alpha_sa)
+                x12 = np.square(alpha_sa)
             if _changed & 0b100000000:
-                x9 = np.square(alpha_mlp)
+                x13 = np.square(alpha_mlp)
+            if _changed & 0b101:
+                x14 = _one_plus_product(rho, x3)
+                x15 = x14*x2
             if _changed & 0b1100:
-                x10 = x3*x5
+                x16 = x4*x9
+            if _changed & 0b10100:
+                x17 = -gain_v*x2
+                x18 = -gain_v*x8
             if _changed & 0b1100000:
-                x11 = gain_w + sigma_b2
-                x12 = x11*x6
-            if _changed & 0b101100000:
-                x14 = sigma_b2 + x12 + x9
-                x15 = 1/x14
-                x16 = gain_w*x15
-                x17 = x15*x9
+                x19 = gain_w + sigma_b2
             _shape_511 = np.broadcast_shapes(*map(np.shape, (rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_511)
             _array_1 = np.empty(_shape_511)
@@ -2608,43 +2873,77 @@ def centred_overlap_exact(
             _array_5 = np.empty(_shape_511)
             _array_6 = np.empty(_shape_511)
             _array_7 = np.empty(_shape_511)
+            _array_8 = np.empty(_shape_511)
+            common_X = np.full(_shape_511, x15, dtype=float)
+            _kept_0 = common_X.copy()
             gap_X = np.full(_shape_511, x1, dtype=float)
-            _least = np.min(L)
-            for _layer in range(int(np.max(L))):
+            _kept_1 = gap_X.copy()
+            _until = L
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
                 np.multiply(gain_v, gap_X, out=_array_0)
-                np.multiply(x10, gap_X, out=_array_1)
-                _made_2 = _softmax_table_participation(_array_1, n)
-                x19 = _made_2
-                _made_4 = _softmax_table_row_gap(_array_1, x10*np.square(gap_X), n)
-                x20 = _made_4
-                np.add(x19, x4, out=_array_1)
-                np.multiply(_array_0, _array_1, out=_array_1)
-                np.add(_array_1, x8, out=_array_1)
-                np.divide(1.0, _array_1, out=_array_1)
-                np.multiply(x8, gap_X, out=_array_2)
-                np.multiply(_array_0, x20, out=_array_0)
+                np.multiply(x16, gap_X, out=_array_1)
+                _made_2 = _softmax_table_row_gap(_array_1, x16*np.square(gap_X), n)
+                x22 = _made_2
+                _made_4 = _softmax_table_participation(_array_1, n)
+                x23 = _made_4
+                np.multiply(x12, gap_X, out=_array_1)
+                np.multiply(_array_0, x22, out=_array_2)
+                np.add(_array_1, _array_2, out=_array_1)
+                np.multiply(x12, common_X, out=_array_2)
+                np.multiply(x17, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(x18, x22, out=_array_3)
+                np.multiply(_array_3, gap_X, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
+                np.multiply(_array_0, x23, out=_array_0)
                 np.add(_array_2, _array_0, out=_array_2)
-                np.multiply(_array_1, _array_2, out=_array_0)
-                np.multiply(gain_w, _array_0, out=_array_3)
-                _arc_cosine_1(_array_3, x11, _array_4, _array_5, _array_6, _array_7)
-                np.multiply(x7, _array_1, out=_array_1)
-                np.multiply(_array_1, _array_2, out=_array_1)
-                np.multiply(0.15915494309189535, _array_4, out=_array_4)
-                np.subtract(_array_1, _array_4, out=_array_1)
-                np.multiply(x16, _array_1, out=_array_1)
-                np.multiply(x17, _array_0, out=_array_0)
+                np.multiply(x8, _array_1, out=_array_3)
+                np.add(_array_3, _array_2, out=_array_3)
+                np.divide(1.0, _array_3, out=_array_3)
+                np.multiply(_array_1, _array_3, out=_array_0)
+                np.multiply(_array_2, _array_3, out=_array_2)
+                np.multiply(gain_w, _array_0, out=_array_4)
+                _arc_cosine_1(_array_4, x19, _array_5, _array_6, _array_7, _array_8)
+                np.multiply(x10, _array_2, out=_array_4)
+                np.add(_array_4, x11, out=_array_4)
+                np.multiply(x7, _array_5, out=_array_6)
+                np.add(_array_4, _array_6, out=_array_4)
+                np.multiply(gain_w, _array_4, out=_array_4)
+                np.add(_array_4, sigma_b2, out=_array_4)
+                np.multiply(x13, _array_2, out=_array_2)
+                np.add(_array_4, _array_2, out=_array_4)
+                np.multiply(x10, _array_1, out=_array_1)
+                np.multiply(_array_1, _array_3, out=_array_1)
+                np.multiply(0.15915494309189535, _array_5, out=_array_5)
+                np.subtract(_array_1, _array_5, out=_array_1)
+                np.multiply(gain_w, _array_1, out=_array_1)
+                np.multiply(x13, _array_0, out=_array_0)
                 np.add(_array_1, _array_0, out=_array_1)
+                np.multiply(x8, _array_1, out=_array_7)
+                np.add(_array_4, _array_7, out=_array_7)
+                np.divide(1.0, _array_7, out=_array_7)
+                np.multiply(_array_4, _array_7, out=_array_4)
+                np.multiply(_array_1, _array_7, out=_array_1)
                 if _layer >= _least:
-                    np.copyto(_array_1, gap_X, where=_layer >= L)
+                    np.copyto(_array_4, common_X, where=_layer >= _until)
+                    np.copyto(_array_1, gap_X, where=_layer >= _until)
+                common_X, _array_4 = _array_4, common_X
                 gap_X, _array_1 = _array_1, gap_X
+                _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X) <= settle:
+                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(gap_X, _array_1)
+                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
+                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
                     ):
-                        break
-            _to_overlap[_at] = 1 - gap_X
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+                    np.copyto(_kept_0, common_X)
+                    np.copyto(_kept_1, gap_X)
+            _to_overlap[_at] = common_X - gap_X/n
             _to_one_minus_overlap[_at] = gap_X
 
     _in_parts(_work, workers)

@@ -39,6 +39,17 @@ def _log_near_one(x, whole):
     return torch.where(far, torch.log(torch.where(far, whole, 1 + 0*x)), torch.log1p(torch.where(far, 0*x, x)))
 
 
+def _one_plus_product(x, y):
+    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
+    product = x*y
+    split = {torch.float64: 134217729.0, torch.float32: 4097.0}.get(product.dtype, 1.0)
+    x_high, y_high = split*x, split*y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
+    return torch.clamp((1 + product) + lost, min=0.0)
+
+
 def _arc_cosine_1(gap, v):
     """sin - angle*cos of that angle, times v; zero at v = 0."""
     zero = 0*(gap + v)
@@ -1265,7 +1276,7 @@ def overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -1284,8 +1295,8 @@ def overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X) is at most ``settle`` everywhere, which is off at the
+    default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1315,45 +1326,46 @@ def overlap_rem(
         rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 14 operations a point, and 25 a layer
+    # 7 operations a point, and 38 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 0.5*gain_w
-    x3 = x2
+    x3 = 0.5*sigma_b2
     x4 = torch.square(alpha_sa)
     x5 = torch.square(alpha_mlp)
     x7 = gain_w + sigma_b2
-    x8 = x2*x7
-    x9 = sigma_b2 + x4
-    x12 = sigma_b2 + x5 + x8
-    x13 = 1/x12
-    x14 = gain_w*x13
-    x15 = x13*x5
     _like = rho
     _state = (
+        rho,
         x1,
     )
     for _layer in range(int(L.max())):
-        gap_X, = _state
+        common_X, gap_X = _state
         x6 = torch.sqrt(gap_X)
-        x10 = beta_a*x6
-        x11 = gap_X*torch.clamp(x10 - 1.4142135623730951, min=0)/torch.clamp(x10, min=1.4142135623730951)
-        x16 = gain_v*x11 + gap_X*x4
-        x17 = 1/(gain_v*(x11 + 1 - gap_X) + x9)
-        x18 = x16*x17
-        x19 = _arc_cosine_1(gain_w*x18, x7)
+        x8 = beta_a*x6
+        x9 = common_X*gain_v + common_X*x4 + sigma_b2
+        x10 = gain_v*gap_X*torch.clamp(x8 - 1.4142135623730951, min=0)/torch.clamp(x8, min=1.4142135623730951) + gap_X*x4
+        x11 = 1/(x10 + x9)
+        x12 = x10*x11
+        x13 = x11*x9
+        x14 = _arc_cosine_1(gain_w*x12, x7)
+        x15 = 0.15915494309189535*x14
+        x16 = gain_w*(x13*x2 + x15 + x3) + sigma_b2 + x13*x5
+        x17 = gain_w*(x10*x11*x2 - x15) + x12*x5
+        x18 = 1/(x16 + x17)
         _next = (
-            x14*(x16*x17*x3 - 0.15915494309189535*x19) + x15*x18,
+            x16*x18,
+            x17*x18,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            gap_X, = _state
-            if (gap_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X)).max() <= settle:
                 break
-    gap_X, = _state
-    _to_overlap = 1 - gap_X
+    common_X, gap_X = _state
+    _to_overlap = common_X
     _to_one_minus_overlap = gap_X
     return OverlapRemResult(
         _to_overlap.expand(_shape),
@@ -1368,7 +1380,7 @@ def overlap_uniform(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -1387,8 +1399,8 @@ def overlap_uniform(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
+    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1417,43 +1429,55 @@ def overlap_uniform(
         rho, L, n, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 18 operations a point, and 16 a layer
+    # 22 operations a point, and 31 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
-    x3 = torch.square(alpha_sa)
-    x4 = torch.square(alpha_mlp)
-    x5 = gain_w + sigma_b2
-    x6 = 0.5*gain_w*x5
-    x7 = gain_w*x3
-    x8 = x7
-    x9 = 0.5*x7
-    x10 = sigma_b2 + x3
-    x11 = sigma_b2 + x4 + x6
-    x12 = 1/x11
-    x13 = gain_w*x12
-    x14 = x12*x3*x4
+    x3 = n - 1
+    x4 = -0.15915494309189535*x2
+    x5 = -x2
+    x6 = x4 + 0.15915494309189535
+    x7 = x5 + 1
+    x8 = 0.5*gain_w
+    x9 = 0.5*sigma_b2
+    x10 = torch.square(alpha_sa)
+    x11 = torch.square(alpha_mlp)
+    x12 = _one_plus_product(rho, x3)
+    x13 = x12*x2
+    x14 = gain_w + sigma_b2
+    x15 = x10*x7
+    x16 = gain_w*x10
+    x17 = x16
+    x18 = 0.5*x16
+    x19 = x10*x11
     _like = rho
     _state = (
+        x13,
         x1,
     )
     for _layer in range(int(L.max())):
-        gap_X, = _state
-        x15 = 1/(gain_v*(gap_X*x2 + 1 - gap_X) + x10)
-        x16 = gap_X*x15
-        x17 = _arc_cosine_1(x16*x8, x5)
+        common_X, gap_X = _state
+        x20 = common_X*gain_v + common_X*x10 + sigma_b2
+        x21 = 1/(gap_X*x15 + x20)
+        x22 = gap_X*x21
+        x23 = x20*x21
+        x24 = _arc_cosine_1(x17*x22, x14)
+        x25 = gain_w*(x23*x8 + x24*x6 + x9) + sigma_b2 + x11*x23
+        x26 = gain_w*(gap_X*x18*x21 - 0.15915494309189535*x24) + x19*x22
+        x27 = 1/(x25 + x26*x7)
         _next = (
-            x13*(gap_X*x15*x9 - 0.15915494309189535*x17) + x14*x16,
+            x25*x27,
+            x26*x27,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            gap_X, = _state
-            if (gap_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
                 break
-    gap_X, = _state
-    _to_overlap = 1 - gap_X
+    common_X, gap_X = _state
+    _to_overlap = common_X - gap_X/n
     _to_one_minus_overlap = gap_X
     return OverlapUniformResult(
         _to_overlap.expand(_shape),
@@ -1468,7 +1492,7 @@ def overlap_annealed(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -1488,8 +1512,8 @@ def overlap_annealed(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
+    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1518,55 +1542,73 @@ def overlap_annealed(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 21 operations a point, and 27 a layer
+    # 25 operations a point, and 50 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
-    x3 = torch.log(n)
-    x4 = torch.square(beta_a)
-    x5 = torch.square(alpha_sa)
-    x6 = torch.square(alpha_mlp)
-    x7 = 0.5*x3*x4
-    x8 = x7
-    x9 = -x7
-    x10 = gain_v*x2
-    x11 = gain_w + sigma_b2
-    x12 = 0.5*gain_w*x11
-    x13 = sigma_b2 + x5
-    x14 = sigma_b2 + x12 + x6
-    x15 = 1/x14
-    x16 = x15*x6
-    x17 = gain_w*x15
+    x3 = n - 1
+    x4 = torch.log(n)
+    x5 = -x2
+    x6 = -0.15915494309189535*x2
+    x7 = x5 + 1
+    x8 = x6 + 0.15915494309189535
+    x9 = torch.square(beta_a)
+    x10 = 0.5*sigma_b2
+    x11 = torch.square(alpha_sa)
+    x12 = torch.square(alpha_mlp)
+    x13 = _one_plus_product(rho, x3)
+    x14 = x13*x2
+    x15 = 0.5*x4*x9
+    x16 = -x15
+    x17 = x15
+    x18 = gain_v*x2
+    x19 = -x18
+    x20 = x18
+    x21 = x18*x7
+    x22 = gain_w + sigma_b2
     _like = rho
     _state = (
+        x14,
         x1,
     )
     for _layer in range(int(L.max())):
-        gap_X, = _state
-        x18 = torch.exp(gap_X*x8)
-        x19 = torch.expm1(x9*torch.square(gap_X))
-        x20 = _times_growth(gap_X*x2, x18, x18)
-        x21 = _times_growth(gap_X*x10, x19, x19 + 2, x18, x18)
-        x22 = _times_growth(gain_v, x20 + 1 - gap_X)
-        x23 = gap_X*x5 - x21
-        x24 = _times_growth(gain_w, x23)
-        x25 = 1/(x13 + x22)
-        x26 = x24*x25
-        x27 = _arc_cosine_1(x26, x11)
-        x28 = _times_growth(x16, x23)
-        x29 = _times_growth(x17, 0.5*x26 - 0.15915494309189535*x27)
+        common_X, gap_X = _state
+        x23 = torch.expm1(x16*torch.square(gap_X))
+        x24 = torch.exp(gap_X*x17)
+        x25 = x23 + 2
+        x26 = gap_X*x20
+        x27 = _times_growth(x26, x24, x24)
+        x28 = _times_growth(x26, x23, x25, x24, x24)
+        x29 = _times_growth(gap_X*x21, x23, x25, x24, x24)
+        x30 = gap_X*x11 - x28
+        x31 = _times_growth(x7, x30)
+        x32 = _times_growth(gain_w, x30)
+        x33 = _times_growth(x12, x30)
+        x34 = common_X*gain_v + common_X*x11 + gap_X*x19 + sigma_b2 + x27 + x29
+        x35 = 1/(x31 + x34)
+        x36 = _times_growth(gain_w, x34)
+        x37 = x32*x35
+        x38 = _arc_cosine_1(x37, x22)
+        x39 = _times_growth(gain_w, x10 + 0.5*x35*x36 + x38*x8)
+        x40 = _times_growth(gain_w, 0.5*x37 - 0.15915494309189535*x38)
+        x41 = _times_growth(x12, x34)
+        x42 = x33*x35 + x40
+        x43 = sigma_b2 + x35*x41 + x39
+        x44 = _times_growth(x7, x42)
+        x45 = 1/(x43 + x44)
         _next = (
-            x25*x28 + x29,
+            x43*x45,
+            x42*x45,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            gap_X, = _state
-            if (gap_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
                 break
-    gap_X, = _state
-    _to_overlap = 1 - gap_X
+    common_X, gap_X = _state
+    _to_overlap = common_X - gap_X/n
     _to_one_minus_overlap = gap_X
     return OverlapAnnealedResult(
         _to_overlap.expand(_shape),
@@ -1581,7 +1623,7 @@ def overlap_exact(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -1601,8 +1643,8 @@ def overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
+    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1631,48 +1673,60 @@ def overlap_exact(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 17 operations a point, and 25 a layer
+    # 25 operations a point, and 47 a layer
     x0 = -rho
     x1 = x0 + 1
-    x2 = torch.log(n)
-    x3 = torch.square(beta_a)
-    x4 = 0.5*gain_w
-    x5 = x4
-    x6 = torch.square(alpha_sa)
-    x7 = torch.square(alpha_mlp)
-    x8 = x2*x3
-    x9 = gain_w + sigma_b2
-    x10 = x4*x9
-    x11 = sigma_b2 + x6
-    x12 = sigma_b2 + x10 + x7
-    x13 = 1/x12
-    x14 = gain_w*x13
-    x15 = x13*x7
+    x2 = 1/n
+    x3 = n - 1
+    x4 = torch.log(n)
+    x5 = -0.15915494309189535*x2
+    x6 = -x2
+    x7 = x5 + 0.15915494309189535
+    x8 = x6 + 1
+    x9 = torch.square(beta_a)
+    x10 = 0.5*gain_w
+    x11 = 0.5*sigma_b2
+    x12 = torch.square(alpha_sa)
+    x13 = torch.square(alpha_mlp)
+    x14 = _one_plus_product(rho, x3)
+    x15 = x14*x2
+    x16 = x4*x9
+    x17 = -gain_v*x2
+    x18 = -gain_v*x8
+    x19 = gain_w + sigma_b2
     _like = rho
     _state = (
+        x15,
         x1,
     )
     for _layer in range(int(L.max())):
-        gap_X, = _state
-        x16 = gap_X*x8
-        x17 = _softmax_table_participation(x16, n)
-        x18 = _softmax_table_row_gap(x16, x8*torch.square(gap_X), n)
-        x19 = gain_v*gap_X*x18 + gap_X*x6
-        x20 = 1/(gain_v*(gap_X*x17 + 1 - gap_X) + x11)
-        x21 = x19*x20
-        x22 = _arc_cosine_1(gain_w*x21, x9)
+        common_X, gap_X = _state
+        x20 = gain_v*gap_X
+        x21 = gap_X*x16
+        x22 = _softmax_table_row_gap(x21, x16*torch.square(gap_X), n)
+        x23 = _softmax_table_participation(x21, n)
+        x24 = gap_X*x12 + x20*x22
+        x25 = common_X*gain_v + common_X*x12 + gap_X*x17 + gap_X*x18*x22 + sigma_b2 + x20*x23
+        x26 = 1/(x24*x8 + x25)
+        x27 = x24*x26
+        x28 = x25*x26
+        x29 = _arc_cosine_1(gain_w*x27, x19)
+        x30 = gain_w*(x10*x28 + x11 + x29*x7) + sigma_b2 + x13*x28
+        x31 = gain_w*(x10*x24*x26 - 0.15915494309189535*x29) + x13*x27
+        x32 = 1/(x30 + x31*x8)
         _next = (
-            x14*(x19*x20*x5 - 0.15915494309189535*x22) + x15*x21,
+            x30*x32,
+            x31*x32,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            gap_X, = _state
-            if (gap_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
                 break
-    gap_X, = _state
-    _to_overlap = 1 - gap_X
+    common_X, gap_X = _state
+    _to_overlap = common_X - gap_X/n
     _to_one_minus_overlap = gap_X
     return OverlapExactResult(
         _to_overlap.expand(_shape),
@@ -1687,7 +1741,7 @@ def preln_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -1707,8 +1761,8 @@ def preln_overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/q_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X) is at most ``settle`` everywhere, which is off at the
+    default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         wide norm: the size of a token is its expectation, exact as the width tends to infinity
@@ -1738,52 +1792,60 @@ def preln_overlap_rem(
         rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 19 operations a point, and 33 a layer
+    # 22 operations a point, and 44 a layer
     x0 = -rho
     x1 = x0 + 1
-    x2 = -0.15915494309189535*gain_w
-    x3 = torch.square(gain_w)
-    x4 = 0.5*x3
-    x5 = torch.square(alpha_sa)
-    x6 = torch.square(alpha_mlp)
-    x9 = q_0*x1
-    x10 = gain_w + sigma_b2
-    x11 = 0.5*gain_w*x10
-    x12 = gain_v*x6
-    x13 = sigma_b2*x6
-    x14 = x5*x6
-    x16 = sigma_b2 + x11 + x13
+    x2 = torch.square(gain_w)
+    x3 = 0.15915494309189535*gain_w
+    x4 = x3
+    x5 = 0.5*x2
+    x6 = -x3
+    x7 = torch.square(alpha_sa)
+    x8 = torch.square(alpha_mlp)
+    x10 = q_0*rho
+    x11 = q_0*x1
+    x12 = 0.5*gain_w*sigma_b2
+    x13 = gain_w + sigma_b2
+    x14 = gain_v*x8
+    x15 = sigma_b2*x8
+    x16 = x7*x8
+    x22 = sigma_b2 + x12 + x15
     _like = rho
     _state = (
-        q_0,
-        x9,
+        x10,
+        x11,
     )
     for _layer in range(int(L.max())):
-        q_X, gap_X = _state
-        x7 = torch.sqrt(q_X)
-        x8 = torch.sqrt(gap_X)
-        x15 = gap_X/q_X
-        x17 = beta_a*x8/x7
-        x18 = x15*torch.clamp(x17 - 1.4142135623730951, min=0)/torch.clamp(x17, min=1.4142135623730951)
-        x19 = x18 + 1 - x15
-        x20 = (gain_v*x18 + gap_X*x5)/(gain_v*x19 + q_X*x5 + sigma_b2)
-        x21 = _arc_cosine_1(gain_w*x20, x10)
+        common_X, gap_X = _state
+        x9 = torch.sqrt(gap_X)
+        x17 = common_X + gap_X
+        x18 = torch.sqrt(x17)
+        x19 = 1/x17
+        x20 = 1/x18
+        x21 = common_X*x19
+        x23 = gap_X*x19*torch.clamp(beta_a*x20*x9 - 1.4142135623730951, min=0)/torch.clamp(beta_a*x20*x9, min=1.4142135623730951)
+        x24 = gain_v*x23 + gap_X*x7
+        x25 = common_X*x7 + gain_v*x21 + sigma_b2
+        x26 = 1/(x24 + x25)
+        x27 = x24*x26
+        x28 = _arc_cosine_1(gain_w*x27, x13)
         _next = (
-            q_X*x14 + x12*x19 + x16,
-            gap_X*x14 + x12*x18 + x2*x21 + x20*x4,
+            common_X*x16 + x14*x21 + x22 + x25*x26*x5 + x28*x4,
+            gap_X*x16 + x14*x23 + x27*x5 + x28*x6,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            q_X, gap_X = _state
-            if (gap_X/q_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X)).max() <= settle:
                 break
-    q_X, gap_X = _state
-    x22 = gap_X/q_X
-    _to_overlap = 1 - x22
-    _to_one_minus_overlap = x22
-    _to_second_moment = q_X
+    common_X, gap_X = _state
+    x29 = common_X + gap_X
+    x30 = 1/x29
+    _to_overlap = common_X*x30
+    _to_one_minus_overlap = gap_X*x30
+    _to_second_moment = x29
     return PrelnOverlapRemResult(
         _to_overlap.expand(_shape),
         _to_one_minus_overlap.expand(_shape),
@@ -1798,7 +1860,7 @@ def noln_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -1818,8 +1880,8 @@ def noln_overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/q_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X) is at most ``settle`` everywhere, which is off at the
+    default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1848,51 +1910,56 @@ def noln_overlap_rem(
         rho, q_0, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 18 operations a point, and 35 a layer
+    # 21 operations a point, and 39 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = torch.square(gain_w)
-    x3 = -0.15915494309189535*gain_w
+    x3 = 0.15915494309189535*gain_w
     x4 = 0.5*x2
-    x5 = torch.square(alpha_sa)
-    x6 = torch.square(alpha_mlp)
-    x9 = q_0*x1
-    x10 = 0.5*gain_w*sigma_b2
-    x11 = gain_v*x6
-    x12 = sigma_b2*x6
-    x13 = x5*x6
-    x14 = sigma_b2 + x10 + x12
+    x5 = x3
+    x6 = -x3
+    x7 = torch.square(alpha_sa)
+    x8 = torch.square(alpha_mlp)
+    x10 = q_0*rho
+    x11 = q_0*x1
+    x12 = 0.5*gain_w*sigma_b2
+    x13 = gain_v*x8
+    x14 = sigma_b2*x8
+    x15 = x7*x8
+    x18 = sigma_b2 + x12 + x14
     _like = rho
     _state = (
-        q_0,
-        x9,
+        x10,
+        x11,
     )
     for _layer in range(int(L.max())):
-        q_X, gap_X = _state
-        x7 = torch.sqrt(q_X)
-        x8 = torch.sqrt(gap_X)
-        x15 = beta_a*x7*x8
-        x16 = gap_X*torch.clamp(x15 - 1.4142135623730951, min=0)/torch.clamp(x15, min=1.4142135623730951)
-        x17 = q_X + x16 - gap_X
-        x18 = gain_v*x16 + gap_X*x5
-        x19 = gain_v*x17 + q_X*x5 + sigma_b2
-        x20 = _arc_cosine_1(gain_w*x18, gain_w*x19 + sigma_b2)
+        common_X, gap_X = _state
+        x9 = torch.sqrt(gap_X)
+        x16 = common_X + gap_X
+        x17 = torch.sqrt(x16)
+        x19 = common_X*gain_v + sigma_b2
+        x20 = beta_a*x17*x9
+        x21 = gap_X*torch.clamp(x20 - 1.4142135623730951, min=0)/torch.clamp(x20, min=1.4142135623730951)
+        x22 = gain_v*x21
+        x23 = gap_X*x7 + x22
+        x24 = _arc_cosine_1(gain_w*x23, gain_w*(x16*x7 + x19 + x22) + sigma_b2)
         _next = (
-            q_X*x13 + x11*x17 + x14 + x19*x4,
-            gap_X*x13 + x11*x16 + x18*x4 + x20*x3,
+            common_X*x13 + common_X*x15 + x18 + x24*x5 + x4*(common_X*x7 + x19),
+            gap_X*x15 + x13*x21 + x23*x4 + x24*x6,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            q_X, gap_X = _state
-            if (gap_X/q_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X)).max() <= settle:
                 break
-    q_X, gap_X = _state
-    x21 = gap_X/q_X
-    _to_overlap = 1 - x21
-    _to_one_minus_overlap = x21
-    _to_second_moment = q_X
+    common_X, gap_X = _state
+    x25 = common_X + gap_X
+    x26 = 1/x25
+    _to_overlap = common_X*x26
+    _to_one_minus_overlap = gap_X*x26
+    _to_second_moment = x25
     return NolnOverlapRemResult(
         _to_overlap.expand(_shape),
         _to_one_minus_overlap.expand(_shape),
@@ -1907,7 +1974,7 @@ def preln_overlap_exact(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -1928,8 +1995,8 @@ def preln_overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/q_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
+    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         wide norm: the size of a token is its expectation, exact as the width tends to infinity
@@ -1958,55 +2025,77 @@ def preln_overlap_exact(
         rho, q_0, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 22 operations a point, and 33 a layer
+    # 45 operations a point, and 56 a layer
     x0 = -rho
     x1 = x0 + 1
-    x2 = torch.log(n)
-    x3 = torch.square(beta_a)
-    x4 = -0.15915494309189535*gain_w
-    x5 = torch.square(gain_w)
-    x6 = 0.5*x5
-    x7 = torch.square(alpha_sa)
-    x8 = torch.square(alpha_mlp)
-    x9 = q_0*x1
-    x10 = x2*x3
-    x11 = gain_w + sigma_b2
-    x12 = 0.5*gain_w*x11
-    x13 = gain_v*x8
-    x14 = sigma_b2*x8
-    x15 = x7*x8
-    x17 = sigma_b2 + x12 + x14
+    x2 = 1/n
+    x3 = n - 1
+    x4 = torch.log(n)
+    x5 = -x2
+    x6 = x5 + 1
+    x7 = torch.square(beta_a)
+    x8 = torch.square(gain_w)
+    x9 = 0.15915494309189535*gain_w
+    x10 = 0.5*x8
+    x11 = -x9
+    x12 = torch.square(alpha_sa)
+    x13 = torch.square(alpha_mlp)
+    x14 = q_0*x1
+    x15 = _one_plus_product(rho, x3)
+    x16 = x4*x7
+    x17 = gain_v*x2
+    x18 = -x17
+    x19 = gain_v*x6
+    x20 = -x19
+    x21 = x6*x9
+    x22 = 0.5*gain_w*sigma_b2
+    x23 = gain_w + sigma_b2
+    x24 = gain_v*x13
+    x25 = sigma_b2*x13
+    x26 = x12*x13
+    x27 = q_0*x15*x2
+    x28 = -x13*x17
+    x29 = -x13*x19
+    x30 = sigma_b2 + x22 + x25
     _like = rho
     _state = (
-        q_0,
-        x9,
+        x27,
+        x14,
     )
     for _layer in range(int(L.max())):
-        q_X, gap_X = _state
-        x16 = gap_X/q_X
-        x18 = x10*x16
-        x19 = _softmax_table_participation(x18, n)
-        x20 = _softmax_table_row_gap(x18, x10*torch.square(gap_X)/torch.square(q_X), n)
-        x21 = x16*x19 + 1 - x16
-        x22 = x16*x20
-        x23 = (gain_v*x22 + gap_X*x7)/(gain_v*x21 + q_X*x7 + sigma_b2)
-        x24 = _arc_cosine_1(gain_w*x23, x11)
+        common_X, gap_X = _state
+        x31 = common_X + gap_X*x6
+        x32 = 1/x31
+        x33 = gap_X*x32
+        x34 = common_X*x32
+        x35 = x16*x33
+        x36 = _softmax_table_row_gap(x35, x16*torch.square(gap_X)/torch.square(x31), n)
+        x37 = _softmax_table_participation(x35, n)
+        x38 = x33*x36
+        x39 = gain_v*x33
+        x40 = gap_X*x12 + x36*x39
+        x41 = common_X*x12 + gain_v*x34 + sigma_b2 + x18*x33 + x20*x38 + x37*x39
+        x42 = 1/(x40*x6 + x41)
+        x43 = x40*x42
+        x44 = _arc_cosine_1(gain_w*x43, x23)
         _next = (
-            q_X*x15 + x13*x21 + x17,
-            gap_X*x15 + x13*x22 + x23*x6 + x24*x4,
+            common_X*x26 + x10*x41*x42 + x21*x44 + x24*x33*x37 + x24*x34 + x28*x33 + x29*x38 + x30,
+            gap_X*x26 + x10*x43 + x11*x44 + x24*x38,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            q_X, gap_X = _state
-            if (gap_X/q_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
                 break
-    q_X, gap_X = _state
-    x25 = gap_X/q_X
-    _to_overlap = 1 - x25
-    _to_one_minus_overlap = x25
-    _to_second_moment = q_X
+    common_X, gap_X = _state
+    x45 = 1/n
+    x46 = common_X + gap_X*(1 - x45)
+    x47 = 1/x46
+    _to_overlap = x47*(common_X - gap_X*x45)
+    _to_one_minus_overlap = gap_X*x47
+    _to_second_moment = x46
     return PrelnOverlapExactResult(
         _to_overlap.expand(_shape),
         _to_one_minus_overlap.expand(_shape),
@@ -2021,7 +2110,7 @@ def tanh_overlap_rem(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [0, 1].
@@ -2040,8 +2129,8 @@ def tanh_overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X) is at most ``settle`` everywhere, which is off at the
+    default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2071,42 +2160,43 @@ def tanh_overlap_rem(
         rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 36 operations a point, and 92 a layer
+    # 28 operations a point, and 104 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = torch.square(alpha_sa)
     x3 = torch.square(alpha_mlp)
     x5 = gain_w + sigma_b2
     x6 = _tanh_second_b371ff(x5)
-    x7 = gain_w*x6
-    x8 = sigma_b2 + x2
-    x11 = sigma_b2 + x3 + x7
-    x12 = 1/x11
-    x13 = gain_w*x12
-    x14 = x12*x3
     _like = rho
     _state = (
+        rho,
         x1,
     )
     for _layer in range(int(L.max())):
-        gap_X, = _state
+        common_X, gap_X = _state
         x4 = torch.sqrt(gap_X)
-        x9 = beta_a*x4
-        x10 = gap_X*torch.clamp(x9 - 1.4142135623730951, min=0)/torch.clamp(x9, min=1.4142135623730951)
-        x15 = (gain_v*x10 + gap_X*x2)/(gain_v*(x10 + 1 - gap_X) + x8)
-        x16 = _tanh_gap_536181(x5, gain_w*x15)
+        x7 = beta_a*x4
+        x8 = common_X*gain_v + common_X*x2 + sigma_b2
+        x9 = gain_v*gap_X*torch.clamp(x7 - 1.4142135623730951, min=0)/torch.clamp(x7, min=1.4142135623730951) + gap_X*x2
+        x10 = 1/(x8 + x9)
+        x11 = x10*x9
+        x12 = _tanh_gap_536181(x5, gain_w*x11)
+        x13 = gain_w*(x6 - x12) + sigma_b2 + x10*x3*x8
+        x14 = gain_w*x12 + x11*x3
+        x15 = 1/(x13 + x14)
         _next = (
-            x13*x16 + x14*x15,
+            x13*x15,
+            x14*x15,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            gap_X, = _state
-            if (gap_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X)).max() <= settle:
                 break
-    gap_X, = _state
-    _to_overlap = 1 - gap_X
+    common_X, gap_X = _state
+    _to_overlap = common_X
     _to_one_minus_overlap = gap_X
     return TanhOverlapRemResult(
         _to_overlap.expand(_shape),
@@ -2121,7 +2211,7 @@ def centred_overlap_exact(
 
     .. math::
 
-        \rho_L = 1 - \Delta_L/q_L, \quad (q, \Delta)_{l+1} = F(q_l, \Delta_l)
+        \rho_L = (c_L - \Delta_L/n)/q_L, \quad q = c + (1 - 1/n)\Delta, \quad (c, \Delta)_{l+1} = F(c_l, \Delta_l)
 
     Args:
         rho: token correlation p/q, a number in [-1/(n - 1), 1].
@@ -2141,8 +2231,8 @@ def centred_overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
-    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
+    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2172,50 +2262,60 @@ def centred_overlap_exact(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 18 operations a point, and 23 a layer
+    # 25 operations a point, and 44 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
-    x3 = torch.log(n)
-    x4 = -x2
-    x5 = torch.square(beta_a)
-    x6 = 0.5*gain_w
-    x7 = x6
-    x8 = torch.square(alpha_sa)
-    x9 = torch.square(alpha_mlp)
-    x10 = x3*x5
-    x11 = gain_w + sigma_b2
-    x12 = x11*x6
-    x14 = sigma_b2 + x12 + x9
-    x15 = 1/x14
-    x16 = gain_w*x15
-    x17 = x15*x9
+    x3 = n - 1
+    x4 = torch.log(n)
+    x5 = -0.15915494309189535*x2
+    x6 = -x2
+    x7 = x5 + 0.15915494309189535
+    x8 = x6 + 1
+    x9 = torch.square(beta_a)
+    x10 = 0.5*gain_w
+    x11 = 0.5*sigma_b2
+    x12 = torch.square(alpha_sa)
+    x13 = torch.square(alpha_mlp)
+    x14 = _one_plus_product(rho, x3)
+    x15 = x14*x2
+    x16 = x4*x9
+    x17 = -gain_v*x2
+    x18 = -gain_v*x8
+    x19 = gain_w + sigma_b2
     _like = rho
     _state = (
+        x15,
         x1,
     )
     for _layer in range(int(L.max())):
-        gap_X, = _state
-        x13 = gain_v*gap_X
-        x18 = gap_X*x10
-        x19 = _softmax_table_participation(x18, n)
-        x20 = _softmax_table_row_gap(x18, x10*torch.square(gap_X), n)
-        x21 = 1/(x13*(x19 + x4) + x8)
-        x22 = gap_X*x8 + x13*x20
-        x23 = x21*x22
-        x24 = _arc_cosine_1(gain_w*x23, x11)
+        common_X, gap_X = _state
+        x20 = gain_v*gap_X
+        x21 = gap_X*x16
+        x22 = _softmax_table_row_gap(x21, x16*torch.square(gap_X), n)
+        x23 = _softmax_table_participation(x21, n)
+        x24 = gap_X*x12 + x20*x22
+        x25 = common_X*x12 + gap_X*x17 + gap_X*x18*x22 + x20*x23
+        x26 = 1/(x24*x8 + x25)
+        x27 = x24*x26
+        x28 = x25*x26
+        x29 = _arc_cosine_1(gain_w*x27, x19)
+        x30 = gain_w*(x10*x28 + x11 + x29*x7) + sigma_b2 + x13*x28
+        x31 = gain_w*(x10*x24*x26 - 0.15915494309189535*x29) + x13*x27
+        x32 = 1/(x30 + x31*x8)
         _next = (
-            x16*(x21*x22*x7 - 0.15915494309189535*x24) + x17*x23,
+            x30*x32,
+            x31*x32,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
-            gap_X, = _state
-            if (gap_X).max() <= settle:
+            common_X, gap_X = _state
+            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
                 break
-    gap_X, = _state
-    _to_overlap = 1 - gap_X
+    common_X, gap_X = _state
+    _to_overlap = common_X - gap_X/n
     _to_one_minus_overlap = gap_X
     return CentredOverlapExactResult(
         _to_overlap.expand(_shape),

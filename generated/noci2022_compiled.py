@@ -3074,6 +3074,13 @@ static inline double square(double x) { return x*x; }
     "step": r"""
 static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x == 0.0 ? 0.5 : x; }
 """,
+    "one_plus_product": r"""
+/* 1 + x*y of a product that is at least -1, rounded once. */
+static inline double one_plus_product(double x, double y) {
+    const double sum = fma(x, y, 1.0);
+    return sum < 0.0 ? 0.0 : sum;
+}
+""",
     "maximum": r"""
 static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }
 """,
@@ -3245,7 +3252,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "correlation": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'bounded_exponent'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'f_log1p', 'square', 'one_plus_product', 'bounded_exponent'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3264,13 +3271,14 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double n_ = a_n[i];
         const double rho_ = a_rho[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
-        const double x1_ = bounded_exponent(L_*x0_);
-        const double x2_ = f_expm1(x1_);
-        const double x3_ = ((rho_*(n_ - 1.0) + 1.0)/n_)*x2_;
-        const double x4_ = 1.0/((x3_ + 1.0));
-        const double next_0 = x4_*(rho_ + x3_);
-        const double next_1 = x4_*(1.0 - rho_);
+        const double x0_ = one_plus_product(rho_, n_ - 1.0);
+        const double x1_ = f_log1p(d_*sigma_v2_*square(alpha_1_));
+        const double x2_ = bounded_exponent(L_*x1_);
+        const double x3_ = f_expm1(x2_);
+        const double x4_ = (x0_/n_)*x3_;
+        const double x5_ = 1.0/((x4_ + 1.0));
+        const double next_0 = x5_*(rho_ + x4_);
+        const double next_1 = x5_*(1.0 - rho_);
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -3278,7 +3286,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "correlation_limit": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'bounded_exponent'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'one_plus_product', 'bounded_exponent'),
         r"""
 enum { INPUTS = 5, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -3295,12 +3303,13 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double n_ = a_n[i];
         const double rho_ = a_rho[i];
         const double sigma_v2_ = a_sigma_v2[i];
-        const double x0_ = bounded_exponent(a_1_*d_*sigma_v2_);
-        const double x1_ = f_expm1(x0_);
-        const double x2_ = ((rho_*(n_ - 1.0) + 1.0)/n_)*x1_;
-        const double x3_ = 1.0/((x2_ + 1.0));
-        const double next_0 = x3_*(rho_ + x2_);
-        const double next_1 = x3_*(1.0 - rho_);
+        const double x0_ = one_plus_product(rho_, n_ - 1.0);
+        const double x1_ = bounded_exponent(a_1_*d_*sigma_v2_);
+        const double x2_ = f_expm1(x1_);
+        const double x3_ = (x0_/n_)*x2_;
+        const double x4_ = 1.0/((x3_ + 1.0));
+        const double next_0 = x4_*(rho_ + x3_);
+        const double next_1 = x4_*(1.0 - rho_);
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -4005,7 +4014,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "matching_temperature": (
-        ('square',),
+        ('square', 'one_plus_product'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4025,15 +4034,16 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double sigma_x2_ = a_sigma_x2[i];
         const double x0_ = n_ - 1.0;
         const double x1_ = sqrt(d_ + n_);
-        const double x2_ = sqrt((rho_*x0_ + 1.0)/(sigma_k2_*sigma_v2_*x0_*(d_*n_ + 4.0 - 4.0*rho_)*square(sigma_x2_)*square(rho_ - 1.0)));
-        const double next_0 = n_*x2_/x1_;
+        const double x2_ = one_plus_product(rho_, x0_);
+        const double x3_ = sqrt(x2_/(sigma_k2_*sigma_v2_*x0_*(d_*n_ + 4.0 - 4.0*rho_)*square(sigma_x2_)*square(rho_ - 1.0)));
+        const double next_0 = n_*x3_/x1_;
         result_0[i] = next_0;
     }
 }
 """,
     ),
     "matching_temperature_eq18": (
-        ('square',),
+        ('square', 'one_plus_product'),
         r"""
 enum { INPUTS = 6, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4055,8 +4065,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x1_ = n_ - 1.0;
         const double x2_ = sqrt(d_);
         const double x3_ = sqrt(d_ + n_);
-        const double x4_ = sqrt((rho_*x1_ + 1.0)/(sigma_k2_*sigma_v2_*x1_*square(sigma_x2_)*square(rho_ - 1.0)));
-        const double next_0 = x0_*x4_/(x2_*x3_);
+        const double x4_ = one_plus_product(rho_, x1_);
+        const double x5_ = sqrt(x4_/(sigma_k2_*sigma_v2_*x1_*square(sigma_x2_)*square(rho_ - 1.0)));
+        const double next_0 = x0_*x5_/(x2_*x3_);
         result_0[i] = next_0;
     }
 }

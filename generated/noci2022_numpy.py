@@ -124,6 +124,16 @@ def _log1p(x):
     return np.log(grown) + (x - (grown - 1))/grown
 
 
+def _one_plus_product(x, y):
+    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
+    product = x*y
+    x_high, y_high = 134217729.0*x, 134217729.0*y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
+    return np.maximum((1 + product) + lost, 0.0)
+
+
 def _geometric_sum(a, b, L):
     """The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s."""
     step = -np.abs(a - b)
@@ -579,7 +589,7 @@ def correlation(
     )
     _to_correlation = np.empty(_shape)
     _to_one_minus_correlation = np.empty(_shape)
-    # 18 operations a point
+    # 17 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -592,15 +602,17 @@ def correlation(
             if check and _changed & 0b1100 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b1100:
+                x0 = _one_plus_product(rho, n - 1)
             if _changed & 0b110010:
-                x0 = _log1p(d*sigma_v2*np.square(alpha_1))
+                x1 = _log1p(d*sigma_v2*np.square(alpha_1))
             if _changed & 0b110011:
-                x1 = _bounded_exponent(L*x0)
-                x2 = np.expm1(x1)
-            x3 = ((rho*(n - 1) + 1)/n)*x2
-            x4 = 1/(x3 + 1)
-            _to_correlation[_at] = x4*(rho + x3)
-            _to_one_minus_correlation[_at] = x4*(1 - rho)
+                x2 = _bounded_exponent(L*x1)
+                x3 = np.expm1(x2)
+            x4 = (x0/n)*x3
+            x5 = 1/(x4 + 1)
+            _to_correlation[_at] = x5*(rho + x4)
+            _to_one_minus_correlation[_at] = x5*(1 - rho)
 
     _in_parts(_work, workers)
     return CorrelationResult(
@@ -662,7 +674,7 @@ def correlation_limit(
     )
     _to_correlation = np.empty(_shape)
     _to_one_minus_correlation = np.empty(_shape)
-    # 15 operations a point
+    # 14 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -675,13 +687,15 @@ def correlation_limit(
             if check and _changed & 0b110 and not np.minimum.reduce(rho, axis=None) > 0:
                 with np.errstate(divide="ignore"):
                     _require(rho >= -1/(n - 1), rho, "rho", "a number in [-1/(n - 1), 1]")
+            if _changed & 0b110:
+                x0 = _one_plus_product(rho, n - 1)
             if _changed & 0b11001:
-                x0 = _bounded_exponent(a_1*d*sigma_v2)
-                x1 = np.expm1(x0)
-            x2 = ((rho*(n - 1) + 1)/n)*x1
-            x3 = 1/(x2 + 1)
-            _to_correlation[_at] = x3*(rho + x2)
-            _to_one_minus_correlation[_at] = x3*(1 - rho)
+                x1 = _bounded_exponent(a_1*d*sigma_v2)
+                x2 = np.expm1(x1)
+            x3 = (x0/n)*x2
+            x4 = 1/(x3 + 1)
+            _to_correlation[_at] = x4*(rho + x3)
+            _to_one_minus_correlation[_at] = x4*(1 - rho)
 
     _in_parts(_work, workers)
     return CorrelationLimitResult(
@@ -2607,7 +2621,7 @@ def matching_temperature(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_tau_star = np.empty(_shape)
-    # 21 operations a point
+    # 20 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2624,8 +2638,10 @@ def matching_temperature(
                 x0 = n - 1
             if _changed & 0b11:
                 x1 = np.sqrt(d + n)
-            x2 = np.sqrt((rho*x0 + 1)/(sigma_k2*sigma_v2*x0*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
-            _to_tau_star[_at] = n*x2/x1
+            if _changed & 0b101:
+                x2 = _one_plus_product(rho, x0)
+            x3 = np.sqrt(x2/(sigma_k2*sigma_v2*x0*(d*n + 4 - 4*rho)*np.square(sigma_x2)*np.square(rho - 1)))
+            _to_tau_star[_at] = n*x3/x1
 
     _in_parts(_work, workers)
     return _to_tau_star[()]
@@ -2689,7 +2705,7 @@ def matching_temperature_eq18(
         ('sigma_x2', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_tau_star = np.empty(_shape)
-    # 19 operations a point
+    # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2709,9 +2725,11 @@ def matching_temperature_eq18(
                 x2 = np.sqrt(d)
             if _changed & 0b11:
                 x3 = np.sqrt(d + n)
+            if _changed & 0b101:
+                x4 = _one_plus_product(rho, x1)
             if _changed & 0b111101:
-                x4 = np.sqrt((rho*x1 + 1)/(sigma_k2*sigma_v2*x1*np.square(sigma_x2)*np.square(rho - 1)))
-            _to_tau_star[_at] = x0*x4/(x2*x3)
+                x5 = np.sqrt(x4/(sigma_k2*sigma_v2*x1*np.square(sigma_x2)*np.square(rho - 1)))
+            _to_tau_star[_at] = x0*x5/(x2*x3)
 
     _in_parts(_work, workers)
     return _to_tau_star[()]

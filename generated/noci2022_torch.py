@@ -36,6 +36,17 @@ def _times_growth(x, *growths):
     return x
 
 
+def _one_plus_product(x, y):
+    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
+    product = x*y
+    split = {torch.float64: 134217729.0, torch.float32: 4097.0}.get(product.dtype, 1.0)
+    x_high, y_high = split*x, split*y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
+    return torch.clamp((1 + product) + lost, min=0.0)
+
+
 def _expm1_over(t):
     """(e^t - 1)/t, by its series near t = 0, so that its derivatives are right there as well."""
     small = torch.abs(t) < 0.1
@@ -366,14 +377,15 @@ def correlation(
         L, alpha_1, n, rho, d, sigma_v2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 18 operations a point
-    x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
-    x1 = _bounded_exponent(L*x0)
-    x2 = torch.expm1(x1)
-    x3 = ((rho*(n - 1) + 1)/n)*x2
-    x4 = 1/(x3 + 1)
-    _to_correlation = x4*(rho + x3)
-    _to_one_minus_correlation = x4*(1 - rho)
+    # 17 operations a point
+    x0 = _one_plus_product(rho, n - 1)
+    x1 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
+    x2 = _bounded_exponent(L*x1)
+    x3 = torch.expm1(x2)
+    x4 = (x0/n)*x3
+    x5 = 1/(x4 + 1)
+    _to_correlation = x5*(rho + x4)
+    _to_one_minus_correlation = x5*(1 - rho)
     return CorrelationResult(
         _to_correlation.expand(_shape),
         _to_one_minus_correlation.expand(_shape),
@@ -425,13 +437,14 @@ def correlation_limit(
         a_1, n, rho, d, sigma_v2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 15 operations a point
-    x0 = _bounded_exponent(a_1*d*sigma_v2)
-    x1 = torch.expm1(x0)
-    x2 = ((rho*(n - 1) + 1)/n)*x1
-    x3 = 1/(x2 + 1)
-    _to_correlation = x3*(rho + x2)
-    _to_one_minus_correlation = x3*(1 - rho)
+    # 14 operations a point
+    x0 = _one_plus_product(rho, n - 1)
+    x1 = _bounded_exponent(a_1*d*sigma_v2)
+    x2 = torch.expm1(x1)
+    x3 = (x0/n)*x2
+    x4 = 1/(x3 + 1)
+    _to_correlation = x4*(rho + x3)
+    _to_one_minus_correlation = x4*(1 - rho)
     return CorrelationLimitResult(
         _to_correlation.expand(_shape),
         _to_one_minus_correlation.expand(_shape),
@@ -1743,11 +1756,12 @@ def matching_temperature(
         n, d, rho, sigma_v2, sigma_k2, sigma_x2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 21 operations a point
+    # 20 operations a point
     x0 = n - 1
     x1 = torch.sqrt(d + n)
-    x2 = torch.sqrt((rho*x0 + 1)/(sigma_k2*sigma_v2*x0*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(rho - 1)))
-    _to_tau_star = n*x2/x1
+    x2 = _one_plus_product(rho, x0)
+    x3 = torch.sqrt(x2/(sigma_k2*sigma_v2*x0*(d*n + 4 - 4*rho)*torch.square(sigma_x2)*torch.square(rho - 1)))
+    _to_tau_star = n*x3/x1
     return _to_tau_star.expand(_shape)
 
 
@@ -1799,13 +1813,14 @@ def matching_temperature_eq18(
         n, d, rho, sigma_v2, sigma_k2, sigma_x2,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 19 operations a point
+    # 18 operations a point
     x0 = torch.sqrt(n)
     x1 = n - 1
     x2 = torch.sqrt(d)
     x3 = torch.sqrt(d + n)
-    x4 = torch.sqrt((rho*x1 + 1)/(sigma_k2*sigma_v2*x1*torch.square(sigma_x2)*torch.square(rho - 1)))
-    _to_tau_star = x0*x4/(x2*x3)
+    x4 = _one_plus_product(rho, x1)
+    x5 = torch.sqrt(x4/(sigma_k2*sigma_v2*x1*torch.square(sigma_x2)*torch.square(rho - 1)))
+    _to_tau_star = x0*x5/(x2*x3)
     return _to_tau_star.expand(_shape)
 
 

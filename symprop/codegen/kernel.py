@@ -169,26 +169,41 @@ def _loop(spec: FunctionSpec, whole: LoopProgram, block: Block, outputs: Sequenc
                                        for symbol, value in zip(state, whole.starts, strict=True)], inside)
     updates = list(zip(state, whole.updates, strict=True))
     # Where no point of the block has ended, nothing is masked: a third of the time of a short body.
-    all_go_on = [(f"moved |= {{0}} != a_{symbol}[i]; a_{symbol}[i] = {{0}};", value) for symbol, value in updates]
-    some_have_ended = [(f"moved |= (at < {counted}) & ({{0}} != a_{symbol}[i]); "
-                        f"a_{symbol}[i] = at < {counted} ? {{0}} : a_{symbol}[i];", value) for symbol, value in updates]
-    body = [f"const double {layer}_ = at;", "int64_t moved = 0;"]
+    all_go_on = [(f"a_{symbol}[i] = {{0}};", value) for symbol, value in updates]
+    some_have_ended = [(f"a_{symbol}[i] = at < until[i] ? {{0}} : a_{symbol}[i];", value) for symbol, value in updates]
+    body = [f"const double {layer}_ = at;"]
     for head, results in (("if (at < fewest) {", all_go_on), ("} else {", some_have_ended)):
         body += [head, *(f"    {line}" for line in block.stage(whole.body, results, constants={layer}))]
-    body.append("}")
-    ends = []
-    if not loop.varies:
-        ends.append("if (!moved) break;")
+    body += ["}", "at += 1.0;"]
+    ends, kept = [], []
     if loop.settled is not None:
         settled = lowering.lower_together([loop.settled], inputs, {*map(str, block.arrays), str(layer)})
         checks = block.stage(settled.assignments, [("worst = {0} > worst || {0} != {0} ? {0} : worst;", settled.results[0])])
-        ends += ["if (settle > 0.0 && (long)at % SETTLE_EVERY == 0) {", "    double worst = -INFINITY;",
-                 *(f"    {line}" for line in checks), "    if (worst <= settle) break;", "}"]
+        ends += ["if (settle > 0.0) {", "    double worst = -INFINITY;", *(f"    {line}" for line in checks),
+                 "    if (worst <= settle) break;", "}"]
+    if not loop.varies:
+        same = " && ".join(f"!memcmp(a_{symbol}, kept_{symbol}, count*sizeof(double))" for symbol in state)
+        ends += [f"if ({same}) {{", *(f"    {line}" for line in _REPEATED), "}"]
+        copied = [f"memcpy(kept_{symbol}, a_{symbol}, count*sizeof(double));" for symbol in state]
+        ends += copied
+        kept = [*(f"double kept_{symbol}[BLOCK];" for symbol in state), *copied]
+    if ends:
+        body += ["if ((long)at % SETTLE_EVERY == 0) {", *(f"    {line}" for line in ends), "}"]
     after = block.stage(whole.after.assignments, list(zip(outputs, whole.after.results, strict=True)))
-    return [*lines, "double layers = 0.0, fewest = INFINITY;",
-            f"for (long i = 0; i < count; i++) layers = {counted} > layers ? {counted} : layers;",
-            f"for (long i = 0; i < count; i++) fewest = {counted} < fewest ? {counted} : fewest;",
-            "for (double at = 0.0; at < layers; at += 1.0) {", *(f"    {line}" for line in (*body, *ends)), "}", *after]
+    return [*lines, *kept, "double until[BLOCK], layers = 0.0, fewest = INFINITY;",
+            f"for (long i = 0; i < count; i++) until[i] = {counted};", *_BOUNDED,
+            "for (double at = 0.0; at < layers;) {", *(f"    {line}" for line in body), "}", *after]
+
+
+_BOUNDED = (
+    "for (long i = 0; i < count; i++) layers = until[i] > layers ? until[i] : layers;",
+    "for (long i = 0; i < count; i++) fewest = until[i] < fewest ? until[i] : fewest;",
+)
+_REPEATED = (
+    "/* The states of SETTLE_EVERY layers ago: what is left repeats itself. */",
+    "for (long i = 0; i < count; i++) until[i] = until[i] > at ? at + fmod(until[i] - at, SETTLE_EVERY) : until[i];",
+    "layers = 0.0, fewest = INFINITY;", *_BOUNDED,
+)
 
 
 def table_name(node: TableSum) -> str:

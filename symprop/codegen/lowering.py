@@ -24,7 +24,7 @@ from symprop.codegen.recursion import Recursion
 from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import RefusedError
 from symprop.core.expression import is_share, without_cancellation
-from symprop.core.symbols import is_registered, layer
+from symprop.core.symbols import info, is_registered, layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.piece_rule import Place
@@ -92,6 +92,10 @@ class LogNearOne(_Lowered):
 
 class Complement(_Lowered):
     """1 - x of x in [0, 1], taken before anything is added to it."""
+
+
+class OnePlusProduct(_Lowered):
+    """1 + x*y of a product that is at least -1, rounded once."""
 
 
 class BoundedExponent(_Lowered):
@@ -443,6 +447,9 @@ class _Lowering:
             constants = [argument for argument in node.args if not argument.free_symbols]
             terms = [argument for argument in node.args if argument.free_symbols]
             constant = sp.Add(*constants)
+            factors = _at_least_minus_one(terms[0]) if constant == 1 and len(terms) == 1 else None
+            if factors is not None:
+                return OnePlusProduct(*map(self.lower, factors))
             share = next((term for term in terms if constant != 0 and is_share(-term / constant)), None)
             if share is None or len(terms) == 1:
                 return sp.Add(_number(constant), *map(self.lower, terms))
@@ -680,6 +687,15 @@ def _parts(growth: sp.Expr) -> tuple[sp.Expr, ...]:
         return (*_parts(Exp((depth - 1) * sp.Max(one, other))), LogGeometricSum(0, -sp.Abs(one - other), depth))
     half = growth.func(_number(sp.S.Half) * growth.args[0])
     return (half, half) if isinstance(growth, Exp) else (half, half + 2)
+
+
+def _at_least_minus_one(product: sp.Expr) -> tuple[sp.Symbol, sp.Expr] | None:
+    """A symbol and its factor, by which its range is bounded so that the product is at least -1."""
+    for symbol in sorted(filter(is_registered, product.free_symbols), key=str):
+        lower, factor = info(symbol).domain.lower, sp.cancel(product / symbol)
+        if lower is not None and factor.free_symbols and sp.cancel(lower * factor) == -1:
+            return symbol, factor
+    return None
 
 
 def _can_vanish(factor: sp.Expr) -> bool:

@@ -298,7 +298,7 @@ def _loop_note(loop: Recursion, backend: str) -> str:
     note = f"The layers are a loop; an array of several depths {loop.count} costs one loop to the deepest."
     torch = backend == "torch"
     note += " Derivatives go through all layers." if torch else ""
-    ends = [] if torch or loop.varies else ["where no state changes any more"]
+    ends = [] if torch or loop.varies else ["where the states repeat those of eight layers ago"]
     if loop.settled is not None:
         ends.append(f"where {loop.settled} is at most ``settle`` everywhere, which is off at the default 0: the result is then "
                     f"that of the depth reached{', and it cannot be mapped by torch.func.vmap' if torch else ''}")

@@ -171,6 +171,12 @@ static inline double f_atan(double over, double below) {{
 _PLAIN = {
     "square": "static inline double square(double x) { return x*x; }",
     "step": "static inline double step(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? 0.0 : x == 0.0 ? 0.5 : x; }",
+    "one_plus_product": """\
+/* 1 + x*y of a product that is at least -1, rounded once. */
+static inline double one_plus_product(double x, double y) {
+    const double sum = fma(x, y, 1.0);
+    return sum < 0.0 ? 0.0 : sum;
+}""",
     "maximum": "static inline double maximum(double x, double y) { return x > y || x != x ? x : y; }",
     "minimum": "static inline double minimum(double x, double y) { return x < y || x != x ? x : y; }",
     "bounded_exponent": "static inline double bounded_exponent(double x) { return x > 709.78 ? 709.78 : x; }",

@@ -212,9 +212,13 @@ def _blocks(shape, arguments, domains, block, part, parts):
 {% endfor %}
 {% for state in steps.state %}
             {{ state }} = np.full({{ layer.states[loop.index0] }}, {{ steps.starts[loop.index0].text }}, dtype=float)
+{% if not steps.index %}
+            _kept_{{ loop.index0 }} = {{ state }}.copy()
+{% endif %}
 {% endfor %}
-            _least = np.min({{ steps.count }})
-            for _layer in range(int(np.max({{ steps.count }}))):
+            _until = {{ steps.count }}
+            _layer, _least, _most = 0, np.min(_until), np.max(_until)
+            while _layer < _most:
 {% if steps.index %}
                 {{ steps.index }} = float(_layer)
 {% endif %}
@@ -223,11 +227,12 @@ def _blocks(shape, arguments, domains, block, part, parts):
 {% endfor %}
                 if _layer >= _least:
 {% for state in steps.state %}
-                    np.copyto({{ layer.following[loop.index0] }}, {{ state }}, where=_layer >= {{ steps.count }})
+                    np.copyto({{ layer.following[loop.index0] }}, {{ state }}, where=_layer >= _until)
 {% endfor %}
 {% for state in steps.state %}
                 {{ state }}, {{ layer.following[loop.index0] }} = {{ layer.following[loop.index0] }}, {{ state }}
 {% endfor %}
+                _layer += 1
 {% if steps.settled or not steps.index %}
                 if _layer % _SETTLE_EVERY == 0:
 {% if steps.settled %}
@@ -237,10 +242,15 @@ def _blocks(shape, arguments, domains, block, part, parts):
 {% if not steps.index %}
                     if (
 {% for state in steps.state %}
-                        {{ "and " if not loop.first }}np.array_equal({{ state }}, {{ layer.following[loop.index0] }})
+                        {{ "and " if not loop.first }}np.array_equal({{ state }}.view(np.int64), _kept_{{ loop.index0 }}.view(np.int64))
 {% endfor %}
                     ):
-                        break
+                        # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
+                        _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
+                        _least, _most = np.min(_until), np.max(_until)
+{% for state in steps.state %}
+                    np.copyto(_kept_{{ loop.index0 }}, {{ state }})
+{% endfor %}
 {% endif %}
 {% endif %}
 {% for line in steps.after %}
@@ -419,6 +429,15 @@ def _log_near_one(x, whole):
     """log(1 + x), of 1 + x itself where x is near -1."""
     with np.errstate(divide="ignore"):
         return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))''',
+        "_one_plus_product": '''\
+def _one_plus_product(x, y):
+    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
+    product = x*y
+    x_high, y_high = 134217729.0*x, 134217729.0*y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
+    return np.maximum((1 + product) + lost, 0.0)''',
         "_log_positive": '''\
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal double."""
@@ -451,6 +470,16 @@ def _log_near_one(x, whole):
     """log(1 + x), of 1 + x itself where x is near -1."""
     far = x < -0.5
     return torch.where(far, torch.log(torch.where(far, whole, 1 + 0*x)), torch.log1p(torch.where(far, 0*x, x)))''',
+        "_one_plus_product": '''\
+def _one_plus_product(x, y):
+    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
+    product = x*y
+    split = {torch.float64: 134217729.0, torch.float32: 4097.0}.get(product.dtype, 1.0)
+    x_high, y_high = split*x, split*y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
+    return torch.clamp((1 + product) + lost, min=0.0)''',
         "_log_positive": '''\
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal number."""

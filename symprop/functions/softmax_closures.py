@@ -20,7 +20,10 @@ from symprop.functions.softmax_tabulated import TabulatedParticipation, Tabulate
 
 @dataclass(frozen=True)
 class Closure:
-    """``participation(a, n)`` and ``row_gap(a, g, n)`` as formulas, with their assumption, neglected order and source."""
+    """``participation(a, n)`` and ``row_gap(a, g, n)`` as formulas, with their assumption, neglected order and source.
+
+    ``many`` says that they are those of infinitely many tokens.
+    """
 
     name: str
     participation: Callable[[sp.Expr, sp.Expr], sp.Expr]
@@ -28,6 +31,7 @@ class Closure:
     assumption: Assumption
     neglected: str
     source: Source
+    many: bool = False
 
     def __call__(self, expression: sp.Expr) -> sp.Expr:
         """The expression with both moments replaced.
@@ -59,7 +63,7 @@ REM = Closure(
     "rem", _frozen, lambda a, g, n: _frozen(a, n),
     Assumption("random energy model", "infinitely many tokens: a row's weights are those of independent energies, and two rows "
                "do not overlap"),
-    "O(1/log n)", Source("giorlandino2025", "random energy model"),
+    "O(1/log n)", Source("giorlandino2025", "random energy model"), many=True,
 )
 EXACT = Closure(
     "exact", lambda a, n: TabulatedParticipation(a, n), lambda a, g, n: TabulatedRowGap(a, g, n),

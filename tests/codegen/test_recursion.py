@@ -217,3 +217,21 @@ def test_bad_loops_are_refused():
     with pytest.raises(RefusedError, match="rho is not among its parameters"):
         FunctionSpec("f", parameters(q_0, L), (("end", a),), "f", recursion=Recursion({a: q_0}, {a: a + rho}))
     assert LayerMap({a: a}).parameters == ()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "compiled"])
+def test_states_that_repeat_end_a_deep_loop_at_the_right_one_of_them(backend):
+    """q to 1/q and back; a loop through a billion layers would not return."""
+    spec = FunctionSpec("turns", parameters(q_0, L), (("q_L", X.q),), "Turns.", recursion=Recursion({X.q: q_0}, {X.q: 1 / X.q}))
+    layers = np.array([1, 2, 7, 8, 9, 16, 10**9, 10**9 + 1, 10**9 + 3])
+    for depth in (layers, *layers):
+        found = load(spec, backend)(q_0=4.0, L=depth)
+        assert np.array_equal(found, np.where(depth % 2, 0.25, 4.0))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "compiled"])
+def test_states_that_are_no_numbers_end_a_deep_loop(backend):
+    spec = FunctionSpec("none", parameters(q_0, alpha_1, L), (("q_L", X.q),), "None.",
+                        recursion=Recursion({X.q: q_0}, {X.q: X.q / alpha_1}))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        assert np.isnan(load(spec, backend)(q_0=0.0, alpha_1=0.0, L=10**9, check=False))
