@@ -105,10 +105,10 @@ def _times_growth(*factors):
         product = product*factor
     if not np.isnan(np.min(product, initial=0.0)):
         return product
-    zero = False
-    for factor in factors:
-        zero = zero | (factor == 0)
-    return np.where(zero, 0.0, product)
+    product = factors[0]
+    for factor in factors[1:]:
+        product = np.where((product == 0) | (factor == 0), 0.0, product*factor)
+    return product
 
 
 def layer(

@@ -109,10 +109,10 @@ def _times_growth(*factors):
         product = product*factor
     if not np.isnan(np.min(product, initial=0.0)):
         return product
-    zero = False
-    for factor in factors:
-        zero = zero | (factor == 0)
-    return np.where(zero, 0.0, product)
+    product = factors[0]
+    for factor in factors[1:]:
+        product = np.where((product == 0) | (factor == 0), 0.0, product*factor)
+    return product
 
 
 def _log_near_one(x, whole):
@@ -662,14 +662,15 @@ def _softmax_overlap_gap(a, g, n):
 
 
 def _panel_table(low, high, tokens):
-    """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
+    """Coefficients on one panel of sqrt(a): of log(n Y), over a on the first panel, and of log(n^2 (Y - V)/((n - 1) g))."""
     coefficients = []
     for count in (24, 10):
         nodes, unit = (_chebyshev_nodes(count), _chebyshev_series(count))
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
         own = _row_moments([((2, 0),)], variance, flat + tokens, flat + float('inf'))[0]
-        coefficients.append(unit @ np.log(tokens * own))
+        grown = np.log(tokens * own)
+        coefficients.append(unit @ (grown / variance if low == 0 else grown))
     a = (variance[:, None] + 0 * nodes).reshape(-1)
     widest = tokens / (tokens - 1)
     gap = np.expm1(np.log1p(a * widest) * (0 * variance[:, None] + nodes).reshape(-1))
@@ -679,7 +680,7 @@ def _panel_table(low, high, tokens):
 
 
 def _table_values(kind, variance, gap, tokens, tables):
-    """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
+    """The interpolated logarithms at vectors of points; kind 0 is n times the participation, 1 the row gap."""
     scale = np.sqrt(variance)
     found = np.where((scale < 20) | (tokens == 1), 0 * tokens, float('nan'))
     for size in sorted(set(tokens.tolist())):
@@ -693,7 +694,7 @@ def _table_values(kind, variance, gap, tokens, tables):
                 a, table = (variance[here], tables[size, low][kind])
                 place = _chebyshev_values(a / (high * high) if low == 0 else (scale[here] - low) / (high - low), len(table))
                 if kind == 0:
-                    found[here] = table @ place
+                    found[here] = table @ place * (a if low == 0 else 1)
                 else:
                     widest = np.log1p(a * size / (size - 1))
                     share = np.log1p(gap[here]) / np.where(a > 0, widest, 1 + 0 * a)
@@ -702,10 +703,11 @@ def _table_values(kind, variance, gap, tokens, tables):
     return found
 
 
-def _table_participation(variance, tokens, tables):
-    """Participation of a row; tables keeps what has been tabulated."""
+def _table_weight_gap(variance, tokens, tables):
+    """Gap of the weights of a row, proportional to the variance as that vanishes; tables keeps what has been tabulated."""
     shape, (a, n) = _one_shape(variance, tokens)
-    return (np.exp(_table_values(0, a, 0 * n, n, tables)) / n).reshape(shape)
+    others = np.where(n > 1, n - 1, 1 + 0 * n)
+    return (np.expm1(_table_values(0, a, 0 * n, n, tables)) / others).reshape(shape)
 
 
 def _table_row_gap(variance, gap, tokens, tables):
@@ -722,9 +724,9 @@ def _tabulated(function, *values):
 _SOFTMAX_TABLES = {}
 
 
-def _softmax_table_participation(a, n):
-    """Participation of a row, interpolated."""
-    return _tabulated(_table_participation, a, n)
+def _softmax_table_weight_gap(a, n):
+    """The gap of the weights of a row, interpolated."""
+    return _tabulated(_table_weight_gap, a, n)
 
 
 def _softmax_table_row_gap(a, g, n):
@@ -1351,8 +1353,8 @@ def overlap_rem(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
@@ -1535,8 +1537,8 @@ def overlap_uniform(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
@@ -1743,8 +1745,8 @@ def overlap_annealed(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
@@ -1828,7 +1830,7 @@ def overlap_exact(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 25 operations a point, and 47 a layer
+    # 25 operations a point, and 48 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -1893,7 +1895,7 @@ def overlap_exact(
                 np.multiply(x16, gap_X, out=_array_1)
                 _made_2 = _softmax_table_row_gap(_array_1, x16*np.square(gap_X), n)
                 x22 = _made_2
-                _made_4 = _softmax_table_participation(_array_1, n)
+                _made_4 = _softmax_table_weight_gap(_array_1, n)
                 x23 = _made_4
                 np.multiply(x12, gap_X, out=_array_1)
                 np.multiply(_array_0, x22, out=_array_2)
@@ -1901,7 +1903,8 @@ def overlap_exact(
                 np.multiply(gain_v, common_X, out=_array_2)
                 np.multiply(x12, common_X, out=_array_3)
                 np.add(_array_2, _array_3, out=_array_2)
-                np.multiply(x17, gap_X, out=_array_3)
+                np.multiply(x17, x23, out=_array_3)
+                np.multiply(_array_3, gap_X, out=_array_3)
                 np.add(_array_2, _array_3, out=_array_2)
                 np.multiply(x18, x22, out=_array_3)
                 np.multiply(_array_3, gap_X, out=_array_3)
@@ -1946,8 +1949,8 @@ def overlap_exact(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
@@ -2142,8 +2145,8 @@ def preln_overlap_rem(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
@@ -2334,8 +2337,8 @@ def noln_overlap_rem(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
@@ -2515,45 +2518,45 @@ def preln_overlap_exact(
                 np.multiply(x16, _array_2, out=_array_3)
                 _made_6 = _softmax_table_row_gap(_array_3, x16*np.square(gap_X)/np.square(_array_0), n)
                 x36 = _made_6
-                _made_8 = _softmax_table_participation(_array_3, n)
+                _made_8 = _softmax_table_weight_gap(_array_3, n)
                 x37 = _made_8
                 np.multiply(_array_2, x36, out=_array_0)
-                np.multiply(gain_v, _array_2, out=_array_3)
+                np.multiply(_array_2, x37, out=_array_3)
+                np.multiply(gain_v, _array_2, out=_array_2)
                 np.multiply(x12, gap_X, out=_array_4)
-                np.multiply(x36, _array_3, out=_array_5)
+                np.multiply(x36, _array_2, out=_array_5)
                 np.add(_array_4, _array_5, out=_array_4)
                 np.multiply(x12, common_X, out=_array_5)
                 np.multiply(gain_v, _array_1, out=_array_6)
                 np.add(_array_5, _array_6, out=_array_5)
                 np.add(_array_5, sigma_b2, out=_array_5)
-                np.multiply(x18, _array_2, out=_array_6)
+                np.multiply(x18, _array_3, out=_array_6)
                 np.add(_array_5, _array_6, out=_array_5)
                 np.multiply(x20, _array_0, out=_array_6)
                 np.add(_array_5, _array_6, out=_array_5)
-                np.multiply(x37, _array_3, out=_array_3)
-                np.add(_array_5, _array_3, out=_array_5)
+                np.multiply(x37, _array_2, out=_array_2)
+                np.add(_array_5, _array_2, out=_array_5)
                 np.multiply(x6, _array_4, out=_array_6)
                 np.add(_array_6, _array_5, out=_array_6)
                 np.divide(1.0, _array_6, out=_array_6)
                 np.multiply(_array_4, _array_6, out=_array_4)
-                np.multiply(gain_w, _array_4, out=_array_3)
-                _arc_cosine_1(_array_3, x23, _array_7, _array_8, _array_9, _array_10)
-                np.multiply(x26, common_X, out=_array_3)
+                np.multiply(gain_w, _array_4, out=_array_2)
+                _arc_cosine_1(_array_2, x23, _array_7, _array_8, _array_9, _array_10)
+                np.multiply(x26, common_X, out=_array_2)
                 np.multiply(x10, _array_5, out=_array_5)
                 np.multiply(_array_5, _array_6, out=_array_5)
-                np.add(_array_3, _array_5, out=_array_3)
+                np.add(_array_2, _array_5, out=_array_2)
                 np.multiply(x21, _array_7, out=_array_8)
-                np.add(_array_3, _array_8, out=_array_3)
-                np.multiply(x24, _array_2, out=_array_9)
-                np.multiply(_array_9, x37, out=_array_9)
-                np.add(_array_3, _array_9, out=_array_3)
+                np.add(_array_2, _array_8, out=_array_2)
                 np.multiply(x24, _array_1, out=_array_1)
-                np.add(_array_3, _array_1, out=_array_3)
-                np.multiply(x28, _array_2, out=_array_2)
-                np.add(_array_3, _array_2, out=_array_3)
+                np.add(_array_2, _array_1, out=_array_2)
+                np.multiply(x24, _array_3, out=_array_9)
+                np.add(_array_2, _array_9, out=_array_2)
+                np.multiply(x28, _array_3, out=_array_3)
+                np.add(_array_2, _array_3, out=_array_2)
                 np.multiply(x29, _array_0, out=_array_10)
-                np.add(_array_3, _array_10, out=_array_3)
-                np.add(_array_3, x30, out=_array_3)
+                np.add(_array_2, _array_10, out=_array_2)
+                np.add(_array_2, x30, out=_array_2)
                 np.multiply(x26, gap_X, out=_array_6)
                 np.multiply(x10, _array_4, out=_array_4)
                 np.add(_array_6, _array_4, out=_array_6)
@@ -2562,29 +2565,29 @@ def preln_overlap_exact(
                 np.multiply(x24, _array_0, out=_array_0)
                 np.add(_array_6, _array_0, out=_array_6)
                 if _layer >= _least:
-                    np.copyto(_array_3, common_X, where=_layer >= _until)
+                    np.copyto(_array_2, common_X, where=_layer >= _until)
                     np.copyto(_array_6, gap_X, where=_layer >= _until)
-                common_X, _array_3 = _array_3, common_X
+                common_X, _array_2 = _array_2, common_X
                 gap_X, _array_6 = _array_6, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
                     if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
                         _least, _most = np.min(_until), np.max(_until)
                     np.copyto(_kept_0, common_X)
                     np.copyto(_kept_1, gap_X)
-            x45 = 1/n
-            x46 = common_X + gap_X*(1 - x45)
-            x47 = 1/x46
-            _to_overlap[_at] = x47*(common_X - gap_X*x45)
-            _to_one_minus_overlap[_at] = gap_X*x47
-            _to_second_moment[_at] = x46
+            x46 = 1/n
+            x47 = common_X + gap_X*(1 - x46)
+            x48 = 1/x47
+            _to_overlap[_at] = x48*(common_X - gap_X*x46)
+            _to_one_minus_overlap[_at] = gap_X*x48
+            _to_second_moment[_at] = x47
 
     _in_parts(_work, workers)
     return PrelnOverlapExactResult(
@@ -2734,8 +2737,8 @@ def tanh_overlap_rem(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)
@@ -2820,7 +2823,7 @@ def centred_overlap_exact(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 25 operations a point, and 44 a layer
+    # 25 operations a point, and 45 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2885,13 +2888,14 @@ def centred_overlap_exact(
                 np.multiply(x16, gap_X, out=_array_1)
                 _made_2 = _softmax_table_row_gap(_array_1, x16*np.square(gap_X), n)
                 x22 = _made_2
-                _made_4 = _softmax_table_participation(_array_1, n)
+                _made_4 = _softmax_table_weight_gap(_array_1, n)
                 x23 = _made_4
                 np.multiply(x12, gap_X, out=_array_1)
                 np.multiply(_array_0, x22, out=_array_2)
                 np.add(_array_1, _array_2, out=_array_1)
                 np.multiply(x12, common_X, out=_array_2)
-                np.multiply(x17, gap_X, out=_array_3)
+                np.multiply(x17, x23, out=_array_3)
+                np.multiply(_array_3, gap_X, out=_array_3)
                 np.add(_array_2, _array_3, out=_array_2)
                 np.multiply(x18, x22, out=_array_3)
                 np.multiply(_array_3, gap_X, out=_array_3)
@@ -2935,8 +2939,8 @@ def centred_overlap_exact(
                     if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
                         break
                     if (
-                        np.array_equal(common_X.view(np.int64), _kept_0.view(np.int64))
-                        and np.array_equal(gap_X.view(np.int64), _kept_1.view(np.int64))
+                        np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
+                        and np.array_equal(gap_X.view("i8"), _kept_1.view("i8"))
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
                         _until = np.where(_until > _layer, _layer + (_until - _layer) % _SETTLE_EVERY, _until)

@@ -799,14 +799,15 @@ def _softmax_overlap_gap(a, g, n):
 
 
 def _panel_table(low, high, tokens):
-    """Coefficients on one panel of sqrt(a): of log(n Y) and of log(n^2 (Y - V)/((n - 1) g))."""
+    """Coefficients on one panel of sqrt(a): of log(n Y), over a on the first panel, and of log(n^2 (Y - V)/((n - 1) g))."""
     coefficients = []
     for count in (24, 10):
         nodes, unit = (_chebyshev_nodes(count), _chebyshev_series(count))
         variance = high * high * nodes if low == 0 else (low + (high - low) * nodes) ** 2
         flat = 0 * variance
         own = _row_moments([((2, 0),)], variance, flat + tokens, flat + _plain_float('inf'))[0]
-        coefficients.append(unit @ torch.log(tokens * own))
+        grown = torch.log(tokens * own)
+        coefficients.append(unit @ (grown / variance if low == 0 else grown))
     a = (variance[:, None] + 0 * nodes).reshape(-1)
     widest = tokens / (tokens - 1)
     gap = torch.expm1(torch.log1p(a * widest) * (0 * variance[:, None] + nodes).reshape(-1))
@@ -816,7 +817,7 @@ def _panel_table(low, high, tokens):
 
 
 def _table_values(kind, variance, gap, tokens, tables):
-    """The interpolated logarithms at vectors of points; kind 0 is the participation, 1 the row gap."""
+    """The interpolated logarithms at vectors of points; kind 0 is n times the participation, 1 the row gap."""
     scale = torch.sqrt(variance)
     found = torch.where((scale < 20) | (tokens == 1), 0 * tokens, _plain_float('nan'))
     for size in sorted(set(tokens.tolist())):
@@ -830,7 +831,7 @@ def _table_values(kind, variance, gap, tokens, tables):
                 a, table = (variance[here], tables[size, low][kind])
                 place = _chebyshev_values(a / (high * high) if low == 0 else (scale[here] - low) / (high - low), len(table))
                 if kind == 0:
-                    found[here] = table @ place
+                    found[here] = table @ place * (a if low == 0 else 1)
                 else:
                     widest = torch.log1p(a * size / (size - 1))
                     share = torch.log1p(gap[here]) / torch.where(a > 0, widest, 1 + 0 * a)
@@ -839,10 +840,11 @@ def _table_values(kind, variance, gap, tokens, tables):
     return found
 
 
-def _table_participation(variance, tokens, tables):
-    """Participation of a row; tables keeps what has been tabulated."""
+def _table_weight_gap(variance, tokens, tables):
+    """Gap of the weights of a row, proportional to the variance as that vanishes; tables keeps what has been tabulated."""
     shape, (a, n) = _one_shape(variance, tokens)
-    return (torch.exp(_table_values(0, a, 0 * n, n, tables)) / n).reshape(shape)
+    others = torch.where(n > 1, n - 1, 1 + 0 * n)
+    return (torch.expm1(_table_values(0, a, 0 * n, n, tables)) / others).reshape(shape)
 
 
 def _table_row_gap(variance, gap, tokens, tables):
@@ -859,9 +861,9 @@ def _tabulated(function, *values):
 _SOFTMAX_TABLES = {}
 
 
-def _softmax_table_participation(a, n):
-    """Participation of a row, interpolated."""
-    return _tabulated(_table_participation, a, n)
+def _softmax_table_weight_gap(a, n):
+    """The gap of the weights of a row, interpolated."""
+    return _tabulated(_table_weight_gap, a, n)
 
 
 def _softmax_table_row_gap(a, g, n):
@@ -1673,7 +1675,7 @@ def overlap_exact(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 25 operations a point, and 47 a layer
+    # 25 operations a point, and 48 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
@@ -1704,9 +1706,9 @@ def overlap_exact(
         x20 = gain_v*gap_X
         x21 = gap_X*x16
         x22 = _softmax_table_row_gap(x21, x16*torch.square(gap_X), n)
-        x23 = _softmax_table_participation(x21, n)
+        x23 = _softmax_table_weight_gap(x21, n)
         x24 = gap_X*x12 + x20*x22
-        x25 = common_X*gain_v + common_X*x12 + gap_X*x17 + gap_X*x18*x22 + sigma_b2 + x20*x23
+        x25 = common_X*gain_v + common_X*x12 + gap_X*x17*x23 + gap_X*x18*x22 + sigma_b2 + x20*x23
         x26 = 1/(x24*x8 + x25)
         x27 = x24*x26
         x28 = x25*x26
@@ -2070,17 +2072,18 @@ def preln_overlap_exact(
         x34 = common_X*x32
         x35 = x16*x33
         x36 = _softmax_table_row_gap(x35, x16*torch.square(gap_X)/torch.square(x31), n)
-        x37 = _softmax_table_participation(x35, n)
+        x37 = _softmax_table_weight_gap(x35, n)
         x38 = x33*x36
-        x39 = gain_v*x33
-        x40 = gap_X*x12 + x36*x39
-        x41 = common_X*x12 + gain_v*x34 + sigma_b2 + x18*x33 + x20*x38 + x37*x39
-        x42 = 1/(x40*x6 + x41)
-        x43 = x40*x42
-        x44 = _arc_cosine_1(gain_w*x43, x23)
+        x39 = x33*x37
+        x40 = gain_v*x33
+        x41 = gap_X*x12 + x36*x40
+        x42 = common_X*x12 + gain_v*x34 + sigma_b2 + x18*x39 + x20*x38 + x37*x40
+        x43 = 1/(x41*x6 + x42)
+        x44 = x41*x43
+        x45 = _arc_cosine_1(gain_w*x44, x23)
         _next = (
-            common_X*x26 + x10*x41*x42 + x21*x44 + x24*x33*x37 + x24*x34 + x28*x33 + x29*x38 + x30,
-            gap_X*x26 + x10*x43 + x11*x44 + x24*x38,
+            common_X*x26 + x10*x42*x43 + x21*x45 + x24*x34 + x24*x39 + x28*x39 + x29*x38 + x30,
+            gap_X*x26 + x10*x44 + x11*x45 + x24*x38,
         )
         if L.numel() > 1:
             _next = tuple(torch.where(_layer < L, new, old) for new, old in zip(_next, _state))
@@ -2090,12 +2093,12 @@ def preln_overlap_exact(
             if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
                 break
     common_X, gap_X = _state
-    x45 = 1/n
-    x46 = common_X + gap_X*(1 - x45)
-    x47 = 1/x46
-    _to_overlap = x47*(common_X - gap_X*x45)
-    _to_one_minus_overlap = gap_X*x47
-    _to_second_moment = x46
+    x46 = 1/n
+    x47 = common_X + gap_X*(1 - x46)
+    x48 = 1/x47
+    _to_overlap = x48*(common_X - gap_X*x46)
+    _to_one_minus_overlap = gap_X*x48
+    _to_second_moment = x47
     return PrelnOverlapExactResult(
         _to_overlap.expand(_shape),
         _to_one_minus_overlap.expand(_shape),
@@ -2262,7 +2265,7 @@ def centred_overlap_exact(
         rho, L, n, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,
     )]
     _shape = torch.broadcast_shapes(*_shapes)
-    # 25 operations a point, and 44 a layer
+    # 25 operations a point, and 45 a layer
     x0 = -rho
     x1 = x0 + 1
     x2 = 1/n
@@ -2293,9 +2296,9 @@ def centred_overlap_exact(
         x20 = gain_v*gap_X
         x21 = gap_X*x16
         x22 = _softmax_table_row_gap(x21, x16*torch.square(gap_X), n)
-        x23 = _softmax_table_participation(x21, n)
+        x23 = _softmax_table_weight_gap(x21, n)
         x24 = gap_X*x12 + x20*x22
-        x25 = common_X*x12 + gap_X*x17 + gap_X*x18*x22 + x20*x23
+        x25 = common_X*x12 + gap_X*x17*x23 + gap_X*x18*x22 + x20*x23
         x26 = 1/(x24*x8 + x25)
         x27 = x24*x26
         x28 = x25*x26

@@ -41,7 +41,7 @@ from symprop.functions.softmax_overlap import (
     WeightGap,
     jacobian_square,
 )
-from symprop.functions.softmax_tabulated import TabulatedParticipation, TabulatedRowGap
+from symprop.functions.softmax_tabulated import TabulatedRowGap, TabulatedWeightGap
 from symprop.functions.table_sum import Smaller, SmoothSum, TableSum, table_rows
 from symprop.functions.token_means import PairMean, RowMean
 
@@ -166,8 +166,8 @@ class SoftmaxOverlapGap(_Lowered):
     """OverlapGap of (variance, gap, tokens)."""
 
 
-class TableParticipation(_Lowered):
-    """TabulatedParticipation of (variance, tokens)."""
+class TableWeightGap(_Lowered):
+    """TabulatedWeightGap of (variance, tokens)."""
 
 
 class TableRowGap(_Lowered):
@@ -499,8 +499,8 @@ class _Lowering:
             return Entry(values, sp.Integer(node.place))
         if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
             return self.lower(_spelled(node))
-        if isinstance(node, TabulatedParticipation):
-            return TableParticipation(self.lower(node.variance), self.lower(node.tokens))
+        if isinstance(node, TabulatedWeightGap):
+            return TableWeightGap(self.lower(node.variance), self.lower(node.tokens))
         if isinstance(node, TabulatedRowGap):
             return TableRowGap(*(self.lower(argument) for argument in node.args))
         if isinstance(node, (WeightGap, RowGap, OverlapGap)):
@@ -644,7 +644,7 @@ def _moments(node: sp.Expr) -> Iterator[RowNode | PairNode]:
     if isinstance(node, (SoftmaxSlope, JacobianOverlap)):
         for inner in sp.preorder_traversal(_spelled(node)):
             yield from _moments(inner)
-    elif isinstance(node, (RowNode, PairNode)) and not isinstance(node, (RowGap, OverlapGap, TabulatedParticipation)):
+    elif isinstance(node, (RowNode, PairNode)) and not isinstance(node, (RowGap, OverlapGap)):
         yield node
 
 

@@ -47,7 +47,7 @@ NUMPY: Mapping[type, str] = {
     lowering.SoftmaxWeightGap: "_softmax_weight_gap",
     lowering.SoftmaxRowGap: "_softmax_row_gap",
     lowering.SoftmaxOverlapGap: "_softmax_overlap_gap",
-    lowering.TableParticipation: "_softmax_table_participation",
+    lowering.TableWeightGap: "_softmax_table_weight_gap",
     lowering.TableRowGap: "_softmax_table_row_gap",
     lowering.ArcCosine0: "_arc_cosine_0",
     lowering.ArcCosine1: "_arc_cosine_1",

@@ -240,9 +240,9 @@ _TABLES = '''\
 _SOFTMAX_TABLES = {}
 
 
-def _softmax_table_participation(a, n):
-    """Participation of a row, interpolated."""
-    return _tabulated(_table_participation, a, n)
+def _softmax_table_weight_gap(a, n):
+    """The gap of the weights of a row, interpolated."""
+    return _tabulated(_table_weight_gap, a, n)
 
 
 def _softmax_table_row_gap(a, g, n):

@@ -242,7 +242,7 @@ def _blocks(shape, arguments, domains, block, part, parts):
 {% if not steps.index %}
                     if (
 {% for state in steps.state %}
-                        {{ "and " if not loop.first }}np.array_equal({{ state }}.view(np.int64), _kept_{{ loop.index0 }}.view(np.int64))
+                        {{ "and " if not loop.first }}np.array_equal({{ state }}.view("i8"), _kept_{{ loop.index0 }}.view("i8"))
 {% endfor %}
                     ):
                         # The states of _SETTLE_EVERY layers ago: what is left repeats itself.
@@ -415,10 +415,10 @@ def _times_growth(*factors):
         product = product*factor
     if not np.isnan(np.min(product, initial=0.0)):
         return product
-    zero = False
-    for factor in factors:
-        zero = zero | (factor == 0)
-    return np.where(zero, 0.0, product)''',
+    product = factors[0]
+    for factor in factors[1:]:
+        product = np.where((product == 0) | (factor == 0), 0.0, product*factor)
+    return product''',
         "_log1p": '''\
 def _log1p(x):
     """log(1 + x) for x >= 0 to every digit; the rounding of 1 + x is put back, which is faster than np.log1p."""

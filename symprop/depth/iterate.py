@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -285,7 +286,11 @@ def iterate_exact(
 
 def mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr]) -> Callable[..., Sequence[Any]]:
     """Compile for mpmath numbers at the working precision; nodes of this package go through SymPy."""
+    return _mpmath_compiled(tuple(arguments), tuple(expressions))
 
+
+@lru_cache(maxsize=128)
+def _mpmath_compiled(arguments: tuple[sp.Symbol, ...], expressions: tuple[sp.Expr, ...]) -> Callable[..., Sequence[Any]]:
     def through_sympy(function: Any) -> Callable[..., Any]:
         def value(*values: Any) -> Any:
             numbers = [mpmath.mpmathify(item) for item in values]
@@ -305,7 +310,7 @@ def mpmath_compile(arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr
         if node.func.__module__.startswith("symprop.") and not issubclass(node.func, TableSum)
     } | {ArcCosine.__name__: arc_cosine}
     function: Callable[..., Sequence[Any]] = sp.lambdify(
-        list(arguments), list(plain), modules=[own, "mpmath"]
+        list(arguments), list(plain), modules=[own, "mpmath"], cse=True
     )
     return function
 

@@ -15,7 +15,7 @@ import sympy as sp
 from symprop.core.provenance import Assumption, Source
 from symprop.functions.depth_nodes import ExpMinusOne
 from symprop.functions.softmax_overlap import Participation, RowGap
-from symprop.functions.softmax_tabulated import TabulatedParticipation, TabulatedRowGap
+from symprop.functions.softmax_tabulated import TabulatedRowGap, TabulatedWeightGap
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ REM = Closure(
     "O(1/log n)", Source("giorlandino2025", "random energy model"), many=True,
 )
 EXACT = Closure(
-    "exact", lambda a, n: TabulatedParticipation(a, n), lambda a, g, n: TabulatedRowGap(a, g, n),
+    "exact", lambda a, n: 1 / n + (1 - 1 / n) * TabulatedWeightGap(a, n), lambda a, g, n: TabulatedRowGap(a, g, n),
     Assumption("exact softmax", "the scores of a row are Gaussian, and their moments those of any number of tokens"),
     "relative 1e-4 in interpolated moments; nan at score deviations of 20 and more", Source("noci2022", "Eq. 1"),
 )

@@ -1,4 +1,4 @@
-"""Participation and row gap that are interpolated wherever they become numbers: for maps applied at many points and layers."""
+"""Weight gap and row gap that are interpolated wherever they become numbers: for maps applied at many points and layers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from symprop.functions.softmax_overlap import Participation, RowGap, evaluated
-from symprop.functions.softmax_tables import table_participation, table_row_gap
+from symprop.functions.softmax_overlap import RowGap, WeightGap, evaluated
+from symprop.functions.softmax_tables import table_row_gap, table_weight_gap
 
 _TABLES: dict[Any, Any] = {}
 
@@ -20,15 +20,15 @@ class _Tabulated:
         return sp.Float(evaluated(self.in_double(), self), precision=prec) if self.is_number else None
 
 
-class TabulatedParticipation(_Tabulated, Participation):
-    """Participation of a row of the given score variance and number of tokens, from :mod:`symprop.functions.softmax_tables`.
+class TabulatedWeightGap(_Tabulated, WeightGap):
+    """Weight gap of a row of the given score variance and number of tokens, from :mod:`symprop.functions.softmax_tables`.
 
-    >>> round(TabulatedParticipation(4, 8).in_double(), 5)
-    0.42965
+    >>> round(TabulatedWeightGap(4, 8).in_double(), 5)
+    0.34817
     """
 
     def in_double(self) -> float:
-        return float(table_participation(_array(self.variance), _array(self.tokens), _TABLES))
+        return float(table_weight_gap(_array(self.variance), _array(self.tokens), _TABLES))
 
 
 class TabulatedRowGap(_Tabulated, RowGap):

@@ -14,7 +14,7 @@ from symprop.core.symbols import gap, n, q
 from symprop.functions.softmax_closures import EXACT
 from symprop.functions.softmax_numeric import pair_moments, row_moments
 from symprop.functions.softmax_overlap import JacobianOverlap, Participation, RowGap
-from symprop.functions.softmax_tables import table_participation, table_row_gap
+from symprop.functions.softmax_tables import table_row_gap, table_weight_gap
 from symprop.functions.softmax_values import value
 
 ERROR = 1e-4
@@ -38,8 +38,16 @@ def test_error_is_the_stated_one(tokens, reach, error):
     own, apart = exact(variance, gaps, tokens)
     tables = {}
     many = np.full_like(variance, float(tokens))
-    np.testing.assert_allclose(table_participation(variance, many, tables), own, rtol=1e-7)
+    np.testing.assert_allclose(table_weight_gap(variance, many, tables), (tokens * own - 1) / (tokens - 1),
+                               rtol=2e-7 if tokens == 2 else 1e-7)
     np.testing.assert_allclose(table_row_gap(variance, gaps, many, tables), apart, rtol=error)
+
+
+def test_a_vanishing_variance_keeps_its_digits():
+    """Weights that are almost equal differ by the variance of their scores over n."""
+    small = np.array([0.0, 1e-300, 1e-12])
+    np.testing.assert_allclose(table_weight_gap(small, np.full(3, 16.0), {}), small / 16, rtol=1e-7)
+    assert table_weight_gap(np.array(1.0), np.array(1.0), {}) == 0
 
 
 def test_a_vanishing_gap_keeps_its_digits():
