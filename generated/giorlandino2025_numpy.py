@@ -815,6 +815,28 @@ _LOGISTIC_PAIRS = (
 )
 
 
+def _tanh_cross_over_covariance_d1c72d_sum(v_x, gap_xy):
+    """Tanh cross over covariance, summed over the rows of a table."""
+    x2 = v_x - gap_xy
+    total = 0.0
+    for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
+        x0 = np.sqrt(0.25*noise_x + v_x)
+        x1 = np.sqrt(0.25*noise_y + v_x)
+        x3 = np.arcsin(x2/(x0*x1))
+        total = total + 0.6366197723675814*weight*x3/x2
+    return total
+
+
+def _tanh_cross_over_covariance_d1c72d_factor(v_x, gap_xy):
+    """What it vanishes with."""
+    return 1
+
+
+def _tanh_cross_over_covariance_d1c72d(v_x, gap_xy):
+    """Tanh cross over covariance, by polynomials on cells."""
+    return _on_cells(_tanh_cross_over_covariance_d1c72d_sum, _tanh_cross_over_covariance_d1c72d_factor, 0.08321777092451989, v_x, gap_xy)
+
+
 def _tanh_gap_536181_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     total = 0.0
@@ -835,27 +857,6 @@ def _tanh_gap_536181_factor(v_x, gap_xy):
 def _tanh_gap_536181(v_x, gap_xy):
     """Tanh gap, by polynomials on cells."""
     return _on_cells(_tanh_gap_536181_sum, _tanh_gap_536181_factor, 0.08321777092451989, v_x, gap_xy)
-
-
-def _tanh_second_b371ff_sum(v_x):
-    """Tanh second, summed over the rows of a table."""
-    total = 0.0
-    for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
-        x0 = np.sqrt(0.25*noise_x + v_x)
-        x1 = np.sqrt(0.25*noise_y + v_x)
-        x2 = np.arcsin(v_x/(x0*x1))
-        total = total + 0.6366197723675814*weight*x2
-    return total
-
-
-def _tanh_second_b371ff_factor(_x):
-    """What it vanishes with."""
-    return _x
-
-
-def _tanh_second_b371ff(_x):
-    """Tanh second, by polynomials on cells."""
-    return _on_cells(_tanh_second_b371ff_sum, _tanh_second_b371ff_factor, 0.08321777092451989, _x)
 
 
 class OverlapRemResult(NamedTuple):
@@ -2663,7 +2664,7 @@ def tanh_overlap_rem(
     )
     _to_overlap = np.empty(_shape)
     _to_one_minus_overlap = np.empty(_shape)
-    # 28 operations a point, and 104 a layer
+    # 8 operations a point, and 182 a layer
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -2676,18 +2677,23 @@ def tanh_overlap_rem(
             if _changed & 0b1:
                 x0 = -rho
                 x1 = x0 + 1
+            if _changed & 0b10000:
+                x2 = 1e-08*gain_w
+            if _changed & 0b100000:
+                x3 = 1e-08*sigma_b2
             if _changed & 0b1000000:
-                x2 = np.square(alpha_sa)
+                x4 = np.square(alpha_sa)
             if _changed & 0b10000000:
-                x3 = np.square(alpha_mlp)
+                x5 = np.square(alpha_mlp)
             if _changed & 0b110000:
-                x5 = gain_w + sigma_b2
-                x6 = _tanh_second_b371ff(x5)
+                x7 = gain_w + sigma_b2
+                x8 = x2 + x3
             _shape_255 = np.broadcast_shapes(*map(np.shape, (rho, L, beta_a, gain_v, gain_w, sigma_b2, alpha_sa, alpha_mlp,)))
             _array_0 = np.empty(_shape_255)
             _array_1 = np.empty(_shape_255)
             _array_2 = np.empty(_shape_255)
             _array_3 = np.empty(_shape_255)
+            _array_4 = np.empty(_shape_255)
             common_X = np.full(_shape_255, rho, dtype=float)
             _kept_0 = common_X.copy()
             gap_X = np.full(_shape_255, x1, dtype=float)
@@ -2698,7 +2704,7 @@ def tanh_overlap_rem(
                 np.sqrt(gap_X, out=_array_0)
                 np.multiply(beta_a, _array_0, out=_array_0)
                 np.multiply(gain_v, common_X, out=_array_1)
-                np.multiply(x2, common_X, out=_array_2)
+                np.multiply(x4, common_X, out=_array_2)
                 np.add(_array_1, _array_2, out=_array_1)
                 np.add(_array_1, sigma_b2, out=_array_1)
                 np.multiply(gain_v, gap_X, out=_array_2)
@@ -2707,31 +2713,35 @@ def tanh_overlap_rem(
                 np.multiply(_array_2, _array_3, out=_array_2)
                 np.maximum(_array_0, 1.4142135623730951, out=_array_0)
                 np.divide(_array_2, _array_0, out=_array_2)
-                np.multiply(x2, gap_X, out=_array_3)
+                np.multiply(x4, gap_X, out=_array_3)
                 np.add(_array_2, _array_3, out=_array_2)
                 np.add(_array_1, _array_2, out=_array_0)
                 np.divide(1.0, _array_0, out=_array_0)
-                np.multiply(_array_0, _array_2, out=_array_2)
-                _made_17 = _tanh_gap_536181(x5, _array_2*gain_w)
-                x12 = _made_17
-                np.subtract(x6, x12, out=_array_3)
+                np.multiply(gain_w, _array_0, out=_array_3)
+                _made_17 = _tanh_gap_536181(x7, _array_2*_array_3)
+                x14 = _made_17
+                np.multiply(_array_1, _array_3, out=_array_3)
+                np.add(sigma_b2, _array_3, out=_array_3)
+                _made_21 = _tanh_cross_over_covariance_d1c72d(x7, x7 - np.maximum(np.maximum(_array_3, x8), 1e-300))
+                x16 = _made_21
+                np.multiply(x5, _array_0, out=_array_0)
+                np.multiply(gain_w, x14, out=_array_4)
+                np.multiply(_array_2, _array_0, out=_array_2)
+                np.add(_array_4, _array_2, out=_array_4)
                 np.multiply(gain_w, _array_3, out=_array_3)
+                np.multiply(_array_3, x16, out=_array_3)
                 np.add(_array_3, sigma_b2, out=_array_3)
-                np.multiply(x3, _array_0, out=_array_0)
-                np.multiply(_array_0, _array_1, out=_array_0)
-                np.add(_array_3, _array_0, out=_array_3)
-                np.multiply(gain_w, x12, out=_array_1)
-                np.multiply(x3, _array_2, out=_array_2)
-                np.add(_array_1, _array_2, out=_array_1)
-                np.add(_array_3, _array_1, out=_array_0)
-                np.divide(1.0, _array_0, out=_array_0)
-                np.multiply(_array_3, _array_0, out=_array_3)
                 np.multiply(_array_1, _array_0, out=_array_1)
+                np.add(_array_3, _array_1, out=_array_3)
+                np.add(_array_4, _array_3, out=_array_2)
+                np.divide(1.0, _array_2, out=_array_2)
+                np.multiply(_array_3, _array_2, out=_array_3)
+                np.multiply(_array_4, _array_2, out=_array_4)
                 if _layer >= _least:
                     np.copyto(_array_3, common_X, where=_layer >= _until)
-                    np.copyto(_array_1, gap_X, where=_layer >= _until)
+                    np.copyto(_array_4, gap_X, where=_layer >= _until)
                 common_X, _array_3 = _array_3, common_X
-                gap_X, _array_1 = _array_1, gap_X
+                gap_X, _array_4 = _array_4, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
                     if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:

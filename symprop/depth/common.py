@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import sympy as sp
 
+from symprop.components.elementwise import Elementwise
 from symprop.core.signal import Signal
 from symprop.depth.iterate import LayerMap
-from symprop.network.trace import Trace, definitions
+from symprop.network.trace import Step, Trace, definitions
 
 OTHERS = sp.Dummy("others", nonnegative=True)
 """1 - 1/n, which stays a factor of what it multiplies."""
@@ -22,7 +23,7 @@ def common_map(
 
     From q and the gap c is a difference, without digits where tokens are orthogonal (many of them) or opposite; a block may
     multiply it there. Here :math:`q = c + (1 - 1/n)\Delta` is put into every step, and what vanishes with c is a multiple of
-    it wherever moments are linear in (q, gap) up to functions, not where an activation's are sums over a table. A norm
+    it wherever moments are linear in (q, gap) up to functions, and after odd activations by their moments of two tokens. A norm
     divides by this sum of its own input, so that the two it returns add up to one whatever was rounded before. ``close`` is
     applied to every step's moments first; ``others`` stands for 1 - 1/n, where that takes n to infinity, and ``q`` for that of
     the input where it is known, as behind a norm. Exact otherwise. The input's moments must be symbols.
@@ -47,15 +48,28 @@ def common_map(
 
     enter(trace.input, q, common)
     for step in trace.steps:
+        inputs = [trace.signal(position) for position in step.inputs]
         found = {atom: close(sp.sympify(value)) for atom, value in definitions(step).items()}
         second = found.pop(step.atoms.q)
-        shared = _eliminated(second - OTHERS * found.get(step.atoms.gap, sp.S.Zero), sums, others)
-        if second.has(*(trace.signal(position).gap for position in step.inputs)):
+        shared = _odd_shared(step, inputs, sums, others) or _eliminated(second - OTHERS * found.get(step.atoms.gap, sp.S.Zero), sums, others)
+        if second.has(*(signal.gap for signal in inputs)):
             second = _eliminated(second, sums, others)
         put |= {atom: _eliminated(value, sums, others).xreplace(put) for atom, value in found.items()}
         enter(step.atoms, second.xreplace(put), shared.xreplace(put))
     end = trace.result
     return LayerMap({common: sp.sympify(put[sums[end.q][0]]), trace.input.gap: sp.sympify(put.get(end.gap, end.gap))})
+
+
+def _odd_shared(
+    step: Step, signals: Sequence[Signal], sums: Mapping[sp.Basic, tuple[sp.Symbol, sp.Expr]], others: sp.Expr
+) -> sp.Expr | None:
+    """c after an odd activation, whose second moment of two tokens vanishes with theirs; None after anything else."""
+    if not isinstance(step.component, Elementwise) or not step.component.activation.odd:
+        return None
+    activation, (x,) = step.component.activation, signals
+    common, gap = sums[x.q]
+    pair = activation.cross(x.mean, x.mean, x.q, x.q, common - (1 - others) * gap)
+    return pair + (1 - others) * step.value.gap if x.mean == 0 else None
 
 
 def _eliminated(expression: sp.Expr, sums: Mapping[sp.Basic, tuple[sp.Symbol, sp.Expr]], others: sp.Expr) -> sp.Expr:

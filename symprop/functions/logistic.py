@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
 
 TERMS, LOG_STEP, LOG_CENTRE = 12, "0.2", "0.55"
+_SMALL_SHARE, _SMALL = sp.Rational(1, 10**8), sp.Rational(1, 10**300)
+"""A covariance in units of the variance whose square is below the digits of a double, and one for no variance."""
 _WEIGHT, _FIRST2, _SECOND2 = sp.symbols("weight noise_x noise_y", positive=True)
 
 
@@ -155,6 +157,11 @@ class LogisticActivation(Activation):
             # What independent tokens have is the square of the mean; the rest vanishes with the covariance.
             kernel = _kernel(type(self), order).expression()
             summand = _WEIGHT * (kernel - kernel.subs(ge.COV, 0)).subs(ge.COV, ge.V1 - ge.GAP)
+            if self.odd and order == 0:
+                # Odd in the covariance: that times a quotient which is even in it, and the same for all small ones.
+                near = sp.Max(sp.Abs(c), _SMALL_SHARE * v1, _SMALL)
+                quotient = summand / (ge.V1 - ge.GAP)
+                return c * self._smooth(f"{what} over covariance", PAIRS, quotient, v1, v1 - near, factor=sp.S.One)
             label, zero = f"{what} beyond independence", sp.S.Zero
             rest = self._smooth(label, PAIRS, summand, v1, v1 - c, factor=ge.V1 - ge.GAP)
             return rest + (self.slope_mean if order else self.mean)(zero, v1) ** 2

@@ -13,7 +13,8 @@ from symprop.core.signal import from_common
 from symprop.core.symbols import alpha_1, alpha_2, d, n, sigma_b2, sigma_v2, sigma_w2
 from symprop.depth.common import common_map
 from symprop.depth.iterate import layer_map, mpmath_compile, numpy_compile
-from symprop.functions.activation import Absolute, Gelu, Relu
+from symprop.functions.activation import Absolute, Erf, Gelu, Relu, Sine
+from symprop.functions.logistic import Tanh
 from symprop.network import parallel, residual, sequential, token_input, trace_of
 
 X, COMMON = token_input(), sp.Symbol("common", nonnegative=True)
@@ -30,6 +31,7 @@ BLOCKS = {
                          residual(sequential(LayerNorm(), feed_forward(Gelu())), alpha_2)),
     "Post-LN": sequential(residual(ATTENTION, alpha_1), LayerNorm(), residual(feed_forward(Absolute()), alpha_2), LayerNorm()),
     "parallel": parallel(ATTENTION, feed_forward(Relu()), scale=alpha_1, skip_scale=alpha_2),
+    "odd": sequential(residual(ATTENTION, alpha_1), LayerNorm(), residual(feed_forward(Tanh()), 1, alpha_2)),
     "no skip": sequential(ATTENTION, LayerNorm(), feed_forward(Relu())),
 }
 PARAMETERS = (n, alpha_1, alpha_2, sigma_b2, sigma_v2, sigma_w2)
@@ -63,7 +65,7 @@ def test_the_same_map_as_in_q_and_the_gap(name, known):
             common_next, same_gap = at(found.updates.values(), {**values, COMMON: common, X.gap: gap})
             assert abs(same_gap - gap_next) <= gap_next * mpmath.mpf(10) ** -50
             expected = q_next - (1 - 1 / mpmath.mpf(int(values[n]))) * gap_next
-            assert abs(common_next / expected - 1) < mpmath.mpf(10) ** -50
+            assert abs(common_next - expected) <= expected * mpmath.mpf(10) ** -50
 
 
 @pytest.mark.parametrize("name", ["norm-free", "Pre-LN", "Post-LN"])
@@ -79,6 +81,19 @@ def test_a_vanishing_mean_of_the_tokens_keeps_its_digits_in_doubles(name, many):
     (in_doubles,) = numpy_compile(tuple(values), [update])(*map(float, values.values()))
     assert in_doubles == pytest.approx(float(exact), rel=1e-14, abs=0)
     assert in_doubles == pytest.approx(1e-200 * float(slope), rel=1e-14, abs=0) and slope > 0
+
+
+@pytest.mark.parametrize("activation", [Tanh(), Erf(), Sine()])
+def test_odd_activations_keep_what_two_tokens_have_in_common(activation):
+    """E phi(x) phi(y) is the covariance times (E phi')^2 where that is small: Price's theorem."""
+    trace = trace_of(sequential(Linear(d, sigma_w2 / d), Elementwise(activation)), X)
+    update = common_map(trace, COMMON, others=sp.S.One, q=sp.S.One).updates[COMMON]
+    slope = sp.Rational(3, 2) * activation.slope_mean(sp.S.Zero, sp.Rational(3, 2)) ** 2
+    for small in (sp.Rational(1, 10**200), sp.Rational(1, 10**12)):
+        (found,) = at([update], {sigma_w2: sp.Rational(3, 2), COMMON: small, X.gap: sp.Integer(1)})
+        with mpmath.workdps(40):
+            # The next order is the third; a quotient of tanh has 17 digits.
+            assert abs(found / (small * sp.N(slope, 40)) - 1) < 1e-15
 
 
 def test_what_a_norm_returns_adds_up_to_one_from_any_state():

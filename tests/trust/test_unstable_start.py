@@ -19,6 +19,8 @@ POINTS = [
     ("overlap_uniform", {**WEAK, "rho": 0.0, "L": 3, "n": 10**9}),
     ("overlap_uniform", {**WEAK, "gain_v": 0.00265, "gain_w": 0.0, "alpha_sa": 1e-12, "rho": -1 / 39, "L": 40, "n": 40}),
     ("overlap_annealed", {**WEAK, "rho": -0.49999999999999994, "L": 40, "n": 3, "beta_a": 1e-3}),
+    ("tanh_overlap_rem", {**WEAK, "rho": 0.0, "L": 40, "beta_a": 1.0, "gain_w": 1.0, "alpha_sa": 0.1, "alpha_mlp": 1.0}),
+    ("tanh_overlap_rem", {**WEAK, "rho": 1e-80, "L": 20, "beta_a": 1.0, "gain_w": 1.0, "alpha_sa": 0.1, "alpha_mlp": 1.0}),
     ("preln_overlap_rem", {**WEAK, "rho": 1e-300, "q_0": 1e6, "L": 2, "alpha_mlp": 1e6, "beta_a": 1.0}),
     ("preln_overlap_rem", {**WEAK, "rho": 1e-300, "q_0": 1.0, "L": 3, "alpha_sa": 0.0, "beta_a": 1.0}),
 ]
