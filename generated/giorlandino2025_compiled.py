@@ -1279,7 +1279,7 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
 
 _KERNELS = {
     "critical_strength": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_expm1', 'f_log', 'log_near_one'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'log_near_one'),
         r"""
 enum { INPUTS = 4, OUTPUTS = 1 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1296,9 +1296,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x0_ = sqrt(gain_v_);
         const double x1_ = 1.0/(rho_T_*(1.0 - rho_));
         const double x2_ = log_near_one(x1_*(rho_ - rho_T_), rho_*x1_*(1.0 - rho_T_));
-        const double x3_ = f_expm1(-x2_/L_);
-        const double x4_ = sqrt(x3_);
-        const double next_0 = x0_/x4_;
+        const double x3_ = x2_/L_;
+        const double x4_ = f_expm1(x3_);
+        const double x5_ = f_exp(0.5*x3_);
+        const double x6_ = sqrt(-x4_);
+        const double next_0 = x0_*x5_/x6_;
         result_0[i] = next_0;
     }
 }

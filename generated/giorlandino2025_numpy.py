@@ -972,7 +972,7 @@ def critical_strength(
         ('gain_v', 0.0, None, False, False, 'a number >= 0'),
     )
     _to_alpha_sa = np.empty(_shape)
-    # 15 operations a point
+    # 18 operations a point
     if check is None:
         check = np.prod(_shape) <= _CHECKED_POINTS
 
@@ -991,9 +991,11 @@ def critical_strength(
                 x1 = 1/(rho_T*(1 - rho))
                 x2 = _log_near_one(x1*(rho - rho_T), rho*x1*(1 - rho_T))
             if _changed & 0b111:
-                x3 = np.expm1(-x2/L)
-                x4 = np.sqrt(x3)
-            _to_alpha_sa[_at] = x0/x4
+                x3 = x2/L
+                x4 = np.expm1(x3)
+                x5 = np.exp(0.5*x3)
+                x6 = np.sqrt(-x4)
+            _to_alpha_sa[_at] = x0*x5/x6
 
     _in_parts(_work, workers)
     return _to_alpha_sa[()]

@@ -588,6 +588,11 @@ class _Lowering:
         if not (2 * exponent).is_Integer:
             return Power(base, _number(exponent))
         whole, half = divmod(abs(int(2 * exponent)), 2)
+        if half and exponent < 0 and isinstance(base, Expm1):
+            # The root may be in range where e^x - 1 is not: it is e^(x/2) times that of 1 - e^-x.
+            (x,) = base.args
+            inverse = Exp(-_number(sp.S.Half) * x) / Sqrt(-Expm1(-x))
+            return inverse / _integer_power(base, whole) if whole else inverse
         powered = (_integer_power(base, whole) if whole else 1) * (Sqrt(base) if half else 1)
         return powered if exponent > 0 else 1 / powered
 

@@ -23,10 +23,10 @@ def common_map(
 
     From q and the gap c is a difference, without digits where tokens are orthogonal (many of them) or opposite; a block may
     multiply it there. Here :math:`q = c + (1 - 1/n)\Delta` is put into every step, and what vanishes with c is a multiple of
-    it wherever moments are linear in (q, gap) up to functions, and after odd activations by their moments of two tokens. A norm
-    divides by this sum of its own input, so that the two it returns add up to one whatever was rounded before. ``close`` is
-    applied to every step's moments first; ``others`` stands for 1 - 1/n, where that takes n to infinity, and ``q`` for that of
-    the input where it is known, as behind a norm. Exact otherwise. The input's moments must be symbols.
+    it wherever moments are linear in (q, gap) up to functions, and after odd activations by their moments of two tokens. A
+    norm divides by this sum of its own input, so that the two it returns add up to one whatever was rounded before.
+    ``close`` is applied to every step's moments first; ``others`` stands for 1 - 1/n, where that takes n to infinity, and
+    ``q`` for that of the input where it is known, as behind a norm. Exact otherwise. The input's moments must be symbols.
 
     >>> from symprop.components import UniformAttention
     >>> from symprop.core.symbols import alpha_1, d, sigma_v2
@@ -51,7 +51,9 @@ def common_map(
         inputs = [trace.signal(position) for position in step.inputs]
         found = {atom: close(sp.sympify(value)) for atom, value in definitions(step).items()}
         second = found.pop(step.atoms.q)
-        shared = _odd_shared(step, inputs, sums, others) or _eliminated(second - OTHERS * found.get(step.atoms.gap, sp.S.Zero), sums, others)
+        shared = _after_odd(step, inputs, sums, others)
+        if shared is None:
+            shared = _eliminated(second - OTHERS * found.get(step.atoms.gap, sp.S.Zero), sums, others)
         if second.has(*(signal.gap for signal in inputs)):
             second = _eliminated(second, sums, others)
         put |= {atom: _eliminated(value, sums, others).xreplace(put) for atom, value in found.items()}
@@ -60,7 +62,7 @@ def common_map(
     return LayerMap({common: sp.sympify(put[sums[end.q][0]]), trace.input.gap: sp.sympify(put.get(end.gap, end.gap))})
 
 
-def _odd_shared(
+def _after_odd(
     step: Step, signals: Sequence[Signal], sums: Mapping[sp.Basic, tuple[sp.Symbol, sp.Expr]], others: sp.Expr
 ) -> sp.Expr | None:
     """c after an odd activation, whose second moment of two tokens vanishes with theirs; None after anything else."""
