@@ -32,7 +32,7 @@ def common_map(
     >>> from symprop.core.symbols import alpha_1, d, sigma_v2
     >>> from symprop.network import residual, trace_of
     >>> c = sp.Symbol("c", nonnegative=True)
-    >>> common_map(trace_of(residual(UniformAttention(d, sigma_v2), alpha_1)), c).updates[c]
+    >>> common_map(trace_of(residual(UniformAttention(d, sigma_v2/d), alpha_1)), c).updates[c]
     alpha_1**2*c*sigma_v2 + c
     """
     others = 1 - 1 / trace.input.tokens if others is None else others

@@ -127,7 +127,7 @@ def test_the_arc_cosine_function_over_its_whole_range():
 def test_a_layer_makes_no_array():
     """Every operation of the loop over a block writes into what was made before it."""
     module = ast.parse(render([RELU], "numpy", "Block."))
-    loop = next(node for node in ast.walk(module) if isinstance(node, ast.For) and getattr(node.target, "id", "") == "_layer")
+    loop = next(node for node in ast.walk(module) if isinstance(node, ast.While) and ast.unparse(node.test) == "_layer < _most")
     lines = [node for node in loop.body if isinstance(node, ast.Expr)]
     calls = [node.value for node in lines]
     own = loop_program(RELU, RELU.recursion)
