@@ -117,6 +117,16 @@ def test_larger_tokens_with_smaller_weights_have_the_same_scores(kind):
     assert large == pytest.approx(4 * small, rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", [CausalAttention, RotaryAttention])
+def test_weight_gradients_scale_with_the_tokens_and_the_other_weights(kind):
+    """Tokens twice as large, queries halved: outputs double, keys see their tokens doubled, queries and keys together 4 times."""
+    x, g, one = tokens(6, 32, 0.3), Gradient(sp.Integer(1), sp.Rational(4, 5)), sp.Rational(1, 32)
+    larger = x.replace(q=4 * x.q, gap=4 * x.gap)
+    plain, scaled = (kind(8, one, 8, query, one).weight_gradients(g, at) for query, at in ((one, x), (one / 16, larger)))
+    for name, factor in (("value", 4), ("query", 64), ("key", 4)):
+        assert float(sp.N(scaled[name] / plain[name], 15)) == pytest.approx(factor, rel=1e-12)
+
+
 @pytest.mark.parametrize(("r", "std", "error"), [(0.3, 3.0, None), (0.9, 1.0, None), (0.4, 2.0, 0.09), (0.5, 2.0, 0.2)])
 def test_rotary_positions_warn_outside_their_range(r, std, error):
     component, x = layer(RotaryAttention, Cell(6, 32, 8, r, std)), tokens(6, 32, r)
