@@ -119,7 +119,7 @@ def test_larger_tokens_with_smaller_weights_have_the_same_scores(kind):
 
 @pytest.mark.parametrize("kind", [CausalAttention, RotaryAttention])
 def test_weight_gradients_scale_with_the_tokens_and_the_other_weights(kind):
-    """Tokens twice as large, queries halved: outputs double, keys see their tokens doubled, queries and keys together 4 times."""
+    """Tokens twice as large and queries a quarter: scores stay, and outputs double."""
     x, g, one = tokens(6, 32, 0.3), Gradient(sp.Integer(1), sp.Rational(4, 5)), sp.Rational(1, 32)
     larger = x.replace(q=4 * x.q, gap=4 * x.gap)
     plain, scaled = (kind(8, one, 8, query, one).weight_gradients(g, at) for query, at in ((one, x), (one / 16, larger)))

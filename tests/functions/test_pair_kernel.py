@@ -96,3 +96,11 @@ def test_graded_nodes_agree_with_even_ones(monkeypatch):
     pair_kernel._mesh.cache_clear()
     # Both leave out what the highest Hermite functions hold beyond nine deviations.
     np.testing.assert_allclose(graded, even, atol=1e-9 * np.sqrt(even[-1, 0]))
+
+
+def test_the_gap_of_opaque_moments_is_that_of_two_tokens():
+    v, gap = sp.symbols("v gap", positive=True)
+    called = pair_kernel.CalledActivation(Relu())
+    assert called.gap(sp.S.Zero, v, gap) == called.second(sp.S.Zero, v) - pair_kernel.KernelCall(0, v, v, v - gap)
+    assert called.slope_gap(sp.S.Zero, v, gap) == called.gap(sp.S.Zero, v, gap).diff(gap).subs(gap, 0) - called.gap(
+        sp.S.Zero, v, gap).diff(gap)

@@ -11,7 +11,7 @@ from symprop.core.errors import InputError, RefusedError
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import d, n
 from symprop.functions.activation import Gelu
-from symprop.functions.generic_activation import GenericActivation
+from symprop.functions.generic_activation import GenericActivation, MixedMoment, SlopeMoment
 from symprop.functions.logistic import Sigmoid, Silu, Tanh, mixture
 from symprop.functions.quadrature_activation import GeluTanh, QuadratureActivation
 from symprop.functions.table_sum import sums_in_double
@@ -215,3 +215,11 @@ def test_sums_survive_substitution_and_pickling():
     assert pickle.loads(pickle.dumps(moment)) == moment
     assert moment.subs(v, 2 * g).free_symbols == {g}
     assert sp.latex(moment) == r"\mathrm{silu\,second}\left(v\right)"
+
+
+def test_opaque_moments_follow_from_each_other():
+    """Price's theorem in the gap, and E f''/2 in the variance for every other."""
+    phi = GenericActivation()
+    assert sp.expand(phi.gap(0, v, g).diff(g) - phi.slope_second(0, v) + phi.slope_gap(0, v, g)) == 0
+    assert phi.slope_cross(0, 0, v, v, v - g) == -phi.cross(0, 0, v, v, v - g).diff(g)
+    assert MixedMoment(2, 0, v).diff(v) == MixedMoment(4, 0, v) / 2 + MixedMoment(3, 1, v) + SlopeMoment(2, v) / 2
