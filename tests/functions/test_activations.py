@@ -129,6 +129,15 @@ def test_collapsed_tokens_and_no_signal(activation, backend):
     assert all(math.isfinite(float(value)) for value in silent)
 
 
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_arc_cosine_series_away_from_equal_tokens(k):
+    x = sp.Symbol("x", positive=True)
+    node = ArcCosine(k, 1 + x, 1)
+    series, small = sp.series(node, x, 0, 4).removeO(), sp.Rational(1, 10**6)
+    assert series.is_polynomial(x)
+    assert abs(sp.N((series - node).subs(x, small), 40)) < 10 * small**4
+
+
 def test_arc_cosine_series_and_derivatives():
     g, v = sp.symbols("g v", positive=True)
     for k in range(3):
