@@ -410,8 +410,7 @@ def _overlap(
     name = "" if placement == "post" else {"pre": "preln_", "none": "noln_"}[placement]
     name = f"{'centred_' if centred else ''}{f'{activation.name}_' if activation else ''}{name}"
     kind = f"{where} {activation.name if activation else 'ReLU'} blocks{' with centred attention' if centred else ''}"
-    size = sp.S.One if placement == "post" else depth.second
-    outputs = {"overlap": depth.shared / size, "one_minus_overlap": GAP / size}
+    outputs = {"overlap": depth.shared / depth.second, "one_minus_overlap": GAP / depth.second}
     outputs |= {} if placement == "post" else {"second_moment": depth.second}
     limit = "" if placement == "post" else "; no overlap is known where the second moment is inf or nan, beyond doubles"
     derived = Derived(

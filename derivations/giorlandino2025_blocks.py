@@ -16,7 +16,6 @@ from symprop.components import Attention, CausalAttention, Elementwise, LayerNor
 from symprop.core.signal import Signal, from_common
 from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, d_k, gain_v, gain_w, n, q_0, rho, sigma_b2
 from symprop.depth.common import common_map
-from symprop.depth.iterate import LayerMap, layer_map
 from symprop.functions.activation import Activation, Relu
 from symprop.functions.softmax_closures import Closure
 from symprop.functions.softmax_layer import LayerMoment
@@ -94,29 +93,13 @@ def wide(expression: sp.Expr) -> sp.Expr:
     return of_rows(expression).subs({d: 1 / narrow, d_k: 1 / narrow}).subs(narrow, 0)
 
 
-@lru_cache(maxsize=16)
-def mapped(placement: str) -> LayerMap:
-    """The map of a block at infinite width in (q, gap), its softmax moments kept."""
-    updates = layer_map(traced(placement), backward=False).updates
-    return LayerMap({key: wide(value) for key, value in updates.items()})
-
-
 @dataclass(frozen=True)
 class Depth:
-    """A block over depth: its recursion in the second moment of the token mean and the gap, and how many tokens it is for."""
+    """A block over depth: its recursion in the second moment of the token mean and the gap, and q and q - gap at the end."""
 
     recursion: Recursion
-    tokens: sp.Expr
-
-    @property
-    def second(self) -> sp.Expr:
-        """q after the last layer."""
-        return from_common(COMMON, GAP, self.tokens)
-
-    @property
-    def shared(self) -> sp.Expr:
-        """q - gap after the last layer."""
-        return COMMON - GAP / self.tokens
+    second: sp.Expr
+    shared: sp.Expr
 
     @property
     def arguments(self) -> tuple[sp.Symbol, ...]:
@@ -130,10 +113,12 @@ def over_depth(
     placement: str, closure: Closure, activation: Activation | None = None, *, centred: bool = False
 ) -> Depth:
     """Tokens of second moment q_0 (1 behind a norm) and overlap rho, after L blocks."""
-    size, tokens = sp.S.One if placement == "post" else q_0, sp.oo if closure.many else n
+    tokens = sp.oo if closure.many else n
+    known, size = (sp.S.One, sp.S.One) if placement == "post" else (None, q_0)
     layer = common_map(
-        trace_of(block(placement, activation, centred=centred), STREAM), COMMON, others=1 - 1 / tokens,
-        q=sp.S.One if placement == "post" else None, close=lambda moment: closure(wide(moment)),
+        trace_of(block(placement, activation, centred=centred), STREAM), COMMON, others=1 - 1 / tokens, q=known,
+        close=lambda moment: closure(wide(moment)),
     )
     start = {COMMON: size * (rho if closure.many else (1 + rho * (n - 1)) / n), GAP: size * (1 - rho)}
-    return Depth(Recursion.of(layer, start, settled=GAP / from_common(COMMON, GAP, tokens)), tokens)
+    second = known or from_common(COMMON, GAP, tokens)
+    return Depth(Recursion.of(layer, start, settled=GAP / second), second, COMMON - GAP / tokens)

@@ -439,8 +439,8 @@ def overlap_rem(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
-    everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -512,8 +512,8 @@ def overlap_uniform(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
-    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -587,8 +587,8 @@ def overlap_annealed(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
-    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -811,8 +811,8 @@ def tanh_overlap_rem(
     ``workers`` threads share the points, with the same result.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
-    everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1495,9 +1495,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             if (settle > 0.0) {
                 double worst = -INFINITY;
                 for (long i = 0; i < count; i++) {
-                    const double common_X_ = a_common_X[i];
                     const double gap_X_ = a_gap_X[i];
-                    const double next_0 = gap_X_/(common_X_ + gap_X_);
+                    const double next_0 = gap_X_;
                     worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
                 }
                 if (worst <= settle) break;
@@ -1673,10 +1672,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             if (settle > 0.0) {
                 double worst = -INFINITY;
                 for (long i = 0; i < count; i++) {
-                    const double common_X_ = a_common_X[i];
                     const double gap_X_ = a_gap_X[i];
-                    const double n_ = a_n[i];
-                    const double next_0 = gap_X_/(common_X_ + gap_X_*(1.0 - 1.0/((n_))));
+                    const double next_0 = gap_X_;
                     worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
                 }
                 if (worst <= settle) break;
@@ -1889,10 +1886,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             if (settle > 0.0) {
                 double worst = -INFINITY;
                 for (long i = 0; i < count; i++) {
-                    const double common_X_ = a_common_X[i];
                     const double gap_X_ = a_gap_X[i];
-                    const double n_ = a_n[i];
-                    const double next_0 = gap_X_/(common_X_ + gap_X_*(1.0 - 1.0/((n_))));
+                    const double next_0 = gap_X_;
                     worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
                 }
                 if (worst <= settle) break;
@@ -2448,9 +2443,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
             if (settle > 0.0) {
                 double worst = -INFINITY;
                 for (long i = 0; i < count; i++) {
-                    const double common_X_ = a_common_X[i];
                     const double gap_X_ = a_gap_X[i];
-                    const double next_0 = gap_X_/(common_X_ + gap_X_);
+                    const double next_0 = gap_X_;
                     worst = next_0 > worst || next_0 != next_0 ? next_0 : worst;
                 }
                 if (worst <= settle) break;

@@ -124,7 +124,8 @@ def _log_near_one(x, whole):
 def _one_plus_product(x, y):
     """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
     product = x*y
-    x_high, y_high = 134217729.0*x, 134217729.0*y
+    split = 134217729.0
+    x_high, y_high = split*x, split*y
     x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
     x_low, y_low = x - x_high, y - y_high
     lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
@@ -1229,8 +1230,8 @@ def overlap_rem(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
-    everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1353,7 +1354,7 @@ def overlap_rem(
                 gap_X, _array_2 = _array_2, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
+                    if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
                         np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
@@ -1401,8 +1402,8 @@ def overlap_uniform(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
-    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1537,7 +1538,7 @@ def overlap_uniform(
                 gap_X, _array_1 = _array_1, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
+                    if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
                         np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
@@ -1586,8 +1587,8 @@ def overlap_annealed(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
-    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1745,7 +1746,7 @@ def overlap_annealed(
                 gap_X, _array_4 = _array_4, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
+                    if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
                         np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
@@ -1794,8 +1795,8 @@ def overlap_exact(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
-    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1949,7 +1950,7 @@ def overlap_exact(
                 gap_X, _array_1 = _array_1, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
+                    if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
                         np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
@@ -2627,8 +2628,8 @@ def tanh_overlap_rem(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X) is at most ``settle``
-    everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2746,7 +2747,7 @@ def tanh_overlap_rem(
                 gap_X, _array_4 = _array_4, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/(common_X + gap_X)) <= settle:
+                    if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
                         np.array_equal(common_X.view("i8"), _kept_0.view("i8"))
@@ -2795,8 +2796,8 @@ def centred_overlap_exact(
     default. Unchecked, the result there is meaningless.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. A block of points ends early
-    where the states repeat those of eight layers ago, or where gap_X/(common_X + gap_X*(1 - 1/n)) is at most
-    ``settle`` everywhere, which is off at the default 0: the result is then that of the depth reached.
+    where the states repeat those of eight layers ago, or where gap_X is at most ``settle`` everywhere, which is off
+    at the default 0: the result is then that of the depth reached.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2948,7 +2949,7 @@ def centred_overlap_exact(
                 gap_X, _array_1 = _array_1, gap_X
                 _layer += 1
                 if _layer % _SETTLE_EVERY == 0:
-                    if settle > 0 and np.max(gap_X/(common_X + gap_X*(1 - 1/n))) <= settle:
+                    if settle > 0 and np.max(gap_X) <= settle:
                         break
                     if (
                         np.array_equal(common_X.view("i8"), _kept_0.view("i8"))

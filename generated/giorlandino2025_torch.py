@@ -1300,8 +1300,8 @@ def overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/(common_X + gap_X) is at most ``settle`` everywhere, which is off at the
-    default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1367,7 +1367,7 @@ def overlap_rem(
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
             common_X, gap_X = _state
-            if (gap_X/(common_X + gap_X)).max() <= settle:
+            if (gap_X).max() <= settle:
                 break
     common_X, gap_X = _state
     _to_overlap = common_X
@@ -1404,8 +1404,8 @@ def overlap_uniform(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
-    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1479,7 +1479,7 @@ def overlap_uniform(
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
             common_X, gap_X = _state
-            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
+            if (gap_X).max() <= settle:
                 break
     common_X, gap_X = _state
     _to_overlap = common_X - gap_X/n
@@ -1517,8 +1517,8 @@ def overlap_annealed(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
-    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1610,7 +1610,7 @@ def overlap_annealed(
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
             common_X, gap_X = _state
-            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
+            if (gap_X).max() <= settle:
                 break
     common_X, gap_X = _state
     _to_overlap = common_X - gap_X/n
@@ -1648,8 +1648,8 @@ def overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
-    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -1728,7 +1728,7 @@ def overlap_exact(
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
             common_X, gap_X = _state
-            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
+            if (gap_X).max() <= settle:
                 break
     common_X, gap_X = _state
     _to_overlap = common_X - gap_X/n
@@ -2135,8 +2135,8 @@ def tanh_overlap_rem(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/(common_X + gap_X) is at most ``settle`` everywhere, which is off at the
-    default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2204,7 +2204,7 @@ def tanh_overlap_rem(
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
             common_X, gap_X = _state
-            if (gap_X/(common_X + gap_X)).max() <= settle:
+            if (gap_X).max() <= settle:
                 break
     common_X, gap_X = _state
     _to_overlap = common_X
@@ -2242,8 +2242,8 @@ def centred_overlap_exact(
     argument. Ranges are not checked; outside them the result is meaningless or nan.
 
     The layers are a loop; an array of several depths L costs one loop to the deepest. Derivatives go through all
-    layers. The loop ends early where gap_X/(common_X + gap_X*(1 - 1/n)) is at most ``settle`` everywhere, which is
-    off at the default 0: the result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
+    layers. The loop ends early where gap_X is at most ``settle`` everywhere, which is off at the default 0: the
+    result is then that of the depth reached, and it cannot be mapped by torch.func.vmap.
 
     Assumes:
         Gaussian scores: tokens are jointly Gaussian, or Gaussian ones that a norm has given a fixed size; query and
@@ -2323,7 +2323,7 @@ def centred_overlap_exact(
         _state = _next
         if settle > 0 and _layer % _SETTLE_EVERY == 0:
             common_X, gap_X = _state
-            if (gap_X/(common_X + gap_X*(1 - 1/n))).max() <= settle:
+            if (gap_X).max() <= settle:
                 break
     common_X, gap_X = _state
     _to_overlap = common_X - gap_X/n

@@ -127,7 +127,8 @@ def _log1p(x):
 def _one_plus_product(x, y):
     """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
     product = x*y
-    x_high, y_high = 134217729.0*x, 134217729.0*y
+    split = 134217729.0
+    x_high, y_high = split*x, split*y
     x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
     x_low, y_low = x - x_high, y - y_high
     lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low

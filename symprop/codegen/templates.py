@@ -401,6 +401,21 @@ def template(text: str) -> jinja2.Template:
 
 TEMPLATES = {"numpy": NUMPY, "torch": TORCH}
 
+
+def _one_plus_product(split: str, nonnegative: str) -> str:
+    """1 + x*y by Dekker's product: ``split`` halves the digits of a number, ``nonnegative`` is the larger of {} and zero."""
+    return f'''\
+def _one_plus_product(x, y):
+    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
+    product = x*y
+    split = {split}
+    x_high, y_high = split*x, split*y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
+    return {nonnegative.format("(1 + product) + lost")}'''
+
+
 HELPERS = {
     "numpy": {
         "_bounded_exponent": '''\
@@ -429,15 +444,7 @@ def _log_near_one(x, whole):
     """log(1 + x), of 1 + x itself where x is near -1."""
     with np.errstate(divide="ignore"):
         return np.where(x < -0.5, np.log(whole), np.log1p(np.maximum(x, -0.5)))''',
-        "_one_plus_product": '''\
-def _one_plus_product(x, y):
-    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
-    product = x*y
-    x_high, y_high = 134217729.0*x, 134217729.0*y
-    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
-    x_low, y_low = x - x_high, y - y_high
-    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
-    return np.maximum((1 + product) + lost, 0.0)''',
+        "_one_plus_product": _one_plus_product("134217729.0", "np.maximum({}, 0.0)"),
         "_log_positive": '''\
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal double."""
@@ -470,16 +477,9 @@ def _log_near_one(x, whole):
     """log(1 + x), of 1 + x itself where x is near -1."""
     far = x < -0.5
     return torch.where(far, torch.log(torch.where(far, whole, 1 + 0*x)), torch.log1p(torch.where(far, 0*x, x)))''',
-        "_one_plus_product": '''\
-def _one_plus_product(x, y):
-    """1 + x*y of a product that is at least -1, with what the product was rounded by put back."""
-    product = x*y
-    split = {torch.float64: 134217729.0, torch.float32: 4097.0}.get(product.dtype, 1.0)
-    x_high, y_high = split*x, split*y
-    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
-    x_low, y_low = x - x_high, y - y_high
-    lost = ((x_high*y_high - product) + x_high*y_low + x_low*y_high) + x_low*y_low
-    return torch.clamp((1 + product) + lost, min=0.0)''',
+        "_one_plus_product": _one_plus_product(
+            "{torch.float64: 134217729.0, torch.float32: 4097.0}.get(product.dtype, 1.0)", "torch.clamp({}, min=0.0)"
+        ),
         "_log_positive": '''\
 def _log_positive(x):
     """log(x) for x >= 0, with log(0) replaced by the logarithm of the smallest normal number."""

@@ -66,12 +66,12 @@ def _after_odd(
     step: Step, signals: Sequence[Signal], sums: Mapping[sp.Basic, tuple[sp.Symbol, sp.Expr]], others: sp.Expr
 ) -> sp.Expr | None:
     """c after an odd activation, whose second moment of two tokens vanishes with theirs; None after anything else."""
-    if not isinstance(step.component, Elementwise) or not step.component.activation.odd:
+    component, x = step.component, signals[0]
+    if not isinstance(component, Elementwise) or not component.activation.odd or x.mean != 0:
         return None
-    activation, (x,) = step.component.activation, signals
     common, gap = sums[x.q]
-    pair = activation.cross(x.mean, x.mean, x.q, x.q, common - (1 - others) * gap)
-    return pair + (1 - others) * step.value.gap if x.mean == 0 else None
+    pair = component.activation.cross(x.mean, x.mean, x.q, x.q, common - (1 - others) * gap)
+    return pair + (1 - others) * step.value.gap
 
 
 def _eliminated(expression: sp.Expr, sums: Mapping[sp.Basic, tuple[sp.Symbol, sp.Expr]], others: sp.Expr) -> sp.Expr:

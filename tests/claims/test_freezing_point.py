@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sympy as sp
-from symprop.derivations.giorlandino2025_blocks import GAP, STREAM, mapped, traced
+from symprop.derivations.giorlandino2025_blocks import GAP, STREAM, traced, wide
 from symprop.derivations.giorlandino2025_simulation import ACCURACY, overlaps
 
 from symprop import bundled
 from symprop.codegen.render import load
 from symprop.core.symbols import alpha_mlp, alpha_sa, beta_a, gain_v, gain_w, n, q_0, rho, sigma_b2
-from symprop.depth.iterate import iterate
+from symprop.depth.iterate import LayerMap, iterate, layer_map
 from symprop.functions.softmax_closures import REM
 from symprop.functions.softmax_overlap import Participation, RowGap
 
@@ -21,12 +21,18 @@ GAINS = {gain_v: 1.0, gain_w: 0.2, sigma_b2: 0.0, alpha_sa: 1.0, alpha_mlp: 1.0}
 LAYERS = 60
 
 
+def mapped(placement: str) -> LayerMap:
+    """The map of a block at infinite width in (q, gap), its softmax moments kept."""
+    updates = layer_map(traced(placement), backward=False).updates
+    return LayerMap({key: wide(value) for key, value in updates.items()})
+
+
 def overlap_by(variance: sp.Expr) -> np.ndarray:
     """Overlaps after 60 Pre-LN layers whose weights freeze by scores of the given variance."""
     layer = mapped("pre")
     frozen = {key: value.replace(Participation, lambda _, tokens: REM.participation(variance, tokens))
               .replace(RowGap, lambda *_: REM.participation(variance, n)) for key, value in layer.updates.items()}
-    found = iterate(type(layer)(frozen), {STREAM.q: 1.0, GAP: 0.8}, LAYERS, {**GAINS, beta_a: BETAS}).forward
+    found = iterate(LayerMap(frozen), {STREAM.q: 1.0, GAP: 0.8}, LAYERS, {**GAINS, beta_a: BETAS}).forward
     return 1 - found[GAP][-1] / found[STREAM.q][-1]
 
 
