@@ -716,8 +716,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double q_0_ = a_q_0[i];
         const double x3_ = a_x3[i];
         const double x4_ = a_x4[i];
+        const double x5_ = (q_0_/x3_)*x4_;
         const double next_0 = x3_;
-        const double next_1 = q_0_*x4_/x3_;
+        const double next_1 = x5_;
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -787,8 +788,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double q_0_ = a_q_0[i];
         const double x1_ = a_x1[i];
         const double x2_ = a_x2[i];
+        const double x3_ = (q_0_/x1_)*x2_;
         const double next_0 = x1_;
-        const double next_1 = q_0_*x2_/x1_;
+        const double next_1 = x3_;
         result_0[i] = next_0;
         result_1[i] = next_1;
     }
@@ -858,8 +860,9 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double q_0_ = a_q_0[i];
         const double x2_ = a_x2[i];
         const double x3_ = a_x3[i];
+        const double x4_ = (q_0_/x2_)*x3_;
         const double next_0 = x2_;
-        const double next_1 = q_0_*x3_/x2_;
+        const double next_1 = x4_;
         result_0[i] = next_0;
         result_1[i] = next_1;
     }

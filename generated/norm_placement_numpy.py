@@ -266,8 +266,9 @@ def pre_stream(
             if _changed & 0b10111:
                 x3 = L*x1 + q_0
             x4 = _rising_ratio(chi*x2, x0*x2, L, x2*(chi + x0))
+            x5 = (q_0/x3)*x4
             _to_second_moment[_at] = x3
-            _to_share_growth[_at] = q_0*x4/x3
+            _to_share_growth[_at] = x5
 
     _in_parts(_work, workers)
     return PreStreamResult(
@@ -413,8 +414,9 @@ def peri_stream(
             if _changed & 0b1001:
                 x1 = 2*L + q_0
             x2 = _rising_ratio(chi*x0, 0.5*q_0 + 0.5, L, x0*(chi + m*q_0 + m))
+            x3 = (q_0/x1)*x2
             _to_second_moment[_at] = x1
-            _to_share_growth[_at] = q_0*x2/x1
+            _to_share_growth[_at] = x3
 
     _in_parts(_work, workers)
     return PeriStreamResult(
@@ -560,8 +562,9 @@ def parallel_stream(
             if _changed & 0b10111:
                 x2 = L*x0 + q_0
             x3 = _rising_ratio(chi*x1, q_0*x1, L, x1*(chi + q_0))
+            x4 = (q_0/x2)*x3
             _to_second_moment[_at] = x2
-            _to_share_growth[_at] = q_0*x3/x2
+            _to_share_growth[_at] = x4
 
     _in_parts(_work, workers)
     return ParallelStreamResult(

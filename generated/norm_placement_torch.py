@@ -179,8 +179,9 @@ def pre_stream(
     x2 = 1/x1
     x3 = L*x1 + q_0
     x4 = _rising_ratio(chi*x2, x0*x2, L, x2*(chi + x0))
+    x5 = (q_0/x3)*x4
     _to_second_moment = x3
-    _to_share_growth = q_0*x4/x3
+    _to_share_growth = x5
     return PreStreamResult(
         _to_second_moment.expand(_shape),
         _to_share_growth.expand(_shape),
@@ -291,8 +292,9 @@ def peri_stream(
     x0 = 0.5/m
     x1 = 2*L + q_0
     x2 = _rising_ratio(chi*x0, 0.5*q_0 + 0.5, L, x0*(chi + m*q_0 + m))
+    x3 = (q_0/x1)*x2
     _to_second_moment = x1
-    _to_share_growth = q_0*x2/x1
+    _to_share_growth = x3
     return PeriStreamResult(
         _to_second_moment.expand(_shape),
         _to_share_growth.expand(_shape),
@@ -403,8 +405,9 @@ def parallel_stream(
     x1 = 1/x0
     x2 = L*x0 + q_0
     x3 = _rising_ratio(chi*x1, q_0*x1, L, x1*(chi + q_0))
+    x4 = (q_0/x2)*x3
     _to_second_moment = x2
-    _to_share_growth = q_0*x3/x2
+    _to_share_growth = x4
     return ParallelStreamResult(
         _to_second_moment.expand(_shape),
         _to_share_growth.expand(_shape),

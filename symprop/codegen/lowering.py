@@ -567,7 +567,8 @@ class _Lowering:
         exponents += [self.lower(exponent) * self.sum_of_logs(terms) for exponent, terms in powers.items()]
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
-        growing = [f for f in plain if isinstance(f, (*_GROWTHS, sp.Add)) and f.has(*_GROWTHS) and _grows(f)]
+        growing = [f for f in plain if isinstance(f, (*_GROWTHS, RisingStep, sp.Add)) and f.has(*_GROWTHS, RisingStep)
+                   and _grows(f)]
         # A sum that can vanish is what the others multiply, where there are others.
         growths = [f for f in growing if not (f.is_Add and _can_vanish(f))] or growing
         unbounded = [f for f in growths if _overflows(f)]
@@ -599,6 +600,10 @@ class _Lowering:
     def log_of_one_plus(self, rest: sp.Expr) -> sp.Expr:
         if rest.is_nonnegative:
             return GrowthLog(self.lower(rest))
+        if not rest.has(*_OPAQUE) and (grown := without_cancellation(rest)) is not None:
+            return GrowthLog(self.lower(grown))
+        if (apart := _smaller_root(rest)) is not None:
+            return LogNearOne(*map(self.lower, apart))
         whole = None if (-rest).is_Symbol or rest.has(*_OPAQUE) else without_cancellation(1 + rest)
         if whole is None:
             if rest.is_Add and any(is_share(-term) for term in rest.args):
@@ -634,6 +639,21 @@ class _Lowering:
                 logarithm = self.log_of_one_plus(base) if plus_one else PowerLog(self.lower(base))
                 total.append(_number(coefficient) * logarithm)
         return sp.Add(*total)
+
+
+def _smaller_root(rest: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
+    """x = a - sqrt(b) and 1 + x, the latter without the difference; None for any other x.
+
+    >>> a, b = sp.symbols("a b", positive=True)
+    >>> _smaller_root(a + b - sp.sqrt(a**2 + b**2))
+    (a + b - sqrt(a**2 + b**2), (2*a*b + 2*a + 2*b + 1)/(a + b + sqrt(a**2 + b**2) + 1))
+    """
+    roots = [term for term in sp.Add.make_args(rest) if isinstance(-term, sp.Pow) and (-term).exp == sp.S.Half]
+    if len(roots) != 1:
+        return None
+    half = rest - roots[0]
+    whole = without_cancellation((1 + half) ** 2 - roots[0] ** 2)
+    return None if whole is None or not half.is_nonnegative else (rest, whole / (1 + half - roots[0]))
 
 
 def _spelled(node: sp.Expr) -> sp.Expr:

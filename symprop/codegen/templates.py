@@ -503,7 +503,8 @@ def _expm1_over(t):
 def _geometric_sum(a, b, L):
     """The sum of r^j s^(L-1-j) over j < L for r = e^a, s = e^b; smooth through r = s."""
     step = -torch.abs(a - b)
-    return L*torch.exp((L - 1)*torch.maximum(a, b))*_expm1_over(L*step)/_expm1_over(step)''',
+    zero = torch.zeros_like(step)
+    return L*torch.exp((L - 1)*torch.maximum(a + zero, b + zero))*_expm1_over(L*step)/_expm1_over(step)''',
     },
 }
 

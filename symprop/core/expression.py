@@ -140,7 +140,8 @@ def _of_nonnegative_terms(base: sp.Expr, shares: Sequence[sp.Symbol]) -> sp.Expr
         return base
     if not shares:
         expanded = sp.expand(base)
-        return expanded if all(term.is_nonnegative for term in sp.Add.make_args(expanded)) else None
+        whole = all(term.is_nonnegative for term in sp.Add.make_args(expanded))
+        return expanded if whole else _of_nonnegative_counts(expanded)
     share, *rest = shares
     coefficients = sp.Poly(base, share).all_coeffs()[::-1]
     degree, total = len(coefficients) - 1, sp.S.Zero
@@ -150,6 +151,23 @@ def _of_nonnegative_terms(base: sp.Expr, shares: Sequence[sp.Symbol]) -> sp.Expr
         if part is None:
             return None
         total += sp.binomial(degree, k) * part * share**k * (1 - share) ** (degree - k)
+    return total
+
+
+def _of_nonnegative_counts(polynomial: sp.Expr) -> sp.Expr | None:
+    """A polynomial whose coefficients, in counts from one on, are products of nonnegative factors; None for any other."""
+    counts = {symbol: symbol + 1 for symbol in polynomial.free_symbols if symbol.is_integer and symbol.is_positive}
+    others = sorted(polynomial.free_symbols - set(counts), key=str)
+    if not counts or not others or not polynomial.is_polynomial(*others):
+        return None
+    total = sp.S.Zero
+    for powers, coefficient in sp.Poly(polynomial, *others).terms():
+        product = sp.factor(coefficient)
+        rest = sp.Mul(*(other**power for other, power in zip(others, powers, strict=True)))
+        parts = [factor.subs(counts, simultaneous=True) for factor in sp.Mul.make_args(product)]
+        if not all(term.is_nonnegative for part in (rest, *parts) for term in sp.Add.make_args(sp.expand(part))):
+            return None
+        total += product * rest
     return total
 
 

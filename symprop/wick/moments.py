@@ -151,9 +151,16 @@ def _function_of(
     """A function of a matrix, block by block, by Sylvester's formula with its difference quotient of two eigenvalues."""
 
     def of_pair(block: sp.Matrix) -> sp.Matrix:
-        half, determinant = block.trace() / 2, factored(block.det())
-        root = sp.sqrt(factored(half**2 - determinant))
-        high, low = factored(half + root), factored(half - root)
+        constant, rest = sp.expand(block.trace() / 2).as_coeff_Add()
+        half = constant + factored(rest)
+        apart, product = (block[0, 0] - block[1, 1]) / 2, block[0, 1] * block[1, 0]
+        root = sp.sqrt(factored(apart**2 + product))
+        if root.is_polynomial(*block.free_symbols):
+            high, low = factored(half + root), factored(half - root)
+        else:
+            # As a sum of squares the root is real in any arithmetic.
+            root = sp.sqrt(factored(apart) ** 2 + factored(product))
+            high, low = half + root, half - root
         return function(low) * sp.eye(2) + (block - low * sp.eye(2)) * difference_quotient(high, low)
 
     return _by_blocks(matrix, function, of_pair)

@@ -72,7 +72,7 @@ def test_a_wrong_digit_is_seen():
 
 @pytest.mark.parametrize("name", [
     "noci2022:correlation", "noci2022:correlation_limit", "noci2022:norm", "noci2022:norm_limit", "noci2022:gram_entry",
-    "noci2022:inner_products",
+    "noci2022:inner_products", "noci2022:norm_second_moment",
 ])
 def test_growth_near_the_largest_number_meets_what_is_small_first(name):
     found = measure(evaluator(name), name, ("numpy", "torch", "compiled"), points=400)
