@@ -309,7 +309,8 @@ class Attention(RangedAttention):
         r"""Value path, its product with the key path, query path and key path.
 
         In units of :math:`d_{out} \sigma_v^2`, with s and :math:`g_p` the incoming second moments of one and of two tokens,
-        :math:`J = \mathrm{diag}(A) - A A^\top` the Jacobian of a row and :math:`\Omega` the private Gram matrix:
+        :math:`J = \mathrm{diag}(A) - A A^\top` the Jacobian of a row and :math:`\Omega` the private Gram matrix (a value bias
+        adds its :math:`\sigma_b^2/(d \sigma_v^2)` to the q beside P, as dropped weights do not cancel what values share):
 
         .. math::
             q_V &= \tfrac{Y}{1 - P} s + (n - 1) V g_p, \qquad
@@ -341,7 +342,7 @@ class Attention(RangedAttention):
         value = self._value_path(gradient, x)
         cross = (self.moment("slope", x) * gradient.q + others * self.moment("pair_slope", x) * gradient.p) / d
         key = self._strength(x) * (1 + self._query_offset(x)) * asking.q * (
-            (x.gap + noise * x.q) * self.moment("scaled_jacobian", x) * gradient.q
+            (x.gap + noise * self._value_size(x)) * self.moment("scaled_jacobian", x) * gradient.q
             + others * x.gap * self.moment("pair_jacobian", x) * gradient.p
         )
         q = share * (value.q + cross + key)
@@ -399,17 +400,25 @@ class Attention(RangedAttention):
         alone = self.score_variance(x) * self.moment("scaled_key_along", x) * gradient.q
         return alone + tilt * ((1 - own) * half / overlap + pull), tilt
 
+    def _value_size(self, x: Signal) -> sp.Expr:
+        """The second moment of a value with its bias, in units of the values of tokens of second moment one."""
+        if self.value_bias == 0 or self.dropout == 0:
+            return x.q
+        if self.value_variance == 0:
+            raise RefusedError(self.describe(), "all values are their bias alone", "give value_variance a positive number")
+        return x.q + self.value_bias / (x.width * self.value_variance)
+
     def _dropped(self, x: Signal, key_width: sp.Expr = sp.oo) -> sp.Expr:
-        r"""E sum_j |x_j|^2 (J Omega J)_jj, what dropped weights add to a query, with W_K W_K^T of ``key_width`` in Omega.
+        r"""E sum_j |v_j|^2 (J Omega J)_jj, what dropped weights add to a query, with W_K W_K^T of ``key_width`` in Omega.
 
         W_K W_K^T has a part 1/d_k along the scores, and the norm of a Gaussian token is in part that of its private part.
         For tokens of fixed norm at large width only.
         """
         square, d = self.moment("square", x), sp.sympify(x.width)
         if x.fixed_norm is not None:
-            return x.q * square
+            return self._value_size(x) * square
         change = self.moment("jacobian", x) - square
-        return x.q * (square + (1 + (d - 1) / key_width) * change) + 2 * x.gap / d * self.moment("diagonal", x)
+        return self._value_size(x) * (square + (1 + (d - 1) / key_width) * change) + 2 * x.gap / d * self.moment("diagonal", x)
 
     def _alone(self, x: Signal) -> sp.Expr:
         """The query path of one token, in units of the score strength."""
@@ -454,7 +463,7 @@ class Attention(RangedAttention):
 
         def tied(pair: tuple[sp.Expr, sp.Expr], share: sp.Expr, key_width: sp.Expr = sp.oo) -> sp.Expr:
             kept = x.gap * (pair[0] + share * (pair[1] - pair[0]))
-            dropped = self._dropped(x, key_width) + x.q * share * (scaled_square - square)
+            dropped = self._dropped(x, key_width) + self._value_size(x) * share * (scaled_square - square)
             return x.gap * kept + noise * x.gap * dropped
 
         def across(start: sp.Expr, share: sp.Expr) -> sp.Expr:

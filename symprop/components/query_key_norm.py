@@ -133,7 +133,7 @@ class QueryKeyNormAttention(Attention):
     def _of_queries(self, gradient: Gradient, x: Signal) -> Gradient:
         """Gradient of the normalised queries, in units of the output width times the value variance."""
         scale, form = self._unit(x) * self._normalised(x).gap, self.moment("form", x)
-        dropped = self._noise * x.q / x.gap * self.moment("square", x) * gradient.q if x.gap != 0 else sp.S.Zero
+        dropped = self._noise * self._value_size(x) / x.gap * self.moment("square", x) * gradient.q if x.gap != 0 else sp.S.Zero
         radial = scale * (self.geometry(x).dimension * self.moment("along", x) - form) * gradient.q
         change = form * gradient.gap + (form - self.moment("joint", x)) * gradient.p
         return Gradient(scale * (form * gradient.q + dropped), scale * (change + dropped), radial, radial)
@@ -153,7 +153,7 @@ class QueryKeyNormAttention(Attention):
     def _of_keys(self, gradient: Gradient, x: Signal) -> Gradient:
         """Gradient of the normalised keys, in the same units; it vanishes in the sum over keys."""
         keys, others = self._normalised(x), x.tokens - 1
-        dropped = self._noise * x.q / x.gap if x.gap != 0 else sp.S.Zero
+        dropped = self._noise * self._value_size(x) / x.gap if x.gap != 0 else sp.S.Zero
         q = self._unit(x) * keys.q * (
             (1 + dropped) * self.moment("scaled_jacobian", x) * gradient.q
             + others * self._cosine(self.moment("plain_jacobian", x), self.moment("pair_jacobian", x), x) * gradient.p

@@ -68,6 +68,8 @@ CELLS = {
     "independent": {"r": 0.0, "std": 2.0},
     "correlated": {"r": 0.5, "std": 1.0, "r_g": 0.3},
     "dropout": {"r": 0.3, "std": 1.0, "dropout": 0.3},
+    "dropout, biases": {"r": 0.3, "std": 1.0, "dropout": 0.4, "bias_q": 0.4, "bias_v": 2.0, "r_g": 0.2},
+    "RMSNorm, dropout, biases": {"r": 0.2, "std": 1.0, "dropout": 0.4, "bias_v": 2.0, "law": "rms"},
     "biases": {"r": 0.3, "std": 1.0, "bias_q": 0.4, "bias_k": 0.5, "bias_v": 0.3, "r_g": 0.2},
     "shared keys": {"r": 0.3, "std": 1.5, "heads": 4, "shared": 2, "project": True},
     "projection": {"r": 0.4, "std": 1.5, "heads": 2, "project": True, "r_g": 0.3},

@@ -95,6 +95,8 @@ NORMED = {
     "small scores": (0.3, 0.2, {"norm": RMSNorm(sp.Rational(1, 2), finite=True)}, False),
     "independent": (0.0, 0.2, {"norm": RMSNorm(2, finite=True)}, False),
     "LayerNorm, dropout": (0.3, 0.2, {"norm": LayerNorm(2, finite=True), "dropout": sp.Rational(1, 5)}, False),
+    "dropout of values with a bias": (0.3, 0.2, {"norm": RMSNorm(1, finite=True), "dropout": sp.Rational(2, 5),
+                                                 "value_bias": 2}, False),
     "large scores, heads": (0.2, 0.3, {"norm": RMSNorm(3, finite=True), "temperature": sp.Rational(3, 4)}, False),
     "after a norm": (0.3, 0.0, {"norm": RMSNorm(2, finite=True)}, True),
 }
