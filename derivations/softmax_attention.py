@@ -317,6 +317,10 @@ SCORED = (sigma_q2, sigma_k2)
 _PARAMETERS = (sigma_v2, d_k, sigma_q2, sigma_k2)
 DEFAULTS = {d_o: d, d_k: d, q: sp.S.One, gap: q, gain2: sp.S.One, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d,
             P: sp.S.Zero, s2: sp.S.One, r_g: sp.S.Zero}
+LEAST = -1 / sp.Max(1, n - 1)
+"""The lowest correlation that n vectors can have with each other; that of two for a single one."""
+TURNING = sp.Integer(2)
+"""The least width of keys of fixed norm that are more than a sign."""
 
 
 def _spec(layer: Component, scores: tuple[sp.Symbol, ...], name: str, summary: str, **outputs: sp.Expr) -> FunctionSpec:
@@ -327,6 +331,7 @@ def _spec(layer: Component, scores: tuple[sp.Symbol, ...], name: str, summary: s
     return FunctionSpec.from_derived(
         name, summary, arguments, derived, formula=rf"\text{{see {type(layer).__name__}}}",
         defaults={key: item for key, item in DEFAULTS.items() if key in arguments},
+        upper={gap: q * (1 - LEAST)}, lower={r_g: LEAST, **({d_k: TURNING} if gain2 in scores else {})},
     )
 
 

@@ -630,7 +630,7 @@ def _normal_law(scale, cosine, scale_spread, both, cosine_spread):
     spread = np.clip(scale_spread, 1e-300, None)
     moved = place[:, None, None] * np.sqrt(spread)
     turned = place[:, None] * np.sqrt(np.clip(cosine_spread - both * both / spread, 1e-300, None))
-    rho = np.clip(cosine + both / spread * moved + turned, None, 1 - 1e-09)
+    rho = np.clip(cosine + both / spread * moved + turned, -1, 1 - 1e-09)
     return (np.clip(scale + moved, 0.05, None), rho, (part[:, None] * part)[:, :, None])
 
 
@@ -747,13 +747,15 @@ def _overlap_and_slope(variance, gap, tokens, extra, dimension=None, evaluate=_p
     first, more = ((item + 0 * tokens).reshape(-1) for item in (tokens, extra))
     ends = evaluate(a.reshape(-1), law.reshape(-1), first, more)
     level, zero, start, end, middle = ends.reshape(5, len(first), *a.shape[1:])
-    part = gap / np.where(variance > 0, variance, 1.0)
+    share = gap / np.where(variance > 0, variance, 1.0)
+    part, below = (np.clip(share, None, 1.0), np.clip(share - 1, 0.0, 1.0))
     rho = 1 - part
     mean = np.where(a > 1e-05, level - zero, (start + end) / 2)
     exponent = rho ** 2 * (3 - 2 * rho) * mean + rho * part ** 2 * start - rho ** 2 * part * end
     slope = 6 * rho * part * mean + part * (1 - 3 * rho) * start + rho * (3 * rho - 2) * end
-    exponent = zero + exponent + 16 * (rho * part) ** 2 * middle
-    slope = slope + 32 * rho * part * (1 - 2 * rho) * middle
+    bent = np.clip(3 * mean - 2 * start - end + 16 * middle, None, 0.0)
+    exponent = zero + exponent + 16 * (rho * part) ** 2 * middle - (start - bent * below) * below
+    slope = slope + 32 * rho * part * (1 - 2 * rho) * middle - 2 * bent * below
     found = np.exp(exponent) / (tokens + extra)
     return np.stack([found, found * slope / a])
 
@@ -1020,133 +1022,241 @@ def _softmax_layer_exact_nodes(D, d_k, deficit, bias):
     """Nodes and weights of one row and of two rows."""
     x0 = 1/D
     x1 = 2*x0
-    x2 = 3*x0
-    x3 = 6*x0
-    x4 = x1 + 1
-    x5 = np.sqrt(x4)
-    x6 = 1/d_k
-    x7 = 2*x6
-    x8 = x7 + 1
-    x9 = np.sqrt(x8)
-    x10 = 1 - deficit
-    x11 = 2 - deficit
-    x12 = bias + 1
-    x13 = 1/np.square(x12)
-    x14 = 1/x12
-    x15 = x0 + x6
-    x16 = x1 + x7
-    x17 = x1*x13
-    x18 = x17 + 1
-    x19 = np.sqrt(x18)
-    x20 = deficit*x14
-    x21 = 1 - x20
-    x22 = 2 - x20
-    x23 = np.square(x11)/np.square(x22)
-    x24 = x20*x22
-    x25 = x16 + x17
-    x26 = np.sqrt(x25)
-    x27 = x18*x4*x8
-    x28 = 0.5/(x18*x4*x8)
-    x29 = np.sqrt(x27 - 1)
-    x30 = np.sqrt(2*x27 - 1)
-    x31 = np.arctan(x29/(x19*x5*x9))
-    x32 = 2*x29
+    x2 = 0.5*x0
+    x3 = x1 + 1
+    x4 = np.sqrt(x3)
+    x5 = 1/d_k
+    x6 = 2*x5
+    x7 = x6 + 1
+    x8 = np.sqrt(x7)
+    x9 = 1 - deficit
+    x10 = 2 - deficit
+    x11 = bias + 1
+    x12 = 1/np.square(x11)
+    x13 = 1/x11
+    x14 = x0 + x5
+    x15 = x1*x12
+    x16 = x15 + 1
+    x17 = np.sqrt(x16)
+    x18 = deficit*x13
+    x19 = 2 - x18
+    x20 = 1 - x18
+    x21 = 2 - x18
+    x22 = np.maximum(x19, 1e-100)
+    x23 = x18*x19
+    x24 = x10*x13/x22
+    x25 = x24*x9
+    x26 = x1 + x15 + x6
+    x27 = np.sqrt(x26)
+    x28 = x16*x3*x7
+    x29 = 0.5/(x16*x3*x7)
+    x30 = np.sqrt(x28 - 1)
+    x31 = np.sqrt(2*x28 - 1)
+    x32 = np.arctan(x30/(x17*x4*x8))
     x33 = 2*x30
-    x34 = 0.3333333333333333*x31
-    x35 = np.sin(x34 + 1.0471975511965979)
-    x36 = np.sin(x34)
-    x37 = np.cos(x34 + 0.5235987755982989)
-    x38 = x32 + x33*x35
-    x39 = x32 - x33*x36
-    x40 = x32 - x33*x37
-    x41 = x29*x38
-    x42 = x29*x39
-    x43 = x29*x40
-    x44 = np.square(x38)
-    x45 = np.square(x39)
-    x46 = np.square(x40)
-    x47 = 1/(x28*np.square(x44 - x32*x38 - 1) + x44 + 1)
-    x48 = 1/(x28*np.square(x45 - x32*x39 - 1) + x45 + 1)
-    x49 = 1/(x28*np.square(x46 - x32*x40 - 1) + x46 + 1)
-    x50 = x0*x11*x14/x22
-    x51 = x0*x13*(np.square(x10) + 1) + x15*(np.square(x21) + 1)
-    x52 = np.sqrt(x51)
-    x53 = 1/x51
-    x54 = x10*x50 + x15*x21
-    x55 = 0.5*x24*(x15 + x50)
-    x56 = np.square(x54)
-    x57 = x52/x26
-    x58 = x55 + 1
-    x59 = x21*x55
-    x60 = x53*x56
-    x61 = 1/x58
-    x62 = (1 - x51/x25)/(x57 + 1)
-    x63 = x24*x54*x58
-    x64 = x59 - deficit*x14*x22*x54*x58 - x20
-    x65 = 2*x53*x56 + 0.6666666666666666 - x1*x23 - x16
-    x66 = np.sqrt((x2*x23 + x2 + 3*x6 - 3*x60)/(x23*x3 + x3 + 6*x6 + 1 - 6*x60))
-    x67 = x26*x63/(x29*x52)
-    x68 = x0*x23 + x15 + 0.16666666666666666 - x60
-    x69 = x24*x66
-    x70 = x38*x67
-    x71 = x20 + x63 + x69 - x59
-    x72 = x39*x67
-    x73 = x40*x67
-    x74 = x61*(x41*x57 + 1)
-    x75 = x61*(x42*x57 + 1)
-    x76 = x61*(x43*x57 + 1)
-    x77 = x64 + x70
-    x78 = x64 + x72
-    x79 = x64 + x73
-    x80 = x41*x62 + x55*x74
-    x81 = x42*x62 + x55*x75
-    x82 = x43*x62 + x55*x76
-    x83 = x47*x68
-    x84 = x48*x68
-    x85 = x49*x68
+    x34 = 2*x31
+    x35 = 0.3333333333333333*x32
+    x36 = np.sin(x35 + 1.0471975511965979)
+    x37 = np.sin(x35)
+    x38 = np.cos(x35 + 0.5235987755982989)
+    x39 = x33 + x34*x36
+    x40 = x33 - x34*x38
+    x41 = x33 - x34*x37
+    x42 = x30*x40
+    x43 = np.square(x40)
+    x44 = x30*x41
+    x45 = np.square(x41)
+    x46 = x30*x39
+    x47 = np.square(x39)
+    x48 = 1/(x29*np.square(x43 - x33*x40 - 1) + x43 + 1)
+    x49 = 1/(x29*np.square(x45 - x33*x41 - 1) + x45 + 1)
+    x50 = 1/(x29*np.square(x47 - x33*x39 - 1) + x47 + 1)
+    x51 = x0*x12*(np.square(x9) + 1) + x14*(np.square(x20) + 1)
+    x52 = x14*x20
+    x53 = np.sqrt(x51)
+    x54 = x2*x24 + x2 + 0.5*x5
+    x55 = x53/x27
+    x56 = np.minimum(x0*np.square(x10)/np.square(x22) + x14 - np.square(x0*x25 + x52)/x51, 0.9)
+    x57 = x23*x54
+    x58 = (1 - x51/x26)/(x55 + 1)
+    x59 = np.maximum(x56, 0)
+    x60 = x57 + 1
+    x61 = np.sqrt(x59/(2*x59 + 1))
+    x62 = x27*x60*(x1*x25 + 2*x52)/(x30*x53)
+    x63 = 0.6666666666666666 - 0.6666666666666666*x59
+    x64 = 0.3333333333333333*x59 + 0.16666666666666666
+    x65 = 1/x60
+    x66 = x39*x62
+    x67 = 1.7320508075688772*x61
+    x68 = x40*x62
+    x69 = x41*x62
+    x70 = np.exp(-0.5*x66)
+    x71 = np.exp(-x68)
+    x72 = np.exp(-0.5*x68)
+    x73 = np.exp(-x69)
+    x74 = np.exp(-0.5*x69)
+    x75 = np.exp(-x66)
+    x76 = 1 - x67
+    x77 = x67 + 1
+    x78 = x42*x55 + 1
+    x79 = x44*x55 + 1
+    x80 = x46*x55 + 1
+    x81 = (x18)*x71
+    x82 = (x18)*x73
+    x83 = (x18)*x75
+    x84 = x76/x77
+    x85 = x48*x63
+    x86 = x49*x63
+    x87 = x50*x63
+    x88 = x77/x76
+    x89 = x48*x64
+    x90 = x49*x64
+    x91 = x50*x64
+    x92 = x71 - 1
+    x93 = x73 - 1
+    x94 = x75 - 1
+    x95 = x65*x80
+    x96 = x65*x79
+    x97 = x65*x78
+    x98 = _times_growth(x84, x70, x70)
+    x99 = (x88)*x71
+    x100 = (x88)*x73
+    x101 = (x88)*x75
+    x102 = _times_growth(x84, x72, x72)
+    x103 = _times_growth(x84, x74, x74)
+    x104 = x18*x84
+    x105 = x78*x85
+    x106 = x79*x86
+    x107 = x80*x87
+    x108 = x18*x88
+    x109 = x78*x89
+    x110 = x79*x90
+    x111 = x80*x91
+    x112 = x21 + x81
+    x113 = x21 + x82
+    x114 = x21 + x83
+    x115 = x46*x58 + x57*x95
+    x116 = x44*x58 + x57*x96
+    x117 = x42*x58 + x57*x97
+    x118 = _times_growth(x104, x70, x70)
+    x119 = _times_growth(x105, x72, x72)
+    x120 = _times_growth(x106, x74, x74)
+    x121 = _times_growth(x107, x70, x70)
+    x122 = (x108)*x71
+    x123 = _times_growth(x109*x88, x72, x72)
+    x124 = (x108)*x73
+    x125 = _times_growth(x110*x88, x74, x74)
+    x126 = (x108)*x75
+    x127 = _times_growth(x111*x88, x70, x70)
+    x128 = _times_growth(x104, x72, x72)
+    x129 = _times_growth(x109*x84, x72, x72)
+    x130 = _times_growth(x104, x74, x74)
+    x131 = _times_growth(x110*x84, x74, x74)
+    x132 = _times_growth(x111*x84, x70, x70)
+    x133 = _times_growth(x105, x92)
+    x134 = _times_growth(x106, x93)
+    x135 = _times_growth(x107, x94)
+    x136 = x99 - 1
+    x137 = x100 - 1
+    x138 = x101 - 1
+    x139 = x102 - 1
+    x140 = x103 - 1
+    x141 = x98 - 1
+    x142 = 2/np.square(x112)
+    x143 = 2/np.square(x113)
+    x144 = 2/np.square(x114)
+    x145 = 1/x112
+    x146 = 1/x113
+    x147 = 1/x114
+    x148 = _times_growth(x109, x136)
+    x149 = _times_growth(x110, x137)
+    x150 = _times_growth(x111, x138)
+    x151 = _times_growth(x109, x139)
+    x152 = _times_growth(x110, x140)
+    x153 = _times_growth(x111, x141)
+    x154 = x122 + x21
+    x155 = x124 + x21
+    x156 = x126 + x21
+    x157 = x128 + x21
+    x158 = x130 + x21
+    x159 = x118 + x21
+    x160 = 2/np.square(x154)
+    x161 = 2/np.square(x155)
+    x162 = 2/np.square(x156)
+    x163 = 2/np.square(x157)
+    x164 = 2/np.square(x158)
+    x165 = 2/np.square(x159)
+    x166 = 1/x154
+    x167 = 1/x155
+    x168 = 1/x156
+    x169 = 1/x157
+    x170 = 1/x158
+    x171 = 1/x159
+    x172 = np.minimum((x133*x145 + x134*x146 + x135*x147 + x148*x166 + x149*x167 + x150*x168 + x151*x169 + x152*x170 + x153*x171 + x20*x54)/(x119*x142 + x120*x143 + x121*x144 + x123*x160 + x125*x161 + x127*x162 + x129*x163 + x131*x164 + x132*x165), 0.9)
+    x173 = np.maximum(x172, -0.9)
+    x174 = _times_growth(x173, x70, x70)
+    x175 = _times_growth(x173, x74, x74)
+    x176 = _times_growth(x173, x72, x72)
+    x177 = x173*x84
+    x178 = x173*x88
+    x179 = _times_growth(x177, x70, x70)
+    x180 = _times_growth(x23, x147*x94 - x144*x174)
+    x181 = _times_growth(x178, x70, x70)
+    x182 = _times_growth(x177, x74, x74)
+    x183 = _times_growth(x23, x146*x93 - x143*x175)
+    x184 = _times_growth(x178, x74, x74)
+    x185 = _times_growth(x177, x72, x72)
+    x186 = _times_growth(x23, x145*x92 - x142*x176)
+    x187 = _times_growth(x178, x72, x72)
+    x188 = _times_growth(x23, x141*x171 - x165*x179)
+    x189 = _times_growth(x23, x138*x168 - x162*x181)
+    x190 = _times_growth(x23, x140*x170 - x164*x182)
+    x191 = _times_growth(x23, x137*x167 - x161*x184)
+    x192 = _times_growth(x23, x139*x169 - x163*x185)
+    x193 = _times_growth(x23, x136*x166 - x160*x187)
     return [
-        x41,
+        x46,
+        x44,
         x42,
-        x43,
-        x47,
-        x48,
+        x50,
         x49,
-        x74,
-        x74,
-        x74,
-        x75,
-        x75,
-        x75,
-        x76,
-        x76,
-        x76,
-        x80,
-        x80,
-        x80,
-        x81,
-        x81,
-        x81,
-        x82,
-        x82,
-        x82,
-        (-x69) - x77,
-        -x77,
-        x71 - x70,
-        (-x69) - x78,
-        -x78,
-        x71 - x72,
-        (-x69) - x79,
-        -x79,
-        x71 - x73,
-        x83,
-        x47*x65,
-        x83,
-        x84,
-        x48*x65,
-        x84,
+        x48,
+        x95,
+        x95,
+        x95,
+        x96,
+        x96,
+        x96,
+        x97,
+        x97,
+        x97,
+        x115,
+        x115,
+        x115,
+        x116,
+        x116,
+        x116,
+        x117,
+        x117,
+        x117,
+        x18 + x188,
+        x18 + x180,
+        x18 + x189,
+        x18 + x190,
+        x18 + x183,
+        x18 + x191,
+        x18 + x192,
+        x18 + x186,
+        x18 + x193,
+        x91,
+        x87,
+        x91,
+        x90,
+        x86,
+        x90,
+        x89,
         x85,
-        x49*x65,
-        x85,
+        x89,
     ]
 
 
@@ -1305,125 +1415,230 @@ def _softmax_layer_exact_unit_nodes(D, d_k, deficit, bias):
     """Nodes and weights of one row and of two rows."""
     x0 = 1/D
     x1 = 2*x0
-    x2 = 3*x0
-    x3 = 6*x0
-    x4 = x1 + 1
-    x5 = np.sqrt(x4)
-    x6 = 1/d_k
-    x7 = 2*x6
-    x8 = x7 + 1
-    x9 = np.sqrt(x8)
-    x10 = 1/(bias + 1)
-    x11 = x0 + x6
+    x2 = x1 + 1
+    x3 = np.sqrt(x2)
+    x4 = 1/d_k
+    x5 = 2*x4
+    x6 = x5 + 1
+    x7 = np.sqrt(x6)
+    x8 = x0 + x4
+    x9 = 0.5*x0 + 0.5*x4
+    x10 = np.sqrt(x8)
+    x11 = x1 + x5
     x12 = np.sqrt(x11)
-    x13 = x1 + x7
-    x14 = np.sqrt(x13)
-    x15 = x4*x8
-    x16 = 0.5/(x4*x8)
-    x17 = np.sqrt(x15 - 1)
-    x18 = np.sqrt(2*x15 - 1)
-    x19 = np.arctan(x17/(x5*x9))
-    x20 = 2*x17
-    x21 = 2*x18
-    x22 = 0.3333333333333333*x19
-    x23 = np.sin(x22 + 1.0471975511965979)
-    x24 = np.sin(x22)
-    x25 = np.cos(x22 + 0.5235987755982989)
-    x26 = x20 + x21*x23
-    x27 = x20 - x21*x24
-    x28 = x20 - x21*x25
-    x29 = x17*x26
-    x30 = x17*x27
-    x31 = x17*x28
-    x32 = np.square(x26)
-    x33 = np.square(x27)
-    x34 = np.square(x28)
-    x35 = 1/(x16*np.square(x32 - x20*x26 - 1) + x32 + 1)
-    x36 = 1/(x16*np.square(x33 - x20*x27 - 1) + x33 + 1)
-    x37 = 1/(x16*np.square(x34 - x20*x28 - 1) + x34 + 1)
-    x38 = deficit*x10
-    x39 = 1 - x38
-    x40 = 2 - x38
-    x41 = np.square(x39)
-    x42 = (3 - 2*deficit - np.square(1 - deficit))/np.square(x40)
-    x43 = x38*x40
-    x44 = x41 + 1
-    x45 = np.sqrt(x44)
-    x46 = 1/x44
-    x47 = x11*x43
-    x48 = 0.5*x47
-    x49 = x11*x41*x46
-    x50 = x12*x45/x14
-    x51 = x48 + 1
-    x52 = x39*x48
-    x53 = 2*x11*x41*x46 + 0.6666666666666666 - x1*x42 - x13
-    x54 = np.sqrt((x2*x42 + x2 + 3*x6 - 3*x49)/(x3*x42 + x3 + 6*x6 + 1 - 6*x49))
-    x55 = 1/x51
-    x56 = (1 - x11*x44/x13)/(x50 + 1)
-    x57 = x39*x51
-    x58 = x0*x42 + x11 + 0.16666666666666666 - x49
-    x59 = x12*x14*x43*x57/(x17*x45)
-    x60 = x43*x54
-    x61 = x38 + x47*x57 - x52
-    x62 = x26*x59
-    x63 = x52 + x60 - deficit*x10*x11*x39*x40*x51 - x38
-    x64 = x27*x59
-    x65 = x28*x59
-    x66 = x55*(x29*x50 + 1)
-    x67 = x55*(x30*x50 + 1)
-    x68 = x55*(x31*x50 + 1)
-    x69 = x61 - x62
-    x70 = x61 - x64
-    x71 = x61 - x65
-    x72 = x29*x56 + x48*x66
-    x73 = x30*x56 + x48*x67
-    x74 = x31*x56 + x48*x68
-    x75 = x35*x58
-    x76 = x36*x58
-    x77 = x37*x58
+    x13 = x2*x6
+    x14 = 0.5/(x2*x6)
+    x15 = np.sqrt(x13 - 1)
+    x16 = np.sqrt(2*x13 - 1)
+    x17 = np.arctan(x15/(x3*x7))
+    x18 = 2*x15
+    x19 = 2*x16
+    x20 = 0.3333333333333333*x17
+    x21 = np.sin(x20 + 1.0471975511965979)
+    x22 = np.sin(x20)
+    x23 = np.cos(x20 + 0.5235987755982989)
+    x24 = x18 + x19*x21
+    x25 = x18 - x19*x23
+    x26 = x18 - x19*x22
+    x27 = x15*x25
+    x28 = np.square(x25)
+    x29 = x15*x26
+    x30 = np.square(x26)
+    x31 = x15*x24
+    x32 = np.square(x24)
+    x33 = 1/(x14*np.square(x28 - x18*x25 - 1) + x28 + 1)
+    x34 = 1/(x14*np.square(x30 - x18*x26 - 1) + x30 + 1)
+    x35 = 1/(x14*np.square(x32 - x18*x24 - 1) + x32 + 1)
+    x36 = deficit/(bias + 1)
+    x37 = 1 - x36
+    x38 = 2 - x36
+    x39 = 2 - x36
+    x40 = np.maximum(x38, 1e-100)
+    x41 = np.square(x37)
+    x42 = x36*x38
+    x43 = x41 + 1
+    x44 = np.sqrt(x43)
+    x45 = x42*x9
+    x46 = np.minimum(x0*(3 - 2*deficit - np.square(1 - deficit))/np.square(x40) + x8 - x41*x8/x43, 0.9)
+    x47 = x45 + 1
+    x48 = np.maximum(x46, 0)
+    x49 = x10*x12*x37*x47/(x15*x44)
+    x50 = x10*x44/x12
+    x51 = 1/x47
+    x52 = np.sqrt(x48/(2*x48 + 1))
+    x53 = 1.0*x49
+    x54 = 2*x49
+    x55 = 0.6666666666666666 - 0.6666666666666666*x48
+    x56 = 0.3333333333333333*x48 + 0.16666666666666666
+    x57 = (1 - x43*x8/x11)/(x50 + 1)
+    x58 = 1.7320508075688772*x52
+    x59 = 1 - x58
+    x60 = x58 + 1
+    x61 = np.exp(-x24*x53)
+    x62 = np.exp(-x25*x54)
+    x63 = np.exp(-x25*x53)
+    x64 = np.exp(-x26*x54)
+    x65 = np.exp(-x26*x53)
+    x66 = np.exp(-x24*x54)
+    x67 = x59/x60
+    x68 = x60/x59
+    x69 = _times_growth(x67, x61, x61)
+    x70 = (x36)*x62
+    x71 = (x36)*x64
+    x72 = (x36)*x66
+    x73 = (x68)*x62
+    x74 = (x68)*x64
+    x75 = (x68)*x66
+    x76 = _times_growth(x67, x63, x63)
+    x77 = _times_growth(x67, x65, x65)
+    x78 = x36*x67
+    x79 = x27*x50 + 1
+    x80 = x29*x50 + 1
+    x81 = x31*x50 + 1
+    x82 = x36*x68
+    x83 = x62 - 1
+    x84 = x64 - 1
+    x85 = x66 - 1
+    x86 = _times_growth(x78, x61, x61)
+    x87 = (x82)*x62
+    x88 = (x82)*x64
+    x89 = (x82)*x66
+    x90 = _times_growth(x78, x63, x63)
+    x91 = _times_growth(x78, x65, x65)
+    x92 = x33*x55
+    x93 = x34*x55
+    x94 = x35*x55
+    x95 = x33*x56
+    x96 = x34*x56
+    x97 = x35*x56
+    x98 = x73 - 1
+    x99 = x74 - 1
+    x100 = x75 - 1
+    x101 = x76 - 1
+    x102 = x77 - 1
+    x103 = x69 - 1
+    x104 = x39 + x70
+    x105 = x39 + x71
+    x106 = x39 + x72
+    x107 = x51*x81
+    x108 = x51*x80
+    x109 = x51*x79
+    x110 = x79*x92
+    x111 = x80*x93
+    x112 = x81*x94
+    x113 = x79*x95
+    x114 = x80*x96
+    x115 = x81*x97
+    x116 = 2/np.square(x104)
+    x117 = 2/np.square(x105)
+    x118 = 2/np.square(x106)
+    x119 = x39 + x87
+    x120 = x39 + x88
+    x121 = x39 + x89
+    x122 = x39 + x90
+    x123 = x39 + x91
+    x124 = x39 + x86
+    x125 = 1/x104
+    x126 = 1/x105
+    x127 = 1/x106
+    x128 = x107*x45 + x31*x57
+    x129 = x108*x45 + x29*x57
+    x130 = x109*x45 + x27*x57
+    x131 = _times_growth(x110, x63, x63)
+    x132 = _times_growth(x111, x65, x65)
+    x133 = _times_growth(x112, x61, x61)
+    x134 = _times_growth(x113*x68, x63, x63)
+    x135 = _times_growth(x114*x68, x65, x65)
+    x136 = _times_growth(x115*x68, x61, x61)
+    x137 = _times_growth(x113*x67, x63, x63)
+    x138 = _times_growth(x114*x67, x65, x65)
+    x139 = _times_growth(x115*x67, x61, x61)
+    x140 = _times_growth(x110, x83)
+    x141 = _times_growth(x111, x84)
+    x142 = _times_growth(x112, x85)
+    x143 = _times_growth(x113, x98)
+    x144 = _times_growth(x114, x99)
+    x145 = _times_growth(x115, x100)
+    x146 = _times_growth(x113, x101)
+    x147 = _times_growth(x114, x102)
+    x148 = _times_growth(x115, x103)
+    x149 = 2/np.square(x119)
+    x150 = 2/np.square(x120)
+    x151 = 2/np.square(x121)
+    x152 = 2/np.square(x122)
+    x153 = 2/np.square(x123)
+    x154 = 2/np.square(x124)
+    x155 = 1/x119
+    x156 = 1/x120
+    x157 = 1/x121
+    x158 = 1/x122
+    x159 = 1/x123
+    x160 = 1/x124
+    x161 = np.minimum((x125*x140 + x126*x141 + x127*x142 + x143*x155 + x144*x156 + x145*x157 + x146*x158 + x147*x159 + x148*x160 + x37*x9)/(x116*x131 + x117*x132 + x118*x133 + x134*x149 + x135*x150 + x136*x151 + x137*x152 + x138*x153 + x139*x154), 0.9)
+    x162 = np.maximum(x161, -0.9)
+    x163 = _times_growth(x162, x61, x61)
+    x164 = _times_growth(x162, x65, x65)
+    x165 = _times_growth(x162, x63, x63)
+    x166 = x162*x67
+    x167 = x162*x68
+    x168 = _times_growth(x166, x61, x61)
+    x169 = _times_growth(x42, x127*x85 - x118*x163)
+    x170 = _times_growth(x167, x61, x61)
+    x171 = _times_growth(x166, x65, x65)
+    x172 = _times_growth(x42, x126*x84 - x117*x164)
+    x173 = _times_growth(x167, x65, x65)
+    x174 = _times_growth(x166, x63, x63)
+    x175 = _times_growth(x42, x125*x83 - x116*x165)
+    x176 = _times_growth(x167, x63, x63)
+    x177 = _times_growth(x42, x103*x160 - x154*x168)
+    x178 = _times_growth(x42, x100*x157 - x151*x170)
+    x179 = _times_growth(x42, x102*x159 - x153*x171)
+    x180 = _times_growth(x42, x156*x99 - x150*x173)
+    x181 = _times_growth(x42, x101*x158 - x152*x174)
+    x182 = _times_growth(x42, x155*x98 - x149*x176)
     return [
-        x29,
-        x30,
         x31,
+        x29,
+        x27,
         x35,
-        x36,
-        x37,
-        x66,
-        x66,
-        x66,
-        x67,
-        x67,
-        x67,
-        x68,
-        x68,
-        x68,
-        x72,
-        x72,
-        x72,
-        x73,
-        x73,
-        x73,
-        x74,
-        x74,
-        x74,
-        (-x62) - x63,
-        x69,
-        x60 + x69,
-        (-x63) - x64,
-        x70,
-        x60 + x70,
-        (-x63) - x65,
-        x71,
-        x60 + x71,
-        x75,
-        x35*x53,
-        x75,
-        x76,
-        x36*x53,
-        x76,
-        x77,
-        x37*x53,
-        x77,
+        x34,
+        x33,
+        x107,
+        x107,
+        x107,
+        x108,
+        x108,
+        x108,
+        x109,
+        x109,
+        x109,
+        x128,
+        x128,
+        x128,
+        x129,
+        x129,
+        x129,
+        x130,
+        x130,
+        x130,
+        x177 + x36,
+        x169 + x36,
+        x178 + x36,
+        x179 + x36,
+        x172 + x36,
+        x180 + x36,
+        x181 + x36,
+        x175 + x36,
+        x182 + x36,
+        x97,
+        x94,
+        x97,
+        x96,
+        x93,
+        x96,
+        x95,
+        x92,
+        x95,
     ]
 
 
@@ -1786,121 +2001,225 @@ def _softmax_layer_exact_normed_nodes(D, d_k, deficit, bias):
     """Nodes and weights of one row and of two rows."""
     x0 = np.sqrt(D)
     x1 = 1/D
-    x2 = 4*x1
-    x3 = 2*x1
-    x4 = 6*x1
-    x5 = 1/x0
-    x6 = 1/d_k
-    x7 = 1 - x6
-    x8 = np.sqrt(x7)
-    x9 = 1.4142135623730951*x8
-    x10 = 1/(bias + 1)
-    x11 = np.sqrt(x3*x7 + 1)
-    x12 = x2*x7
-    x13 = np.sqrt(x12 + 1)
-    x14 = 2.8284271247461903*x5*x8
-    x15 = -2.8284271247461903*x5*x8
-    x16 = 1/(x12 + 2)
-    x17 = np.arctan(x9/(x0*x11))
-    x18 = 2*x13
-    x19 = x5*x9
-    x20 = 0.3333333333333333*x17
-    x21 = np.sin(x20 + 1.0471975511965979)
-    x22 = np.sin(x20)
-    x23 = np.cos(x20 + 0.5235987755982989)
-    x24 = x14 + x18*x21
-    x25 = (-x15) - x18*x22
-    x26 = (-x15) - x18*x23
-    x27 = x19*x24
-    x28 = x19*x25
-    x29 = x19*x26
-    x30 = np.square(x24)
-    x31 = np.square(x25)
-    x32 = np.square(x26)
-    x33 = 1/(x16*np.square(x30 - x14*x24 - 1) + x30 + 1)
-    x34 = 1/(x16*np.square(x31 - x14*x25 - 1) + x31 + 1)
-    x35 = 1/(x16*np.square(x32 - x14*x26 - 1) + x32 + 1)
-    x36 = deficit*x10
-    x37 = 1 - x36
-    x38 = 2 - x36
-    x39 = np.square(x37)
-    x40 = x36*x38
-    x41 = 0.5*x39
-    x42 = x39/(x39 + 1)
-    x43 = np.sqrt(x41 + 0.5)
-    x44 = (0.5 - x41)/(x43 + 1)
-    x45 = x1*x40
-    x46 = x1*x42
-    x47 = 0.5*x45
-    x48 = x47 + 1
-    x49 = x37*x47
-    x50 = 1/x48
-    x51 = x37*x48
-    x52 = x36 + x45*x51 - x49
-    x53 = x3*x42 + 0.6666666666666666 - x2 - 2*x6
-    x54 = np.sqrt((x4 + 3*x6 - 3*x46)/(12*x1 + 6*x6 + 1 - x4*x42))
-    x55 = x3 + x6 + 0.16666666666666666 - x46
-    x56 = x40*x54
-    x57 = 0.7071067811865476*x40*x5*x51/(x43*x8)
-    x58 = x49 + x56 - deficit*x1*x10*x37*x38*x48 - x36
-    x59 = x50*(x27*x43 + 1)
-    x60 = x50*(x28*x43 + 1)
-    x61 = x50*(x29*x43 + 1)
-    x62 = x24*x57
-    x63 = x25*x57
-    x64 = x26*x57
-    x65 = x27*x44 + x47*x59
-    x66 = x28*x44 + x47*x60
-    x67 = x29*x44 + x47*x61
-    x68 = x52 - x62
-    x69 = x52 - x63
-    x70 = x52 - x64
-    x71 = x33*x55
-    x72 = x34*x55
-    x73 = x35*x55
+    x2 = 2*x1
+    x3 = 1/x0
+    x4 = 0.5*x1
+    x5 = 1/d_k
+    x6 = 1 - x5
+    x7 = np.sqrt(x6)
+    x8 = 1.4142135623730951*x7
+    x9 = np.sqrt(x2*x6 + 1)
+    x10 = 4*x1*x6
+    x11 = np.sqrt(x10 + 1)
+    x12 = 2.8284271247461903*x3*x7
+    x13 = -2.8284271247461903*x3*x7
+    x14 = 1/(x10 + 2)
+    x15 = np.arctan(x8/(x0*x9))
+    x16 = 2*x11
+    x17 = x3*x8
+    x18 = 0.3333333333333333*x15
+    x19 = np.sin(x18 + 1.0471975511965979)
+    x20 = np.sin(x18)
+    x21 = np.cos(x18 + 0.5235987755982989)
+    x22 = x12 + x16*x19
+    x23 = (-x13) - x16*x21
+    x24 = (-x13) - x16*x20
+    x25 = x17*x23
+    x26 = np.square(x23)
+    x27 = x17*x24
+    x28 = np.square(x24)
+    x29 = x17*x22
+    x30 = np.square(x22)
+    x31 = 1/(x14*np.square(x26 - x12*x23 - 1) + x26 + 1)
+    x32 = 1/(x14*np.square(x28 - x12*x24 - 1) + x28 + 1)
+    x33 = 1/(x14*np.square(x30 - x12*x22 - 1) + x30 + 1)
+    x34 = deficit/(bias + 1)
+    x35 = 1 - x34
+    x36 = x34*(2 - x34)
+    x37 = 2 - x34
+    x38 = np.square(x35)
+    x39 = 0.5*x38
+    x40 = np.sqrt(x39 + 0.5)
+    x41 = (0.5 - x39)/(x40 + 1)
+    x42 = x36*x4
+    x43 = x42 + 1
+    x44 = 1/x43
+    x45 = np.minimum(x2 + x5 - x1*x38/(x38 + 1), 0.9)
+    x46 = np.maximum(x45, 0)
+    x47 = np.sqrt(x46/(2*x46 + 1))
+    x48 = x3*x35*x43/(x40*x7)
+    x49 = 0.6666666666666666 - 0.6666666666666666*x46
+    x50 = 0.3333333333333333*x46 + 0.16666666666666666
+    x51 = 0.7071067811865476*x48
+    x52 = 1.7320508075688772*x47
+    x53 = 1.4142135623730951*x48
+    x54 = 1 - x52
+    x55 = x52 + 1
+    x56 = np.exp(-x22*x51)
+    x57 = np.exp(-x23*x53)
+    x58 = np.exp(-x23*x51)
+    x59 = np.exp(-x24*x53)
+    x60 = np.exp(-x24*x51)
+    x61 = np.exp(-x22*x53)
+    x62 = x54/x55
+    x63 = x55/x54
+    x64 = _times_growth(x62, x56, x56)
+    x65 = (x34)*x57
+    x66 = (x34)*x59
+    x67 = (x34)*x61
+    x68 = (x63)*x57
+    x69 = (x63)*x59
+    x70 = (x63)*x61
+    x71 = _times_growth(x62, x58, x58)
+    x72 = _times_growth(x62, x60, x60)
+    x73 = x34*x62
+    x74 = x25*x40 + 1
+    x75 = x27*x40 + 1
+    x76 = x29*x40 + 1
+    x77 = x34*x63
+    x78 = x57 - 1
+    x79 = x59 - 1
+    x80 = x61 - 1
+    x81 = _times_growth(x73, x56, x56)
+    x82 = (x77)*x57
+    x83 = (x77)*x59
+    x84 = (x77)*x61
+    x85 = _times_growth(x73, x58, x58)
+    x86 = _times_growth(x73, x60, x60)
+    x87 = x31*x49
+    x88 = x32*x49
+    x89 = x33*x49
+    x90 = x31*x50
+    x91 = x32*x50
+    x92 = x33*x50
+    x93 = x68 - 1
+    x94 = x69 - 1
+    x95 = x70 - 1
+    x96 = x71 - 1
+    x97 = x72 - 1
+    x98 = x64 - 1
+    x99 = x37 + x65
+    x100 = x37 + x66
+    x101 = x37 + x67
+    x102 = x44*x76
+    x103 = x44*x75
+    x104 = x44*x74
+    x105 = x74*x87
+    x106 = x75*x88
+    x107 = x76*x89
+    x108 = x74*x90
+    x109 = x75*x91
+    x110 = x76*x92
+    x111 = 1/x99
+    x112 = 1/x100
+    x113 = 1/x101
+    x114 = x37 + x82
+    x115 = x37 + x83
+    x116 = x37 + x84
+    x117 = x37 + x85
+    x118 = x37 + x86
+    x119 = x37 + x81
+    x120 = 2/np.square(x99)
+    x121 = 2/np.square(x100)
+    x122 = 2/np.square(x101)
+    x123 = x102*x42 + x29*x41
+    x124 = x103*x42 + x27*x41
+    x125 = x104*x42 + x25*x41
+    x126 = _times_growth(x105, x58, x58)
+    x127 = _times_growth(x106, x60, x60)
+    x128 = _times_growth(x107, x56, x56)
+    x129 = _times_growth(x108*x63, x58, x58)
+    x130 = _times_growth(x109*x63, x60, x60)
+    x131 = _times_growth(x110*x63, x56, x56)
+    x132 = _times_growth(x108*x62, x58, x58)
+    x133 = _times_growth(x109*x62, x60, x60)
+    x134 = _times_growth(x110*x62, x56, x56)
+    x135 = _times_growth(x105, x78)
+    x136 = _times_growth(x106, x79)
+    x137 = _times_growth(x107, x80)
+    x138 = _times_growth(x108, x93)
+    x139 = _times_growth(x109, x94)
+    x140 = _times_growth(x110, x95)
+    x141 = _times_growth(x108, x96)
+    x142 = _times_growth(x109, x97)
+    x143 = _times_growth(x110, x98)
+    x144 = 1/x114
+    x145 = 1/x115
+    x146 = 1/x116
+    x147 = 1/x117
+    x148 = 1/x118
+    x149 = 1/x119
+    x150 = 2/np.square(x114)
+    x151 = 2/np.square(x115)
+    x152 = 2/np.square(x116)
+    x153 = 2/np.square(x117)
+    x154 = 2/np.square(x118)
+    x155 = 2/np.square(x119)
+    x156 = np.minimum((x111*x135 + x112*x136 + x113*x137 + x138*x144 + x139*x145 + x140*x146 + x141*x147 + x142*x148 + x143*x149 + x35*x4)/(x120*x126 + x121*x127 + x122*x128 + x129*x150 + x130*x151 + x131*x152 + x132*x153 + x133*x154 + x134*x155), 0.9)
+    x157 = np.maximum(x156, -0.9)
+    x158 = _times_growth(x157, x56, x56)
+    x159 = _times_growth(x157, x60, x60)
+    x160 = _times_growth(x157, x58, x58)
+    x161 = x157*x62
+    x162 = x157*x63
+    x163 = _times_growth(x161, x56, x56)
+    x164 = _times_growth(x36, x113*x80 - x122*x158)
+    x165 = _times_growth(x162, x56, x56)
+    x166 = _times_growth(x161, x60, x60)
+    x167 = _times_growth(x36, x112*x79 - x121*x159)
+    x168 = _times_growth(x162, x60, x60)
+    x169 = _times_growth(x161, x58, x58)
+    x170 = _times_growth(x36, x111*x78 - x120*x160)
+    x171 = _times_growth(x162, x58, x58)
+    x172 = _times_growth(x36, x149*x98 - x155*x163)
+    x173 = _times_growth(x36, x146*x95 - x152*x165)
+    x174 = _times_growth(x36, x148*x97 - x154*x166)
+    x175 = _times_growth(x36, x145*x94 - x151*x168)
+    x176 = _times_growth(x36, x147*x96 - x153*x169)
+    x177 = _times_growth(x36, x144*x93 - x150*x171)
     return [
-        x27,
-        x28,
         x29,
+        x27,
+        x25,
         x33,
-        x34,
-        x35,
-        x59,
-        x59,
-        x59,
-        x60,
-        x60,
-        x60,
-        x61,
-        x61,
-        x61,
-        x65,
-        x65,
-        x65,
-        x66,
-        x66,
-        x66,
-        x67,
-        x67,
-        x67,
-        (-x58) - x62,
-        x68,
-        x56 + x68,
-        (-x58) - x63,
-        x69,
-        x56 + x69,
-        (-x58) - x64,
-        x70,
-        x56 + x70,
-        x71,
-        x33*x53,
-        x71,
-        x72,
-        x34*x53,
-        x72,
-        x73,
-        x35*x53,
-        x73,
+        x32,
+        x31,
+        x102,
+        x102,
+        x102,
+        x103,
+        x103,
+        x103,
+        x104,
+        x104,
+        x104,
+        x123,
+        x123,
+        x123,
+        x124,
+        x124,
+        x124,
+        x125,
+        x125,
+        x125,
+        x172 + x34,
+        x164 + x34,
+        x173 + x34,
+        x174 + x34,
+        x167 + x34,
+        x175 + x34,
+        x176 + x34,
+        x170 + x34,
+        x177 + x34,
+        x92,
+        x89,
+        x92,
+        x91,
+        x88,
+        x91,
+        x90,
+        x87,
+        x90,
     ]
 
 
@@ -3065,7 +3384,7 @@ def output_q(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
@@ -3123,7 +3442,7 @@ def output_q(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -3140,6 +3459,9 @@ def output_q(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b110111011:
                 x0 = _softmax_layer_exact(gap*q*sigma_k2*sigma_q2*np.square(d), n, d, d_k, gap/q, 0)
                 x1 = x0[1]
@@ -3164,7 +3486,7 @@ def output_moments(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
@@ -3224,7 +3546,7 @@ def output_moments(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -3243,6 +3565,9 @@ def output_moments(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b1000010:
                 x0 = d*sigma_v2
             if _changed & 0b110111011:
@@ -3276,13 +3601,13 @@ def input_gradient(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields variance, gap.
 
@@ -3344,13 +3669,13 @@ def input_gradient(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_variance = np.empty(_shape)
     _to_gap = np.empty(_shape)
@@ -3365,6 +3690,12 @@ def input_gradient(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b100000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = n - 1
                 x1 = n/np.maximum(x0, 1)
@@ -3422,13 +3753,13 @@ def weight_gradients(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields query, key, value.
 
@@ -3490,13 +3821,13 @@ def weight_gradients(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_query = np.empty(_shape)
     _to_key = np.empty(_shape)
@@ -3511,6 +3842,12 @@ def weight_gradients(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b100000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b10:
                 x0 = np.square(d)
                 x1 = 1/d
@@ -3585,7 +3922,7 @@ def prenorm_output(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
@@ -3645,7 +3982,7 @@ def prenorm_output(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -3664,6 +4001,9 @@ def prenorm_output(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b1000010:
                 x0 = d*sigma_v2
             if _changed & 0b110010:
@@ -3698,13 +4038,13 @@ def prenorm_gradient(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields variance, gap.
 
@@ -3766,13 +4106,13 @@ def prenorm_gradient(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_variance = np.empty(_shape)
     _to_gap = np.empty(_shape)
@@ -3787,6 +4127,12 @@ def prenorm_gradient(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b100000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = n - 1
                 x1 = 1/np.maximum(x0, 1)
@@ -3869,9 +4215,9 @@ def query_key_norm_output(
         n: number of tokens, an integer >= 1.
         d: width of the residual stream, an integer >= 1.
         d_o: output width of the value layer, an integer >= 1; default d.
-        d_k: width of queries and keys, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 2; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         gain2: second moment of the gain of a norm, a number >= 0; default 1.
         P: dropout probability, a number in [0, 1]; default 0.
@@ -3926,9 +4272,9 @@ def query_key_norm_output(
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
-        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 2.0, None, True, False, 'an integer >= 2'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('gain2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
@@ -3946,6 +4292,9 @@ def query_key_norm_output(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, gain2, P,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b1000010:
                 x0 = d*sigma_v2
             if _changed & 0b111000:
@@ -3978,14 +4327,14 @@ def query_key_norm_gradient(
         n: number of tokens, an integer >= 1.
         d: width of the residual stream, an integer >= 1.
         d_o: output width of the value layer, an integer >= 1; default d.
-        d_k: width of queries and keys, an integer >= 1; default d.
+        d_k: width of queries and keys, an integer >= 2; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         gain2: second moment of the gain of a norm, a number >= 0; default 1.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields variance, gap.
 
@@ -4043,14 +4392,14 @@ def query_key_norm_gradient(
         ('n', 1.0, None, True, False, 'an integer >= 1'),
         ('d', 1.0, None, True, False, 'an integer >= 1'),
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
-        ('d_k', 1.0, None, True, False, 'an integer >= 1'),
+        ('d_k', 2.0, None, True, False, 'an integer >= 2'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('gain2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_variance = np.empty(_shape)
     _to_gap = np.empty(_shape)
@@ -4065,6 +4414,12 @@ def query_key_norm_gradient(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, gain2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b10000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = n - 1
                 x1 = 1/np.maximum(x0, 1)
@@ -4163,7 +4518,7 @@ def centred_output(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
@@ -4223,7 +4578,7 @@ def centred_output(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -4242,6 +4597,9 @@ def centred_output(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b1000010:
                 x0 = d*sigma_v2
             if _changed & 0b110111011:
@@ -4275,13 +4633,13 @@ def centred_gradient(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields variance, gap.
 
@@ -4343,13 +4701,13 @@ def centred_gradient(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_variance = np.empty(_shape)
     _to_gap = np.empty(_shape)
@@ -4364,6 +4722,12 @@ def centred_gradient(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b100000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = n - 1
                 x1 = n/np.maximum(x0, 1)
@@ -4422,7 +4786,7 @@ def causal_prenorm_output(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
@@ -4486,7 +4850,7 @@ def causal_prenorm_output(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -4505,6 +4869,9 @@ def causal_prenorm_output(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b1:
                 x0 = (n) == (1)
             if _changed & 0b10:
@@ -4555,13 +4922,13 @@ def causal_prenorm_gradient(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields variance, gap.
 
@@ -4627,13 +4994,13 @@ def causal_prenorm_gradient(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_variance = np.empty(_shape)
     _to_gap = np.empty(_shape)
@@ -4648,6 +5015,12 @@ def causal_prenorm_gradient(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b100000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = (n) == (1)
                 x1 = n - 1
@@ -4728,7 +5101,7 @@ def causal_output(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
@@ -4792,7 +5165,7 @@ def causal_output(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -4811,6 +5184,9 @@ def causal_output(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b1:
                 x0 = (n) == (1)
             if _changed & 0b10:
@@ -4863,13 +5239,13 @@ def causal_gradient(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields variance, gap.
 
@@ -4935,13 +5311,13 @@ def causal_gradient(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_variance = np.empty(_shape)
     _to_gap = np.empty(_shape)
@@ -4956,6 +5332,12 @@ def causal_gradient(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b100000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = (n) == (1)
                 x1 = n - 1
@@ -5016,13 +5398,13 @@ def causal_weights(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         P: dropout probability, a number in [0, 1]; default 0.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields query, key, value.
 
@@ -5088,13 +5470,13 @@ def causal_weights(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('P', 0.0, 1.0, False, False, 'a number in [0, 1]'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_query = np.empty(_shape)
     _to_key = np.empty(_shape)
@@ -5110,6 +5492,12 @@ def causal_weights(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, P, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b100000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = (n) == (1)
             if _changed & 0b10:
@@ -5173,7 +5561,7 @@ def rotary_output(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
@@ -5230,7 +5618,7 @@ def rotary_output(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
@@ -5248,6 +5636,9 @@ def rotary_output(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
             if _changed & 0b1:
                 x0 = (n) == (1)
             if _changed & 0b10:
@@ -5309,12 +5700,12 @@ def rotary_gradient(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields variance, gap.
 
@@ -5374,12 +5765,12 @@ def rotary_gradient(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_variance = np.empty(_shape)
     _to_gap = np.empty(_shape)
@@ -5394,6 +5785,12 @@ def rotary_gradient(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b10000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = (n) == (1)
                 x1 = n - 1
@@ -5466,12 +5863,12 @@ def rotary_weights(
         d_o: output width of the value layer, an integer >= 1; default d.
         d_k: width of queries and keys, an integer >= 1; default d.
         q: second moment of a coordinate, E x^2, a number >= 0; default 1.
-        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number >= 0; default q.
+        gap: E x_t^2 - E x_t x_s for two tokens t, s, a number in [0, q*(1 + 1/Max(1, n - 1))]; default q.
         sigma_v2: variance of the value weights, a number >= 0; default 1/d.
         sigma_q2: variance of the query weights, a number >= 0; default 1/d.
         sigma_k2: variance of the key weights, a number >= 0; default 1/d.
         s2: second moment of a coordinate of the gradient, a number > 0; default 1.
-        r_g: correlation of the gradients of two tokens, a number in [-1, 1]; default 0.
+        r_g: correlation of the gradients of two tokens, a number in [-1/Max(1, n - 1), 1]; default 0.
 
     Returns the fields query, key, value.
 
@@ -5531,12 +5928,12 @@ def rotary_weights(
         ('d_o', 1.0, None, True, False, 'an integer >= 1'),
         ('d_k', 1.0, None, True, False, 'an integer >= 1'),
         ('q', 0.0, None, False, False, 'a number >= 0'),
-        ('gap', 0.0, None, False, False, 'a number >= 0'),
+        ('gap', 0.0, None, False, False, 'a number in [0, q*(1 + 1/Max(1, n - 1))]'),
         ('sigma_v2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_q2', 0.0, None, False, False, 'a number >= 0'),
         ('sigma_k2', 0.0, None, False, False, 'a number >= 0'),
         ('s2', 0.0, None, False, True, 'a number > 0'),
-        ('r_g', -1.0, 1.0, False, False, 'a number in [-1, 1]'),
+        ('r_g', None, 1.0, False, False, 'a number in [-1/Max(1, n - 1), 1]'),
     )
     _to_query = np.empty(_shape)
     _to_key = np.empty(_shape)
@@ -5552,6 +5949,12 @@ def rotary_weights(
             (
                 n, d, d_o, d_k, q, gap, sigma_v2, sigma_q2, sigma_k2, s2, r_g,
             ) = _values
+            if check and _changed & 0b110001:
+                with np.errstate(divide="ignore"):
+                    _require(gap <= q*(1 + 1/np.maximum(n - 1, 1)), gap, "gap", "a number in [0, q*(1 + 1/Max(1, n - 1))]")
+            if check and _changed & 0b10000000001 and not np.minimum.reduce(r_g, axis=None) > 0:
+                with np.errstate(divide="ignore"):
+                    _require(r_g >= -1/np.maximum(n - 1, 1), r_g, "r_g", "a number in [-1/Max(1, n - 1), 1]")
             if _changed & 0b1:
                 x0 = (n) == (1)
             if _changed & 0b10:

@@ -106,7 +106,7 @@ def normal_law(scale: Any, cosine: Any, scale_spread: Any, both: Any, cosine_spr
     spread = np.clip(scale_spread, 1e-300, None)
     moved = place[:, None, None] * np.sqrt(spread)
     turned = place[:, None] * np.sqrt(np.clip(cosine_spread - both * both / spread, 1e-300, None))
-    rho = np.clip(cosine + both / spread * moved + turned, None, 1 - 1e-9)
+    rho = np.clip(cosine + both / spread * moved + turned, -1, 1 - 1e-9)
     return np.clip(scale + moved, 0.05, None), rho, (part[:, None] * part)[:, :, None]
 
 
@@ -250,14 +250,17 @@ def overlap_and_slope(
     first, more = ((item + 0 * tokens).reshape(-1) for item in (tokens, extra))
     ends = evaluate(a.reshape(-1), law.reshape(-1), first, more)
     level, zero, start, end, middle = ends.reshape(5, len(first), *a.shape[1:])
-    part = gap / np.where(variance > 0, variance, 1.0)
+    share = gap / np.where(variance > 0, variance, 1.0)
+    part, below = np.clip(share, None, 1.0), np.clip(share - 1, 0.0, 1.0)
     rho = 1 - part
     # The mean slope of log O; for small scores from the ends, which are one number up to O(variance^2).
     mean = np.where(a > 1e-5, level - zero, (start + end) / 2)
     exponent = rho**2 * (3 - 2 * rho) * mean + rho * part**2 * start - rho**2 * part * end
     slope = 6 * rho * part * mean + part * (1 - 3 * rho) * start + rho * (3 * rho - 2) * end
-    exponent = zero + exponent + 16 * (rho * part) ** 2 * middle
-    slope = slope + 32 * rho * part * (1 - 2 * rho) * middle
+    # Below correlation 0 log O falls by its slope and curvature there, and does not turn.
+    bent = np.clip(3 * mean - 2 * start - end + 16 * middle, None, 0.0)
+    exponent = zero + exponent + 16 * (rho * part) ** 2 * middle - (start - bent * below) * below
+    slope = slope + 32 * rho * part * (1 - 2 * rho) * middle - 2 * bent * below
     found = np.exp(exponent) / (tokens + extra)
     return np.stack([found, found * slope / a])
 

@@ -51,6 +51,7 @@ from symprop.functions.softmax_overlap import (
     jacobian_square,
     jacobian_trace_square,
 )
+from symprop.functions.table_sum import Larger, Smaller
 
 _A, _N, _D, _K, _X = sp.symbols("a n D d_k x", positive=True, cls=sp.Dummy)
 """Score variance, tokens, dimension of the tokens, width of the keys, and 1 - rho of two rows."""
@@ -58,6 +59,8 @@ _A, _N, _D, _K, _X = sp.symbols("a n D d_k x", positive=True, cls=sp.Dummy)
 ROW_ARGUMENTS = (_A, _N, _D, _K)
 PAIR_ARGUMENTS = (_A, _N, _D, _K, _X)
 Formulas = Mapping[str, sp.Expr]
+_TINY, _WIDEST = sp.Rational(1, 10**100), sp.Rational(9, 10)
+"""What divides by 1 + r for opposite tokens, and how far a rule for little fluctuation follows a large one."""
 
 
 def gamma_rule(variance: sp.Expr) -> tuple[tuple[sp.Expr, sp.Expr], ...]:
@@ -151,31 +154,40 @@ class Geometry:
     def two_rows(self) -> tuple[tuple[sp.Expr, sp.Expr, sp.Expr, sp.Expr], ...]:
         """Nodes (P, G - P, 1 - rho, weight) of two rows: E P rho is r, and all but P vanish with 1 - r."""
         r, s, u, t = self.query_rho, self.rho, self.key_spread, self.token_spread
-        turn = self.query_deficit * (1 + r)
-        ratio = (1 + self.bias) * (1 + s) / (1 + r)
+        turn, facing = self.query_deficit * (1 + r), Larger(1 + r, _TINY)
+        ratio = (1 + self.bias) * (1 + s) / facing
         # To first order in u and t: variance of P, covariance with rho and variance of rho over turn and turn^2.
         scale = (1 + r**2) * u + (1 + s**2) * t
         across = r * u + s * ratio * t
         own = {
             0: ratio**2 * t,
-            1: (1 + 2 * s - s**2) / (self.dimension * (1 + r) ** 2),
+            1: (1 + 2 * s - s**2) / (self.dimension * facing**2),
             2: 1 / self.key_width + 1 / self.dimension,
         }[self.unit]
-        rest = u + own - across**2 / scale
-        lost = turn * (u + ratio * t) / 2
+        rest = Larger(Smaller(u + own - across**2 / scale, _WIDEST), 0)
+        loss = (u + ratio * t) / 2
+        lost = turn * loss
         narrow = sp.sqrt(scale / (2 * (u + t)))
-        # The outer nodes stay inside (-1, 1); their fourth moment is 3 rest^2 up to the next order.
-        reach = turn * sp.sqrt(3 * rest / (1 + 6 * rest))
-        outer = (1 + 6 * rest) / 6
-        found = []
+        # Where (1 - rho)/(1 + rho) stands to that of r: by regression of its logarithm on P, and around that as for k samples
+        # that do not correlate, whose rho has the variance 1/k and the fourth moment 3/(k (k + 2)).
+        slope = 2 * across * (1 + lost) / (narrow * self.scale_variance)
+        reach, outer = sp.sqrt(3 * rest / (1 + 2 * rest)), (1 + 2 * rest) / 6
+        nodes = []
         for deviation, weight in self.one_row:
             inner = 1 + narrow * deviation
             change = (1 - scale / (2 * (u + t))) / (1 + narrow) * deviation
-            slope = turn * across * (1 + lost) / (narrow * self.scale_variance)
-            centre = self.query_deficit + turn * across * (1 + lost) - r * lost - slope * deviation
-            for step, share in ((-reach, outer), (sp.S.Zero, 1 - 2 * outer), (reach, outer)):
-                found.append((inner / (1 + lost), lost * inner / (1 + lost) + change, centre + step, weight * share))
-        return tuple(found)
+            for place, share in ((-reach, outer), (sp.S.Zero, 1 - 2 * outer), (reach, outer)):
+                odds = (1 + place) / (1 - place) * sp.exp(-slope * deviation)
+                below = 2 - self.query_deficit + self.query_deficit * odds
+                nodes.append((inner, change, (odds - 1) / below, 2 * odds / below**2, weight * share))
+        # What the logistic curve adds to the mean of P rho is taken back along it, as far as rho stays well inside (-1, 1).
+        missed = r * loss + sum(inner * moved * weight for inner, _, moved, _, weight in nodes)
+        along = sum(inner * curve * weight for inner, _, _, curve, weight in nodes)
+        back = Larger(Smaller(missed / along, _WIDEST), -_WIDEST)
+        return tuple(
+            (inner / (1 + lost), lost * inner / (1 + lost) + change, self.query_deficit + turn * (moved - back * curve), weight)
+            for inner, change, moved, curve, weight in nodes
+        )
 
 
 def _row(sphere: bool, normed: bool) -> tuple[sp.Expr, ...]:

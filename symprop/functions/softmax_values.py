@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -102,8 +102,16 @@ def _rules(unit: int) -> Callable[..., Any]:
     names = sp.symbols("D d_k deficit bias", positive=True)
     dimension, key_width, deficit, bias = names
     item = Geometry(sp.S.One, dimension, key_width, sp.S.One, deficit, bias, unit)
-    found: Callable[..., Any] = sp.lambdify(names, [item.one_row, item.two_rows], "numpy", cse=True)
-    return found
+    numbers = [number for node in (*item.one_row, *item.two_rows) for number in node]
+    library = [{"Larger": max, "Smaller": min}, "numpy"]
+    found = sp.lambdify(names, numbers, library, cse=partial(sp.cse, order="none"), docstring_limit=0)
+
+    def nodes(*sizes: float) -> tuple[Any, Any]:
+        values = np.array(found(*sizes), dtype=np.float64)
+        own = 2 * len(item.one_row)
+        return values[:own].reshape(-1, 2), values[own:].reshape(-1, 4)
+
+    return nodes
 
 
 @lru_cache(maxsize=16)
@@ -130,7 +138,7 @@ def _layer(level: str, a: float, n: float, dimension: float, key_width: float, d
 def _layer_of(level: str, sphere: bool, a: float, n: float, *rest: float) -> dict[str, float]:
     sizes, unit = rest[:2], int(rest[-1])
     rows, pairs, row_names, pair_names = _compiled(level, sphere, unit == 2)
-    one, two = (np.array(nodes, dtype=np.float64).T for nodes in _rules(unit)(*rest[:-1]))
+    one, two = (nodes.T for nodes in _rules(unit)(*rest[:-1]))
     shift, weight = one
     scale, wider, deficit, both = two
     between = [(s + x * w) for s, w in zip(scale, wider, strict=True) for x in _BETWEEN[:, 0]]
