@@ -94,7 +94,8 @@ def without_cancellation(expression: sp.Expr) -> sp.Expr | None:
     """A quotient of sums of nonnegative terms, in registered symbols of range [0, 1] and what they lack to one.
 
     Polynomials in such symbols are written in powers of x and 1 - x, by Bernstein's coefficients; coefficients in counts from
-    one on are factored. What one symbol lacks to a number is rounded once, whatever its sign. None where another sign is unknown.
+    one on are factored. What one symbol lacks to a number is rounded once, whatever its sign. None where another sign is
+    unknown.
 
     >>> from symprop.core.symbols import A, M, alpha_1, d
     >>> without_cancellation(1 + alpha_1**2*d - alpha_1**2)

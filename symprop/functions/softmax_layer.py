@@ -12,8 +12,8 @@ in three ways:
 
 :math:`G` is averaged by Gauss's rule of three nodes of a Gamma law; P has the nodes of G, shrunk, so that it becomes G where
 the two rows become one, and :math:`\rho` three nodes around its regression on P, of the odds
-:math:`(1 - \rho)/(1 + \rho)`, so that it is a correlation at any width. All is written so that the difference of one row and two
-rows is carried: it vanishes with 1 - r term by term.
+:math:`(1 - \rho)/(1 + \rho)`, so that it is a correlation at any width. All is written so that the difference of one row and
+two rows is carried: it vanishes with 1 - r term by term.
 """
 
 from __future__ import annotations
