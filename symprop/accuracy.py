@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import sympy as sp
@@ -40,6 +40,7 @@ _LAYERS = (1, 2, 3, 10, 40)
 _LEAST = 1e-300
 """The neighbour of zero: below some 1e-308 a double no longer carries its digits."""
 _LARGEST, _SMALLEST = 1.7e308, 1e-290
+Draw: TypeAlias = Callable[[Parameter, Mapping[sp.Symbol, object], random.Random], Any]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ def edge_points(spec: FunctionSpec, seed: int = 0) -> Iterator[dict[str, float |
     >>> all(-1 <= (point["n"] - 1) * point["rho"] for _, point in zip(range(50), edge_points(spec)) if point["n"] < 100)
     True
     """
+    counts = _LAYERS if spec.recursion is not None else _COUNTS
+    return drawn_points(spec, lambda parameter, point, rng: _drawn(parameter, point, rng, counts), seed)
+
+
+def drawn_points(spec: FunctionSpec, draw: Draw, seed: int = 0) -> Iterator[dict[str, float | int]]:
+    """Endless points inside the ranges of a function, its parameters drawn after those that their bounds depend on.
+
+    ``draw`` has the parameter, the values drawn so far and the source of random numbers; what lies outside is left out.
+    """
     rng = random.Random(seed)
     own = {parameter.symbol for parameter in spec.parameters}
     ordered: list[Parameter] = []
@@ -79,7 +89,7 @@ def edge_points(spec: FunctionSpec, seed: int = 0) -> Iterator[dict[str, float |
     while True:
         point: dict[sp.Symbol, float | int] = {}
         for parameter in ordered:
-            value = _drawn(parameter, point, rng, _LAYERS if spec.recursion is not None else _COUNTS)
+            value = draw(parameter, point, rng)
             point[parameter.symbol] = int(value) if parameter.domain.integer else float(value)
         if all(parameter.domain.contains(point[parameter.symbol], point) for parameter in ordered):
             yield {parameter.name: point[parameter.symbol] for parameter in ordered}

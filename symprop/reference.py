@@ -23,6 +23,7 @@ from symprop.functions.table_sum import (
     TableSum,
     callable_sums,
     exact_log,
+    extremes,
     in_doubles,
     is_nested,
     table_rows,
@@ -92,8 +93,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     LOG_OF_ONE_PLUS: gmpy2.log1p,
     "ArcCosine": _arc_cosine,
     "Reach": lambda: Reach.at(gmpy2.get_context().precision),
-    "Larger": max,
-    "Smaller": min,
+    **extremes(gmpy2),
 }
 
 

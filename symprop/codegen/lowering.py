@@ -225,6 +225,7 @@ class LogGeometricSum(_Lowered):
 
 
 _GROWTHS = (Exp, Expm1, LogGeometricSum)
+_GROWING = (*_GROWTHS, RisingStep)
 """What may leave the range of doubles where its argument is ordinary."""
 
 
@@ -567,8 +568,7 @@ class _Lowering:
         exponents += [self.lower(exponent) * self.sum_of_logs(terms) for exponent, terms in powers.items()]
         if exponents:
             plain.append(Exp(sp.Add(*exponents)))
-        growing = [f for f in plain if isinstance(f, (*_GROWTHS, RisingStep, sp.Add)) and f.has(*_GROWTHS, RisingStep)
-                   and _grows(f)]
+        growing = [f for f in plain if isinstance(f, (*_GROWING, sp.Add)) and f.has(*_GROWING) and _grows(f)]
         # A sum that can vanish is what the others multiply, where there are others.
         growths = [f for f in growing if not (f.is_Add and _can_vanish(f))] or growing
         unbounded = [f for f in growths if _overflows(f)]
@@ -600,11 +600,12 @@ class _Lowering:
     def log_of_one_plus(self, rest: sp.Expr) -> sp.Expr:
         if rest.is_nonnegative:
             return GrowthLog(self.lower(rest))
-        if not rest.has(*_OPAQUE) and (grown := without_cancellation(rest)) is not None:
+        opaque = rest.has(*_OPAQUE)
+        if not opaque and (grown := without_cancellation(rest)) is not None:
             return GrowthLog(self.lower(grown))
-        if (apart := _smaller_root(rest)) is not None:
-            return LogNearOne(*map(self.lower, apart))
-        whole = None if (-rest).is_Symbol or rest.has(*_OPAQUE) else without_cancellation(1 + rest)
+        if (root := _smaller_root(rest)) is not None:
+            return LogNearOne(self.lower(rest), self.lower(root))
+        whole = None if (-rest).is_Symbol or opaque else without_cancellation(1 + rest)
         if whole is None:
             if rest.is_Add and any(is_share(-term) for term in rest.args):
                 return LogNearOne(self.lower(rest), self.lower(1 + rest))
@@ -641,19 +642,19 @@ class _Lowering:
         return sp.Add(*total)
 
 
-def _smaller_root(rest: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
-    """x = a - sqrt(b) and 1 + x, the latter without the difference; None for any other x.
+def _smaller_root(rest: sp.Expr) -> sp.Expr | None:
+    """1 + x for x = a - sqrt(b), without the difference; None for any other x.
 
     >>> a, b = sp.symbols("a b", positive=True)
     >>> _smaller_root(a + b - sp.sqrt(a**2 + b**2))
-    (a + b - sqrt(a**2 + b**2), (2*a*b + 2*a + 2*b + 1)/(a + b + sqrt(a**2 + b**2) + 1))
+    (2*a*b + 2*a + 2*b + 1)/(a + b + sqrt(a**2 + b**2) + 1)
     """
     roots = [term for term in sp.Add.make_args(rest) if isinstance(-term, sp.Pow) and (-term).exp == sp.S.Half]
     if len(roots) != 1:
         return None
     half = rest - roots[0]
-    whole = without_cancellation((1 + half) ** 2 - roots[0] ** 2)
-    return None if whole is None or not half.is_nonnegative else (rest, whole / (1 + half - roots[0]))
+    product = without_cancellation((1 + half) ** 2 - roots[0] ** 2) if half.is_nonnegative else None
+    return None if product is None else product / (1 + half - roots[0])
 
 
 def _spelled(node: sp.Expr) -> sp.Expr:

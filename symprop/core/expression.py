@@ -143,8 +143,7 @@ def _of_nonnegative_terms(base: sp.Expr, shares: Sequence[sp.Symbol]) -> sp.Expr
         return base
     if not shares:
         expanded = sp.expand(base)
-        whole = all(term.is_nonnegative for term in sp.Add.make_args(expanded))
-        return expanded if whole else _of_nonnegative_counts(expanded)
+        return expanded if _terms_are_nonnegative(expanded) else _of_nonnegative_counts(expanded)
     share, *rest = shares
     coefficients = sp.Poly(base, share).all_coeffs()[::-1]
     degree, total = len(coefficients) - 1, sp.S.Zero
@@ -157,6 +156,10 @@ def _of_nonnegative_terms(base: sp.Expr, shares: Sequence[sp.Symbol]) -> sp.Expr
     return total
 
 
+def _terms_are_nonnegative(expanded: sp.Expr) -> bool:
+    return all(term.is_nonnegative for term in sp.Add.make_args(expanded))
+
+
 def _of_nonnegative_counts(polynomial: sp.Expr) -> sp.Expr | None:
     """A polynomial whose coefficients, in counts from one on, are products of nonnegative factors; None for any other."""
     counts = {symbol: symbol + 1 for symbol in polynomial.free_symbols if symbol.is_integer and symbol.is_positive}
@@ -167,8 +170,8 @@ def _of_nonnegative_counts(polynomial: sp.Expr) -> sp.Expr | None:
     for powers, coefficient in sp.Poly(polynomial, *others).terms():
         product = sp.factor(coefficient)
         rest = sp.Mul(*(other**power for other, power in zip(others, powers, strict=True)))
-        parts = [factor.subs(counts, simultaneous=True) for factor in sp.Mul.make_args(product)]
-        if not all(term.is_nonnegative for part in (rest, *parts) for term in sp.Add.make_args(sp.expand(part))):
+        parts = [sp.expand(factor.subs(counts, simultaneous=True)) for factor in sp.Mul.make_args(product)]
+        if not all(map(_terms_are_nonnegative, (rest, *parts))):
             return None
         total += product * rest
     return total

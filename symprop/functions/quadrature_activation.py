@@ -13,7 +13,7 @@ from symprop.functions import piece_sum
 from symprop.functions.activation import Activation
 from symprop.functions.piece_rule import LINE, PLANE
 from symprop.functions.pieces import Pieces, bounded, split
-from symprop.functions.table_sum import TableSum
+from symprop.functions.table_sum import TableSum, extremes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,8 +166,7 @@ def _evaluated(pieces: Pieces, x: Array) -> Array:
 def _numpy(variable: sp.Symbol, formula: sp.Expr) -> Any:
     import numpy as np
 
-    own = {"Larger": np.maximum, "Smaller": np.minimum}
-    return sp.lambdify(variable, formula, modules=[own, "numpy"], cse=True)
+    return sp.lambdify(variable, formula, modules=[extremes(np), "numpy"], cse=True)
 
 
 class GeluTanh(QuadratureActivation):

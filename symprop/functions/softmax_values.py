@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,6 +39,7 @@ from symprop.functions.softmax_overlap import (
     WeightMoment,
     evaluated,
 )
+from symprop.functions.table_sum import extremes
 from symprop.functions.token_means import PairMean, RowMean, outermost, special_functions
 
 MEANS = (RowMean, PairMean, RotaryMean, RotaryAverage)
@@ -103,8 +104,9 @@ def _rules(unit: int) -> Callable[..., Any]:
     dimension, key_width, deficit, bias = names
     item = Geometry(sp.S.One, dimension, key_width, sp.S.One, deficit, bias, unit)
     numbers = [number for node in (*item.one_row, *item.two_rows) for number in node]
-    library = [{"Larger": max, "Smaller": min}, "numpy"]
-    found = sp.lambdify(names, numbers, library, cse=partial(sp.cse, order="none"), docstring_limit=0)
+    # Written out, the nodes are a thousand times as long as their shared parts.
+    shared, reduced = sp.cse(numbers, order="none")
+    found = sp.lambdify(names, reduced, [extremes(np), "numpy"], cse=lambda rest, **_: (shared, rest))
 
     def nodes(*sizes: float) -> tuple[Any, Any]:
         values = np.array(found(*sizes), dtype=np.float64)

@@ -38,6 +38,11 @@ class Smaller(Larger):
     """The smaller of two real numbers."""
 
 
+def extremes(library: Any) -> dict[str, Callable[..., Any]]:
+    """What :class:`Larger` and :class:`Smaller` are of the numbers of a library, of its arrays where it has any."""
+    return {"Larger": getattr(library, "maximum", max), "Smaller": getattr(library, "minimum", min)}
+
+
 class Reach(sp.Function):
     """The logarithm of one over the rounding error: a summand uses it to stop where nothing is left to add.
 
@@ -288,10 +293,8 @@ def _lambdified(summand: sp.Lambda, library: Any, precision: int = 53) -> Callab
         for kind in {node.func for node in summand.expr.atoms(sp.Function)}
         if hasattr(kind, "formula")
     }
-    own["Reach"] = lambda: Reach.at(precision)
-    larger, smaller = (max, min) if library is mpmath else (library.maximum, library.minimum)
-    own |= {"ExpMinusOne": library.expm1, LOG_OF_ONE_PLUS: library.log1p, "Larger": larger, "Smaller": smaller,
-            "Saturated": lambda growth: growth}
+    own |= {"ExpMinusOne": library.expm1, LOG_OF_ONE_PLUS: library.log1p, "Reach": lambda: Reach.at(precision),
+            "Saturated": lambda growth: growth, **extremes(library)}
     function: Callable[..., Any] = sp.lambdify(
         summand.signature, summand.expr.replace(sp.log, exact_log), modules=[own, library.__name__], cse=True
     )

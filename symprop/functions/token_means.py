@@ -16,6 +16,7 @@ import sympy as sp
 
 from symprop.core.errors import InputError, RefusedError
 from symprop.functions.softmax_overlap import WeightNode
+from symprop.functions.table_sum import extremes
 
 ROW, LATER = sp.symbols("t u", integer=True, positive=True)
 """The number of keys of a row, and that of a later row."""
@@ -391,13 +392,13 @@ def _moments(masked: bool) -> Mapping[str, Callable[..., Any]]:
     overlap, slope = (pair(lambda *at, k=k: causal_numeric.overlap_and_slope(*at)[k]) for k in (0, 1))
     return {
         **special_functions(),
+        **extremes(np),
         "WeightMoment": row,
         "Participation": lambda *rest: row(((2, 0),), *rest),
         "RowOverlap": overlap,
         "JacobianOverlap": slope,
         "SphereOverlap": overlap,
         "SphereSlope": slope,
-        "Larger": np.maximum,
         "OverlapGrowth": pair(causal_numeric.overlap_growth),
     }
 

@@ -2,33 +2,20 @@
 
 import importlib
 import math
-import random
+from itertools import islice
 
 import numpy as np
 import pytest
 
 from symprop import bundled
+from symprop.accuracy import drawn_points
 
 POINTS = 6
 
 
-def drawn(spec):
-    """Plain points inside the ranges of a function, as arrays by name."""
-    rng, points, own = random.Random(3), [], {parameter.symbol for parameter in spec.parameters}
-    while len(points) < POINTS:
-        point = {}
-        while len(point) < len(spec.parameters):
-            for parameter in spec.parameters:
-                domain = parameter.domain
-                bounds = [bound for bound in (domain.lower, domain.upper) if bound is not None]
-                if all(bound.free_symbols & own <= set(point) for bound in bounds):
-                    point[parameter.symbol] = plain(domain, *domain.bounds(point), rng)
-        if all(parameter.domain.contains(point[parameter.symbol], point) for parameter in spec.parameters):
-            points.append(point)
-    return {parameter.name: np.array([point[parameter.symbol] for point in points]) for parameter in spec.parameters}
-
-
-def plain(domain, low, high, rng):
+def plain(parameter, point, rng):
+    domain = parameter.domain
+    low, high = domain.bounds(point)
     if domain.integer:
         return int(low or 0) + rng.choice([1, 2, 5])
     if low is not None and high is not None:
@@ -50,7 +37,8 @@ def test_backends_agree(derivation):
     torch = pytest.importorskip("torch")
     modules = {backend: importlib.import_module(f"generated.{derivation}_{backend}") for backend in bundled.BACKENDS}
     for spec in bundled.derivation(derivation).evaluators:
-        arguments = drawn(spec)
+        points = list(islice(drawn_points(spec, plain, 3), POINTS))
+        arguments = {name: np.array([point[name] for point in points]) for name in points[0]}
         first = {key: value[0].item() for key, value in arguments.items()}
         # Beyond the depth where it reaches infinity a norm has no value.
         with np.errstate(invalid="ignore"):
