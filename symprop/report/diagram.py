@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,8 @@ from symprop.simulate.sweep import Sweep, Task
 
 MOST_POINTS = 4_000_000
 """The largest grid that is evaluated."""
+_TITLE_WIDTH = 60
+"""Characters of a title that are as wide as the axes."""
 Array = NDArray[np.float64]
 _STYLE = {
     "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "symprop", "font.family": ["DejaVu Sans"], "font.size": 9,
@@ -247,7 +250,7 @@ def draw(picture: Picture, kind: str) -> bytes:
                                 label="simulated, same colours"))
         axes.set_xlabel(_axis_label(diagram.x))
         axes.set_ylabel(_axis_label(diagram.y))
-        axes.set_title(picture.title, fontsize=10)
+        axes.set_title(textwrap.fill(picture.title, _TITLE_WIDTH), fontsize=10)
         if lines:
             canvas.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         stream = io.BytesIO()
