@@ -808,8 +808,8 @@ static inline double log_near_one(double x, double whole) {
     "TABLE_LOGISTIC_PAIRS": r"""
 static const double TABLE_LOGISTIC_PAIRS[][3] = {{0x1.7150dc5e21591p-32, 0x1.54dc284911bf1p-2, 0x1.54dc284911bf1p-2}, {0x1.9880fe574cd0ap-25, 0x1.fc80db9dd5542p-2, 0x1.54dc284911bf1p-2}, {0x1.c3d9a22973b09p-20, 0x1.fc80db9dd5542p-2, 0x1.fc80db9dd5542p-2}, {0x1.69740f0dd6fdep-21, 0x1.7b4c869c37c05p-1, 0x1.54dc284911bf1p-2}, {0x1.8fce9d12f8bdcp-15, 0x1.7b4c869c37c05p-1, 0x1.fc80db9dd5542p-2}, {0x1.61c21bad8a55ep-12, 0x1.7b4c869c37c05p-1, 0x1.7b4c869c37c05p-1}, {0x1.ac02e2df2ea0fp-19, 0x1.1aec7b35a00d4p+0, 0x1.54dc284911bf1p-2}, {0x1.d96d6d4a03d31p-13, 0x1.1aec7b35a00d4p+0, 0x1.fc80db9dd5542p-2}, {0x1.a2e63079fd27cp-9, 0x1.1aec7b35a00d4p+0, 0x1.7b4c869c37c05p-1}, {0x1.f008ffe1d3a5ap-8, 0x1.1aec7b35a00d4p+0, 0x1.1aec7b35a00d4p+0}, {0x1.e02410e318bf7p-18, 0x1.a61298e1e069cp+0, 0x1.54dc284911bf1p-2}, {0x1.098b548b8d8a9p-11, 0x1.a61298e1e069cp+0, 0x1.fc80db9dd5542p-2}, {0x1.d5eb42287727ep-8, 0x1.a61298e1e069cp+0, 0x1.7b4c869c37c05p-1}, {0x1.163990aac3397p-5, 0x1.a61298e1e069cp+0, 0x1.1aec7b35a00d4p+0}, {0x1.381c7a8b34b42p-5, 0x1.a61298e1e069cp+0, 0x1.a61298e1e069cp+0}, {0x1.3e91bfe113627p-17, 0x1.3ad44655c78bcp+1, 0x1.54dc284911bf1p-2}, {0x1.605f66047d859p-11, 0x1.3ad44655c78bcp+1, 0x1.fc80db9dd5542p-2}, {0x1.37c985326725bp-7, 0x1.3ad44655c78bcp+1, 0x1.7b4c869c37c05p-1}, {0x1.7133189d5ffd0p-5, 0x1.3ad44655c78bcp+1, 0x1.1aec7b35a00d4p+0}, {0x1.9e2a8e8ba8cbcp-4, 0x1.3ad44655c78bcp+1, 0x1.a61298e1e069cp+0}, {0x1.12cbb4b56ff16p-4, 0x1.3ad44655c78bcp+1, 0x1.3ad44655c78bcp+1}, {0x1.1b8b5bdf969c4p-17, 0x1.d5ab83615f8b3p+1, 0x1.54dc284911bf1p-2}, {0x1.39a196164f496p-11, 0x1.d5ab83615f8b3p+1, 0x1.fc80db9dd5542p-2}, {0x1.158204c30ece8p-7, 0x1.d5ab83615f8b3p+1, 0x1.7b4c869c37c05p-1}, {0x1.489bad0fff4edp-5, 0x1.d5ab83615f8b3p+1, 0x1.1aec7b35a00d4p+0}, {0x1.70a183a7d2a96p-4, 0x1.d5ab83615f8b3p+1, 0x1.a61298e1e069cp+0}, {0x1.e92ab7aa0dec9p-4, 0x1.d5ab83615f8b3p+1, 0x1.3ad44655c78bcp+1}, {0x1.b362b8c7aaecdp-5, 0x1.d5ab83615f8b3p+1, 0x1.d5ab83615f8b3p+1}, {0x1.5c729fb0b7dddp-18, 0x1.5e552770df8a7p+2, 0x1.54dc284911bf1p-2}, {0x1.816be49b84d4fp-12, 0x1.5e552770df8a7p+2, 0x1.fc80db9dd5542p-2}, {0x1.55078e02ab6c7p-8, 0x1.5e552770df8a7p+2, 0x1.7b4c869c37c05p-1}, {0x1.93d39b5b6d665p-6, 0x1.5e552770df8a7p+2, 0x1.1aec7b35a00d4p+0}, {0x1.c502b8587ed54p-5, 0x1.5e552770df8a7p+2, 0x1.a61298e1e069cp+0}, {0x1.2c91928c6fecfp-4, 0x1.5e552770df8a7p+2, 0x1.3ad44655c78bcp+1}, {0x1.0b85d36678d03p-4, 0x1.5e552770df8a7p+2, 0x1.d5ab83615f8b3p+1}, {0x1.48c23fac4c6fcp-6, 0x1.5e552770df8a7p+2, 0x1.5e552770df8a7p+2}, {0x1.0ede3569afb04p-19, 0x1.0551439081d4ep+3, 0x1.54dc284911bf1p-2}, {0x1.2b9c180b36e49p-13, 0x1.0551439081d4ep+3, 0x1.fc80db9dd5542p-2}, {0x1.0919f4a37fbf3p-9, 0x1.0551439081d4ep+3, 0x1.7b4c869c37c05p-1}, {0x1.39eac610e391dp-7, 0x1.0551439081d4ep+3, 0x1.1aec7b35a00d4p+0}, {0x1.60268d95d7f9ap-6, 0x1.0551439081d4ep+3, 0x1.a61298e1e069cp+0}, {0x1.d34c3a8baa75ap-6, 0x1.0551439081d4ep+3, 0x1.3ad44655c78bcp+1}, {0x1.9febc1a38d5c1p-6, 0x1.0551439081d4ep+3, 0x1.d5ab83615f8b3p+1}, {0x1.ff2015891fefep-7, 0x1.0551439081d4ep+3, 0x1.5e552770df8a7p+2}, {0x1.8d5390458a00ap-9, 0x1.0551439081d4ep+3, 0x1.0551439081d4ep+3}, {0x1.b1ee632106b78p-22, 0x1.85d6fd931e0bbp+3, 0x1.54dc284911bf1p-2}, {0x1.dff9bcc410b3fp-16, 0x1.85d6fd931e0bbp+3, 0x1.fc80db9dd5542p-2}, {0x1.a8b16d20bb847p-12, 0x1.85d6fd931e0bbp+3, 0x1.7b4c869c37c05p-1}, {0x1.f6e55bfa7027dp-10, 0x1.85d6fd931e0bbp+3, 0x1.1aec7b35a00d4p+0}, {0x1.1a12b3edd8acep-8, 0x1.85d6fd931e0bbp+3, 0x1.a61298e1e069cp+0}, {0x1.764e5b60729a5p-8, 0x1.85d6fd931e0bbp+3, 0x1.3ad44655c78bcp+1}, {0x1.4d2735ea81d31p-8, 0x1.85d6fd931e0bbp+3, 0x1.d5ab83615f8b3p+1}, {0x1.9969798d2a8bap-9, 0x1.85d6fd931e0bbp+3, 0x1.5e552770df8a7p+2}, {0x1.3e424a53ff3c6p-10, 0x1.85d6fd931e0bbp+3, 0x1.0551439081d4ep+3}, {0x1.fdda02fcd49e8p-14, 0x1.85d6fd931e0bbp+3, 0x1.85d6fd931e0bbp+3}, {0x1.02dd81d0a4931p-25, 0x1.22c94ca7a81fep+4, 0x1.54dc284911bf1p-2}, {0x1.1e555946bbf13p-19, 0x1.22c94ca7a81fep+4, 0x1.fc80db9dd5542p-2}, {0x1.fab557097d251p-16, 0x1.22c94ca7a81fep+4, 0x1.7b4c869c37c05p-1}, {0x1.2c01ba32b4514p-13, 0x1.22c94ca7a81fep+4, 0x1.1aec7b35a00d4p+0}, {0x1.508bca0dd272dp-12, 0x1.22c94ca7a81fep+4, 0x1.a61298e1e069cp+0}, {0x1.be973efd664ecp-12, 0x1.22c94ca7a81fep+4, 0x1.3ad44655c78bcp+1}, {0x1.8d7d9682fd42fp-12, 0x1.22c94ca7a81fep+4, 0x1.d5ab83615f8b3p+1}, {0x1.e879ecfa6ca90p-13, 0x1.22c94ca7a81fep+4, 0x1.5e552770df8a7p+2}, {0x1.7bb85454ddc17p-14, 0x1.22c94ca7a81fep+4, 0x1.0551439081d4ep+3}, {0x1.3027fd84a8c31p-16, 0x1.22c94ca7a81fep+4, 0x1.85d6fd931e0bbp+3}, {0x1.6ae4d209d2b2fp-21, 0x1.22c94ca7a81fep+4, 0x1.22c94ca7a81fep+4}, {0x1.1dd2b57147952p-31, 0x1.b1cd5e7807b7cp+4, 0x1.54dc284911bf1p-2}, {0x1.3c26d5d48904ep-25, 0x1.b1cd5e7807b7cp+4, 0x1.fc80db9dd5542p-2}, {0x1.17bcf306a459ap-21, 0x1.b1cd5e7807b7cp+4, 0x1.7b4c869c37c05p-1}, {0x1.4b3fbcde4a3f7p-19, 0x1.b1cd5e7807b7cp+4, 0x1.1aec7b35a00d4p+0}, {0x1.7397eabb62293p-18, 0x1.b1cd5e7807b7cp+4, 0x1.a61298e1e069cp+0}, {0x1.ed191acb14905p-18, 0x1.b1cd5e7807b7cp+4, 0x1.3ad44655c78bcp+1}, {0x1.b6e276545b180p-18, 0x1.b1cd5e7807b7cp+4, 0x1.d5ab83615f8b3p+1}, {0x1.0dac36aea2cd5p-18, 0x1.b1cd5e7807b7cp+4, 0x1.5e552770df8a7p+2}, {0x1.a343737ca53bfp-20, 0x1.b1cd5e7807b7cp+4, 0x1.0551439081d4ep+3}, {0x1.4fd49f84eb07ep-22, 0x1.b1cd5e7807b7cp+4, 0x1.85d6fd931e0bbp+3}, {0x1.90af5d702065ep-26, 0x1.b1cd5e7807b7cp+4, 0x1.22c94ca7a81fep+4}, {0x1.ba6966baf07aap-33, 0x1.b1cd5e7807b7cp+4, 0x1.b1cd5e7807b7cp+4}};
 """,
-    "each_tanh_second_b371ff": r"""
-static __attribute__((noinline)) void sum_tanh_second_b371ff(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_tanh_second_c756f8c03a": r"""
+static __attribute__((noinline)) void sum_tanh_second_c756f8c03a(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -828,40 +828,40 @@ static __attribute__((noinline)) void sum_tanh_second_b371ff(long count, const d
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_second_b371ff(long count, const double *restrict a__x, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_second_c756f8c03a(long count, const double *restrict a__x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double _x_ = a__x[i];
         const double next_0 = _x_;
         to[i] = next_0;
     }
 }
-static void fit_tanh_second_b371ff(int64_t cell, double *coefficients) {
+static void fit_tanh_second_c756f8c03a(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_tanh_second_b371ff(TERMS + 1, v, total);
-    factor_tanh_second_b371ff(TERMS + 1, v, factor);
+    sum_tanh_second_c756f8c03a(TERMS + 1, v, total);
+    factor_tanh_second_c756f8c03a(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][2];
-static char state_tanh_second_b371ff[(OCTAVES << LINE_BITS)];
+static lanes table_tanh_second_c756f8c03a[(OCTAVES << LINE_BITS)][2];
+static char state_tanh_second_c756f8c03a[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_second_c756f8c03a(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_second_c756f8c03a[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_tanh_second_b371ff(cell, coefficients);
-        memcpy(table_tanh_second_b371ff[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_second_c756f8c03a(cell, coefficients);
+        memcpy(table_tanh_second_c756f8c03a[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_second_c756f8c03a[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_second_b371ff[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_second_c756f8c03a[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_tanh_second_c756f8c03a(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_second_b371ff(count, v, factor);
+    factor_tanh_second_c756f8c03a(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -878,19 +878,19 @@ static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const 
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_second_b371ff[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i + j]);
-            const lanes *c = table_tanh_second_b371ff[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_second_c756f8c03a[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_c756f8c03a(cell[i + j]);
+            const lanes *c = table_tanh_second_c756f8c03a[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_second_b371ff(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_second_c756f8c03a(1, v + i, to + i);
 }
 """,
-    "each_tanh_slope_second_c849a3": r"""
-static __attribute__((noinline)) void sum_tanh_slope_second_c849a3(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_tanh_slope_second_5f1650658d": r"""
+static __attribute__((noinline)) void sum_tanh_slope_second_5f1650658d(long count, const double *restrict a_v_x, double *restrict to) {
     double a_x0[BLOCK];
     for (long i = 0; i < count; i++) {
         const double v_x_ = a_v_x[i];
@@ -913,39 +913,39 @@ static __attribute__((noinline)) void sum_tanh_slope_second_c849a3(long count, c
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_slope_second_c849a3(long count, const double *restrict a_v_x, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_slope_second_5f1650658d(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_second_c849a3(int64_t cell, double *coefficients) {
+static void fit_tanh_slope_second_5f1650658d(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_tanh_slope_second_c849a3(TERMS + 1, v, total);
-    factor_tanh_slope_second_c849a3(TERMS + 1, v, factor);
+    sum_tanh_slope_second_5f1650658d(TERMS + 1, v, total);
+    factor_tanh_slope_second_5f1650658d(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][2];
-static char state_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)];
+static lanes table_tanh_slope_second_5f1650658d[(OCTAVES << LINE_BITS)][2];
+static char state_tanh_slope_second_5f1650658d[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_slope_second_c849a3(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_slope_second_5f1650658d(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_slope_second_c849a3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_slope_second_5f1650658d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_tanh_slope_second_c849a3(cell, coefficients);
-        memcpy(table_tanh_slope_second_c849a3[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_slope_second_c849a3[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_slope_second_5f1650658d(cell, coefficients);
+        memcpy(table_tanh_slope_second_5f1650658d[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_slope_second_5f1650658d[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_slope_second_c849a3[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_slope_second_5f1650658d[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_tanh_slope_second_5f1650658d(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_slope_second_c849a3(count, v, factor);
+    factor_tanh_slope_second_5f1650658d(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -962,15 +962,15 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i + j]);
-            const lanes *c = table_tanh_slope_second_c849a3[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_slope_second_5f1650658d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_5f1650658d(cell[i + j]);
+            const lanes *c = table_tanh_slope_second_5f1650658d[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_second_c849a3(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_second_5f1650658d(1, v + i, to + i);
 }
 """,
 }
@@ -1135,7 +1135,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "exponents_tanh": (
-        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'cell_of', 'log_near_one', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_b371ff', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'f_log', 'f_log1p', 'near_asin', 'f_asin', 'square', 'cell_of', 'log_near_one', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_second_c756f8c03a', 'each_tanh_slope_second_5f1650658d'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 3 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -1161,8 +1161,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x2_ = square(sigma_w_);
         a_x2[i] = x2_;
     }
-    each_tanh_second_b371ff(count, a_x2, a_x3);
-    each_tanh_slope_second_c849a3(count, a_x2, a_x4);
+    each_tanh_second_c756f8c03a(count, a_x2, a_x3);
+    each_tanh_slope_second_5f1650658d(count, a_x2, a_x4);
     for (long i = 0; i < count; i++) {
         const double A_ = a_A[i];
         const double M_ = a_M[i];

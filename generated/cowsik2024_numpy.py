@@ -260,7 +260,7 @@ _LOGISTIC_PAIRS = (
 )
 
 
-def _tanh_second_b371ff_sum(v_x):
+def _tanh_second_c756f8c03a_sum(v_x):
     """Tanh second, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -271,17 +271,17 @@ def _tanh_second_b371ff_sum(v_x):
     return total
 
 
-def _tanh_second_b371ff_factor(_x):
+def _tanh_second_c756f8c03a_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _tanh_second_b371ff(_x):
+def _tanh_second_c756f8c03a(_x):
     """Tanh second, by polynomials on cells."""
-    return _on_cells(_tanh_second_b371ff_sum, _tanh_second_b371ff_factor, 0.08321777092451989, _x)
+    return _on_cells(_tanh_second_c756f8c03a_sum, _tanh_second_c756f8c03a_factor, 0.08321777092451989, _x)
 
 
-def _tanh_slope_second_c849a3_sum(v_x):
+def _tanh_slope_second_5f1650658d_sum(v_x):
     """Tanh slope second, summed over the rows of a table."""
     x0 = 4*v_x
     total = 0.0
@@ -292,14 +292,14 @@ def _tanh_slope_second_c849a3_sum(v_x):
     return total
 
 
-def _tanh_slope_second_c849a3_factor(v_x):
+def _tanh_slope_second_5f1650658d_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_second_c849a3(v_x):
+def _tanh_slope_second_5f1650658d(v_x):
     """Tanh slope second, by polynomials on cells."""
-    return _on_cells(_tanh_slope_second_c849a3_sum, _tanh_slope_second_c849a3_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_second_5f1650658d_sum, _tanh_slope_second_5f1650658d_factor, 0.08321777092451989, v_x)
 
 
 class ExponentsResult(NamedTuple):
@@ -765,8 +765,8 @@ def exponents_tanh(
                 x1 = (1 - M)
             if _changed & 0b100:
                 x2 = np.square(sigma_w)
-                x3 = _tanh_second_b371ff(x2)
-                x4 = _tanh_slope_second_c849a3(x2)
+                x3 = _tanh_second_c756f8c03a(x2)
+                x4 = _tanh_slope_second_5f1650658d(x2)
             if _changed & 0b11:
                 x5 = M*(1 - A)
                 x6 = A + x5

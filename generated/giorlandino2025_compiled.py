@@ -1062,8 +1062,8 @@ static inline double log_near_one(double x, double whole) {
     "TABLE_LOGISTIC_PAIRS": r"""
 static const double TABLE_LOGISTIC_PAIRS[][3] = {{0x1.7150dc5e21591p-32, 0x1.54dc284911bf1p-2, 0x1.54dc284911bf1p-2}, {0x1.9880fe574cd0ap-25, 0x1.fc80db9dd5542p-2, 0x1.54dc284911bf1p-2}, {0x1.c3d9a22973b09p-20, 0x1.fc80db9dd5542p-2, 0x1.fc80db9dd5542p-2}, {0x1.69740f0dd6fdep-21, 0x1.7b4c869c37c05p-1, 0x1.54dc284911bf1p-2}, {0x1.8fce9d12f8bdcp-15, 0x1.7b4c869c37c05p-1, 0x1.fc80db9dd5542p-2}, {0x1.61c21bad8a55ep-12, 0x1.7b4c869c37c05p-1, 0x1.7b4c869c37c05p-1}, {0x1.ac02e2df2ea0fp-19, 0x1.1aec7b35a00d4p+0, 0x1.54dc284911bf1p-2}, {0x1.d96d6d4a03d31p-13, 0x1.1aec7b35a00d4p+0, 0x1.fc80db9dd5542p-2}, {0x1.a2e63079fd27cp-9, 0x1.1aec7b35a00d4p+0, 0x1.7b4c869c37c05p-1}, {0x1.f008ffe1d3a5ap-8, 0x1.1aec7b35a00d4p+0, 0x1.1aec7b35a00d4p+0}, {0x1.e02410e318bf7p-18, 0x1.a61298e1e069cp+0, 0x1.54dc284911bf1p-2}, {0x1.098b548b8d8a9p-11, 0x1.a61298e1e069cp+0, 0x1.fc80db9dd5542p-2}, {0x1.d5eb42287727ep-8, 0x1.a61298e1e069cp+0, 0x1.7b4c869c37c05p-1}, {0x1.163990aac3397p-5, 0x1.a61298e1e069cp+0, 0x1.1aec7b35a00d4p+0}, {0x1.381c7a8b34b42p-5, 0x1.a61298e1e069cp+0, 0x1.a61298e1e069cp+0}, {0x1.3e91bfe113627p-17, 0x1.3ad44655c78bcp+1, 0x1.54dc284911bf1p-2}, {0x1.605f66047d859p-11, 0x1.3ad44655c78bcp+1, 0x1.fc80db9dd5542p-2}, {0x1.37c985326725bp-7, 0x1.3ad44655c78bcp+1, 0x1.7b4c869c37c05p-1}, {0x1.7133189d5ffd0p-5, 0x1.3ad44655c78bcp+1, 0x1.1aec7b35a00d4p+0}, {0x1.9e2a8e8ba8cbcp-4, 0x1.3ad44655c78bcp+1, 0x1.a61298e1e069cp+0}, {0x1.12cbb4b56ff16p-4, 0x1.3ad44655c78bcp+1, 0x1.3ad44655c78bcp+1}, {0x1.1b8b5bdf969c4p-17, 0x1.d5ab83615f8b3p+1, 0x1.54dc284911bf1p-2}, {0x1.39a196164f496p-11, 0x1.d5ab83615f8b3p+1, 0x1.fc80db9dd5542p-2}, {0x1.158204c30ece8p-7, 0x1.d5ab83615f8b3p+1, 0x1.7b4c869c37c05p-1}, {0x1.489bad0fff4edp-5, 0x1.d5ab83615f8b3p+1, 0x1.1aec7b35a00d4p+0}, {0x1.70a183a7d2a96p-4, 0x1.d5ab83615f8b3p+1, 0x1.a61298e1e069cp+0}, {0x1.e92ab7aa0dec9p-4, 0x1.d5ab83615f8b3p+1, 0x1.3ad44655c78bcp+1}, {0x1.b362b8c7aaecdp-5, 0x1.d5ab83615f8b3p+1, 0x1.d5ab83615f8b3p+1}, {0x1.5c729fb0b7dddp-18, 0x1.5e552770df8a7p+2, 0x1.54dc284911bf1p-2}, {0x1.816be49b84d4fp-12, 0x1.5e552770df8a7p+2, 0x1.fc80db9dd5542p-2}, {0x1.55078e02ab6c7p-8, 0x1.5e552770df8a7p+2, 0x1.7b4c869c37c05p-1}, {0x1.93d39b5b6d665p-6, 0x1.5e552770df8a7p+2, 0x1.1aec7b35a00d4p+0}, {0x1.c502b8587ed54p-5, 0x1.5e552770df8a7p+2, 0x1.a61298e1e069cp+0}, {0x1.2c91928c6fecfp-4, 0x1.5e552770df8a7p+2, 0x1.3ad44655c78bcp+1}, {0x1.0b85d36678d03p-4, 0x1.5e552770df8a7p+2, 0x1.d5ab83615f8b3p+1}, {0x1.48c23fac4c6fcp-6, 0x1.5e552770df8a7p+2, 0x1.5e552770df8a7p+2}, {0x1.0ede3569afb04p-19, 0x1.0551439081d4ep+3, 0x1.54dc284911bf1p-2}, {0x1.2b9c180b36e49p-13, 0x1.0551439081d4ep+3, 0x1.fc80db9dd5542p-2}, {0x1.0919f4a37fbf3p-9, 0x1.0551439081d4ep+3, 0x1.7b4c869c37c05p-1}, {0x1.39eac610e391dp-7, 0x1.0551439081d4ep+3, 0x1.1aec7b35a00d4p+0}, {0x1.60268d95d7f9ap-6, 0x1.0551439081d4ep+3, 0x1.a61298e1e069cp+0}, {0x1.d34c3a8baa75ap-6, 0x1.0551439081d4ep+3, 0x1.3ad44655c78bcp+1}, {0x1.9febc1a38d5c1p-6, 0x1.0551439081d4ep+3, 0x1.d5ab83615f8b3p+1}, {0x1.ff2015891fefep-7, 0x1.0551439081d4ep+3, 0x1.5e552770df8a7p+2}, {0x1.8d5390458a00ap-9, 0x1.0551439081d4ep+3, 0x1.0551439081d4ep+3}, {0x1.b1ee632106b78p-22, 0x1.85d6fd931e0bbp+3, 0x1.54dc284911bf1p-2}, {0x1.dff9bcc410b3fp-16, 0x1.85d6fd931e0bbp+3, 0x1.fc80db9dd5542p-2}, {0x1.a8b16d20bb847p-12, 0x1.85d6fd931e0bbp+3, 0x1.7b4c869c37c05p-1}, {0x1.f6e55bfa7027dp-10, 0x1.85d6fd931e0bbp+3, 0x1.1aec7b35a00d4p+0}, {0x1.1a12b3edd8acep-8, 0x1.85d6fd931e0bbp+3, 0x1.a61298e1e069cp+0}, {0x1.764e5b60729a5p-8, 0x1.85d6fd931e0bbp+3, 0x1.3ad44655c78bcp+1}, {0x1.4d2735ea81d31p-8, 0x1.85d6fd931e0bbp+3, 0x1.d5ab83615f8b3p+1}, {0x1.9969798d2a8bap-9, 0x1.85d6fd931e0bbp+3, 0x1.5e552770df8a7p+2}, {0x1.3e424a53ff3c6p-10, 0x1.85d6fd931e0bbp+3, 0x1.0551439081d4ep+3}, {0x1.fdda02fcd49e8p-14, 0x1.85d6fd931e0bbp+3, 0x1.85d6fd931e0bbp+3}, {0x1.02dd81d0a4931p-25, 0x1.22c94ca7a81fep+4, 0x1.54dc284911bf1p-2}, {0x1.1e555946bbf13p-19, 0x1.22c94ca7a81fep+4, 0x1.fc80db9dd5542p-2}, {0x1.fab557097d251p-16, 0x1.22c94ca7a81fep+4, 0x1.7b4c869c37c05p-1}, {0x1.2c01ba32b4514p-13, 0x1.22c94ca7a81fep+4, 0x1.1aec7b35a00d4p+0}, {0x1.508bca0dd272dp-12, 0x1.22c94ca7a81fep+4, 0x1.a61298e1e069cp+0}, {0x1.be973efd664ecp-12, 0x1.22c94ca7a81fep+4, 0x1.3ad44655c78bcp+1}, {0x1.8d7d9682fd42fp-12, 0x1.22c94ca7a81fep+4, 0x1.d5ab83615f8b3p+1}, {0x1.e879ecfa6ca90p-13, 0x1.22c94ca7a81fep+4, 0x1.5e552770df8a7p+2}, {0x1.7bb85454ddc17p-14, 0x1.22c94ca7a81fep+4, 0x1.0551439081d4ep+3}, {0x1.3027fd84a8c31p-16, 0x1.22c94ca7a81fep+4, 0x1.85d6fd931e0bbp+3}, {0x1.6ae4d209d2b2fp-21, 0x1.22c94ca7a81fep+4, 0x1.22c94ca7a81fep+4}, {0x1.1dd2b57147952p-31, 0x1.b1cd5e7807b7cp+4, 0x1.54dc284911bf1p-2}, {0x1.3c26d5d48904ep-25, 0x1.b1cd5e7807b7cp+4, 0x1.fc80db9dd5542p-2}, {0x1.17bcf306a459ap-21, 0x1.b1cd5e7807b7cp+4, 0x1.7b4c869c37c05p-1}, {0x1.4b3fbcde4a3f7p-19, 0x1.b1cd5e7807b7cp+4, 0x1.1aec7b35a00d4p+0}, {0x1.7397eabb62293p-18, 0x1.b1cd5e7807b7cp+4, 0x1.a61298e1e069cp+0}, {0x1.ed191acb14905p-18, 0x1.b1cd5e7807b7cp+4, 0x1.3ad44655c78bcp+1}, {0x1.b6e276545b180p-18, 0x1.b1cd5e7807b7cp+4, 0x1.d5ab83615f8b3p+1}, {0x1.0dac36aea2cd5p-18, 0x1.b1cd5e7807b7cp+4, 0x1.5e552770df8a7p+2}, {0x1.a343737ca53bfp-20, 0x1.b1cd5e7807b7cp+4, 0x1.0551439081d4ep+3}, {0x1.4fd49f84eb07ep-22, 0x1.b1cd5e7807b7cp+4, 0x1.85d6fd931e0bbp+3}, {0x1.90af5d702065ep-26, 0x1.b1cd5e7807b7cp+4, 0x1.22c94ca7a81fep+4}, {0x1.ba6966baf07aap-33, 0x1.b1cd5e7807b7cp+4, 0x1.b1cd5e7807b7cp+4}};
 """,
-    "each_tanh_cross_over_covariance_d1c72d": r"""
-static __attribute__((noinline)) void sum_tanh_cross_over_covariance_d1c72d(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_tanh_cross_over_covariance_428816e760": r"""
+static __attribute__((noinline)) void sum_tanh_cross_over_covariance_428816e760(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x2[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
@@ -1088,13 +1088,13 @@ static __attribute__((noinline)) void sum_tanh_cross_over_covariance_d1c72d(long
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_cross_over_covariance_d1c72d(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_cross_over_covariance_428816e760(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_tanh_cross_over_covariance_d1c72d(int64_t cell, double *coefficients) {
+static void fit_tanh_cross_over_covariance_428816e760(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -1104,8 +1104,8 @@ static void fit_tanh_cross_over_covariance_d1c72d(int64_t cell, double *coeffici
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_tanh_cross_over_covariance_d1c72d(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_tanh_cross_over_covariance_d1c72d(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_tanh_cross_over_covariance_428816e760(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_cross_over_covariance_428816e760(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -1119,25 +1119,25 @@ static void fit_tanh_cross_over_covariance_d1c72d(int64_t cell, double *coeffici
             }
         }
 }
-static lanes table_tanh_cross_over_covariance_d1c72d[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_tanh_cross_over_covariance_d1c72d[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_tanh_cross_over_covariance_428816e760[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_tanh_cross_over_covariance_428816e760[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_cross_over_covariance_d1c72d(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_cross_over_covariance_428816e760(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_cross_over_covariance_d1c72d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_cross_over_covariance_428816e760[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_tanh_cross_over_covariance_d1c72d(cell, coefficients);
-        memcpy(table_tanh_cross_over_covariance_d1c72d[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_cross_over_covariance_d1c72d[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_cross_over_covariance_428816e760(cell, coefficients);
+        memcpy(table_tanh_cross_over_covariance_428816e760[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_cross_over_covariance_428816e760[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_cross_over_covariance_d1c72d[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_cross_over_covariance_428816e760[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_cross_over_covariance_d1c72d(
+static __attribute__((noinline)) void each_tanh_cross_over_covariance_428816e760(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_cross_over_covariance_d1c72d(count, v, gap, factor);
+    factor_tanh_cross_over_covariance_428816e760(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -1155,8 +1155,8 @@ static __attribute__((noinline)) void each_tanh_cross_over_covariance_d1c72d(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_cross_over_covariance_d1c72d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_cross_over_covariance_d1c72d(cell[i + j]);
-            const lanes *c = table_tanh_cross_over_covariance_d1c72d[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_cross_over_covariance_428816e760[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_cross_over_covariance_428816e760(cell[i + j]);
+            const lanes *c = table_tanh_cross_over_covariance_428816e760[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -1167,11 +1167,11 @@ static __attribute__((noinline)) void each_tanh_cross_over_covariance_d1c72d(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3 < 0x1.0000000000000p+30)))
-            sum_tanh_cross_over_covariance_d1c72d(1, v + i, gap + i, to + i);
+            sum_tanh_cross_over_covariance_428816e760(1, v + i, gap + i, to + i);
 }
 """,
-    "each_tanh_gap_536181": r"""
-static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_tanh_gap_a596d2f9cc": r"""
+static __attribute__((noinline)) void sum_tanh_gap_a596d2f9cc(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -1192,14 +1192,14 @@ static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const doub
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_gap_a596d2f9cc(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double next_0 = gap_xy_;
         to[i] = next_0;
     }
 }
-static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
+static void fit_tanh_gap_a596d2f9cc(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -1209,8 +1209,8 @@ static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_tanh_gap_a596d2f9cc(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_gap_a596d2f9cc(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -1224,25 +1224,25 @@ static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
             }
         }
 }
-static lanes table_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_tanh_gap_a596d2f9cc[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_tanh_gap_a596d2f9cc[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_gap_536181(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_gap_a596d2f9cc(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_gap_536181[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_gap_a596d2f9cc[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_tanh_gap_536181(cell, coefficients);
-        memcpy(table_tanh_gap_536181[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_gap_536181[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_gap_a596d2f9cc(cell, coefficients);
+        memcpy(table_tanh_gap_a596d2f9cc[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_gap_a596d2f9cc[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_gap_536181[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_gap_a596d2f9cc[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_gap_536181(
+static __attribute__((noinline)) void each_tanh_gap_a596d2f9cc(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_gap_536181(count, v, gap, factor);
+    factor_tanh_gap_a596d2f9cc(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -1260,8 +1260,8 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_gap_536181[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i + j]);
-            const lanes *c = table_tanh_gap_536181[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_gap_a596d2f9cc[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_a596d2f9cc(cell[i + j]);
+            const lanes *c = table_tanh_gap_a596d2f9cc[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -1272,7 +1272,7 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3 < 0x1.0000000000000p+30)))
-            sum_tanh_gap_536181(1, v + i, gap + i, to + i);
+            sum_tanh_gap_a596d2f9cc(1, v + i, gap + i, to + i);
 }
 """,
 }
@@ -2265,7 +2265,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tanh_overlap_rem": (
-        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'maximum', 'cell_of', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_cross_over_covariance_d1c72d', 'each_tanh_gap_536181'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'maximum', 'cell_of', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_cross_over_covariance_428816e760', 'each_tanh_gap_a596d2f9cc'),
         r"""
 enum { INPUTS = 8, OUTPUTS = 2 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -2351,7 +2351,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
                 const double y0_ = x11_*x13_;
                 a_y0[i] = y0_;
             }
-            each_tanh_gap_536181(count, a_x7, a_y0, a_x14);
+            each_tanh_gap_a596d2f9cc(count, a_x7, a_y0, a_x14);
             for (long i = 0; i < count; i++) {
                 const double sigma_b2_ = a_sigma_b2[i];
                 const double x10_ = a_x10[i];
@@ -2363,7 +2363,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
                 const double y1_ = x7_ - maximum(maximum(x15_, x8_), 1e-300);
                 a_y1[i] = y1_;
             }
-            each_tanh_cross_over_covariance_d1c72d(count, a_x7, a_y1, a_x16);
+            each_tanh_cross_over_covariance_428816e760(count, a_x7, a_y1, a_x16);
             for (long i = 0; i < count; i++) {
                 const double gain_w_ = a_gain_w[i];
                 const double sigma_b2_ = a_sigma_b2[i];
@@ -2405,7 +2405,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
                 const double y2_ = x11_*x13_;
                 a_y2[i] = y2_;
             }
-            each_tanh_gap_536181(count, a_x7, a_y2, a_x14);
+            each_tanh_gap_a596d2f9cc(count, a_x7, a_y2, a_x14);
             for (long i = 0; i < count; i++) {
                 const double sigma_b2_ = a_sigma_b2[i];
                 const double x10_ = a_x10[i];
@@ -2417,7 +2417,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
                 const double y3_ = x7_ - maximum(maximum(x15_, x8_), 1e-300);
                 a_y3[i] = y3_;
             }
-            each_tanh_cross_over_covariance_d1c72d(count, a_x7, a_y3, a_x16);
+            each_tanh_cross_over_covariance_428816e760(count, a_x7, a_y3, a_x16);
             for (long i = 0; i < count; i++) {
                 const double gain_w_ = a_gain_w[i];
                 const double sigma_b2_ = a_sigma_b2[i];

@@ -816,7 +816,7 @@ _LOGISTIC_PAIRS = (
 )
 
 
-def _tanh_cross_over_covariance_d1c72d_sum(v_x, gap_xy):
+def _tanh_cross_over_covariance_428816e760_sum(v_x, gap_xy):
     """Tanh cross over covariance, summed over the rows of a table."""
     x2 = v_x - gap_xy
     total = 0.0
@@ -828,17 +828,17 @@ def _tanh_cross_over_covariance_d1c72d_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_cross_over_covariance_d1c72d_factor(v_x, gap_xy):
+def _tanh_cross_over_covariance_428816e760_factor(v_x, gap_xy):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_cross_over_covariance_d1c72d(v_x, gap_xy):
+def _tanh_cross_over_covariance_428816e760(v_x, gap_xy):
     """Tanh cross over covariance, by polynomials on cells."""
-    return _on_cells(_tanh_cross_over_covariance_d1c72d_sum, _tanh_cross_over_covariance_d1c72d_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_cross_over_covariance_428816e760_sum, _tanh_cross_over_covariance_428816e760_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_gap_536181_sum(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     total = 0.0
     for weight, noise_x, noise_y in _LOGISTIC_PAIRS:
@@ -850,14 +850,14 @@ def _tanh_gap_536181_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_gap_536181_factor(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _tanh_gap_536181(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc(v_x, gap_xy):
     """Tanh gap, by polynomials on cells."""
-    return _on_cells(_tanh_gap_536181_sum, _tanh_gap_536181_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_gap_a596d2f9cc_sum, _tanh_gap_a596d2f9cc_factor, 0.08321777092451989, v_x, gap_xy)
 
 
 class OverlapRemResult(NamedTuple):
@@ -2721,11 +2721,11 @@ def tanh_overlap_rem(
                 np.add(_array_1, _array_2, out=_array_0)
                 np.divide(1.0, _array_0, out=_array_0)
                 np.multiply(gain_w, _array_0, out=_array_3)
-                _made_17 = _tanh_gap_536181(x7, _array_2*_array_3)
+                _made_17 = _tanh_gap_a596d2f9cc(x7, _array_2*_array_3)
                 x14 = _made_17
                 np.multiply(_array_1, _array_3, out=_array_3)
                 np.add(sigma_b2, _array_3, out=_array_3)
-                _made_21 = _tanh_cross_over_covariance_d1c72d(x7, x7 - np.maximum(np.maximum(_array_3, x8), 1e-300))
+                _made_21 = _tanh_cross_over_covariance_428816e760(x7, x7 - np.maximum(np.maximum(_array_3, x8), 1e-300))
                 x16 = _made_21
                 np.multiply(x5, _array_0, out=_array_0)
                 np.multiply(gain_w, x14, out=_array_4)

@@ -952,7 +952,7 @@ _LOGISTIC_PAIRS = (
 )
 
 
-def _tanh_cross_over_covariance_d1c72d_sum(v_x, gap_xy):
+def _tanh_cross_over_covariance_428816e760_sum(v_x, gap_xy):
     """Tanh cross over covariance, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -966,17 +966,17 @@ def _tanh_cross_over_covariance_d1c72d_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_cross_over_covariance_d1c72d_factor(v_x, gap_xy):
+def _tanh_cross_over_covariance_428816e760_factor(v_x, gap_xy):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_cross_over_covariance_d1c72d(v_x, gap_xy):
+def _tanh_cross_over_covariance_428816e760(v_x, gap_xy):
     """Tanh cross over covariance, by polynomials on cells."""
-    return _on_cells(_tanh_cross_over_covariance_d1c72d_sum, _tanh_cross_over_covariance_d1c72d_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_cross_over_covariance_428816e760_sum, _tanh_cross_over_covariance_428816e760_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_gap_536181_sum(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -990,14 +990,14 @@ def _tanh_gap_536181_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_gap_536181_factor(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _tanh_gap_536181(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc(v_x, gap_xy):
     """Tanh gap, by polynomials on cells."""
-    return _on_cells(_tanh_gap_536181_sum, _tanh_gap_536181_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_gap_a596d2f9cc_sum, _tanh_gap_a596d2f9cc_factor, 0.08321777092451989, v_x, gap_xy)
 
 
 class OverlapRemResult(NamedTuple):
@@ -2188,9 +2188,9 @@ def tanh_overlap_rem(
         x11 = gain_v*gap_X*torch.clamp(x9 - 1.4142135623730951, min=0)/torch.clamp(x9, min=1.4142135623730951) + gap_X*x4
         x12 = 1/(x10 + x11)
         x13 = gain_w*x12
-        x14 = _tanh_gap_536181(x7, x11*x13)
+        x14 = _tanh_gap_a596d2f9cc(x7, x11*x13)
         x15 = sigma_b2 + x10*x13
-        x16 = _tanh_cross_over_covariance_d1c72d(x7, x7 - torch.clamp(torch.maximum(x15, x8), min=1e-300))
+        x16 = _tanh_cross_over_covariance_428816e760(x7, x7 - torch.clamp(torch.maximum(x15, x8), min=1e-300))
         x17 = x12*x5
         x18 = gain_w*x14 + x11*x17
         x19 = gain_w*x15*x16 + sigma_b2 + x10*x17

@@ -1462,8 +1462,8 @@ static const double TABLE_LOGISTIC[][2] = {{0x1.337b424d47ad9p-16, 0x1.54dc28491
     "TABLE_LOGISTIC_PAIRS": r"""
 static const double TABLE_LOGISTIC_PAIRS[][3] = {{0x1.7150dc5e21591p-32, 0x1.54dc284911bf1p-2, 0x1.54dc284911bf1p-2}, {0x1.9880fe574cd0ap-25, 0x1.fc80db9dd5542p-2, 0x1.54dc284911bf1p-2}, {0x1.c3d9a22973b09p-20, 0x1.fc80db9dd5542p-2, 0x1.fc80db9dd5542p-2}, {0x1.69740f0dd6fdep-21, 0x1.7b4c869c37c05p-1, 0x1.54dc284911bf1p-2}, {0x1.8fce9d12f8bdcp-15, 0x1.7b4c869c37c05p-1, 0x1.fc80db9dd5542p-2}, {0x1.61c21bad8a55ep-12, 0x1.7b4c869c37c05p-1, 0x1.7b4c869c37c05p-1}, {0x1.ac02e2df2ea0fp-19, 0x1.1aec7b35a00d4p+0, 0x1.54dc284911bf1p-2}, {0x1.d96d6d4a03d31p-13, 0x1.1aec7b35a00d4p+0, 0x1.fc80db9dd5542p-2}, {0x1.a2e63079fd27cp-9, 0x1.1aec7b35a00d4p+0, 0x1.7b4c869c37c05p-1}, {0x1.f008ffe1d3a5ap-8, 0x1.1aec7b35a00d4p+0, 0x1.1aec7b35a00d4p+0}, {0x1.e02410e318bf7p-18, 0x1.a61298e1e069cp+0, 0x1.54dc284911bf1p-2}, {0x1.098b548b8d8a9p-11, 0x1.a61298e1e069cp+0, 0x1.fc80db9dd5542p-2}, {0x1.d5eb42287727ep-8, 0x1.a61298e1e069cp+0, 0x1.7b4c869c37c05p-1}, {0x1.163990aac3397p-5, 0x1.a61298e1e069cp+0, 0x1.1aec7b35a00d4p+0}, {0x1.381c7a8b34b42p-5, 0x1.a61298e1e069cp+0, 0x1.a61298e1e069cp+0}, {0x1.3e91bfe113627p-17, 0x1.3ad44655c78bcp+1, 0x1.54dc284911bf1p-2}, {0x1.605f66047d859p-11, 0x1.3ad44655c78bcp+1, 0x1.fc80db9dd5542p-2}, {0x1.37c985326725bp-7, 0x1.3ad44655c78bcp+1, 0x1.7b4c869c37c05p-1}, {0x1.7133189d5ffd0p-5, 0x1.3ad44655c78bcp+1, 0x1.1aec7b35a00d4p+0}, {0x1.9e2a8e8ba8cbcp-4, 0x1.3ad44655c78bcp+1, 0x1.a61298e1e069cp+0}, {0x1.12cbb4b56ff16p-4, 0x1.3ad44655c78bcp+1, 0x1.3ad44655c78bcp+1}, {0x1.1b8b5bdf969c4p-17, 0x1.d5ab83615f8b3p+1, 0x1.54dc284911bf1p-2}, {0x1.39a196164f496p-11, 0x1.d5ab83615f8b3p+1, 0x1.fc80db9dd5542p-2}, {0x1.158204c30ece8p-7, 0x1.d5ab83615f8b3p+1, 0x1.7b4c869c37c05p-1}, {0x1.489bad0fff4edp-5, 0x1.d5ab83615f8b3p+1, 0x1.1aec7b35a00d4p+0}, {0x1.70a183a7d2a96p-4, 0x1.d5ab83615f8b3p+1, 0x1.a61298e1e069cp+0}, {0x1.e92ab7aa0dec9p-4, 0x1.d5ab83615f8b3p+1, 0x1.3ad44655c78bcp+1}, {0x1.b362b8c7aaecdp-5, 0x1.d5ab83615f8b3p+1, 0x1.d5ab83615f8b3p+1}, {0x1.5c729fb0b7dddp-18, 0x1.5e552770df8a7p+2, 0x1.54dc284911bf1p-2}, {0x1.816be49b84d4fp-12, 0x1.5e552770df8a7p+2, 0x1.fc80db9dd5542p-2}, {0x1.55078e02ab6c7p-8, 0x1.5e552770df8a7p+2, 0x1.7b4c869c37c05p-1}, {0x1.93d39b5b6d665p-6, 0x1.5e552770df8a7p+2, 0x1.1aec7b35a00d4p+0}, {0x1.c502b8587ed54p-5, 0x1.5e552770df8a7p+2, 0x1.a61298e1e069cp+0}, {0x1.2c91928c6fecfp-4, 0x1.5e552770df8a7p+2, 0x1.3ad44655c78bcp+1}, {0x1.0b85d36678d03p-4, 0x1.5e552770df8a7p+2, 0x1.d5ab83615f8b3p+1}, {0x1.48c23fac4c6fcp-6, 0x1.5e552770df8a7p+2, 0x1.5e552770df8a7p+2}, {0x1.0ede3569afb04p-19, 0x1.0551439081d4ep+3, 0x1.54dc284911bf1p-2}, {0x1.2b9c180b36e49p-13, 0x1.0551439081d4ep+3, 0x1.fc80db9dd5542p-2}, {0x1.0919f4a37fbf3p-9, 0x1.0551439081d4ep+3, 0x1.7b4c869c37c05p-1}, {0x1.39eac610e391dp-7, 0x1.0551439081d4ep+3, 0x1.1aec7b35a00d4p+0}, {0x1.60268d95d7f9ap-6, 0x1.0551439081d4ep+3, 0x1.a61298e1e069cp+0}, {0x1.d34c3a8baa75ap-6, 0x1.0551439081d4ep+3, 0x1.3ad44655c78bcp+1}, {0x1.9febc1a38d5c1p-6, 0x1.0551439081d4ep+3, 0x1.d5ab83615f8b3p+1}, {0x1.ff2015891fefep-7, 0x1.0551439081d4ep+3, 0x1.5e552770df8a7p+2}, {0x1.8d5390458a00ap-9, 0x1.0551439081d4ep+3, 0x1.0551439081d4ep+3}, {0x1.b1ee632106b78p-22, 0x1.85d6fd931e0bbp+3, 0x1.54dc284911bf1p-2}, {0x1.dff9bcc410b3fp-16, 0x1.85d6fd931e0bbp+3, 0x1.fc80db9dd5542p-2}, {0x1.a8b16d20bb847p-12, 0x1.85d6fd931e0bbp+3, 0x1.7b4c869c37c05p-1}, {0x1.f6e55bfa7027dp-10, 0x1.85d6fd931e0bbp+3, 0x1.1aec7b35a00d4p+0}, {0x1.1a12b3edd8acep-8, 0x1.85d6fd931e0bbp+3, 0x1.a61298e1e069cp+0}, {0x1.764e5b60729a5p-8, 0x1.85d6fd931e0bbp+3, 0x1.3ad44655c78bcp+1}, {0x1.4d2735ea81d31p-8, 0x1.85d6fd931e0bbp+3, 0x1.d5ab83615f8b3p+1}, {0x1.9969798d2a8bap-9, 0x1.85d6fd931e0bbp+3, 0x1.5e552770df8a7p+2}, {0x1.3e424a53ff3c6p-10, 0x1.85d6fd931e0bbp+3, 0x1.0551439081d4ep+3}, {0x1.fdda02fcd49e8p-14, 0x1.85d6fd931e0bbp+3, 0x1.85d6fd931e0bbp+3}, {0x1.02dd81d0a4931p-25, 0x1.22c94ca7a81fep+4, 0x1.54dc284911bf1p-2}, {0x1.1e555946bbf13p-19, 0x1.22c94ca7a81fep+4, 0x1.fc80db9dd5542p-2}, {0x1.fab557097d251p-16, 0x1.22c94ca7a81fep+4, 0x1.7b4c869c37c05p-1}, {0x1.2c01ba32b4514p-13, 0x1.22c94ca7a81fep+4, 0x1.1aec7b35a00d4p+0}, {0x1.508bca0dd272dp-12, 0x1.22c94ca7a81fep+4, 0x1.a61298e1e069cp+0}, {0x1.be973efd664ecp-12, 0x1.22c94ca7a81fep+4, 0x1.3ad44655c78bcp+1}, {0x1.8d7d9682fd42fp-12, 0x1.22c94ca7a81fep+4, 0x1.d5ab83615f8b3p+1}, {0x1.e879ecfa6ca90p-13, 0x1.22c94ca7a81fep+4, 0x1.5e552770df8a7p+2}, {0x1.7bb85454ddc17p-14, 0x1.22c94ca7a81fep+4, 0x1.0551439081d4ep+3}, {0x1.3027fd84a8c31p-16, 0x1.22c94ca7a81fep+4, 0x1.85d6fd931e0bbp+3}, {0x1.6ae4d209d2b2fp-21, 0x1.22c94ca7a81fep+4, 0x1.22c94ca7a81fep+4}, {0x1.1dd2b57147952p-31, 0x1.b1cd5e7807b7cp+4, 0x1.54dc284911bf1p-2}, {0x1.3c26d5d48904ep-25, 0x1.b1cd5e7807b7cp+4, 0x1.fc80db9dd5542p-2}, {0x1.17bcf306a459ap-21, 0x1.b1cd5e7807b7cp+4, 0x1.7b4c869c37c05p-1}, {0x1.4b3fbcde4a3f7p-19, 0x1.b1cd5e7807b7cp+4, 0x1.1aec7b35a00d4p+0}, {0x1.7397eabb62293p-18, 0x1.b1cd5e7807b7cp+4, 0x1.a61298e1e069cp+0}, {0x1.ed191acb14905p-18, 0x1.b1cd5e7807b7cp+4, 0x1.3ad44655c78bcp+1}, {0x1.b6e276545b180p-18, 0x1.b1cd5e7807b7cp+4, 0x1.d5ab83615f8b3p+1}, {0x1.0dac36aea2cd5p-18, 0x1.b1cd5e7807b7cp+4, 0x1.5e552770df8a7p+2}, {0x1.a343737ca53bfp-20, 0x1.b1cd5e7807b7cp+4, 0x1.0551439081d4ep+3}, {0x1.4fd49f84eb07ep-22, 0x1.b1cd5e7807b7cp+4, 0x1.85d6fd931e0bbp+3}, {0x1.90af5d702065ep-26, 0x1.b1cd5e7807b7cp+4, 0x1.22c94ca7a81fep+4}, {0x1.ba6966baf07aap-33, 0x1.b1cd5e7807b7cp+4, 0x1.b1cd5e7807b7cp+4}};
 """,
-    "each_silu_gap_dc835e": r"""
-static __attribute__((noinline)) void sum_silu_gap_dc835e(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_silu_gap_cdac91c106": r"""
+static __attribute__((noinline)) void sum_silu_gap_cdac91c106(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x3[BLOCK];
@@ -1502,14 +1502,14 @@ static __attribute__((noinline)) void sum_silu_gap_dc835e(long count, const doub
         }
     }
 }
-static __attribute__((noinline)) void factor_silu_gap_dc835e(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_silu_gap_cdac91c106(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double next_0 = gap_xy_;
         to[i] = next_0;
     }
 }
-static void fit_silu_gap_dc835e(int64_t cell, double *coefficients) {
+static void fit_silu_gap_cdac91c106(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -1519,8 +1519,8 @@ static void fit_silu_gap_dc835e(int64_t cell, double *coefficients) {
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_silu_gap_dc835e(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_silu_gap_dc835e(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_silu_gap_cdac91c106(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_silu_gap_cdac91c106(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -1534,25 +1534,25 @@ static void fit_silu_gap_dc835e(int64_t cell, double *coefficients) {
             }
         }
 }
-static lanes table_silu_gap_dc835e[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_silu_gap_dc835e[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_silu_gap_cdac91c106[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_silu_gap_cdac91c106[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_silu_gap_dc835e(int64_t cell) {
+static __attribute__((noinline)) void fill_silu_gap_cdac91c106(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_silu_gap_dc835e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_silu_gap_cdac91c106[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_silu_gap_dc835e(cell, coefficients);
-        memcpy(table_silu_gap_dc835e[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_silu_gap_dc835e[cell], 2, __ATOMIC_RELEASE);
+        fit_silu_gap_cdac91c106(cell, coefficients);
+        memcpy(table_silu_gap_cdac91c106[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_silu_gap_cdac91c106[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_silu_gap_dc835e[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_silu_gap_cdac91c106[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_silu_gap_dc835e(
+static __attribute__((noinline)) void each_silu_gap_cdac91c106(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_silu_gap_dc835e(count, v, gap, factor);
+    factor_silu_gap_cdac91c106(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -1570,8 +1570,8 @@ static __attribute__((noinline)) void each_silu_gap_dc835e(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_silu_gap_dc835e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_gap_dc835e(cell[i + j]);
-            const lanes *c = table_silu_gap_dc835e[cell[i + j]];
+            if (__atomic_load_n(&state_silu_gap_cdac91c106[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_gap_cdac91c106(cell[i + j]);
+            const lanes *c = table_silu_gap_cdac91c106[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -1582,11 +1582,11 @@ static __attribute__((noinline)) void each_silu_gap_dc835e(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
-            sum_silu_gap_dc835e(1, v + i, gap + i, to + i);
+            sum_silu_gap_cdac91c106(1, v + i, gap + i, to + i);
 }
 """,
-    "each_silu_mean_3e016d": r"""
-static __attribute__((noinline)) void sum_silu_mean_3e016d(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_silu_mean_164ed55d64": r"""
+static __attribute__((noinline)) void sum_silu_mean_164ed55d64(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -1602,40 +1602,40 @@ static __attribute__((noinline)) void sum_silu_mean_3e016d(long count, const dou
         }
     }
 }
-static __attribute__((noinline)) void factor_silu_mean_3e016d(long count, const double *restrict a__x, double *restrict to) {
+static __attribute__((noinline)) void factor_silu_mean_164ed55d64(long count, const double *restrict a__x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double _x_ = a__x[i];
         const double next_0 = _x_;
         to[i] = next_0;
     }
 }
-static void fit_silu_mean_3e016d(int64_t cell, double *coefficients) {
+static void fit_silu_mean_164ed55d64(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_silu_mean_3e016d(TERMS + 1, v, total);
-    factor_silu_mean_3e016d(TERMS + 1, v, factor);
+    sum_silu_mean_164ed55d64(TERMS + 1, v, total);
+    factor_silu_mean_164ed55d64(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_silu_mean_3e016d[(OCTAVES << LINE_BITS)][2];
-static char state_silu_mean_3e016d[(OCTAVES << LINE_BITS)];
+static lanes table_silu_mean_164ed55d64[(OCTAVES << LINE_BITS)][2];
+static char state_silu_mean_164ed55d64[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_silu_mean_3e016d(int64_t cell) {
+static __attribute__((noinline)) void fill_silu_mean_164ed55d64(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_silu_mean_3e016d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_silu_mean_164ed55d64[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_silu_mean_3e016d(cell, coefficients);
-        memcpy(table_silu_mean_3e016d[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_silu_mean_3e016d[cell], 2, __ATOMIC_RELEASE);
+        fit_silu_mean_164ed55d64(cell, coefficients);
+        memcpy(table_silu_mean_164ed55d64[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_silu_mean_164ed55d64[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_silu_mean_3e016d[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_silu_mean_164ed55d64[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_silu_mean_3e016d(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_silu_mean_164ed55d64(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_silu_mean_3e016d(count, v, factor);
+    factor_silu_mean_164ed55d64(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -1652,19 +1652,19 @@ static __attribute__((noinline)) void each_silu_mean_3e016d(long count, const do
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_silu_mean_3e016d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_mean_3e016d(cell[i + j]);
-            const lanes *c = table_silu_mean_3e016d[cell[i + j]];
+            if (__atomic_load_n(&state_silu_mean_164ed55d64[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_mean_164ed55d64(cell[i + j]);
+            const lanes *c = table_silu_mean_164ed55d64[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_mean_3e016d(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_mean_164ed55d64(1, v + i, to + i);
 }
 """,
-    "each_silu_second_4a42c1": r"""
-static __attribute__((noinline)) void sum_silu_second_4a42c1(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_silu_second_306d0667f9": r"""
+static __attribute__((noinline)) void sum_silu_second_306d0667f9(long count, const double *restrict a_v_x, double *restrict to) {
     double a_x0[BLOCK];
     for (long i = 0; i < count; i++) {
         const double v_x_ = a_v_x[i];
@@ -1694,40 +1694,40 @@ static __attribute__((noinline)) void sum_silu_second_4a42c1(long count, const d
         }
     }
 }
-static __attribute__((noinline)) void factor_silu_second_4a42c1(long count, const double *restrict a__x, double *restrict to) {
+static __attribute__((noinline)) void factor_silu_second_306d0667f9(long count, const double *restrict a__x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double _x_ = a__x[i];
         const double next_0 = _x_;
         to[i] = next_0;
     }
 }
-static void fit_silu_second_4a42c1(int64_t cell, double *coefficients) {
+static void fit_silu_second_306d0667f9(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_silu_second_4a42c1(TERMS + 1, v, total);
-    factor_silu_second_4a42c1(TERMS + 1, v, factor);
+    sum_silu_second_306d0667f9(TERMS + 1, v, total);
+    factor_silu_second_306d0667f9(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_silu_second_4a42c1[(OCTAVES << LINE_BITS)][2];
-static char state_silu_second_4a42c1[(OCTAVES << LINE_BITS)];
+static lanes table_silu_second_306d0667f9[(OCTAVES << LINE_BITS)][2];
+static char state_silu_second_306d0667f9[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_silu_second_4a42c1(int64_t cell) {
+static __attribute__((noinline)) void fill_silu_second_306d0667f9(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_silu_second_4a42c1[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_silu_second_306d0667f9[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_silu_second_4a42c1(cell, coefficients);
-        memcpy(table_silu_second_4a42c1[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_silu_second_4a42c1[cell], 2, __ATOMIC_RELEASE);
+        fit_silu_second_306d0667f9(cell, coefficients);
+        memcpy(table_silu_second_306d0667f9[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_silu_second_306d0667f9[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_silu_second_4a42c1[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_silu_second_306d0667f9[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_silu_second_4a42c1(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_silu_second_306d0667f9(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_silu_second_4a42c1(count, v, factor);
+    factor_silu_second_306d0667f9(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -1744,19 +1744,19 @@ static __attribute__((noinline)) void each_silu_second_4a42c1(long count, const 
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_silu_second_4a42c1[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_second_4a42c1(cell[i + j]);
-            const lanes *c = table_silu_second_4a42c1[cell[i + j]];
+            if (__atomic_load_n(&state_silu_second_306d0667f9[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_second_306d0667f9(cell[i + j]);
+            const lanes *c = table_silu_second_306d0667f9[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_second_4a42c1(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_second_306d0667f9(1, v + i, to + i);
 }
 """,
-    "each_silu_slope_gap_e3dee3": r"""
-static __attribute__((noinline)) void sum_silu_slope_gap_e3dee3(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_silu_slope_gap_5c31242a43": r"""
+static __attribute__((noinline)) void sum_silu_slope_gap_5c31242a43(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x4[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
@@ -1796,14 +1796,14 @@ static __attribute__((noinline)) void sum_silu_slope_gap_e3dee3(long count, cons
         }
     }
 }
-static __attribute__((noinline)) void factor_silu_slope_gap_e3dee3(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_silu_slope_gap_5c31242a43(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double next_0 = gap_xy_;
         to[i] = next_0;
     }
 }
-static void fit_silu_slope_gap_e3dee3(int64_t cell, double *coefficients) {
+static void fit_silu_slope_gap_5c31242a43(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -1813,8 +1813,8 @@ static void fit_silu_slope_gap_e3dee3(int64_t cell, double *coefficients) {
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_silu_slope_gap_e3dee3(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_silu_slope_gap_e3dee3(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_silu_slope_gap_5c31242a43(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_silu_slope_gap_5c31242a43(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -1828,25 +1828,25 @@ static void fit_silu_slope_gap_e3dee3(int64_t cell, double *coefficients) {
             }
         }
 }
-static lanes table_silu_slope_gap_e3dee3[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_silu_slope_gap_e3dee3[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_silu_slope_gap_5c31242a43[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_silu_slope_gap_5c31242a43[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_silu_slope_gap_e3dee3(int64_t cell) {
+static __attribute__((noinline)) void fill_silu_slope_gap_5c31242a43(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_silu_slope_gap_e3dee3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_silu_slope_gap_5c31242a43[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_silu_slope_gap_e3dee3(cell, coefficients);
-        memcpy(table_silu_slope_gap_e3dee3[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_silu_slope_gap_e3dee3[cell], 2, __ATOMIC_RELEASE);
+        fit_silu_slope_gap_5c31242a43(cell, coefficients);
+        memcpy(table_silu_slope_gap_5c31242a43[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_silu_slope_gap_5c31242a43[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_silu_slope_gap_e3dee3[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_silu_slope_gap_5c31242a43[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_silu_slope_gap_e3dee3(
+static __attribute__((noinline)) void each_silu_slope_gap_5c31242a43(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_silu_slope_gap_e3dee3(count, v, gap, factor);
+    factor_silu_slope_gap_5c31242a43(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -1864,8 +1864,8 @@ static __attribute__((noinline)) void each_silu_slope_gap_e3dee3(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_silu_slope_gap_e3dee3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_gap_e3dee3(cell[i + j]);
-            const lanes *c = table_silu_slope_gap_e3dee3[cell[i + j]];
+            if (__atomic_load_n(&state_silu_slope_gap_5c31242a43[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_gap_5c31242a43(cell[i + j]);
+            const lanes *c = table_silu_slope_gap_5c31242a43[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -1876,11 +1876,11 @@ static __attribute__((noinline)) void each_silu_slope_gap_e3dee3(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
-            sum_silu_slope_gap_e3dee3(1, v + i, gap + i, to + i);
+            sum_silu_slope_gap_5c31242a43(1, v + i, gap + i, to + i);
 }
 """,
-    "each_silu_slope_second_456e7d": r"""
-static __attribute__((noinline)) void sum_silu_slope_second_456e7d(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_silu_slope_second_68913e4f2d": r"""
+static __attribute__((noinline)) void sum_silu_slope_second_68913e4f2d(long count, const double *restrict a_v_x, double *restrict to) {
     double a_x2[BLOCK];
     for (long i = 0; i < count; i++) {
         const double v_x_ = a_v_x[i];
@@ -1912,39 +1912,39 @@ static __attribute__((noinline)) void sum_silu_slope_second_456e7d(long count, c
         }
     }
 }
-static __attribute__((noinline)) void factor_silu_slope_second_456e7d(long count, const double *restrict a_v_x, double *restrict to) {
+static __attribute__((noinline)) void factor_silu_slope_second_68913e4f2d(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_silu_slope_second_456e7d(int64_t cell, double *coefficients) {
+static void fit_silu_slope_second_68913e4f2d(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_silu_slope_second_456e7d(TERMS + 1, v, total);
-    factor_silu_slope_second_456e7d(TERMS + 1, v, factor);
+    sum_silu_slope_second_68913e4f2d(TERMS + 1, v, total);
+    factor_silu_slope_second_68913e4f2d(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_silu_slope_second_456e7d[(OCTAVES << LINE_BITS)][2];
-static char state_silu_slope_second_456e7d[(OCTAVES << LINE_BITS)];
+static lanes table_silu_slope_second_68913e4f2d[(OCTAVES << LINE_BITS)][2];
+static char state_silu_slope_second_68913e4f2d[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_silu_slope_second_456e7d(int64_t cell) {
+static __attribute__((noinline)) void fill_silu_slope_second_68913e4f2d(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_silu_slope_second_456e7d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_silu_slope_second_68913e4f2d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_silu_slope_second_456e7d(cell, coefficients);
-        memcpy(table_silu_slope_second_456e7d[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_silu_slope_second_456e7d[cell], 2, __ATOMIC_RELEASE);
+        fit_silu_slope_second_68913e4f2d(cell, coefficients);
+        memcpy(table_silu_slope_second_68913e4f2d[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_silu_slope_second_68913e4f2d[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_silu_slope_second_456e7d[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_silu_slope_second_68913e4f2d[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_silu_slope_second_456e7d(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_silu_slope_second_68913e4f2d(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_silu_slope_second_456e7d(count, v, factor);
+    factor_silu_slope_second_68913e4f2d(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -1961,19 +1961,19 @@ static __attribute__((noinline)) void each_silu_slope_second_456e7d(long count, 
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_silu_slope_second_456e7d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_second_456e7d(cell[i + j]);
-            const lanes *c = table_silu_slope_second_456e7d[cell[i + j]];
+            if (__atomic_load_n(&state_silu_slope_second_68913e4f2d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_silu_slope_second_68913e4f2d(cell[i + j]);
+            const lanes *c = table_silu_slope_second_68913e4f2d[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_slope_second_456e7d(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_silu_slope_second_68913e4f2d(1, v + i, to + i);
 }
 """,
-    "each_tanh_gap_536181": r"""
-static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_tanh_gap_a596d2f9cc": r"""
+static __attribute__((noinline)) void sum_tanh_gap_a596d2f9cc(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -1994,14 +1994,14 @@ static __attribute__((noinline)) void sum_tanh_gap_536181(long count, const doub
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_gap_536181(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_gap_a596d2f9cc(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double next_0 = gap_xy_;
         to[i] = next_0;
     }
 }
-static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
+static void fit_tanh_gap_a596d2f9cc(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -2011,8 +2011,8 @@ static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_tanh_gap_536181(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_tanh_gap_a596d2f9cc(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_gap_a596d2f9cc(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -2026,25 +2026,25 @@ static void fit_tanh_gap_536181(int64_t cell, double *coefficients) {
             }
         }
 }
-static lanes table_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_tanh_gap_536181[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_tanh_gap_a596d2f9cc[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_tanh_gap_a596d2f9cc[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_gap_536181(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_gap_a596d2f9cc(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_gap_536181[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_gap_a596d2f9cc[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_tanh_gap_536181(cell, coefficients);
-        memcpy(table_tanh_gap_536181[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_gap_536181[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_gap_a596d2f9cc(cell, coefficients);
+        memcpy(table_tanh_gap_a596d2f9cc[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_gap_a596d2f9cc[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_gap_536181[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_gap_a596d2f9cc[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_gap_536181(
+static __attribute__((noinline)) void each_tanh_gap_a596d2f9cc(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_gap_536181(count, v, gap, factor);
+    factor_tanh_gap_a596d2f9cc(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -2062,8 +2062,8 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_gap_536181[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_536181(cell[i + j]);
-            const lanes *c = table_tanh_gap_536181[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_gap_a596d2f9cc[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_gap_a596d2f9cc(cell[i + j]);
+            const lanes *c = table_tanh_gap_a596d2f9cc[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -2074,11 +2074,11 @@ static __attribute__((noinline)) void each_tanh_gap_536181(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3 < 0x1.0000000000000p+30)))
-            sum_tanh_gap_536181(1, v + i, gap + i, to + i);
+            sum_tanh_gap_a596d2f9cc(1, v + i, gap + i, to + i);
 }
 """,
-    "each_tanh_second_b371ff": r"""
-static __attribute__((noinline)) void sum_tanh_second_b371ff(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_tanh_second_c756f8c03a": r"""
+static __attribute__((noinline)) void sum_tanh_second_c756f8c03a(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2097,40 +2097,40 @@ static __attribute__((noinline)) void sum_tanh_second_b371ff(long count, const d
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_second_b371ff(long count, const double *restrict a__x, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_second_c756f8c03a(long count, const double *restrict a__x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double _x_ = a__x[i];
         const double next_0 = _x_;
         to[i] = next_0;
     }
 }
-static void fit_tanh_second_b371ff(int64_t cell, double *coefficients) {
+static void fit_tanh_second_c756f8c03a(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_tanh_second_b371ff(TERMS + 1, v, total);
-    factor_tanh_second_b371ff(TERMS + 1, v, factor);
+    sum_tanh_second_c756f8c03a(TERMS + 1, v, total);
+    factor_tanh_second_c756f8c03a(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_tanh_second_b371ff[(OCTAVES << LINE_BITS)][2];
-static char state_tanh_second_b371ff[(OCTAVES << LINE_BITS)];
+static lanes table_tanh_second_c756f8c03a[(OCTAVES << LINE_BITS)][2];
+static char state_tanh_second_c756f8c03a[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_second_b371ff(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_second_c756f8c03a(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_second_b371ff[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_second_c756f8c03a[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_tanh_second_b371ff(cell, coefficients);
-        memcpy(table_tanh_second_b371ff[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_second_b371ff[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_second_c756f8c03a(cell, coefficients);
+        memcpy(table_tanh_second_c756f8c03a[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_second_c756f8c03a[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_second_b371ff[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_second_c756f8c03a[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_tanh_second_c756f8c03a(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_second_b371ff(count, v, factor);
+    factor_tanh_second_c756f8c03a(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -2147,19 +2147,19 @@ static __attribute__((noinline)) void each_tanh_second_b371ff(long count, const 
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_second_b371ff[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_b371ff(cell[i + j]);
-            const lanes *c = table_tanh_second_b371ff[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_second_c756f8c03a[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_second_c756f8c03a(cell[i + j]);
+            const lanes *c = table_tanh_second_c756f8c03a[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_second_b371ff(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_second_c756f8c03a(1, v + i, to + i);
 }
 """,
-    "each_tanh_slope_gap_74f32a": r"""
-static __attribute__((noinline)) void sum_tanh_slope_gap_74f32a(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_tanh_slope_gap_a78b579a26": r"""
+static __attribute__((noinline)) void sum_tanh_slope_gap_a78b579a26(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
@@ -2184,7 +2184,7 @@ static __attribute__((noinline)) void sum_tanh_slope_gap_74f32a(long count, cons
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_slope_gap_74f32a(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_slope_gap_a78b579a26(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double v_x_ = a_v_x[i];
@@ -2192,7 +2192,7 @@ static __attribute__((noinline)) void factor_tanh_slope_gap_74f32a(long count, c
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_gap_74f32a(int64_t cell, double *coefficients) {
+static void fit_tanh_slope_gap_a78b579a26(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -2202,8 +2202,8 @@ static void fit_tanh_slope_gap_74f32a(int64_t cell, double *coefficients) {
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_tanh_slope_gap_74f32a(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_tanh_slope_gap_74f32a(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_tanh_slope_gap_a78b579a26(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_tanh_slope_gap_a78b579a26(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -2217,25 +2217,25 @@ static void fit_tanh_slope_gap_74f32a(int64_t cell, double *coefficients) {
             }
         }
 }
-static lanes table_tanh_slope_gap_74f32a[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_tanh_slope_gap_74f32a[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_tanh_slope_gap_a78b579a26[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_tanh_slope_gap_a78b579a26[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_slope_gap_74f32a(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_slope_gap_a78b579a26(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_slope_gap_74f32a[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_slope_gap_a78b579a26[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_tanh_slope_gap_74f32a(cell, coefficients);
-        memcpy(table_tanh_slope_gap_74f32a[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_slope_gap_74f32a[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_slope_gap_a78b579a26(cell, coefficients);
+        memcpy(table_tanh_slope_gap_a78b579a26[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_slope_gap_a78b579a26[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_slope_gap_74f32a[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_slope_gap_a78b579a26[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_slope_gap_74f32a(
+static __attribute__((noinline)) void each_tanh_slope_gap_a78b579a26(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_slope_gap_74f32a(count, v, gap, factor);
+    factor_tanh_slope_gap_a78b579a26(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+3, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -2253,8 +2253,8 @@ static __attribute__((noinline)) void each_tanh_slope_gap_74f32a(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_slope_gap_74f32a[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_gap_74f32a(cell[i + j]);
-            const lanes *c = table_tanh_slope_gap_74f32a[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_slope_gap_a78b579a26[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_gap_a78b579a26(cell[i + j]);
+            const lanes *c = table_tanh_slope_gap_a78b579a26[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -2265,11 +2265,11 @@ static __attribute__((noinline)) void each_tanh_slope_gap_74f32a(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+3 < 0x1.0000000000000p+30)))
-            sum_tanh_slope_gap_74f32a(1, v + i, gap + i, to + i);
+            sum_tanh_slope_gap_a78b579a26(1, v + i, gap + i, to + i);
 }
 """,
-    "each_tanh_slope_mean_74f98e": r"""
-static __attribute__((noinline)) void sum_tanh_slope_mean_74f98e(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_tanh_slope_mean_e55fc398a4": r"""
+static __attribute__((noinline)) void sum_tanh_slope_mean_e55fc398a4(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2285,39 +2285,39 @@ static __attribute__((noinline)) void sum_tanh_slope_mean_74f98e(long count, con
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_slope_mean_74f98e(long count, const double *restrict a_v_x, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_slope_mean_e55fc398a4(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_mean_74f98e(int64_t cell, double *coefficients) {
+static void fit_tanh_slope_mean_e55fc398a4(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_tanh_slope_mean_74f98e(TERMS + 1, v, total);
-    factor_tanh_slope_mean_74f98e(TERMS + 1, v, factor);
+    sum_tanh_slope_mean_e55fc398a4(TERMS + 1, v, total);
+    factor_tanh_slope_mean_e55fc398a4(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_tanh_slope_mean_74f98e[(OCTAVES << LINE_BITS)][2];
-static char state_tanh_slope_mean_74f98e[(OCTAVES << LINE_BITS)];
+static lanes table_tanh_slope_mean_e55fc398a4[(OCTAVES << LINE_BITS)][2];
+static char state_tanh_slope_mean_e55fc398a4[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_slope_mean_74f98e(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_slope_mean_e55fc398a4(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_slope_mean_74f98e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_slope_mean_e55fc398a4[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_tanh_slope_mean_74f98e(cell, coefficients);
-        memcpy(table_tanh_slope_mean_74f98e[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_slope_mean_74f98e[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_slope_mean_e55fc398a4(cell, coefficients);
+        memcpy(table_tanh_slope_mean_e55fc398a4[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_slope_mean_e55fc398a4[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_slope_mean_74f98e[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_slope_mean_e55fc398a4[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_slope_mean_74f98e(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_tanh_slope_mean_e55fc398a4(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_slope_mean_74f98e(count, v, factor);
+    factor_tanh_slope_mean_e55fc398a4(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -2334,19 +2334,19 @@ static __attribute__((noinline)) void each_tanh_slope_mean_74f98e(long count, co
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_slope_mean_74f98e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_mean_74f98e(cell[i + j]);
-            const lanes *c = table_tanh_slope_mean_74f98e[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_slope_mean_e55fc398a4[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_mean_e55fc398a4(cell[i + j]);
+            const lanes *c = table_tanh_slope_mean_e55fc398a4[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_mean_74f98e(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_mean_e55fc398a4(1, v + i, to + i);
 }
 """,
-    "each_tanh_slope_second_c849a3": r"""
-static __attribute__((noinline)) void sum_tanh_slope_second_c849a3(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_tanh_slope_second_5f1650658d": r"""
+static __attribute__((noinline)) void sum_tanh_slope_second_5f1650658d(long count, const double *restrict a_v_x, double *restrict to) {
     double a_x0[BLOCK];
     for (long i = 0; i < count; i++) {
         const double v_x_ = a_v_x[i];
@@ -2369,39 +2369,39 @@ static __attribute__((noinline)) void sum_tanh_slope_second_c849a3(long count, c
         }
     }
 }
-static __attribute__((noinline)) void factor_tanh_slope_second_c849a3(long count, const double *restrict a_v_x, double *restrict to) {
+static __attribute__((noinline)) void factor_tanh_slope_second_5f1650658d(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_tanh_slope_second_c849a3(int64_t cell, double *coefficients) {
+static void fit_tanh_slope_second_5f1650658d(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-4*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_tanh_slope_second_c849a3(TERMS + 1, v, total);
-    factor_tanh_slope_second_c849a3(TERMS + 1, v, factor);
+    sum_tanh_slope_second_5f1650658d(TERMS + 1, v, total);
+    factor_tanh_slope_second_5f1650658d(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)][2];
-static char state_tanh_slope_second_c849a3[(OCTAVES << LINE_BITS)];
+static lanes table_tanh_slope_second_5f1650658d[(OCTAVES << LINE_BITS)][2];
+static char state_tanh_slope_second_5f1650658d[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_tanh_slope_second_c849a3(int64_t cell) {
+static __attribute__((noinline)) void fill_tanh_slope_second_5f1650658d(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_tanh_slope_second_c849a3[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_tanh_slope_second_5f1650658d[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_tanh_slope_second_c849a3(cell, coefficients);
-        memcpy(table_tanh_slope_second_c849a3[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_tanh_slope_second_c849a3[cell], 2, __ATOMIC_RELEASE);
+        fit_tanh_slope_second_5f1650658d(cell, coefficients);
+        memcpy(table_tanh_slope_second_5f1650658d[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_tanh_slope_second_5f1650658d[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_tanh_slope_second_c849a3[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_tanh_slope_second_5f1650658d[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_tanh_slope_second_5f1650658d(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_tanh_slope_second_c849a3(count, v, factor);
+    factor_tanh_slope_second_5f1650658d(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+3;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -2418,19 +2418,19 @@ static __attribute__((noinline)) void each_tanh_slope_second_c849a3(long count, 
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_tanh_slope_second_c849a3[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_c849a3(cell[i + j]);
-            const lanes *c = table_tanh_slope_second_c849a3[cell[i + j]];
+            if (__atomic_load_n(&state_tanh_slope_second_5f1650658d[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_tanh_slope_second_5f1650658d(cell[i + j]);
+            const lanes *c = table_tanh_slope_second_5f1650658d[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_second_c849a3(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+3 < 0x1.0000000000000p+30)) sum_tanh_slope_second_5f1650658d(1, v + i, to + i);
 }
 """,
-    "each_sigmoid_gap_49995f": r"""
-static __attribute__((noinline)) void sum_sigmoid_gap_49995f(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_sigmoid_gap_2633568a46": r"""
+static __attribute__((noinline)) void sum_sigmoid_gap_2633568a46(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2451,14 +2451,14 @@ static __attribute__((noinline)) void sum_sigmoid_gap_49995f(long count, const d
         }
     }
 }
-static __attribute__((noinline)) void factor_sigmoid_gap_49995f(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_sigmoid_gap_2633568a46(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double next_0 = gap_xy_;
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_gap_49995f(int64_t cell, double *coefficients) {
+static void fit_sigmoid_gap_2633568a46(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -2468,8 +2468,8 @@ static void fit_sigmoid_gap_49995f(int64_t cell, double *coefficients) {
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_sigmoid_gap_49995f(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_sigmoid_gap_49995f(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_sigmoid_gap_2633568a46(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_sigmoid_gap_2633568a46(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -2483,25 +2483,25 @@ static void fit_sigmoid_gap_49995f(int64_t cell, double *coefficients) {
             }
         }
 }
-static lanes table_sigmoid_gap_49995f[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_sigmoid_gap_49995f[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_sigmoid_gap_2633568a46[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_sigmoid_gap_2633568a46[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_sigmoid_gap_49995f(int64_t cell) {
+static __attribute__((noinline)) void fill_sigmoid_gap_2633568a46(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_sigmoid_gap_49995f[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_sigmoid_gap_2633568a46[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_sigmoid_gap_49995f(cell, coefficients);
-        memcpy(table_sigmoid_gap_49995f[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_sigmoid_gap_49995f[cell], 2, __ATOMIC_RELEASE);
+        fit_sigmoid_gap_2633568a46(cell, coefficients);
+        memcpy(table_sigmoid_gap_2633568a46[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_sigmoid_gap_2633568a46[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_sigmoid_gap_49995f[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_sigmoid_gap_2633568a46[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_sigmoid_gap_49995f(
+static __attribute__((noinline)) void each_sigmoid_gap_2633568a46(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_sigmoid_gap_49995f(count, v, gap, factor);
+    factor_sigmoid_gap_2633568a46(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -2519,8 +2519,8 @@ static __attribute__((noinline)) void each_sigmoid_gap_49995f(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_sigmoid_gap_49995f[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_gap_49995f(cell[i + j]);
-            const lanes *c = table_sigmoid_gap_49995f[cell[i + j]];
+            if (__atomic_load_n(&state_sigmoid_gap_2633568a46[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_gap_2633568a46(cell[i + j]);
+            const lanes *c = table_sigmoid_gap_2633568a46[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -2531,11 +2531,11 @@ static __attribute__((noinline)) void each_sigmoid_gap_49995f(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
-            sum_sigmoid_gap_49995f(1, v + i, gap + i, to + i);
+            sum_sigmoid_gap_2633568a46(1, v + i, gap + i, to + i);
 }
 """,
-    "each_sigmoid_second_c3b961": r"""
-static __attribute__((noinline)) void sum_sigmoid_second_c3b961(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_sigmoid_second_1a14f3a6bd": r"""
+static __attribute__((noinline)) void sum_sigmoid_second_1a14f3a6bd(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2554,39 +2554,39 @@ static __attribute__((noinline)) void sum_sigmoid_second_c3b961(long count, cons
         }
     }
 }
-static __attribute__((noinline)) void factor_sigmoid_second_c3b961(long count, const double *restrict a_v_x, double *restrict to) {
+static __attribute__((noinline)) void factor_sigmoid_second_1a14f3a6bd(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_second_c3b961(int64_t cell, double *coefficients) {
+static void fit_sigmoid_second_1a14f3a6bd(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_sigmoid_second_c3b961(TERMS + 1, v, total);
-    factor_sigmoid_second_c3b961(TERMS + 1, v, factor);
+    sum_sigmoid_second_1a14f3a6bd(TERMS + 1, v, total);
+    factor_sigmoid_second_1a14f3a6bd(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_sigmoid_second_c3b961[(OCTAVES << LINE_BITS)][2];
-static char state_sigmoid_second_c3b961[(OCTAVES << LINE_BITS)];
+static lanes table_sigmoid_second_1a14f3a6bd[(OCTAVES << LINE_BITS)][2];
+static char state_sigmoid_second_1a14f3a6bd[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_sigmoid_second_c3b961(int64_t cell) {
+static __attribute__((noinline)) void fill_sigmoid_second_1a14f3a6bd(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_sigmoid_second_c3b961[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_sigmoid_second_1a14f3a6bd[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_sigmoid_second_c3b961(cell, coefficients);
-        memcpy(table_sigmoid_second_c3b961[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_sigmoid_second_c3b961[cell], 2, __ATOMIC_RELEASE);
+        fit_sigmoid_second_1a14f3a6bd(cell, coefficients);
+        memcpy(table_sigmoid_second_1a14f3a6bd[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_sigmoid_second_1a14f3a6bd[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_sigmoid_second_c3b961[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_sigmoid_second_1a14f3a6bd[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_sigmoid_second_c3b961(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_sigmoid_second_1a14f3a6bd(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_sigmoid_second_c3b961(count, v, factor);
+    factor_sigmoid_second_1a14f3a6bd(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -2603,19 +2603,19 @@ static __attribute__((noinline)) void each_sigmoid_second_c3b961(long count, con
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_sigmoid_second_c3b961[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_second_c3b961(cell[i + j]);
-            const lanes *c = table_sigmoid_second_c3b961[cell[i + j]];
+            if (__atomic_load_n(&state_sigmoid_second_1a14f3a6bd[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_second_1a14f3a6bd(cell[i + j]);
+            const lanes *c = table_sigmoid_second_1a14f3a6bd[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_second_c3b961(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_second_1a14f3a6bd(1, v + i, to + i);
 }
 """,
-    "each_sigmoid_slope_gap_a02b41": r"""
-static __attribute__((noinline)) void sum_sigmoid_slope_gap_a02b41(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_sigmoid_slope_gap_272b59394c": r"""
+static __attribute__((noinline)) void sum_sigmoid_slope_gap_272b59394c(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
@@ -2640,7 +2640,7 @@ static __attribute__((noinline)) void sum_sigmoid_slope_gap_a02b41(long count, c
         }
     }
 }
-static __attribute__((noinline)) void factor_sigmoid_slope_gap_a02b41(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+static __attribute__((noinline)) void factor_sigmoid_slope_gap_272b59394c(long count, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double gap_xy_ = a_gap_xy[i];
         const double v_x_ = a_v_x[i];
@@ -2648,7 +2648,7 @@ static __attribute__((noinline)) void factor_sigmoid_slope_gap_a02b41(long count
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_slope_gap_a02b41(int64_t cell, double *coefficients) {
+static void fit_sigmoid_slope_gap_272b59394c(int64_t cell, double *coefficients) {
     double v[FIRST_TERMS*(TERMS + 1)], gap[FIRST_TERMS*(TERMS + 1)];
     double total[FIRST_TERMS*(TERMS + 1)], factor[FIRST_TERMS*(TERMS + 1)];
     for (long j = 0; j < FIRST_TERMS; j++)
@@ -2658,8 +2658,8 @@ static void fit_sigmoid_slope_gap_a02b41(int64_t cell, double *coefficients) {
             gap[j*(TERMS + 1) + k] = near;
             v[j*(TERMS + 1) + k] = 0.5*(near + far);
         }
-    sum_sigmoid_slope_gap_a02b41(FIRST_TERMS*(TERMS + 1), v, gap, total);
-    factor_sigmoid_slope_gap_a02b41(FIRST_TERMS*(TERMS + 1), v, gap, factor);
+    sum_sigmoid_slope_gap_272b59394c(FIRST_TERMS*(TERMS + 1), v, gap, total);
+    factor_sigmoid_slope_gap_272b59394c(FIRST_TERMS*(TERMS + 1), v, gap, factor);
     memset(coefficients, 0, (FIRST_TERMS + HIGH_TERMS)*LANES*sizeof(double));
     for (long k = 0; k <= TERMS; k++)
         for (long j = 0; j < FIRST_TERMS; j++) {
@@ -2673,25 +2673,25 @@ static void fit_sigmoid_slope_gap_a02b41(int64_t cell, double *coefficients) {
             }
         }
 }
-static lanes table_sigmoid_slope_gap_a02b41[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
-static char state_sigmoid_slope_gap_a02b41[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
+static lanes table_sigmoid_slope_gap_272b59394c[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)][FIRST_TERMS + HIGH_TERMS];
+static char state_sigmoid_slope_gap_272b59394c[(OCTAVES << FIRST_BITS)*(OCTAVES << BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_sigmoid_slope_gap_a02b41(int64_t cell) {
+static __attribute__((noinline)) void fill_sigmoid_slope_gap_272b59394c(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_sigmoid_slope_gap_a02b41[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_sigmoid_slope_gap_272b59394c[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(FIRST_TERMS + HIGH_TERMS)*LANES];
-        fit_sigmoid_slope_gap_a02b41(cell, coefficients);
-        memcpy(table_sigmoid_slope_gap_a02b41[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_sigmoid_slope_gap_a02b41[cell], 2, __ATOMIC_RELEASE);
+        fit_sigmoid_slope_gap_272b59394c(cell, coefficients);
+        memcpy(table_sigmoid_slope_gap_272b59394c[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_sigmoid_slope_gap_272b59394c[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_sigmoid_slope_gap_a02b41[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_sigmoid_slope_gap_272b59394c[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_sigmoid_slope_gap_a02b41(
+static __attribute__((noinline)) void each_sigmoid_slope_gap_272b59394c(
     long count, const double *restrict v, const double *restrict gap, double *restrict to
 ) {
     double x[BLOCK], y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_sigmoid_slope_gap_a02b41(count, v, gap, factor);
+    factor_sigmoid_slope_gap_272b59394c(count, v, gap, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + gap[i]*0x1.808883244d592p+1, w = 1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1;
         const int64_t inside = (z < 0x1.0000000000000p+30) & (w < 0x1.0000000000000p+30);
@@ -2709,8 +2709,8 @@ static __attribute__((noinline)) void each_sigmoid_slope_gap_a02b41(
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_sigmoid_slope_gap_a02b41[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_gap_a02b41(cell[i + j]);
-            const lanes *c = table_sigmoid_slope_gap_a02b41[cell[i + j]];
+            if (__atomic_load_n(&state_sigmoid_slope_gap_272b59394c[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_gap_272b59394c(cell[i + j]);
+            const lanes *c = table_sigmoid_slope_gap_272b59394c[cell[i + j]];
             lanes low = c[FIRST_TERMS - 1], high = c[FIRST_TERMS + HIGH_TERMS - 1];
             for (long a = FIRST_TERMS - 2; a >= 0; a--) low = low*x[i + j] + c[a];
             for (long a = HIGH_TERMS - 2; a >= 0; a--) high = high*x[i + j] + c[FIRST_TERMS + a];
@@ -2721,11 +2721,11 @@ static __attribute__((noinline)) void each_sigmoid_slope_gap_a02b41(
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
         if (!((1.0 + gap[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30) & (1.0 + (2.0*v[i] - gap[i])*0x1.808883244d592p+1 < 0x1.0000000000000p+30)))
-            sum_sigmoid_slope_gap_a02b41(1, v + i, gap + i, to + i);
+            sum_sigmoid_slope_gap_272b59394c(1, v + i, gap + i, to + i);
 }
 """,
-    "each_sigmoid_slope_mean_2fed80": r"""
-static __attribute__((noinline)) void sum_sigmoid_slope_mean_2fed80(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_sigmoid_slope_mean_120e403218": r"""
+static __attribute__((noinline)) void sum_sigmoid_slope_mean_120e403218(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2741,39 +2741,39 @@ static __attribute__((noinline)) void sum_sigmoid_slope_mean_2fed80(long count, 
         }
     }
 }
-static __attribute__((noinline)) void factor_sigmoid_slope_mean_2fed80(long count, const double *restrict a_v_x, double *restrict to) {
+static __attribute__((noinline)) void factor_sigmoid_slope_mean_120e403218(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_slope_mean_2fed80(int64_t cell, double *coefficients) {
+static void fit_sigmoid_slope_mean_120e403218(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_sigmoid_slope_mean_2fed80(TERMS + 1, v, total);
-    factor_sigmoid_slope_mean_2fed80(TERMS + 1, v, factor);
+    sum_sigmoid_slope_mean_120e403218(TERMS + 1, v, total);
+    factor_sigmoid_slope_mean_120e403218(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_sigmoid_slope_mean_2fed80[(OCTAVES << LINE_BITS)][2];
-static char state_sigmoid_slope_mean_2fed80[(OCTAVES << LINE_BITS)];
+static lanes table_sigmoid_slope_mean_120e403218[(OCTAVES << LINE_BITS)][2];
+static char state_sigmoid_slope_mean_120e403218[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_sigmoid_slope_mean_2fed80(int64_t cell) {
+static __attribute__((noinline)) void fill_sigmoid_slope_mean_120e403218(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_sigmoid_slope_mean_2fed80[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_sigmoid_slope_mean_120e403218[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_sigmoid_slope_mean_2fed80(cell, coefficients);
-        memcpy(table_sigmoid_slope_mean_2fed80[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_sigmoid_slope_mean_2fed80[cell], 2, __ATOMIC_RELEASE);
+        fit_sigmoid_slope_mean_120e403218(cell, coefficients);
+        memcpy(table_sigmoid_slope_mean_120e403218[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_sigmoid_slope_mean_120e403218[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_sigmoid_slope_mean_2fed80[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_sigmoid_slope_mean_120e403218[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_sigmoid_slope_mean_2fed80(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_sigmoid_slope_mean_120e403218(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_sigmoid_slope_mean_2fed80(count, v, factor);
+    factor_sigmoid_slope_mean_120e403218(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -2790,19 +2790,19 @@ static __attribute__((noinline)) void each_sigmoid_slope_mean_2fed80(long count,
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_sigmoid_slope_mean_2fed80[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_mean_2fed80(cell[i + j]);
-            const lanes *c = table_sigmoid_slope_mean_2fed80[cell[i + j]];
+            if (__atomic_load_n(&state_sigmoid_slope_mean_120e403218[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_mean_120e403218(cell[i + j]);
+            const lanes *c = table_sigmoid_slope_mean_120e403218[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_slope_mean_2fed80(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_slope_mean_120e403218(1, v + i, to + i);
 }
 """,
-    "each_sigmoid_slope_second_ed226e": r"""
-static __attribute__((noinline)) void sum_sigmoid_slope_second_ed226e(long count, const double *restrict a_v_x, double *restrict to) {
+    "each_sigmoid_slope_second_a41c363ced": r"""
+static __attribute__((noinline)) void sum_sigmoid_slope_second_a41c363ced(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 0.0;
         to[i] = next_0;
@@ -2820,39 +2820,39 @@ static __attribute__((noinline)) void sum_sigmoid_slope_second_ed226e(long count
         }
     }
 }
-static __attribute__((noinline)) void factor_sigmoid_slope_second_ed226e(long count, const double *restrict a_v_x, double *restrict to) {
+static __attribute__((noinline)) void factor_sigmoid_slope_second_a41c363ced(long count, const double *restrict a_v_x, double *restrict to) {
     for (long i = 0; i < count; i++) {
         const double next_0 = 1.0;
         to[i] = next_0;
     }
 }
-static void fit_sigmoid_slope_second_ed226e(int64_t cell, double *coefficients) {
+static void fit_sigmoid_slope_second_a41c363ced(int64_t cell, double *coefficients) {
     double v[TERMS + 1], total[TERMS + 1], factor[TERMS + 1];
     for (long j = 0; j <= TERMS; j++) v[j] = 0.5*0x1.54dc284911bf1p-2*beyond_one(cell, SECOND_NODES[j], LINE_BITS);
-    sum_sigmoid_slope_second_ed226e(TERMS + 1, v, total);
-    factor_sigmoid_slope_second_ed226e(TERMS + 1, v, factor);
+    sum_sigmoid_slope_second_a41c363ced(TERMS + 1, v, total);
+    factor_sigmoid_slope_second_a41c363ced(TERMS + 1, v, factor);
     for (long k = 0; k < TERMS; k++) {
         coefficients[k] = 0.0;
         for (long j = 0; j <= TERMS; j++) coefficients[k] += SECOND[k][j]*(total[j]/factor[j]);
     }
 }
-static lanes table_sigmoid_slope_second_ed226e[(OCTAVES << LINE_BITS)][2];
-static char state_sigmoid_slope_second_ed226e[(OCTAVES << LINE_BITS)];
+static lanes table_sigmoid_slope_second_a41c363ced[(OCTAVES << LINE_BITS)][2];
+static char state_sigmoid_slope_second_a41c363ced[(OCTAVES << LINE_BITS)];
 /* The first thread that needs a cell fits it, others wait for it. */
-static __attribute__((noinline)) void fill_sigmoid_slope_second_ed226e(int64_t cell) {
+static __attribute__((noinline)) void fill_sigmoid_slope_second_a41c363ced(int64_t cell) {
     char empty = 0;
-    if (__atomic_compare_exchange_n(&state_sigmoid_slope_second_ed226e[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n(&state_sigmoid_slope_second_a41c363ced[cell], &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
         double coefficients[(2)*LANES];
-        fit_sigmoid_slope_second_ed226e(cell, coefficients);
-        memcpy(table_sigmoid_slope_second_ed226e[cell], coefficients, sizeof coefficients);
-        __atomic_store_n(&state_sigmoid_slope_second_ed226e[cell], 2, __ATOMIC_RELEASE);
+        fit_sigmoid_slope_second_a41c363ced(cell, coefficients);
+        memcpy(table_sigmoid_slope_second_a41c363ced[cell], coefficients, sizeof coefficients);
+        __atomic_store_n(&state_sigmoid_slope_second_a41c363ced[cell], 2, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&state_sigmoid_slope_second_ed226e[cell], __ATOMIC_ACQUIRE) != 2);
+    while (__atomic_load_n(&state_sigmoid_slope_second_a41c363ced[cell], __ATOMIC_ACQUIRE) != 2);
 }
-static __attribute__((noinline)) void each_sigmoid_slope_second_ed226e(long count, const double *restrict v, double *restrict to) {
+static __attribute__((noinline)) void each_sigmoid_slope_second_a41c363ced(long count, const double *restrict v, double *restrict to) {
     double y[BLOCK], factor[BLOCK];
     int64_t cell[BLOCK], outside = 0;
-    factor_sigmoid_slope_second_ed226e(count, v, factor);
+    factor_sigmoid_slope_second_a41c363ced(count, v, factor);
     for (long i = 0; i < count; i++) {
         const double z = 1.0 + 2.0*v[i]*0x1.808883244d592p+1;
         const int64_t inside = z < 0x1.0000000000000p+30;
@@ -2869,22 +2869,22 @@ static __attribute__((noinline)) void each_sigmoid_slope_second_ed226e(long coun
         lanes row[LANES];
 #pragma GCC unroll 4
         for (long j = 0; j < LANES; j++) {
-            if (__atomic_load_n(&state_sigmoid_slope_second_ed226e[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_second_ed226e(cell[i + j]);
-            const lanes *c = table_sigmoid_slope_second_ed226e[cell[i + j]];
+            if (__atomic_load_n(&state_sigmoid_slope_second_a41c363ced[cell[i + j]], __ATOMIC_ACQUIRE) != 2) fill_sigmoid_slope_second_a41c363ced(cell[i + j]);
+            const lanes *c = table_sigmoid_slope_second_a41c363ced[cell[i + j]];
             row[j] = folded(c[0], c[1], y[i + j]);
         }
         values_of_rows(row, y + i);
     }
     for (long i = 0; i < count; i++) to[i] = factor[i]*y[i];
     for (long i = 0; i < count && outside; i++)
-        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_slope_second_ed226e(1, v + i, to + i);
+        if (!(1.0 + 2.0*v[i]*0x1.808883244d592p+1 < 0x1.0000000000000p+30)) sum_sigmoid_slope_second_a41c363ced(1, v + i, to + i);
 }
 """,
     "TABLE_GAUSS_LEGENDRE": r"""
 static const double TABLE_GAUSS_LEGENDRE[][2] = {{0x1.2db0de9bf05c2p-15, 0x1.831d0dd158099p-14}, {0x1.8d60a412c7eb7p-13, 0x1.c28463a0405ebp-13}, {0x1.e84208c94d10ep-12, 0x1.61dfaecf35874p-12}, {0x1.c534c2a322db6p-11, 0x1.e26b2971de0f8p-12}, {0x1.6b43a107472fdp-10, 0x1.316c95dd9de83p-11}, {0x1.0a01e4ae16927p-9, 0x1.719085796ada7p-11}, {0x1.6e6824bda039ep-9, 0x1.b19d475d70ea3p-11}, {0x1.e2ce436bfb33fp-9, 0x1.f18ece244eacap-11}, {0x1.33967874a3783p-8, 0x1.18b0891cb3355p-10}, {0x1.7dbdedfac74e9p-8, 0x1.388807c06bc2dp-10}, {0x1.cfd8d9532d0c6p-8, 0x1.584be25bc0ebbp-10}, {0x1.14f108c61efd0p-7, 0x1.77fa19ae50d0cp-10}, {0x1.45e9f708db3cap-7, 0x1.9790afe6696c2p-10}, {0x1.7ad423858e5a5p-7, 0x1.b70da8b864784p-10}, {0x1.b3ac3ae05441dp-7, 0x1.d66f097a44935p-10}, {0x1.f06eaa83ac4abp-7, 0x1.f5b2d9414398bp-10}, {0x1.188bd06d22fdcp-6, 0x1.0a6b908025091p-9}, {0x1.3ad186c6522a4p-6, 0x1.19ecf5d368e3dp-9}, {0x1.5f0650e1504bfp-6, 0x1.295ca31ff9c9fp-9}, {0x1.8527e83467d08p-6, 0x1.38b9a008bf16ap-9}, {0x1.ad33e73ce4c84p-6, 0x1.4802f55d812b3p-9}, {0x1.d727c9a5a8d8fp-6, 0x1.5737ad2a64494p-9}, {0x1.01807637d6d0dp-5, 0x1.6656d2c75453ap-9}, {0x1.185e470e39c07p-5, 0x1.755f72e75ec25p-9}, {0x1.302be76d2d303p-5, 0x1.84509ba7f8c36p-9}, {0x1.48e7d85970f91p-5, 0x1.93295ca02fe81p-9}, {0x1.62908bdd674c0p-5, 0x1.a1e8c6efc3fcap-9}, {0x1.7d24652218053p-5, 0x1.b08ded4e28cf7p-9}, {0x1.98a1b8892352cp-5, 0x1.bf17e4196ec76p-9}, {0x1.b506cbc7a2150p-5, 0x1.cd85c1651138ap-9}, {0x1.d251d601f24a7p-5, 0x1.dbd69d08a973fp-9}, {0x1.f080ffe86dcc8p-5, 0x1.ea0990ae85943p-9}, {0x1.07c931ea84c84p-4, 0x1.f81db7e222151p-9}, {0x1.17c206f4edc8dp-4, 0x1.0309180f42a0ep-8}, {0x1.2829fe1842bdcp-4, 0x1.09f30c6e3dc7dp-8}, {0x1.39000f5d410cfp-4, 0x1.10cc49d059fdap-8}, {0x1.4a432be129c56p-4, 0x1.17946204ddc11p-8}, {0x1.5bf23de6c80c2p-4, 0x1.1e4ae7eeeb6acp-8}, {0x1.6e0c28e7e5ce0p-4, 0x1.24ef6f8c5cb36p-8}, {0x1.808fc9a72d9b5p-4, 0x1.2b818dfc8c76cp-8}, {0x1.937bf642788f9p-4, 0x1.3200d9870e473p-8}, {0x1.a6cf7e45871d5p-4, 0x1.386ce9a253642p-8}, {0x1.ba892abd23923p-4, 0x1.3ec556fa3ca89p-8}, {0x1.cea7be4aad1edp-4, 0x1.4509bb7699080p-8}, {0x1.e329f5380a283p-4, 0x1.4b39b2419030dp-8}, {0x1.f80e858c00a16p-4, 0x1.5154d7cdf8ed1p-8}, {0x1.06aa0f8f79939p-3, 0x1.575ac9dd9adaep-8}, {0x1.117cb5d800c77p-3, 0x1.5d4b27875b18cp-8}, {0x1.1c7e877d45ca8p-3, 0x1.6325913d53817p-8}, {0x1.27aed3660a28ep-3, 0x1.68e9a8d2d415fp-8}, {0x1.330ce58d42898p-3, 0x1.6e9711824e348p-8}, {0x1.3e98070d671adp-3, 0x1.742d6ff3293dcp-8}, {0x1.4a4f7e2bf2491p-3, 0x1.79ac6a3f8049ep-8}, {0x1.56328e650d054p-3, 0x1.7f13a7f9c8917p-8}, {0x1.6240787767e13p-3, 0x1.8462d232602f5p-8}, {0x1.6e787a704041cp-3, 0x1.8999937d04e16p-8}, {0x1.7ad9cfb790e5ap-3, 0x1.8eb797f632715p-8}, {0x1.8763b11c6cfd9p-3, 0x1.93bc8d48686dep-8}, {0x1.941554e1850ddp-3, 0x1.98a822b156e0ep-8}, {0x1.a0edeec9d4d0cp-3, 0x1.9d7a0906f1adap-8}, {0x1.adecb025794d7p-3, 0x1.a231f2bc6a46ep-8}, {0x1.bb10c7deae54bp-3, 0x1.a6cf93e70f6c3p-8}, {0x1.c8596286f292dp-3, 0x1.ab52a243129fap-8}, {0x1.d5c5aa6451633p-3, 0x1.afbad5383307ap-8}, {0x1.e354c77ed18f4p-3, 0x1.b407e5de4d721p-8}, {0x1.f105dfae08218p-3, 0x1.b8398f01d12e7p-8}, {0x1.fed816a6ce717p-3, 0x1.bc4f8d2819783p-8}, {0x1.066547048d464p-2, 0x1.c0499e93ab2a5p-8}, {0x1.0d6e32b6fc8e5p-2, 0x1.c427834856792p-8}, {0x1.14865d3ad3f5ep-2, 0x1.c7e8fd0f3c6efp-8}, {0x1.1bad546ae810ep-2, 0x1.cb8dcf7ab7eafp-8}, {0x1.22e2a533efabbp-2, 0x1.cf15bfea29e39p-8}, {0x1.2a25db9bbf4bap-2, 0x1.d280958da8afdp-8}, {0x1.317682c893329p-2, 0x1.d5ce1969921abp-8}, {0x1.38d42508676fbp-2, 0x1.d8fe165a00091p-8}, {0x1.403e4bd85d881p-2, 0x1.dc1059161f796p-8}, {0x1.47b47fec2f3f1p-2, 0x1.df04b03369a75p-8}, {0x1.4f364935ae079p-2, 0x1.e1daec28bf208p-8}, {0x1.56c32eec4ea54p-2, 0x1.e492df5164970p-8}, {0x1.5e5ab794c083ep-2, 0x1.e72c5defe142cp-8}, {0x1.65fc6908904b0p-2, 0x1.e9a73e30bea33p-8}, {0x1.6da7c87dd533cp-2, 0x1.ec03582d29746p-8}, {0x1.755c5a8ee8a39p-2, 0x1.ee4085ed73ae9p-8}, {0x1.7d19a3422791cp-2, 0x1.f05ea36b77669p-8}, {0x1.84df2611bd396p-2, 0x1.f25d8e94da697p-8}, {0x1.8cac65f3769b0p-2, 0x1.f43d274d326e8p-8}, {0x1.9480e5609e505p-2, 0x1.f5fd4f7009bdcp-8}, {0x1.9c5c265de032bp-2, 0x1.f79dead2c4294p-8}, {0x1.a43daa833456ap-2, 0x1.f91edf46643cap-8}, {0x1.ac24f303d0dbcp-2, 0x1.fa80149930843p-8}, {0x1.b41180b62211dp-2, 0x1.fbc1749838d32p-8}, {0x1.bc02d41bc8735p-2, 0x1.fce2eb10bb6efp-8}, {0x1.c3f86d699bf38p-2, 0x1.fde465d16a09fp-8}, {0x1.cbf1cc8fb420bp-2, 0x1.fec5d4ab8e794p-8}, {0x1.d3ee714174980p-2, 0x1.ff8729740f12bp-8}, {0x1.dbeddafd9d4a6p-2, 0x1.00142c0229518p-7}, {0x1.e3ef89165e100p-2, 0x1.0054ab1d81f6dp-7}, {0x1.ebf2fab96d093p-2, 0x1.00850dfe5a553p-7}, {0x1.f3f7aef81f49dp-2, 0x1.00a5519a2ffadp-7}, {0x1.fbfd24cf834dap-2, 0x1.00b573e9e6163p-7}, {0x1.02016d983e593p-1, 0x1.00b573e9e6163p-7}, {0x1.06042883f05b1p-1, 0x1.00a5519a2ffadp-7}, {0x1.0a0682a3497b6p-1, 0x1.00850dfe5a553p-7}, {0x1.0e083b74d0f80p-1, 0x1.0054ab1d81f6dp-7}, {0x1.12091281315adp-1, 0x1.00142c0229518p-7}, {0x1.1608c75f45b40p-1, 0x1.ff8729740f12bp-8}, {0x1.1a0719b825efbp-1, 0x1.fec5d4ab8e794p-8}, {0x1.1e03c94b32064p-1, 0x1.fde465d16a09fp-8}, {0x1.21fe95f21bc66p-1, 0x1.fce2eb10bb6efp-8}, {0x1.25f73fa4eef72p-1, 0x1.fbc1749838d32p-8}, {0x1.29ed867e17922p-1, 0x1.fa80149930843p-8}, {0x1.2de12abe65d4bp-1, 0x1.f91edf46643cap-8}, {0x1.31d1ecd10fe6bp-1, 0x1.f79dead2c4294p-8}, {0x1.35bf8d4fb0d7ep-1, 0x1.f5fd4f7009bdcp-8}, {0x1.39a9cd0644b28p-1, 0x1.f43d274d326e8p-8}, {0x1.3d906cf721635p-1, 0x1.f25d8e94da697p-8}, {0x1.41732e5eec372p-1, 0x1.f05ea36b77669p-8}, {0x1.4551d2b88bae4p-1, 0x1.ee4085ed73ae9p-8}, {0x1.492c1bc115662p-1, 0x1.ec03582d29746p-8}, {0x1.4d01cb7bb7da8p-1, 0x1.e9a73e30bea33p-8}, {0x1.50d2a4359fbe1p-1, 0x1.e72c5defe142cp-8}, {0x1.549e6889d8ad6p-1, 0x1.e492df5164970p-8}, {0x1.5864db6528fc3p-1, 0x1.e1daec28bf208p-8}, {0x1.5c25c009e8608p-1, 0x1.df04b03369a75p-8}, {0x1.5fe0da13d13bfp-1, 0x1.dc1059161f796p-8}, {0x1.6395ed7bcc482p-1, 0x1.d8fe165a00091p-8}, {0x1.6744be9bb666bp-1, 0x1.d5ce1969921abp-8}, {0x1.6aed1232205a3p-1, 0x1.d280958da8afdp-8}, {0x1.6e8ead66082a2p-1, 0x1.cf15bfea29e39p-8}, {0x1.722955ca8bf79p-1, 0x1.cb8dcf7ab7eafp-8}, {0x1.75bcd16296051p-1, 0x1.c7e8fd0f3c6efp-8}, {0x1.7948e6a481b8ep-1, 0x1.c427834856792p-8}, {0x1.7ccd5c7db95cep-1, 0x1.c0499e93ab2a5p-8}, {0x1.8049fa564c63ap-1, 0x1.bc4f8d2819783p-8}, {0x1.83be88147df7ap-1, 0x1.b8398f01d12e7p-8}, {0x1.872ace204b9c3p-1, 0x1.b407e5de4d721p-8}, {0x1.8a8e9566eba73p-1, 0x1.afbad5383307ap-8}, {0x1.8de9a75e435b5p-1, 0x1.ab52a243129fap-8}, {0x1.913bce08546adp-1, 0x1.a6cf93e70f6c3p-8}, {0x1.9484d3f6a1acap-1, 0x1.a231f2bc6a46ep-8}, {0x1.97c4844d8acbdp-1, 0x1.9d7a0906f1adap-8}, {0x1.9afaaac79ebc9p-1, 0x1.98a822b156e0ep-8}, {0x1.9e2713b8e4c0ap-1, 0x1.93bc8d48686dep-8}, {0x1.a1498c121bc6ap-1, 0x1.8eb797f632715p-8}, {0x1.a461e163efef9p-1, 0x1.8999937d04e16p-8}, {0x1.a76fe1e22607bp-1, 0x1.8462d232602f5p-8}, {0x1.aa735c66bcbebp-1, 0x1.7f13a7f9c8917p-8}, {0x1.ad6c2075036dcp-1, 0x1.79ac6a3f8049ep-8}, {0x1.b059fe3ca6395p-1, 0x1.742d6ff3293dcp-8}, {0x1.b33cc69caf5dap-1, 0x1.6e9711824e348p-8}, {0x1.b6144b267d75dp-1, 0x1.68e9a8d2d415fp-8}, {0x1.b8e05e20ae8d6p-1, 0x1.6325913d53817p-8}, {0x1.bba0d289ffce2p-1, 0x1.5d4b27875b18cp-8}, {0x1.be557c1c219b2p-1, 0x1.575ac9dd9adaep-8}, {0x1.c0fe2f4e7febdp-1, 0x1.5154d7cdf8ed1p-8}, {0x1.c39ac158febb0p-1, 0x1.4b39b2419030dp-8}, {0x1.c62b0836aa5c2p-1, 0x1.4509bb7699080p-8}, {0x1.c8aedaa85b8dcp-1, 0x1.3ec556fa3ca89p-8}, {0x1.cb2610374f1c5p-1, 0x1.386ce9a253642p-8}, {0x1.cd908137b0ee1p-1, 0x1.3200d9870e473p-8}, {0x1.cfee06cb1a4c9p-1, 0x1.2b818dfc8c76cp-8}, {0x1.d23e7ae303464p-1, 0x1.24ef6f8c5cb36p-8}, {0x1.d481b84326fe8p-1, 0x1.1e4ae7eeeb6acp-8}, {0x1.d6b79a83dac75p-1, 0x1.17946204ddc11p-8}, {0x1.d8dffe1457de6p-1, 0x1.10cc49d059fdap-8}, {0x1.dafac03cf7a85p-1, 0x1.09f30c6e3dc7dp-8}, {0x1.dd07bf216246ep-1, 0x1.0309180f42a0ep-8}, {0x1.df06d9c2af670p-1, 0x1.f81db7e222151p-9}, {0x1.e0f7f00179233p-1, 0x1.ea0990ae85943p-9}, {0x1.e2dae29fe0db6p-1, 0x1.dbd69d08a973fp-9}, {0x1.e4af934385debp-1, 0x1.cd85c1651138ap-9}, {0x1.e675e4776dcadp-1, 0x1.bf17e4196ec76p-9}, {0x1.e82db9adde7fbp-1, 0x1.b08ded4e28cf7p-9}, {0x1.e9d6f742298b4p-1, 0x1.a1e8c6efc3fcap-9}, {0x1.eb71827a68f07p-1, 0x1.93295ca02fe81p-9}, {0x1.ecfd41892d2d0p-1, 0x1.84509ba7f8c36p-9}, {0x1.ee7a1b8f1c640p-1, 0x1.755f72e75ec25p-9}, {0x1.efe7f89c8292fp-1, 0x1.6656d2c75453ap-9}, {0x1.f146c1b2d2b94p-1, 0x1.5737ad2a64494p-9}, {0x1.f29660c618d9cp-1, 0x1.4802f55d812b3p-9}, {0x1.f3d6c0be5cc18p-1, 0x1.38b9a008bf16ap-9}, {0x1.f507cd78f57dap-1, 0x1.295ca31ff9c9fp-9}, {0x1.f62973c9cd6ebp-1, 0x1.19ecf5d368e3dp-9}, {0x1.f73ba17c96e81p-1, 0x1.0a6b908025091p-9}, {0x1.f83e4555f14edp-1, 0x1.f5b2d9414398bp-10}, {0x1.f9314f147eaf0p-1, 0x1.d66f097a44935p-10}, {0x1.fa14af71e9c69p-1, 0x1.b70da8b864784p-10}, {0x1.fae85823dc931p-1, 0x1.9790afe6696c2p-10}, {0x1.fbac3bdce7841p-1, 0x1.77fa19ae50d0cp-10}, {0x1.fc604e4d59a5ep-1, 0x1.584be25bc0ebbp-10}, {0x1.fd0484240a716p-1, 0x1.388807c06bc2dp-10}, {0x1.fd98d30f16b91p-1, 0x1.18b0891cb3355p-10}, {0x1.fe1d31bc9404dp-1, 0x1.f18ece244eacap-11}, {0x1.fe9197db425fcp-1, 0x1.b19d475d70ea3p-11}, {0x1.fef5fe1b51e97p-1, 0x1.719085796ada7p-11}, {0x1.ff4a5e2f7c5c7p-1, 0x1.316c95dd9de83p-11}, {0x1.ff8eb2cf57375p-1, 0x1.e26b2971de0f8p-12}, {0x1.ffc2f7bee6d66p-1, 0x1.61dfaecf35874p-12}, {0x1.ffe729f5bed38p-1, 0x1.c28463a0405ebp-13}, {0x1.fffb493c85904p-1, 0x1.831d0dd158099p-14}};
 """,
-    "each_relu_asymmetry_e80f63": r"""
-static __attribute__((noinline)) void each_relu_asymmetry_e80f63(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_relu_asymmetry_13a2b97443": r"""
+static __attribute__((noinline)) void each_relu_asymmetry_13a2b97443(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x1[BLOCK];
     double a_x5[BLOCK];
     double a_y0[BLOCK];
@@ -2937,8 +2937,8 @@ static __attribute__((noinline)) void each_relu_asymmetry_e80f63(long count, con
     }
 }
 """,
-    "each_relu_opposite_far_f92665": r"""
-static __attribute__((noinline)) void each_relu_opposite_far_f92665(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_opposite_far_3e0c02efa1": r"""
+static __attribute__((noinline)) void each_relu_opposite_far_3e0c02efa1(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x4[BLOCK];
@@ -3014,8 +3014,8 @@ static __attribute__((noinline)) void each_relu_opposite_far_f92665(long count, 
     }
 }
 """,
-    "each_relu_opposite_near_00bfb3": r"""
-static __attribute__((noinline)) void each_relu_opposite_near_00bfb3(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_opposite_near_30adfc5da8": r"""
+static __attribute__((noinline)) void each_relu_opposite_near_30adfc5da8(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x2[BLOCK];
     double a_x4[BLOCK];
     double a_x6[BLOCK];
@@ -3092,8 +3092,8 @@ static __attribute__((noinline)) void each_relu_opposite_near_00bfb3(long count,
     }
 }
 """,
-    "each_relu_same_far_65edfb": r"""
-static __attribute__((noinline)) void each_relu_same_far_65edfb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_same_far_c216e807cf": r"""
+static __attribute__((noinline)) void each_relu_same_far_c216e807cf(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3135,8 +3135,8 @@ static __attribute__((noinline)) void each_relu_same_far_65edfb(long count, cons
     }
 }
 """,
-    "each_relu_same_near_7b4d2e": r"""
-static __attribute__((noinline)) void each_relu_same_near_7b4d2e(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_same_near_98c0c5ed63": r"""
+static __attribute__((noinline)) void each_relu_same_near_98c0c5ed63(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3172,8 +3172,8 @@ static __attribute__((noinline)) void each_relu_same_near_7b4d2e(long count, con
     }
 }
 """,
-    "each_relu_slope_opposite_f9709f": r"""
-static __attribute__((noinline)) void each_relu_slope_opposite_f9709f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_slope_opposite_6e465107e1": r"""
+static __attribute__((noinline)) void each_relu_slope_opposite_6e465107e1(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x4[BLOCK];
@@ -3248,8 +3248,8 @@ static __attribute__((noinline)) void each_relu_slope_opposite_f9709f(long count
     }
 }
 """,
-    "each_relu_slope_same_near_c71f49": r"""
-static __attribute__((noinline)) void each_relu_slope_same_near_c71f49(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_relu_slope_same_near_57e13d9c6d": r"""
+static __attribute__((noinline)) void each_relu_slope_same_near_57e13d9c6d(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3285,8 +3285,8 @@ static __attribute__((noinline)) void each_relu_slope_same_near_c71f49(long coun
     }
 }
 """,
-    "each_abs_asymmetry_8e3ed6": r"""
-static __attribute__((noinline)) void each_abs_asymmetry_8e3ed6(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_abs_asymmetry_3de4fadba3": r"""
+static __attribute__((noinline)) void each_abs_asymmetry_3de4fadba3(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x1[BLOCK];
     double a_x5[BLOCK];
     double a_y0[BLOCK];
@@ -3339,8 +3339,8 @@ static __attribute__((noinline)) void each_abs_asymmetry_8e3ed6(long count, cons
     }
 }
 """,
-    "each_abs_opposite_far_f92665": r"""
-static __attribute__((noinline)) void each_abs_opposite_far_f92665(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_opposite_far_d93268b513": r"""
+static __attribute__((noinline)) void each_abs_opposite_far_d93268b513(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x4[BLOCK];
@@ -3416,8 +3416,8 @@ static __attribute__((noinline)) void each_abs_opposite_far_f92665(long count, c
     }
 }
 """,
-    "each_abs_opposite_near_898168": r"""
-static __attribute__((noinline)) void each_abs_opposite_near_898168(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_opposite_near_fc2024c4a8": r"""
+static __attribute__((noinline)) void each_abs_opposite_near_fc2024c4a8(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x2[BLOCK];
     double a_x4[BLOCK];
     double a_x6[BLOCK];
@@ -3494,8 +3494,8 @@ static __attribute__((noinline)) void each_abs_opposite_near_898168(long count, 
     }
 }
 """,
-    "each_abs_same_far_65edfb": r"""
-static __attribute__((noinline)) void each_abs_same_far_65edfb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_same_far_13cef2927f": r"""
+static __attribute__((noinline)) void each_abs_same_far_13cef2927f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3537,8 +3537,8 @@ static __attribute__((noinline)) void each_abs_same_far_65edfb(long count, const
     }
 }
 """,
-    "each_abs_same_near_960d94": r"""
-static __attribute__((noinline)) void each_abs_same_near_960d94(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_same_near_4b35478a61": r"""
+static __attribute__((noinline)) void each_abs_same_near_4b35478a61(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3574,8 +3574,8 @@ static __attribute__((noinline)) void each_abs_same_near_960d94(long count, cons
     }
 }
 """,
-    "each_abs_slope_opposite_f9709f": r"""
-static __attribute__((noinline)) void each_abs_slope_opposite_f9709f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_slope_opposite_d686db939a": r"""
+static __attribute__((noinline)) void each_abs_slope_opposite_d686db939a(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x4[BLOCK];
@@ -3650,8 +3650,8 @@ static __attribute__((noinline)) void each_abs_slope_opposite_f9709f(long count,
     }
 }
 """,
-    "each_abs_slope_same_near_4f4990": r"""
-static __attribute__((noinline)) void each_abs_slope_same_near_4f4990(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_abs_slope_same_near_45567da1fd": r"""
+static __attribute__((noinline)) void each_abs_slope_same_near_45567da1fd(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3687,8 +3687,8 @@ static __attribute__((noinline)) void each_abs_slope_same_near_4f4990(long count
     }
 }
 """,
-    "each_squared_relu_opposite_b66794": r"""
-static __attribute__((noinline)) void each_squared_relu_opposite_b66794(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_opposite_f7a0ad4832": r"""
+static __attribute__((noinline)) void each_squared_relu_opposite_f7a0ad4832(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x4[BLOCK];
@@ -3764,8 +3764,8 @@ static __attribute__((noinline)) void each_squared_relu_opposite_b66794(long cou
     }
 }
 """,
-    "each_squared_relu_same_far_3543bd": r"""
-static __attribute__((noinline)) void each_squared_relu_same_far_3543bd(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_same_far_957c05be4f": r"""
+static __attribute__((noinline)) void each_squared_relu_same_far_957c05be4f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -3807,8 +3807,8 @@ static __attribute__((noinline)) void each_squared_relu_same_far_3543bd(long cou
     }
 }
 """,
-    "each_squared_relu_same_near_5f8937": r"""
-static __attribute__((noinline)) void each_squared_relu_same_near_5f8937(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_same_near_8a95d3c374": r"""
+static __attribute__((noinline)) void each_squared_relu_same_near_8a95d3c374(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
@@ -3845,8 +3845,8 @@ static __attribute__((noinline)) void each_squared_relu_same_near_5f8937(long co
     }
 }
 """,
-    "each_squared_relu_slope_asymmetry_8e3ed6": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_8e3ed6(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_squared_relu_slope_asymmetry_3de4fadba3": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_3de4fadba3(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x1[BLOCK];
     double a_x5[BLOCK];
     double a_y0[BLOCK];
@@ -3899,8 +3899,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_asymmetry_8e3ed6(l
     }
 }
 """,
-    "each_squared_relu_slope_opposite_far_f92665": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_opposite_far_f92665(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_opposite_far_d93268b513": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_opposite_far_d93268b513(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x4[BLOCK];
@@ -3976,8 +3976,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_opposite_far_f9266
     }
 }
 """,
-    "each_squared_relu_slope_opposite_near_898168": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_opposite_near_898168(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_opposite_near_fc2024c4a8": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_opposite_near_fc2024c4a8(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x2[BLOCK];
     double a_x4[BLOCK];
     double a_x6[BLOCK];
@@ -4054,8 +4054,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_opposite_near_8981
     }
 }
 """,
-    "each_squared_relu_slope_same_far_65edfb": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_same_far_65edfb(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_same_far_13cef2927f": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_same_far_13cef2927f(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -4097,8 +4097,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_far_65edfb(lo
     }
 }
 """,
-    "each_squared_relu_slope_same_near_960d94": r"""
-static __attribute__((noinline)) void each_squared_relu_slope_same_near_960d94(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_squared_relu_slope_same_near_4b35478a61": r"""
+static __attribute__((noinline)) void each_squared_relu_slope_same_near_4b35478a61(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -4134,8 +4134,8 @@ static __attribute__((noinline)) void each_squared_relu_slope_same_near_960d94(l
     }
 }
 """,
-    "each_gelu_opposite_adc8c5": r"""
-static __attribute__((noinline)) void each_gelu_opposite_adc8c5(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_gelu_opposite_0c5edb3f97": r"""
+static __attribute__((noinline)) void each_gelu_opposite_0c5edb3f97(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -4205,8 +4205,8 @@ static __attribute__((noinline)) void each_gelu_opposite_adc8c5(long count, cons
     }
 }
 """,
-    "each_gelu_same_far_00b025": r"""
-static __attribute__((noinline)) void each_gelu_same_far_00b025(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_gelu_same_far_8e7a2adc7b": r"""
+static __attribute__((noinline)) void each_gelu_same_far_8e7a2adc7b(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x2[BLOCK];
@@ -4270,8 +4270,8 @@ static __attribute__((noinline)) void each_gelu_same_far_00b025(long count, cons
     }
 }
 """,
-    "each_gelu_same_near_e93f6c": r"""
-static __attribute__((noinline)) void each_gelu_same_near_e93f6c(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_gelu_same_near_244a431591": r"""
+static __attribute__((noinline)) void each_gelu_same_near_244a431591(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x2[BLOCK];
@@ -4331,8 +4331,8 @@ static __attribute__((noinline)) void each_gelu_same_near_e93f6c(long count, con
     }
 }
 """,
-    "each_gelu_second_9bb7a9": r"""
-static __attribute__((noinline)) void each_gelu_second_9bb7a9(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_gelu_second_b04b54b50c": r"""
+static __attribute__((noinline)) void each_gelu_second_b04b54b50c(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x2[BLOCK];
@@ -4391,8 +4391,8 @@ static __attribute__((noinline)) void each_gelu_second_9bb7a9(long count, const 
     }
 }
 """,
-    "each_gelu_slope_opposite_782ce3": r"""
-static __attribute__((noinline)) void each_gelu_slope_opposite_782ce3(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_gelu_slope_opposite_f2fd9eb794": r"""
+static __attribute__((noinline)) void each_gelu_slope_opposite_f2fd9eb794(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x2[BLOCK];
     double a_x3[BLOCK];
@@ -4460,8 +4460,8 @@ static __attribute__((noinline)) void each_gelu_slope_opposite_782ce3(long count
     }
 }
 """,
-    "each_gelu_slope_same_near_04d70d": r"""
-static __attribute__((noinline)) void each_gelu_slope_same_near_04d70d(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_gelu_slope_same_near_e0dc7a8040": r"""
+static __attribute__((noinline)) void each_gelu_slope_same_near_e0dc7a8040(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x2[BLOCK];
@@ -4521,8 +4521,8 @@ static __attribute__((noinline)) void each_gelu_slope_same_near_04d70d(long coun
     }
 }
 """,
-    "each_gelu_slope_second_fec1c0": r"""
-static __attribute__((noinline)) void each_gelu_slope_second_fec1c0(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_gelu_slope_second_35463a54f2": r"""
+static __attribute__((noinline)) void each_gelu_slope_second_35463a54f2(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x0[BLOCK];
     double a_x1[BLOCK];
     double a_x2[BLOCK];
@@ -4581,8 +4581,8 @@ static __attribute__((noinline)) void each_gelu_slope_second_fec1c0(long count, 
     }
 }
 """,
-    "each_erf_opposite_bc2d76": r"""
-static __attribute__((noinline)) void each_erf_opposite_bc2d76(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_erf_opposite_6e42096061": r"""
+static __attribute__((noinline)) void each_erf_opposite_6e42096061(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x4[BLOCK];
     double a_x5[BLOCK];
     double a_x6[BLOCK];
@@ -4626,8 +4626,8 @@ static __attribute__((noinline)) void each_erf_opposite_bc2d76(long count, const
     }
 }
 """,
-    "each_erf_same_near_658cb3": r"""
-static __attribute__((noinline)) void each_erf_same_near_658cb3(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
+    "each_erf_same_near_5a18cb4148": r"""
+static __attribute__((noinline)) void each_erf_same_near_5a18cb4148(long count, const double *restrict a_m_x, const double *restrict a_v_x, const double *restrict a_gap_xy, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x5[BLOCK];
@@ -4665,8 +4665,8 @@ static __attribute__((noinline)) void each_erf_same_near_658cb3(long count, cons
     }
 }
 """,
-    "each_erf_second_25cb9d": r"""
-static __attribute__((noinline)) void each_erf_second_25cb9d(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
+    "each_erf_second_41fe999454": r"""
+static __attribute__((noinline)) void each_erf_second_41fe999454(long count, const double *restrict a_m_x, const double *restrict a_v_x, double *restrict to) {
     double a_x1[BLOCK];
     double a_x2[BLOCK];
     double a_x5[BLOCK];
@@ -4953,7 +4953,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "silu_moments": (
-        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_dc835e', 'each_silu_mean_3e016d', 'each_silu_second_4a42c1', 'each_silu_slope_gap_e3dee3', 'each_silu_slope_second_456e7d'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'square', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_silu_gap_cdac91c106', 'each_silu_mean_164ed55d64', 'each_silu_second_306d0667f9', 'each_silu_slope_gap_5c31242a43', 'each_silu_slope_second_68913e4f2d'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -4970,11 +4970,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
-    each_silu_mean_3e016d(count, a_sigma2, a_x0);
-    each_silu_second_4a42c1(count, a_sigma2, a_x1);
-    each_silu_slope_second_456e7d(count, a_sigma2, a_x2);
-    each_silu_gap_dc835e(count, a_sigma2, a_gap, a_x3);
-    each_silu_slope_gap_e3dee3(count, a_sigma2, a_gap, a_x4);
+    each_silu_mean_164ed55d64(count, a_sigma2, a_x0);
+    each_silu_second_306d0667f9(count, a_sigma2, a_x1);
+    each_silu_slope_second_68913e4f2d(count, a_sigma2, a_x2);
+    each_silu_gap_cdac91c106(count, a_sigma2, a_gap, a_x3);
+    each_silu_slope_gap_5c31242a43(count, a_sigma2, a_gap, a_x4);
     for (long i = 0; i < count; i++) {
         const double x0_ = a_x0[i];
         const double x1_ = a_x1[i];
@@ -4998,7 +4998,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "tanh_moments": (
-        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_536181', 'each_tanh_second_b371ff', 'each_tanh_slope_gap_74f32a', 'each_tanh_slope_mean_74f98e', 'each_tanh_slope_second_c849a3'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_tanh_gap_a596d2f9cc', 'each_tanh_second_c756f8c03a', 'each_tanh_slope_gap_a78b579a26', 'each_tanh_slope_mean_e55fc398a4', 'each_tanh_slope_second_5f1650658d'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5015,11 +5015,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
-    each_tanh_second_b371ff(count, a_sigma2, a_x0);
-    each_tanh_slope_mean_74f98e(count, a_sigma2, a_x1);
-    each_tanh_slope_second_c849a3(count, a_sigma2, a_x2);
-    each_tanh_gap_536181(count, a_sigma2, a_gap, a_x3);
-    each_tanh_slope_gap_74f32a(count, a_sigma2, a_gap, a_x4);
+    each_tanh_second_c756f8c03a(count, a_sigma2, a_x0);
+    each_tanh_slope_mean_e55fc398a4(count, a_sigma2, a_x1);
+    each_tanh_slope_second_5f1650658d(count, a_sigma2, a_x2);
+    each_tanh_gap_a596d2f9cc(count, a_sigma2, a_gap, a_x3);
+    each_tanh_slope_gap_a78b579a26(count, a_sigma2, a_gap, a_x4);
     for (long i = 0; i < count; i++) {
         const double x0_ = a_x0[i];
         const double x1_ = a_x1[i];
@@ -5043,7 +5043,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "sigmoid_moments": (
-        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_49995f', 'each_sigmoid_second_c3b961', 'each_sigmoid_slope_gap_a02b41', 'each_sigmoid_slope_mean_2fed80', 'each_sigmoid_slope_second_ed226e'),
+        ('bits_of', 'from_bits', 'near_asin', 'f_asin', 'f_atan', 'cell_of', 'TABLE_LOGISTIC', 'TABLE_LOGISTIC_PAIRS', 'each_sigmoid_gap_2633568a46', 'each_sigmoid_second_1a14f3a6bd', 'each_sigmoid_slope_gap_272b59394c', 'each_sigmoid_slope_mean_120e403218', 'each_sigmoid_slope_second_a41c363ced'),
         r"""
 enum { INPUTS = 2, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5060,11 +5060,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
     double a_x2[BLOCK];
     double a_x3[BLOCK];
     double a_x4[BLOCK];
-    each_sigmoid_second_c3b961(count, a_sigma2, a_x0);
-    each_sigmoid_slope_mean_2fed80(count, a_sigma2, a_x1);
-    each_sigmoid_slope_second_ed226e(count, a_sigma2, a_x2);
-    each_sigmoid_gap_49995f(count, a_sigma2, a_gap, a_x3);
-    each_sigmoid_slope_gap_a02b41(count, a_sigma2, a_gap, a_x4);
+    each_sigmoid_second_1a14f3a6bd(count, a_sigma2, a_x0);
+    each_sigmoid_slope_mean_120e403218(count, a_sigma2, a_x1);
+    each_sigmoid_slope_second_a41c363ced(count, a_sigma2, a_x2);
+    each_sigmoid_gap_2633568a46(count, a_sigma2, a_gap, a_x3);
+    each_sigmoid_slope_gap_272b59394c(count, a_sigma2, a_gap, a_x4);
     for (long i = 0; i < count; i++) {
         const double x0_ = a_x0[i];
         const double x1_ = a_x1[i];
@@ -5088,7 +5088,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_e80f63', 'each_relu_opposite_far_f92665', 'each_relu_opposite_near_00bfb3', 'each_relu_same_far_65edfb', 'each_relu_same_near_7b4d2e', 'each_relu_slope_opposite_f9709f', 'each_relu_slope_same_near_c71f49'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_relu_asymmetry_13a2b97443', 'each_relu_opposite_far_3e0c02efa1', 'each_relu_opposite_near_30adfc5da8', 'each_relu_same_far_c216e807cf', 'each_relu_same_near_98c0c5ed63', 'each_relu_slope_opposite_6e465107e1', 'each_relu_slope_same_near_57e13d9c6d'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5132,31 +5132,31 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y2[i] = y2_;
     }
     each_normal_moment(count, a_y2, a_mu, a_sigma2, a_x2);
-    each_relu_asymmetry_e80f63(count, a_mu, a_sigma2, a_x3);
+    each_relu_asymmetry_13a2b97443(count, a_mu, a_sigma2, a_x3);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double x4_ = 2.0*sigma2_ - gap_;
         a_x4[i] = x4_;
     }
-    each_relu_same_far_65edfb(count, a_mu, a_sigma2, a_gap, a_x5);
-    each_relu_same_near_7b4d2e(count, a_mu, a_sigma2, a_gap, a_x6);
+    each_relu_same_far_c216e807cf(count, a_mu, a_sigma2, a_gap, a_x5);
+    each_relu_same_near_98c0c5ed63(count, a_mu, a_sigma2, a_gap, a_x6);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double y3_ = minimum(gap_, sigma2_);
         a_y3[i] = y3_;
     }
-    each_relu_slope_same_near_c71f49(count, a_mu, a_sigma2, a_y3, a_x7);
-    each_relu_opposite_far_f92665(count, a_mu, a_sigma2, a_x4, a_x8);
-    each_relu_opposite_near_00bfb3(count, a_mu, a_sigma2, a_x4, a_x9);
+    each_relu_slope_same_near_57e13d9c6d(count, a_mu, a_sigma2, a_y3, a_x7);
+    each_relu_opposite_far_3e0c02efa1(count, a_mu, a_sigma2, a_x4, a_x8);
+    each_relu_opposite_near_30adfc5da8(count, a_mu, a_sigma2, a_x4, a_x9);
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x4_ = a_x4[i];
         const double y4_ = minimum(sigma2_, x4_);
         a_y4[i] = y4_;
     }
-    each_relu_slope_opposite_f9709f(count, a_mu, a_sigma2, a_y4, a_x10);
+    each_relu_slope_opposite_6e465107e1(count, a_mu, a_sigma2, a_y4, a_x10);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
@@ -5187,7 +5187,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "abs_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_erf', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_8e3ed6', 'each_abs_opposite_far_f92665', 'each_abs_opposite_near_898168', 'each_abs_same_far_65edfb', 'each_abs_same_near_960d94', 'each_abs_slope_opposite_f9709f', 'each_abs_slope_same_near_4f4990'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_erf', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_abs_asymmetry_3de4fadba3', 'each_abs_opposite_far_d93268b513', 'each_abs_opposite_near_fc2024c4a8', 'each_abs_same_far_13cef2927f', 'each_abs_same_near_4b35478a61', 'each_abs_slope_opposite_d686db939a', 'each_abs_slope_same_near_45567da1fd'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5223,7 +5223,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y0[i] = y0_;
     }
     each_normal_moment(count, a_y0, a_mu, a_sigma2, a_x1);
-    each_abs_asymmetry_8e3ed6(count, a_mu, a_sigma2, a_x2);
+    each_abs_asymmetry_3de4fadba3(count, a_mu, a_sigma2, a_x2);
     for (long i = 0; i < count; i++) {
         const double mu_ = a_mu[i];
         const double x0_ = a_x0[i];
@@ -5237,24 +5237,24 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x4_ = 2.0*sigma2_ - gap_;
         a_x4[i] = x4_;
     }
-    each_abs_same_far_65edfb(count, a_mu, a_sigma2, a_gap, a_x5);
-    each_abs_same_near_960d94(count, a_mu, a_sigma2, a_gap, a_x6);
+    each_abs_same_far_13cef2927f(count, a_mu, a_sigma2, a_gap, a_x5);
+    each_abs_same_near_4b35478a61(count, a_mu, a_sigma2, a_gap, a_x6);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
         const double y2_ = minimum(gap_, sigma2_);
         a_y2[i] = y2_;
     }
-    each_abs_slope_same_near_4f4990(count, a_mu, a_sigma2, a_y2, a_x7);
-    each_abs_opposite_far_f92665(count, a_mu, a_sigma2, a_x4, a_x8);
-    each_abs_opposite_near_898168(count, a_mu, a_sigma2, a_x4, a_x9);
+    each_abs_slope_same_near_45567da1fd(count, a_mu, a_sigma2, a_y2, a_x7);
+    each_abs_opposite_far_d93268b513(count, a_mu, a_sigma2, a_x4, a_x8);
+    each_abs_opposite_near_fc2024c4a8(count, a_mu, a_sigma2, a_x4, a_x9);
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x4_ = a_x4[i];
         const double y3_ = minimum(sigma2_, x4_);
         a_y3[i] = y3_;
     }
-    each_abs_slope_opposite_f9709f(count, a_mu, a_sigma2, a_y3, a_x10);
+    each_abs_slope_opposite_d686db939a(count, a_mu, a_sigma2, a_y3, a_x10);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double mu_ = a_mu[i];
@@ -5285,7 +5285,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "squared_relu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_b66794', 'each_squared_relu_same_far_3543bd', 'each_squared_relu_same_near_5f8937', 'each_squared_relu_slope_asymmetry_8e3ed6', 'each_squared_relu_slope_opposite_far_f92665', 'each_squared_relu_slope_opposite_near_898168', 'each_squared_relu_slope_same_far_65edfb', 'each_squared_relu_slope_same_near_960d94'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'square', 'maximum', 'minimum', 'each_asinh', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_squared_relu_opposite_f7a0ad4832', 'each_squared_relu_same_far_957c05be4f', 'each_squared_relu_same_near_8a95d3c374', 'each_squared_relu_slope_asymmetry_3de4fadba3', 'each_squared_relu_slope_opposite_far_d93268b513', 'each_squared_relu_slope_opposite_near_fc2024c4a8', 'each_squared_relu_slope_same_far_13cef2927f', 'each_squared_relu_slope_same_near_4b35478a61'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5342,7 +5342,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         a_y3[i] = y3_;
     }
     each_normal_moment(count, a_y3, a_mu, a_sigma2, a_x4);
-    each_squared_relu_slope_asymmetry_8e3ed6(count, a_mu, a_sigma2, a_x5);
+    each_squared_relu_slope_asymmetry_3de4fadba3(count, a_mu, a_sigma2, a_x5);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
@@ -5354,19 +5354,19 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x8_ = minimum(gap_, sigma2_);
         a_x8[i] = x8_;
     }
-    each_squared_relu_slope_same_far_65edfb(count, a_mu, a_sigma2, a_gap, a_x9);
-    each_squared_relu_slope_same_near_960d94(count, a_mu, a_sigma2, a_gap, a_x10);
+    each_squared_relu_slope_same_far_13cef2927f(count, a_mu, a_sigma2, a_gap, a_x9);
+    each_squared_relu_slope_same_near_4b35478a61(count, a_mu, a_sigma2, a_gap, a_x10);
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x7_ = a_x7[i];
         const double y4_ = minimum(sigma2_, x7_);
         a_y4[i] = y4_;
     }
-    each_squared_relu_opposite_b66794(count, a_mu, a_sigma2, a_y4, a_x11);
-    each_squared_relu_same_far_3543bd(count, a_mu, a_sigma2, a_x8, a_x12);
-    each_squared_relu_same_near_5f8937(count, a_mu, a_sigma2, a_x8, a_x13);
-    each_squared_relu_slope_opposite_far_f92665(count, a_mu, a_sigma2, a_x7, a_x14);
-    each_squared_relu_slope_opposite_near_898168(count, a_mu, a_sigma2, a_x7, a_x15);
+    each_squared_relu_opposite_f7a0ad4832(count, a_mu, a_sigma2, a_y4, a_x11);
+    each_squared_relu_same_far_957c05be4f(count, a_mu, a_sigma2, a_x8, a_x12);
+    each_squared_relu_same_near_8a95d3c374(count, a_mu, a_sigma2, a_x8, a_x13);
+    each_squared_relu_slope_opposite_far_d93268b513(count, a_mu, a_sigma2, a_x7, a_x14);
+    each_squared_relu_slope_opposite_near_fc2024c4a8(count, a_mu, a_sigma2, a_x7, a_x15);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
@@ -5401,7 +5401,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "gelu_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_adc8c5', 'each_gelu_same_far_00b025', 'each_gelu_same_near_e93f6c', 'each_gelu_second_9bb7a9', 'each_gelu_slope_opposite_782ce3', 'each_gelu_slope_same_near_04d70d', 'each_gelu_slope_second_fec1c0'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'HALF_LINE', 'each_normal_moment', 'TABLE_GAUSS_LEGENDRE', 'each_gelu_opposite_0c5edb3f97', 'each_gelu_same_far_8e7a2adc7b', 'each_gelu_same_near_244a431591', 'each_gelu_second_b04b54b50c', 'each_gelu_slope_opposite_f2fd9eb794', 'each_gelu_slope_same_near_e0dc7a8040', 'each_gelu_slope_second_35463a54f2'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5446,8 +5446,8 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x3_ = f_exp(-square(mu_)/(2.0*sigma2_ + 2.0));
         a_x3[i] = x3_;
     }
-    each_gelu_second_9bb7a9(count, a_mu, a_sigma2, a_x4);
-    each_gelu_slope_second_fec1c0(count, a_mu, a_sigma2, a_x5);
+    each_gelu_second_b04b54b50c(count, a_mu, a_sigma2, a_x4);
+    each_gelu_slope_second_35463a54f2(count, a_mu, a_sigma2, a_x5);
     for (long i = 0; i < count; i++) {
         const double y0_ = 0.0;
         a_y0[i] = y0_;
@@ -5479,11 +5479,11 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x13_ = minimum(gap_, sigma2_);
         a_x13[i] = x13_;
     }
-    each_gelu_opposite_adc8c5(count, a_mu, a_sigma2, a_x12, a_x14);
-    each_gelu_same_far_00b025(count, a_mu, a_sigma2, a_x13, a_x15);
-    each_gelu_same_near_e93f6c(count, a_mu, a_sigma2, a_x13, a_x16);
-    each_gelu_slope_opposite_782ce3(count, a_mu, a_sigma2, a_x12, a_x17);
-    each_gelu_slope_same_near_04d70d(count, a_mu, a_sigma2, a_x13, a_x18);
+    each_gelu_opposite_0c5edb3f97(count, a_mu, a_sigma2, a_x12, a_x14);
+    each_gelu_same_far_8e7a2adc7b(count, a_mu, a_sigma2, a_x13, a_x15);
+    each_gelu_same_near_244a431591(count, a_mu, a_sigma2, a_x13, a_x16);
+    each_gelu_slope_opposite_f2fd9eb794(count, a_mu, a_sigma2, a_x12, a_x17);
+    each_gelu_slope_same_near_e0dc7a8040(count, a_mu, a_sigma2, a_x13, a_x18);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double sigma2_ = a_sigma2[i];
@@ -5514,7 +5514,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
 """,
     ),
     "erf_moments_at_mean": (
-        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_bc2d76', 'each_erf_same_near_658cb3', 'each_erf_second_25cb9d'),
+        ('bits_of', 'from_bits', 'nearest', 'power_of_two', 'reduced_expm1', 'f_exp', 'f_expm1', 'f_log', 'f_log1p', 'square', 'maximum', 'minimum', 'each_erf', 'TABLE_GAUSS_LEGENDRE', 'each_erf_opposite_6e42096061', 'each_erf_same_near_5a18cb4148', 'each_erf_second_41fe999454'),
         r"""
 enum { INPUTS = 3, OUTPUTS = 6 };
 static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double settle) {
@@ -5570,7 +5570,7 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double x9_ = 1.0/((x4_));
         a_x9[i] = x9_;
     }
-    each_erf_second_25cb9d(count, a_mu, a_sigma2, a_x10);
+    each_erf_second_41fe999454(count, a_mu, a_sigma2, a_x10);
     for (long i = 0; i < count; i++) {
         const double mu_ = a_mu[i];
         const double x0_ = a_x0[i];
@@ -5604,14 +5604,14 @@ static void block(long count, double (*in)[BLOCK], double (*out)[BLOCK], double 
         const double y1_ = minimum(gap_, sigma2_);
         a_y1[i] = y1_;
     }
-    each_erf_same_near_658cb3(count, a_mu, a_sigma2, a_y1, a_x18);
+    each_erf_same_near_5a18cb4148(count, a_mu, a_sigma2, a_y1, a_x18);
     for (long i = 0; i < count; i++) {
         const double sigma2_ = a_sigma2[i];
         const double x16_ = a_x16[i];
         const double y2_ = minimum(sigma2_, x16_);
         a_y2[i] = y2_;
     }
-    each_erf_opposite_bc2d76(count, a_mu, a_sigma2, a_y2, a_x19);
+    each_erf_opposite_6e42096061(count, a_mu, a_sigma2, a_y2, a_x19);
     for (long i = 0; i < count; i++) {
         const double gap_ = a_gap[i];
         const double x0_ = a_x0[i];

@@ -825,7 +825,7 @@ _PIECE_PLANE = tuple((*one, *other) for one in (
 ))
 
 
-def _abs_asymmetry_8e3ed6(m_x, v_x):
+def _abs_asymmetry_3de4fadba3(m_x, v_x):
     """Abs asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -857,7 +857,7 @@ def _abs_asymmetry_8e3ed6(m_x, v_x):
     return total
 
 
-def _abs_opposite_far_f92665(m_x, v_x, gap_xy):
+def _abs_opposite_far_d93268b513(m_x, v_x, gap_xy):
     """Abs opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -890,7 +890,7 @@ def _abs_opposite_far_f92665(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_opposite_near_898168(m_x, v_x, gap_xy):
+def _abs_opposite_near_fc2024c4a8(m_x, v_x, gap_xy):
     """Abs opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -926,7 +926,7 @@ def _abs_opposite_near_898168(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_far_65edfb(m_x, v_x, gap_xy):
+def _abs_same_far_13cef2927f(m_x, v_x, gap_xy):
     """Abs same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -947,7 +947,7 @@ def _abs_same_far_65edfb(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_same_near_960d94(m_x, v_x, gap_xy):
+def _abs_same_near_4b35478a61(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -965,7 +965,7 @@ def _abs_same_near_960d94(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_opposite_f9709f(m_x, v_x, gap_xy):
+def _abs_slope_opposite_d686db939a(m_x, v_x, gap_xy):
     """Abs slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -998,7 +998,7 @@ def _abs_slope_opposite_f9709f(m_x, v_x, gap_xy):
     return total
 
 
-def _abs_slope_same_near_4f4990(m_x, v_x, gap_xy):
+def _abs_slope_same_near_45567da1fd(m_x, v_x, gap_xy):
     """Abs slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1016,7 +1016,7 @@ def _abs_slope_same_near_4f4990(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
+def _erf_opposite_6e42096061(m_x, v_x, gap_xy):
     """Erf opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1039,7 +1039,7 @@ def _erf_opposite_bc2d76(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_same_near_658cb3(m_x, v_x, gap_xy):
+def _erf_same_near_5a18cb4148(m_x, v_x, gap_xy):
     """Erf same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1060,7 +1060,7 @@ def _erf_same_near_658cb3(m_x, v_x, gap_xy):
     return total
 
 
-def _erf_second_25cb9d(m_x, v_x):
+def _erf_second_41fe999454(m_x, v_x):
     """Erf second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -1081,7 +1081,7 @@ def _erf_second_25cb9d(m_x, v_x):
     return total
 
 
-def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
+def _gelu_opposite_0c5edb3f97(m_x, v_x, gap_xy):
     """Gelu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1119,7 +1119,7 @@ def _gelu_opposite_adc8c5(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_same_far_00b025(m_x, v_x, gap_xy):
+def _gelu_same_far_8e7a2adc7b(m_x, v_x, gap_xy):
     """Gelu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1157,7 +1157,7 @@ def _gelu_same_far_00b025(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
+def _gelu_same_near_244a431591(m_x, v_x, gap_xy):
     """Gelu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1192,7 +1192,7 @@ def _gelu_same_near_e93f6c(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_second_9bb7a9(m_x, v_x):
+def _gelu_second_b04b54b50c(m_x, v_x):
     """Gelu second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -1227,7 +1227,7 @@ def _gelu_second_9bb7a9(m_x, v_x):
     return total
 
 
-def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
+def _gelu_slope_opposite_f2fd9eb794(m_x, v_x, gap_xy):
     """Gelu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1264,7 +1264,7 @@ def _gelu_slope_opposite_782ce3(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
+def _gelu_slope_same_near_e0dc7a8040(m_x, v_x, gap_xy):
     """Gelu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -1299,7 +1299,7 @@ def _gelu_slope_same_near_04d70d(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_slope_second_fec1c0(m_x, v_x):
+def _gelu_slope_second_35463a54f2(m_x, v_x):
     """Gelu slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -1334,7 +1334,7 @@ def _gelu_slope_second_fec1c0(m_x, v_x):
     return total
 
 
-def _gelu_tanh_gap_39d575(m_x, v_x, gap_xy):
+def _gelu_tanh_gap_ac784c9b64(m_x, v_x, gap_xy):
     """Gelu_tanh gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = ((item + zero)[..., None] for item in (m_x, v_x, gap_xy))
@@ -1565,7 +1565,7 @@ def _gelu_tanh_gap_39d575(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_tanh_mean_8efd04(m_x, v_x):
+def _gelu_tanh_mean_b3b23a746a(m_x, v_x):
     """Gelu_tanh mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
@@ -1590,7 +1590,7 @@ def _gelu_tanh_mean_8efd04(m_x, v_x):
     return total
 
 
-def _gelu_tanh_second_8dbcc9(m_x, v_x):
+def _gelu_tanh_second_424078d15d(m_x, v_x):
     """Gelu_tanh second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
@@ -1617,7 +1617,7 @@ def _gelu_tanh_second_8dbcc9(m_x, v_x):
     return total
 
 
-def _gelu_tanh_slope_gap_7dd4bf(m_x, v_x, gap_xy):
+def _gelu_tanh_slope_gap_ca12767949(m_x, v_x, gap_xy):
     """Gelu_tanh slope gap, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = ((item + zero)[..., None] for item in (m_x, v_x, gap_xy))
@@ -1930,7 +1930,7 @@ def _gelu_tanh_slope_gap_7dd4bf(m_x, v_x, gap_xy):
     return total
 
 
-def _gelu_tanh_slope_mean_23ce28(m_x, v_x):
+def _gelu_tanh_slope_mean_23b3f4b53f(m_x, v_x):
     """Gelu_tanh slope mean, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
@@ -1965,7 +1965,7 @@ def _gelu_tanh_slope_mean_23ce28(m_x, v_x):
     return total
 
 
-def _gelu_tanh_slope_second_f6b882(m_x, v_x):
+def _gelu_tanh_slope_second_622630c22f(m_x, v_x):
     """Gelu_tanh slope second, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = ((item + zero)[..., None] for item in (m_x, v_x))
@@ -2000,7 +2000,7 @@ def _gelu_tanh_slope_second_f6b882(m_x, v_x):
     return total
 
 
-def _relu_asymmetry_e80f63(m_x, v_x):
+def _relu_asymmetry_13a2b97443(m_x, v_x):
     """Relu asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -2032,7 +2032,7 @@ def _relu_asymmetry_e80f63(m_x, v_x):
     return total
 
 
-def _relu_opposite_far_f92665(m_x, v_x, gap_xy):
+def _relu_opposite_far_3e0c02efa1(m_x, v_x, gap_xy):
     """Relu opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2065,7 +2065,7 @@ def _relu_opposite_far_f92665(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_opposite_near_00bfb3(m_x, v_x, gap_xy):
+def _relu_opposite_near_30adfc5da8(m_x, v_x, gap_xy):
     """Relu opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2101,7 +2101,7 @@ def _relu_opposite_near_00bfb3(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_far_65edfb(m_x, v_x, gap_xy):
+def _relu_same_far_c216e807cf(m_x, v_x, gap_xy):
     """Relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2122,7 +2122,7 @@ def _relu_same_far_65edfb(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_same_near_7b4d2e(m_x, v_x, gap_xy):
+def _relu_same_near_98c0c5ed63(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2140,7 +2140,7 @@ def _relu_same_near_7b4d2e(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_opposite_f9709f(m_x, v_x, gap_xy):
+def _relu_slope_opposite_6e465107e1(m_x, v_x, gap_xy):
     """Relu slope opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2173,7 +2173,7 @@ def _relu_slope_opposite_f9709f(m_x, v_x, gap_xy):
     return total
 
 
-def _relu_slope_same_near_c71f49(m_x, v_x, gap_xy):
+def _relu_slope_same_near_57e13d9c6d(m_x, v_x, gap_xy):
     """Relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2191,7 +2191,7 @@ def _relu_slope_same_near_c71f49(m_x, v_x, gap_xy):
     return total
 
 
-def _sigmoid_gap_49995f_sum(v_x, gap_xy):
+def _sigmoid_gap_2633568a46_sum(v_x, gap_xy):
     """Sigmoid gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -2205,17 +2205,17 @@ def _sigmoid_gap_49995f_sum(v_x, gap_xy):
     return total
 
 
-def _sigmoid_gap_49995f_factor(v_x, gap_xy):
+def _sigmoid_gap_2633568a46_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _sigmoid_gap_49995f(v_x, gap_xy):
+def _sigmoid_gap_2633568a46(v_x, gap_xy):
     """Sigmoid gap, by polynomials on cells."""
-    return _on_cells(_sigmoid_gap_49995f_sum, _sigmoid_gap_49995f_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_sigmoid_gap_2633568a46_sum, _sigmoid_gap_2633568a46_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _sigmoid_second_c3b961_sum(v_x):
+def _sigmoid_second_1a14f3a6bd_sum(v_x):
     """Sigmoid second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2228,17 +2228,17 @@ def _sigmoid_second_c3b961_sum(v_x):
     return total
 
 
-def _sigmoid_second_c3b961_factor(v_x):
+def _sigmoid_second_1a14f3a6bd_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_second_c3b961(v_x):
+def _sigmoid_second_1a14f3a6bd(v_x):
     """Sigmoid second, by polynomials on cells."""
-    return _on_cells(_sigmoid_second_c3b961_sum, _sigmoid_second_c3b961_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_second_1a14f3a6bd_sum, _sigmoid_second_1a14f3a6bd_factor, 0.33287108369807955, v_x)
 
 
-def _sigmoid_slope_gap_a02b41_sum(v_x, gap_xy):
+def _sigmoid_slope_gap_272b59394c_sum(v_x, gap_xy):
     """Sigmoid slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -2252,17 +2252,17 @@ def _sigmoid_slope_gap_a02b41_sum(v_x, gap_xy):
     return total
 
 
-def _sigmoid_slope_gap_a02b41_factor(v_x, gap_xy):
+def _sigmoid_slope_gap_272b59394c_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.33287108369807955)*(2*v_x + 0.33287108369807955 - gap_xy))
 
 
-def _sigmoid_slope_gap_a02b41(v_x, gap_xy):
+def _sigmoid_slope_gap_272b59394c(v_x, gap_xy):
     """Sigmoid slope gap, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_gap_a02b41_sum, _sigmoid_slope_gap_a02b41_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_sigmoid_slope_gap_272b59394c_sum, _sigmoid_slope_gap_272b59394c_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _sigmoid_slope_mean_2fed80_sum(v_x):
+def _sigmoid_slope_mean_120e403218_sum(v_x):
     """Sigmoid slope mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2273,17 +2273,17 @@ def _sigmoid_slope_mean_2fed80_sum(v_x):
     return total
 
 
-def _sigmoid_slope_mean_2fed80_factor(v_x):
+def _sigmoid_slope_mean_120e403218_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_slope_mean_2fed80(v_x):
+def _sigmoid_slope_mean_120e403218(v_x):
     """Sigmoid slope mean, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_mean_2fed80_sum, _sigmoid_slope_mean_2fed80_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_slope_mean_120e403218_sum, _sigmoid_slope_mean_120e403218_factor, 0.33287108369807955, v_x)
 
 
-def _sigmoid_slope_second_ed226e_sum(v_x):
+def _sigmoid_slope_second_a41c363ced_sum(v_x):
     """Sigmoid slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2295,17 +2295,17 @@ def _sigmoid_slope_second_ed226e_sum(v_x):
     return total
 
 
-def _sigmoid_slope_second_ed226e_factor(v_x):
+def _sigmoid_slope_second_a41c363ced_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _sigmoid_slope_second_ed226e(v_x):
+def _sigmoid_slope_second_a41c363ced(v_x):
     """Sigmoid slope second, by polynomials on cells."""
-    return _on_cells(_sigmoid_slope_second_ed226e_sum, _sigmoid_slope_second_ed226e_factor, 0.33287108369807955, v_x)
+    return _on_cells(_sigmoid_slope_second_a41c363ced_sum, _sigmoid_slope_second_a41c363ced_factor, 0.33287108369807955, v_x)
 
 
-def _silu_gap_dc835e_sum(v_x, gap_xy):
+def _silu_gap_cdac91c106_sum(v_x, gap_xy):
     """Silu gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -2326,17 +2326,17 @@ def _silu_gap_dc835e_sum(v_x, gap_xy):
     return total
 
 
-def _silu_gap_dc835e_factor(v_x, gap_xy):
+def _silu_gap_cdac91c106_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _silu_gap_dc835e(v_x, gap_xy):
+def _silu_gap_cdac91c106(v_x, gap_xy):
     """Silu gap, by polynomials on cells."""
-    return _on_cells(_silu_gap_dc835e_sum, _silu_gap_dc835e_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_silu_gap_cdac91c106_sum, _silu_gap_cdac91c106_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _silu_mean_3e016d_sum(v_x):
+def _silu_mean_164ed55d64_sum(v_x):
     """Silu mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2347,17 +2347,17 @@ def _silu_mean_3e016d_sum(v_x):
     return total
 
 
-def _silu_mean_3e016d_factor(_x):
+def _silu_mean_164ed55d64_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _silu_mean_3e016d(_x):
+def _silu_mean_164ed55d64(_x):
     """Silu mean, by polynomials on cells."""
-    return _on_cells(_silu_mean_3e016d_sum, _silu_mean_3e016d_factor, 0.33287108369807955, _x)
+    return _on_cells(_silu_mean_164ed55d64_sum, _silu_mean_164ed55d64_factor, 0.33287108369807955, _x)
 
 
-def _silu_second_4a42c1_sum(v_x):
+def _silu_second_306d0667f9_sum(v_x):
     """Silu second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2377,17 +2377,17 @@ def _silu_second_4a42c1_sum(v_x):
     return total
 
 
-def _silu_second_4a42c1_factor(_x):
+def _silu_second_306d0667f9_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _silu_second_4a42c1(_x):
+def _silu_second_306d0667f9(_x):
     """Silu second, by polynomials on cells."""
-    return _on_cells(_silu_second_4a42c1_sum, _silu_second_4a42c1_factor, 0.33287108369807955, _x)
+    return _on_cells(_silu_second_306d0667f9_sum, _silu_second_306d0667f9_factor, 0.33287108369807955, _x)
 
 
-def _silu_slope_gap_e3dee3_sum(v_x, gap_xy):
+def _silu_slope_gap_5c31242a43_sum(v_x, gap_xy):
     """Silu slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -2415,17 +2415,17 @@ def _silu_slope_gap_e3dee3_sum(v_x, gap_xy):
     return total
 
 
-def _silu_slope_gap_e3dee3_factor(v_x, gap_xy):
+def _silu_slope_gap_5c31242a43_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _silu_slope_gap_e3dee3(v_x, gap_xy):
+def _silu_slope_gap_5c31242a43(v_x, gap_xy):
     """Silu slope gap, by polynomials on cells."""
-    return _on_cells(_silu_slope_gap_e3dee3_sum, _silu_slope_gap_e3dee3_factor, 0.33287108369807955, v_x, gap_xy)
+    return _on_cells(_silu_slope_gap_5c31242a43_sum, _silu_slope_gap_5c31242a43_factor, 0.33287108369807955, v_x, gap_xy)
 
 
-def _silu_slope_second_456e7d_sum(v_x):
+def _silu_slope_second_68913e4f2d_sum(v_x):
     """Silu slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2447,17 +2447,17 @@ def _silu_slope_second_456e7d_sum(v_x):
     return total
 
 
-def _silu_slope_second_456e7d_factor(v_x):
+def _silu_slope_second_68913e4f2d_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _silu_slope_second_456e7d(v_x):
+def _silu_slope_second_68913e4f2d(v_x):
     """Silu slope second, by polynomials on cells."""
-    return _on_cells(_silu_slope_second_456e7d_sum, _silu_slope_second_456e7d_factor, 0.33287108369807955, v_x)
+    return _on_cells(_silu_slope_second_68913e4f2d_sum, _silu_slope_second_68913e4f2d_factor, 0.33287108369807955, v_x)
 
 
-def _squared_relu_opposite_b66794(m_x, v_x, gap_xy):
+def _squared_relu_opposite_f7a0ad4832(m_x, v_x, gap_xy):
     """Squared_relu opposite, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2490,7 +2490,7 @@ def _squared_relu_opposite_b66794(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_far_3543bd(m_x, v_x, gap_xy):
+def _squared_relu_same_far_957c05be4f(m_x, v_x, gap_xy):
     """Squared_relu same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2511,7 +2511,7 @@ def _squared_relu_same_far_3543bd(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_same_near_5f8937(m_x, v_x, gap_xy):
+def _squared_relu_same_near_8a95d3c374(m_x, v_x, gap_xy):
     """Squared_relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2530,7 +2530,7 @@ def _squared_relu_same_near_5f8937(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_asymmetry_8e3ed6(m_x, v_x):
+def _squared_relu_slope_asymmetry_3de4fadba3(m_x, v_x):
     """Squared_relu slope asymmetry, summed over the rows of a table."""
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
@@ -2562,7 +2562,7 @@ def _squared_relu_slope_asymmetry_8e3ed6(m_x, v_x):
     return total
 
 
-def _squared_relu_slope_opposite_far_f92665(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_far_d93268b513(m_x, v_x, gap_xy):
     """Squared_relu slope opposite far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2595,7 +2595,7 @@ def _squared_relu_slope_opposite_far_f92665(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_opposite_near_898168(m_x, v_x, gap_xy):
+def _squared_relu_slope_opposite_near_fc2024c4a8(m_x, v_x, gap_xy):
     """Squared_relu slope opposite near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2631,7 +2631,7 @@ def _squared_relu_slope_opposite_near_898168(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_far_65edfb(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_far_13cef2927f(m_x, v_x, gap_xy):
     """Squared_relu slope same far, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2652,7 +2652,7 @@ def _squared_relu_slope_same_far_65edfb(m_x, v_x, gap_xy):
     return total
 
 
-def _squared_relu_slope_same_near_960d94(m_x, v_x, gap_xy):
+def _squared_relu_slope_same_near_4b35478a61(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
@@ -2670,7 +2670,7 @@ def _squared_relu_slope_same_near_960d94(m_x, v_x, gap_xy):
     return total
 
 
-def _tanh_gap_536181_sum(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc_sum(v_x, gap_xy):
     """Tanh gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -2684,17 +2684,17 @@ def _tanh_gap_536181_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_gap_536181_factor(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy
 
 
-def _tanh_gap_536181(v_x, gap_xy):
+def _tanh_gap_a596d2f9cc(v_x, gap_xy):
     """Tanh gap, by polynomials on cells."""
-    return _on_cells(_tanh_gap_536181_sum, _tanh_gap_536181_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_gap_a596d2f9cc_sum, _tanh_gap_a596d2f9cc_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_second_b371ff_sum(v_x):
+def _tanh_second_c756f8c03a_sum(v_x):
     """Tanh second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2707,17 +2707,17 @@ def _tanh_second_b371ff_sum(v_x):
     return total
 
 
-def _tanh_second_b371ff_factor(_x):
+def _tanh_second_c756f8c03a_factor(_x):
     """What it vanishes with."""
     return _x
 
 
-def _tanh_second_b371ff(_x):
+def _tanh_second_c756f8c03a(_x):
     """Tanh second, by polynomials on cells."""
-    return _on_cells(_tanh_second_b371ff_sum, _tanh_second_b371ff_factor, 0.08321777092451989, _x)
+    return _on_cells(_tanh_second_c756f8c03a_sum, _tanh_second_c756f8c03a_factor, 0.08321777092451989, _x)
 
 
-def _tanh_slope_gap_74f32a_sum(v_x, gap_xy):
+def _tanh_slope_gap_a78b579a26_sum(v_x, gap_xy):
     """Tanh slope gap, summed over the rows of a table."""
     zero = 0*(v_x + gap_xy)
     v_x, gap_xy = (item + zero for item in (v_x, gap_xy))
@@ -2731,17 +2731,17 @@ def _tanh_slope_gap_74f32a_sum(v_x, gap_xy):
     return total
 
 
-def _tanh_slope_gap_74f32a_factor(v_x, gap_xy):
+def _tanh_slope_gap_a78b579a26_factor(v_x, gap_xy):
     """What it vanishes with."""
     return gap_xy*(2*v_x - gap_xy)/((gap_xy + 0.08321777092451989)*(2*v_x + 0.08321777092451989 - gap_xy))
 
 
-def _tanh_slope_gap_74f32a(v_x, gap_xy):
+def _tanh_slope_gap_a78b579a26(v_x, gap_xy):
     """Tanh slope gap, by polynomials on cells."""
-    return _on_cells(_tanh_slope_gap_74f32a_sum, _tanh_slope_gap_74f32a_factor, 0.08321777092451989, v_x, gap_xy)
+    return _on_cells(_tanh_slope_gap_a78b579a26_sum, _tanh_slope_gap_a78b579a26_factor, 0.08321777092451989, v_x, gap_xy)
 
 
-def _tanh_slope_mean_74f98e_sum(v_x):
+def _tanh_slope_mean_e55fc398a4_sum(v_x):
     """Tanh slope mean, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2752,17 +2752,17 @@ def _tanh_slope_mean_74f98e_sum(v_x):
     return total
 
 
-def _tanh_slope_mean_74f98e_factor(v_x):
+def _tanh_slope_mean_e55fc398a4_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_mean_74f98e(v_x):
+def _tanh_slope_mean_e55fc398a4(v_x):
     """Tanh slope mean, by polynomials on cells."""
-    return _on_cells(_tanh_slope_mean_74f98e_sum, _tanh_slope_mean_74f98e_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_mean_e55fc398a4_sum, _tanh_slope_mean_e55fc398a4_factor, 0.08321777092451989, v_x)
 
 
-def _tanh_slope_second_c849a3_sum(v_x):
+def _tanh_slope_second_5f1650658d_sum(v_x):
     """Tanh slope second, summed over the rows of a table."""
     zero = 0*(v_x)
     v_x, = (item + zero for item in (v_x,))
@@ -2775,14 +2775,14 @@ def _tanh_slope_second_c849a3_sum(v_x):
     return total
 
 
-def _tanh_slope_second_c849a3_factor(v_x):
+def _tanh_slope_second_5f1650658d_factor(v_x):
     """What it vanishes with."""
     return 1
 
 
-def _tanh_slope_second_c849a3(v_x):
+def _tanh_slope_second_5f1650658d(v_x):
     """Tanh slope second, by polynomials on cells."""
-    return _on_cells(_tanh_slope_second_c849a3_sum, _tanh_slope_second_c849a3_factor, 0.08321777092451989, v_x)
+    return _on_cells(_tanh_slope_second_5f1650658d_sum, _tanh_slope_second_5f1650658d_factor, 0.08321777092451989, v_x)
 
 
 class ReluMomentsResult(NamedTuple):
@@ -3370,11 +3370,11 @@ def silu_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 215 operations a point
-    x0 = _silu_mean_3e016d(sigma2)
-    x1 = _silu_second_4a42c1(sigma2)
-    x2 = _silu_slope_second_456e7d(sigma2)
-    x3 = _silu_gap_dc835e(sigma2, gap)
-    x4 = _silu_slope_gap_e3dee3(sigma2, gap)
+    x0 = _silu_mean_164ed55d64(sigma2)
+    x1 = _silu_second_306d0667f9(sigma2)
+    x2 = _silu_slope_second_68913e4f2d(sigma2)
+    x3 = _silu_gap_cdac91c106(sigma2, gap)
+    x4 = _silu_slope_gap_5c31242a43(sigma2, gap)
     _to_mean = x0
     _to_second = x1
     _to_change = x3
@@ -3428,11 +3428,11 @@ def tanh_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 215 operations a point
-    x0 = _tanh_second_b371ff(sigma2)
-    x1 = _tanh_slope_mean_74f98e(sigma2)
-    x2 = _tanh_slope_second_c849a3(sigma2)
-    x3 = _tanh_gap_536181(sigma2, gap)
-    x4 = _tanh_slope_gap_74f32a(sigma2, gap)
+    x0 = _tanh_second_c756f8c03a(sigma2)
+    x1 = _tanh_slope_mean_e55fc398a4(sigma2)
+    x2 = _tanh_slope_second_5f1650658d(sigma2)
+    x3 = _tanh_gap_a596d2f9cc(sigma2, gap)
+    x4 = _tanh_slope_gap_a78b579a26(sigma2, gap)
     _to_mean = sigma2.new_full((), 0)
     _to_second = x0
     _to_change = x3
@@ -3486,11 +3486,11 @@ def sigmoid_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 215 operations a point
-    x0 = _sigmoid_second_c3b961(sigma2)
-    x1 = _sigmoid_slope_mean_2fed80(sigma2)
-    x2 = _sigmoid_slope_second_ed226e(sigma2)
-    x3 = _sigmoid_gap_49995f(sigma2, gap)
-    x4 = _sigmoid_slope_gap_a02b41(sigma2, gap)
+    x0 = _sigmoid_second_1a14f3a6bd(sigma2)
+    x1 = _sigmoid_slope_mean_120e403218(sigma2)
+    x2 = _sigmoid_slope_second_a41c363ced(sigma2)
+    x3 = _sigmoid_gap_2633568a46(sigma2, gap)
+    x4 = _sigmoid_slope_gap_272b59394c(sigma2, gap)
     _to_mean = sigma2.new_full((), 0.5)
     _to_second = x0
     _to_change = x3
@@ -3544,12 +3544,12 @@ def gelu_tanh_moments(
     )]
     _shape = torch.broadcast_shapes(*_shapes)
     # 50749958 operations a point
-    x0 = _gelu_tanh_mean_8efd04(0, sigma2)
-    x1 = _gelu_tanh_second_8dbcc9(0, sigma2)
-    x2 = _gelu_tanh_slope_mean_23ce28(0, sigma2)
-    x3 = _gelu_tanh_slope_second_f6b882(0, sigma2)
-    x4 = _gelu_tanh_gap_39d575(0, sigma2, gap)
-    x5 = _gelu_tanh_slope_gap_7dd4bf(0, sigma2, gap)
+    x0 = _gelu_tanh_mean_b3b23a746a(0, sigma2)
+    x1 = _gelu_tanh_second_424078d15d(0, sigma2)
+    x2 = _gelu_tanh_slope_mean_23b3f4b53f(0, sigma2)
+    x3 = _gelu_tanh_slope_second_622630c22f(0, sigma2)
+    x4 = _gelu_tanh_gap_ac784c9b64(0, sigma2, gap)
+    x5 = _gelu_tanh_slope_gap_ca12767949(0, sigma2, gap)
     _to_mean = x0
     _to_second = x1
     _to_change = x4
@@ -3607,14 +3607,14 @@ def relu_moments_at_mean(
     x0 = _normal_moment(1, mu, sigma2)
     x1 = _normal_moment(2, mu, sigma2)
     x2 = _normal_moment(0, mu, sigma2)
-    x3 = _relu_asymmetry_e80f63(mu, sigma2)
+    x3 = _relu_asymmetry_13a2b97443(mu, sigma2)
     x4 = 2*sigma2 - gap
-    x5 = _relu_same_far_65edfb(mu, sigma2, gap)
-    x6 = _relu_same_near_7b4d2e(mu, sigma2, gap)
-    x7 = _relu_slope_same_near_c71f49(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _relu_opposite_far_f92665(mu, sigma2, x4)
-    x9 = _relu_opposite_near_00bfb3(mu, sigma2, x4)
-    x10 = _relu_slope_opposite_f9709f(mu, sigma2, torch.minimum(sigma2, x4))
+    x5 = _relu_same_far_c216e807cf(mu, sigma2, gap)
+    x6 = _relu_same_near_98c0c5ed63(mu, sigma2, gap)
+    x7 = _relu_slope_same_near_57e13d9c6d(mu, sigma2, torch.minimum(gap, sigma2))
+    x8 = _relu_opposite_far_3e0c02efa1(mu, sigma2, x4)
+    x9 = _relu_opposite_near_30adfc5da8(mu, sigma2, x4)
+    x10 = _relu_slope_opposite_6e465107e1(mu, sigma2, torch.minimum(sigma2, x4))
     _to_mean = x0
     _to_second = x1
     _to_change = gap*torch.square(x2) + torch.where((gap) <= (sigma2), x5 + x6, x3 + x8 + x9)
@@ -3671,15 +3671,15 @@ def abs_moments_at_mean(
     # 1192828 operations a point
     x0 = torch.sqrt(sigma2)
     x1 = _normal_moment(1, mu, sigma2)
-    x2 = _abs_asymmetry_8e3ed6(mu, sigma2)
+    x2 = _abs_asymmetry_3de4fadba3(mu, sigma2)
     x3 = torch.erf(0.7071067811865476*mu/x0)
     x4 = 2*sigma2 - gap
-    x5 = _abs_same_far_65edfb(mu, sigma2, gap)
-    x6 = _abs_same_near_960d94(mu, sigma2, gap)
-    x7 = _abs_slope_same_near_4f4990(mu, sigma2, torch.minimum(gap, sigma2))
-    x8 = _abs_opposite_far_f92665(mu, sigma2, x4)
-    x9 = _abs_opposite_near_898168(mu, sigma2, x4)
-    x10 = _abs_slope_opposite_f9709f(mu, sigma2, torch.minimum(sigma2, x4))
+    x5 = _abs_same_far_13cef2927f(mu, sigma2, gap)
+    x6 = _abs_same_near_4b35478a61(mu, sigma2, gap)
+    x7 = _abs_slope_same_near_45567da1fd(mu, sigma2, torch.minimum(gap, sigma2))
+    x8 = _abs_opposite_far_d93268b513(mu, sigma2, x4)
+    x9 = _abs_opposite_near_fc2024c4a8(mu, sigma2, x4)
+    x10 = _abs_slope_opposite_d686db939a(mu, sigma2, torch.minimum(sigma2, x4))
     _to_mean = 2*x1 - mu
     _to_second = sigma2 + torch.square(mu)
     _to_change = gap*torch.square(x3) + torch.where((gap) <= (sigma2), x5 + x6, x2 + x8 + x9)
@@ -3739,17 +3739,17 @@ def squared_relu_moments_at_mean(
     x2 = _normal_moment(4, mu, sigma2)
     x3 = _normal_moment(1, mu, sigma2)
     x4 = _normal_moment(0, mu, sigma2)
-    x5 = _squared_relu_slope_asymmetry_8e3ed6(mu, sigma2)
+    x5 = _squared_relu_slope_asymmetry_3de4fadba3(mu, sigma2)
     x6 = torch.square(x4)
     x7 = 2*sigma2 - gap
     x8 = torch.minimum(gap, sigma2)
-    x9 = _squared_relu_slope_same_far_65edfb(mu, sigma2, gap)
-    x10 = _squared_relu_slope_same_near_960d94(mu, sigma2, gap)
-    x11 = _squared_relu_opposite_b66794(mu, sigma2, torch.minimum(sigma2, x7))
-    x12 = _squared_relu_same_far_3543bd(mu, sigma2, x8)
-    x13 = _squared_relu_same_near_5f8937(mu, sigma2, x8)
-    x14 = _squared_relu_slope_opposite_far_f92665(mu, sigma2, x7)
-    x15 = _squared_relu_slope_opposite_near_898168(mu, sigma2, x7)
+    x9 = _squared_relu_slope_same_far_13cef2927f(mu, sigma2, gap)
+    x10 = _squared_relu_slope_same_near_4b35478a61(mu, sigma2, gap)
+    x11 = _squared_relu_opposite_f7a0ad4832(mu, sigma2, torch.minimum(sigma2, x7))
+    x12 = _squared_relu_same_far_957c05be4f(mu, sigma2, x8)
+    x13 = _squared_relu_same_near_8a95d3c374(mu, sigma2, x8)
+    x14 = _squared_relu_slope_opposite_far_d93268b513(mu, sigma2, x7)
+    x15 = _squared_relu_slope_opposite_near_fc2024c4a8(mu, sigma2, x7)
     _to_mean = x1
     _to_second = x2
     _to_change = 2*gap*x6*x7 + x0*torch.square(x3) + x11 + x12 + x13
@@ -3808,8 +3808,8 @@ def gelu_moments_at_mean(
     x1 = torch.sqrt(x0)
     x2 = 1/x0
     x3 = torch.exp(-torch.square(mu)/(2*sigma2 + 2))
-    x4 = _gelu_second_9bb7a9(mu, sigma2)
-    x5 = _gelu_slope_second_fec1c0(mu, sigma2)
+    x4 = _gelu_second_b04b54b50c(mu, sigma2)
+    x5 = _gelu_slope_second_35463a54f2(mu, sigma2)
     x6 = _normal_moment(0, mu, x0)
     x7 = _normal_moment(1, mu, x0)
     x8 = mu*x2
@@ -3818,11 +3818,11 @@ def gelu_moments_at_mean(
     x11 = torch.square(x10)
     x12 = torch.minimum(sigma2, 2*sigma2 - gap)
     x13 = torch.minimum(gap, sigma2)
-    x14 = _gelu_opposite_adc8c5(mu, sigma2, x12)
-    x15 = _gelu_same_far_00b025(mu, sigma2, x13)
-    x16 = _gelu_same_near_e93f6c(mu, sigma2, x13)
-    x17 = _gelu_slope_opposite_782ce3(mu, sigma2, x12)
-    x18 = _gelu_slope_same_near_04d70d(mu, sigma2, x13)
+    x14 = _gelu_opposite_0c5edb3f97(mu, sigma2, x12)
+    x15 = _gelu_same_far_8e7a2adc7b(mu, sigma2, x13)
+    x16 = _gelu_same_near_244a431591(mu, sigma2, x13)
+    x17 = _gelu_slope_opposite_f2fd9eb794(mu, sigma2, x12)
+    x18 = _gelu_slope_same_near_e0dc7a8040(mu, sigma2, x13)
     _to_mean = x9
     _to_second = sigma2*x11 + x4 + torch.square(x9)
     _to_change = gap*x11 + x15 + x16 - x14
@@ -3887,7 +3887,7 @@ def erf_moments_at_mean(
     x7 = torch.sqrt(x5)
     x8 = 1/x6
     x9 = 1/x4
-    x10 = _erf_second_25cb9d(mu, sigma2)
+    x10 = _erf_second_41fe999454(mu, sigma2)
     x11 = torch.exp(-x0/x5)
     x12 = torch.erf(mu/x7)
     x13 = (1/x1)*x11
@@ -3895,8 +3895,8 @@ def erf_moments_at_mean(
     x15 = (x9)*x14
     x16 = 2*sigma2 - gap
     x17 = torch.log1p(gap*x16/x3)
-    x18 = _erf_same_near_658cb3(mu, sigma2, torch.minimum(gap, sigma2))
-    x19 = _erf_opposite_bc2d76(mu, sigma2, torch.minimum(sigma2, x16))
+    x18 = _erf_same_near_5a18cb4148(mu, sigma2, torch.minimum(gap, sigma2))
+    x19 = _erf_opposite_6e42096061(mu, sigma2, torch.minimum(sigma2, x16))
     x20 = torch.expm1((-gap*x0*x8/(x6 - gap)) - 0.5*x17)
     x21 = (x9)*x20
     _to_mean = x12

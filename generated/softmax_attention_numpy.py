@@ -2597,357 +2597,7 @@ def _softmax_layer_exact_normed(a, n, D, d_k, deficit, bias):
     return theta*_softmax_layer_exact_normed_sphere(a, n, D, d_k, deficit, bias) + (1 - theta)*_softmax_layer_exact_normed_normal(a, n, D, d_k, deficit, bias)
 
 
-def _means_26b0a3_moment(at_0, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = 1/d
-    x1 = (1 + 2/d_k)*(2*x0 + 1) - 1
-    x2 = _correlation_deficit(gap/q, d)
-    x3 = np.square(x2)
-    x4 = 1 - x3
-    x5 = sigma_k2*sigma_q2*x2*np.square(d)
-    x6 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((3, 0),), 1)], x5, at_0, None, x1)
-    x7 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 2),), 0), (((3, 0),), 1)], x5, at_0, d, x1)
-    x8 = x7[1]
-    x9 = x6[1]
-    return [
-        x3*(x8 + x7[0] - x7[3]) + x4*(x0*(x6[0] - x9) + x9) - x0*x4*(x3*x5*(2*x7[4] + 1 - 3*x7[2]) + x4*x5*(2*x6[3] + 1 - 3*x6[2])),
-        x3*x8 + x4*x9,
-    ]
-
-
-def _means_26b0a3(number_0, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """Averages over rows of a causal mask."""
-    return _softmax_causal_rows(_means_26b0a3_moment, 2, number_0, d, d_k, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_275bc9_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = 1/at_2
-    x1 = np.square(d)
-    x2 = 1/n
-    x3 = np.sqrt(1/d_k + 2/d)
-    x4 = _softmax_rotary_averages(n, d_k, d_k, 10000)
-    x5 = 1 - x4[0]
-    x6 = q - gap
-    x7 = 1 - gap/q
-    x8 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
-    x9 = q*sigma_k2*sigma_q2*x1
-    x10 = gap*x9
-    x11 = x5*x6*x9
-    x12 = x10 + x11
-    x13 = 1/np.square(x12)
-    x14 = 1/x12
-    x15 = np.maximum(x13*(6*d*x1*x8*(1 - x4[1])*np.square(gap) - x8*(6*x4[2] + 3*x4[3])*np.square(x1)*np.square(x5)*np.square(x6)), -3)
-    x16 = -6/x15
-    x17 = np.maximum(x16, 1)
-    x18 = at_2*x12
-    x19 = x0*x14
-    x20 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x18, n, x16, 0)
-    x21 = x20[1]
-    x22 = n*x17*x19*np.square(x20[0])/np.maximum(n - 1, 1)
-    x23 = np.log(n*x21)
-    x24 = (x21 + x20[2] - 2*x20[3])/x21
-    x25 = at_0*x10 + at_1*x11
-    x26 = at_3*(1 - x13*np.square(x25)*np.square(x7))
-    x27 = np.maximum(1 - x10*x14*x26*x3 - x14*x25*x7, 0)
-    x28 = 1 - x27
-    x29 = 3*x27
-    x30 = x18*x28*(x22*np.square(x27) + x28*(x0*x14*x23*(2*x27 + 1) - x24*x27))
-    x31 = x2*(x19*x23*x27*(6 - 6*x27) + x22*x27*(x29 - 2) + x24*x28*(1 - x29))
-    x32 = np.exp(0.5*x30)
-    x33 = np.exp(x30)
-    x34 = _times_growth(x25*x31, x32, x32)
-    x35 = (x2)*x33
-    x36 = _times_growth(x26*x31/x3, x32, x32)
-    return [
-        x34,
-        x35,
-        x36,
-    ]
-
-
-def _means_275bc9(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """Averages over lags of rotary positions."""
-    return _softmax_rotary_lags(_means_275bc9_moment, 3, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
-
-
-def _means_32c85e_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = np.where((at_0) == (1), 1, 0)
-    x1 = at_2*gap*q*sigma_k2*sigma_q2
-    x2 = x1*np.square(d)
-    x3 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_0, None, 0)
-    x4 = x3[0]
-    x5 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_1, None, 0)
-    x6 = x5[0]
-    x7 = np.sqrt(x0 + (x3[1] + 1 - 2*x4)*(x5[1] + 1 - 2*x6))
-    x8 = (1 - x4)*(1 - x6)
-    x9 = _softmax_causal_pair(x2, x2*(1 - at_3), at_0, at_1 - at_0, None)
-    return [
-        at_3*d*x1*(x8 + (x7 - x0 - x8)*np.square(at_3) + x9[1]) + x9[0],
-    ]
-
-
-def _means_32c85e(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
-    """Averages over pairs of rows of a causal mask."""
-    return _softmax_causal_pairs(_means_32c85e_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_3b53c9_moment(at_0, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = 1/d
-    x1 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0)], gap*q*sigma_k2*sigma_q2*np.square(d), at_0, None, (1 + 2/d_k)*np.square(2*x0 + 1) - 1)
-    x2 = x1[1]
-    return [
-        x2,
-        x0*(x1[0] - x2) + x2,
-    ]
-
-
-def _means_3b53c9(number_0, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """Averages over rows of a causal mask."""
-    return _softmax_causal_rows(_means_3b53c9_moment, 2, number_0, d, d_k, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_3bcf87_moment(at_0, at_1, at_2, at_3, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = np.where((at_0) == (1), 1, 0)
-    x1 = np.square(at_3)
-    x2 = 1/d
-    x3 = at_1 - at_0
-    x4 = (1 + 2/d_k)*(2*x2 + 1) - 1
-    x5 = _correlation_deficit(gap/q, d)
-    x6 = np.square(x5)
-    x7 = 1 - x6
-    x8 = 0.5*x2*x7
-    x9 = sigma_k2*sigma_q2*x5
-    x10 = x9*np.square(d)
-    x11 = x10*x6
-    x12 = x10*x7
-    x13 = at_2*d*x9
-    x14 = at_2*x10
-    x15 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_0, None, 0)
-    x16 = _softmax_causal_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 2),), 0), (((3, 0),), 0)], x14, at_0, d, 0)
-    x17 = x15[0]
-    x18 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_1, None, 0)
-    x19 = _softmax_causal_row([(((1, 1),), 0)], x14, at_1, d, 0)
-    x20 = x18[0]
-    x21 = x14*(1 - at_3)
-    x22 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, None, x4)
-    x23 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, d, x4)
-    x24 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, None, x4)
-    x25 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, d, x4)
-    x26 = np.sqrt(x0 + (x15[1] + 1 - 2*x17)*(x18[1] + 1 - 2*x20))
-    x27 = (1 - x17)*(1 - x20)
-    x28 = _softmax_causal_pair(x14, x21, at_0, x3, None)
-    x29 = _softmax_causal_pair(x14, x21, at_0, x3, d)
-    return [
-        x6*(at_3*x1*(x16[1] - x16[3]) + at_3*(1 - x1)*x16[0]*x19[0] + x29[0] - x13*(2 - 2*at_3)*(2*x16[4] + 1 - 3*x16[2])/at_1) + x7*(at_3*x13*(x1*(x26 - x0 - x27) + x27 + x28[1]) + x28[0]) - x8*(x11*(2*x23[1] + 1 - 3*x23[0]) + x12*(2*x22[1] + 1 - 3*x22[0])) - x8*(x11*(2*x25[1] + 1 - 3*x25[0]) + x12*(2*x24[1] + 1 - 3*x24[0])),
-    ]
-
-
-def _means_3bcf87(number_0, number_1, number_2, number_3, number_4, number_5, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """Averages over pairs of rows of a causal mask."""
-    return _softmax_causal_pairs(_means_3bcf87_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, d_k, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_59b269_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = np.where((at_0) == (1), 1, 0)
-    x1 = at_2*gap*q*sigma_k2*sigma_q2*np.square(d)
-    x2 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_0, None, 0)
-    x3 = x2[0]
-    x4 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_1, None, 0)
-    x5 = x4[0]
-    x6 = np.sqrt(x0 + (x2[1] + 1 - 2*x3)*(x4[1] + 1 - 2*x5))
-    x7 = (1 - x3)*(1 - x5)
-    x8 = _softmax_causal_pair(x1, x1*(1 - at_3), at_0, at_1 - at_0, None)
-    x9 = x8[1]
-    return [
-        x9 + (x7 + x9 + (x6 - x0 - x7)*np.square(at_3))/d,
-        at_3*x1*x9,
-        x8[0],
-    ]
-
-
-def _means_59b269(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
-    """Averages over pairs of rows of a causal mask."""
-    return _softmax_causal_pairs(_means_59b269_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_5ab39c_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = 1/at_2
-    x1 = np.square(d)
-    x2 = 1/n
-    x3 = np.sqrt(1/d_k + 2/d)
-    x4 = _softmax_rotary_averages(n, d_k, d_k, 10000)
-    x5 = 1 - x4[0]
-    x6 = q - gap
-    x7 = 1 - gap/q
-    x8 = at_1*x5
-    x9 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
-    x10 = q*sigma_k2*sigma_q2*x1
-    x11 = gap*x10
-    x12 = x10*x6
-    x13 = x11 + x12*x5
-    x14 = 1/np.square(x13)
-    x15 = 1/x13
-    x16 = np.maximum(x14*(6*d*x1*x9*(1 - x4[1])*np.square(gap) - x9*(6*x4[2] + 3*x4[3])*np.square(x1)*np.square(x5)*np.square(x6)), -3)
-    x17 = -6/x16
-    x18 = np.maximum(x17, 1)
-    x19 = at_2*x13
-    x20 = x0*x15
-    x21 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x19, n, x17, 0)
-    x22 = x21[1]
-    x23 = n*x18*x20*np.square(x21[0])/np.maximum(n - 1, 1)
-    x24 = np.log(n*x22)
-    x25 = (x22 + x21[2] - 2*x21[3])/x22
-    x26 = at_0*x11 + x12*x8
-    x27 = at_3*(1 - x14*np.square(x26)*np.square(x7))
-    x28 = np.maximum(1 - x11*x15*x27*x3 - x15*x26*x7, 0)
-    x29 = 1 - x28
-    x30 = 3*x28
-    x31 = x19*x29*(x23*np.square(x28) + x29*(x0*x15*x24*(2*x28 + 1) - x25*x28))
-    x32 = x2*(x20*x24*x28*(6 - 6*x28) + x23*x28*(x30 - 2) + x25*x29*(1 - x30))
-    x33 = np.exp(0.5*x31)
-    x34 = np.exp(x31)
-    x35 = _times_growth(x32*(at_0 - x8), x33, x33)
-    x36 = _times_growth(x26*x32, x33, x33)
-    x37 = _times_growth(at_0*x32, x33, x33)
-    x38 = (x2)*x34
-    x39 = _times_growth(x27*x32/x3, x33, x33)
-    return [
-        x35,
-        x36,
-        x37,
-        x38,
-        x39,
-    ]
-
-
-def _means_5ab39c(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """Averages over lags of rotary positions."""
-    return _softmax_rotary_lags(_means_5ab39c_moment, 5, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
-
-
-def _means_67cdb7_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = np.square(d)
-    x1 = _softmax_rotary_averages(n, d_k, d_k, 10000)
-    x2 = x1[0]
-    x3 = 1 - x2
-    x4 = q - gap
-    x5 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
-    x6 = q*sigma_k2*sigma_q2*x0
-    x7 = gap*x6 + x3*x4*x6
-    x8 = np.maximum((6*d*x0*x5*(1 - x1[1])*np.square(gap) - x5*(6*x1[2] + 3*x1[3])*np.square(x0)*np.square(x3)*np.square(x4))/np.square(x7), -3)
-    x9 = -6/x8
-    x10 = np.maximum(x9, 1)
-    x11 = np.sqrt(x10)
-    x12 = at_2*x7
-    x13 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x12, n, x9, 0)
-    x14 = x13[2]
-    x15 = x13[1]
-    x16 = d*gap*q*sigma_k2*sigma_q2*x2*(x14 + 1 - 2*x15)
-    x17 = x14 + x15 - 2*x13[3]
-    return [
-        x12*x17 + x16,
-        x15,
-        x16 + x17*x7,
-        x11*x13[0],
-    ]
-
-
-def _means_67cdb7(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """Averages over lags of rotary positions."""
-    return _softmax_rotary_lags(_means_67cdb7_moment, 4, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
-
-
-def _means_789f6d_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = np.square(d)
-    x1 = _softmax_rotary_averages(n, d_k, d_k, 10000)
-    x2 = x1[0]
-    x3 = 1 - x2
-    x4 = q - gap
-    x5 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
-    x6 = q*sigma_k2*sigma_q2*x0
-    x7 = gap*x6 + x3*x4*x6
-    x8 = np.maximum((6*d*x0*x5*(1 - x1[1])*np.square(gap) - x5*(6*x1[2] + 3*x1[3])*np.square(x0)*np.square(x3)*np.square(x4))/np.square(x7), -3)
-    x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], at_2*x7, n, -6/x8, 0)
-    x10 = x9[0]
-    x11 = x9[1]
-    x12 = x10 + x11 - 2*x9[2]
-    return [
-        at_2*x12,
-        x10,
-        d*gap*q*sigma_k2*sigma_q2*x2*(x11 + 1 - 2*x10) + x12*x7,
-    ]
-
-
-def _means_789f6d(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
-    """Averages over lags of rotary positions."""
-    return _softmax_rotary_lags(_means_789f6d_moment, 3, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
-
-
-def _means_8af624_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = at_2*gap*q*sigma_k2*sigma_q2*np.square(d)
-    x1 = _softmax_causal_growth(x0, x0*(1 - at_3), at_0, at_1 - at_0, None)
-    return [
-        x1,
-    ]
-
-
-def _means_8af624(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
-    """Averages over pairs of rows of a causal mask."""
-    return _softmax_causal_pairs(_means_8af624_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_929640_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = np.square(d)
-    x1 = 1/d
-    x2 = d - 1
-    x3 = 2*x1
-    x4 = 1/x0
-    x5 = x4*(2*d - 2)
-    x6 = 1/d_k
-    x7 = 1/(x3 + x6)
-    x8 = x1*x7
-    x9 = x7*(x1 + x6)
-    x10 = gap*q
-    x11 = (1 + 4*gap*x1/(at_0*q))*np.square(gap)
-    x12 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 1), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (1, 2)), 1), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((1, 2), (1, 2)), 1), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], sigma_k2*sigma_q2*x0*x10, at_0, None, (2*x6 + 1)*np.square(x3 + 1) - 1)
-    x13 = x12[11]
-    x14 = x12[13]
-    x15 = 2*x12[17]
-    x16 = x12[6] + x12[16] - 2*x12[8]
-    x17 = x12[2] + x12[10] - 2*x12[4]
-    x18 = x12[12]
-    x19 = x12[14]
-    x20 = 2*x12[18]
-    x21 = x12[5] + x12[15] - 2*x12[7]
-    x22 = x12[1] + x12[9] - 2*x12[3]
-    x23 = x13 + x14 - x15
-    x24 = x1*(x20 + 1 - 3*x18) + x16*x5 + x18 + x19 + x4*(x17 + 2*x18 - x19 - 1) - x20
-    x25 = x1*(x15 + 1 - 3*x13) + x21*x5 + x23 + x4*(2*x13 + x22 - x14 - 1)
-    x26 = P*x10*x23/(1 - P)
-    return [
-        x11*(x8*(x24 + x6*(x1*(x16*x2 + x17) - x24)) + (1 - x8)*(x25 + x6*(x1*(x2*x21 + x22) - x25))) + x26,
-        x11*(x24*x9 + x25*(1 - x9)) + x26,
-        x13,
-        x1*(x12[0] - x13) + x13,
-    ]
-
-
-def _means_929640(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """Averages over rows of a causal mask."""
-    return _softmax_causal_rows(_means_929640_moment, 4, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_9b6f11_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+def _means_0b1cf1806a_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
     """The moments at one place."""
     x0 = 1/(1 - P)
     x1 = P*x0
@@ -3033,12 +2683,292 @@ def _means_9b6f11_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
     ]
 
 
-def _means_9b6f11(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+def _means_0b1cf1806a(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
     """Averages over rows of a causal mask."""
-    return _softmax_causal_rows(_means_9b6f11_moment, 9, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+    return _softmax_causal_rows(_means_0b1cf1806a_moment, 9, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
 
 
-def _means_a107d5_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
+def _means_10d58d5fa6_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = 1/(1 - P)
+    x1 = P*x0
+    x2 = np.square(d)
+    x3 = 1/d
+    x4 = 1/x2
+    x5 = 1/d_k
+    x6 = gap*q
+    x7 = sigma_k2*sigma_q2*x2
+    x8 = x6*x7
+    x9 = _softmax_causal_row([(((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], x8, at_0, None, (2*x5 + 1)*np.square(2*x3 + 1) - 1)
+    x10 = x9[8]
+    x11 = x9[10]
+    x12 = x9[14]
+    x13 = x9[7]
+    x14 = x9[9]
+    x15 = 2*x9[13]
+    x16 = x9[2] + x9[11] - 2*x9[4]
+    x17 = x9[0] + x9[6] - 2*x9[1]
+    x18 = x13 + x14 - x15
+    x19 = x16*(d - 1) + x17
+    x20 = 2*x12
+    x21 = x16*x4*(2*d - 2) + x18 + x3*(x15 + 1 - 3*x13) + x4*(2*x13 + x17 - x14 - 1)
+    return [
+        2*x8*(x10 + 3*x11 - 4*x12),
+        x13,
+        x0*x13,
+        x7*(x1*x18*x6 + (x19*x4 + (1 - x3)*(x21 + x5*(x19*x3 - x21)))*np.square(gap)),
+        x7*(x1*np.square(q) + x6)*(x10 + x11 + x3*(x20 + x9[3] + x9[12] - x10 - x11 - 2*x9[5]) - x20),
+    ]
+
+
+def _means_10d58d5fa6(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """Averages over rows of a causal mask."""
+    return _softmax_causal_rows(_means_10d58d5fa6_moment, 5, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_2a6dc8a58e_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = 1/at_2
+    x1 = np.square(d)
+    x2 = 1/n
+    x3 = np.sqrt(1/d_k + 2/d)
+    x4 = _softmax_rotary_averages(n, d_k, d_k, 10000)
+    x5 = 1 - x4[0]
+    x6 = q - gap
+    x7 = 1 - gap/q
+    x8 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
+    x9 = q*sigma_k2*sigma_q2*x1
+    x10 = gap*x9
+    x11 = x5*x6*x9
+    x12 = x10 + x11
+    x13 = 1/np.square(x12)
+    x14 = 1/x12
+    x15 = np.maximum(x13*(6*d*x1*x8*(1 - x4[1])*np.square(gap) - x8*(6*x4[2] + 3*x4[3])*np.square(x1)*np.square(x5)*np.square(x6)), -3)
+    x16 = -6/x15
+    x17 = np.maximum(x16, 1)
+    x18 = at_2*x12
+    x19 = x0*x14
+    x20 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x18, n, x16, 0)
+    x21 = x20[1]
+    x22 = n*x17*x19*np.square(x20[0])/np.maximum(n - 1, 1)
+    x23 = np.log(n*x21)
+    x24 = (x21 + x20[2] - 2*x20[3])/x21
+    x25 = at_0*x10 + at_1*x11
+    x26 = at_3*(1 - x13*np.square(x25)*np.square(x7))
+    x27 = np.maximum(1 - x10*x14*x26*x3 - x14*x25*x7, 0)
+    x28 = 1 - x27
+    x29 = 3*x27
+    x30 = x18*x28*(x22*np.square(x27) + x28*(x0*x14*x23*(2*x27 + 1) - x24*x27))
+    x31 = x2*(x19*x23*x27*(6 - 6*x27) + x22*x27*(x29 - 2) + x24*x28*(1 - x29))
+    x32 = np.exp(0.5*x30)
+    x33 = np.exp(x30)
+    x34 = _times_growth(x25*x31, x32, x32)
+    x35 = (x2)*x33
+    x36 = _times_growth(x26*x31/x3, x32, x32)
+    return [
+        x34,
+        x35,
+        x36,
+    ]
+
+
+def _means_2a6dc8a58e(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+    """Averages over lags of rotary positions."""
+    return _softmax_rotary_lags(_means_2a6dc8a58e_moment, 3, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+
+
+def _means_2bfdf444d0_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = at_2*gap*q*sigma_k2*sigma_q2*np.square(d)
+    x1 = _softmax_causal_growth(x0, x0*(1 - at_3), at_0, at_1 - at_0, None)
+    return [
+        x1,
+    ]
+
+
+def _means_2bfdf444d0(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
+    """Averages over pairs of rows of a causal mask."""
+    return _softmax_causal_pairs(_means_2bfdf444d0_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_43b9f4b44e_moment(at_0, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = 1/d
+    x1 = (1 + 2/d_k)*(2*x0 + 1) - 1
+    x2 = _correlation_deficit(gap/q, d)
+    x3 = np.square(x2)
+    x4 = 1 - x3
+    x5 = sigma_k2*sigma_q2*x2*np.square(d)
+    x6 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((3, 0),), 1)], x5, at_0, None, x1)
+    x7 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 2),), 0), (((3, 0),), 1)], x5, at_0, d, x1)
+    x8 = x7[1]
+    x9 = x6[1]
+    return [
+        x3*(x8 + x7[0] - x7[3]) + x4*(x0*(x6[0] - x9) + x9) - x0*x4*(x3*x5*(2*x7[4] + 1 - 3*x7[2]) + x4*x5*(2*x6[3] + 1 - 3*x6[2])),
+        x3*x8 + x4*x9,
+    ]
+
+
+def _means_43b9f4b44e(number_0, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """Averages over rows of a causal mask."""
+    return _softmax_causal_rows(_means_43b9f4b44e_moment, 2, number_0, d, d_k, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_624aa092d6_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = np.where((at_0) == (1), 1, 0)
+    x1 = at_2*at_3
+    x2 = gap*q*sigma_k2*sigma_q2
+    x3 = at_2*x2*np.square(d)
+    x4 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_0, None, 0)
+    x5 = x4[0]
+    x6 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_1, None, 0)
+    x7 = x6[0]
+    x8 = np.sqrt(x0 + (x4[1] + 1 - 2*x5)*(x6[1] + 1 - 2*x7))
+    x9 = (1 - x5)*(1 - x7)
+    x10 = _softmax_causal_pair(x3, x3*(1 - at_3), at_0, at_1 - at_0, None)
+    x11 = x10[1]
+    x12 = x11 + x9 + (x8 - x0 - x9)*np.square(at_3)
+    x13 = x11 + x12/d
+    return [
+        x13,
+        d*x1*x12*x2 + x10[0],
+        x1*x13,
+    ]
+
+
+def _means_624aa092d6(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
+    """Averages over pairs of rows of a causal mask."""
+    return _softmax_causal_pairs(_means_624aa092d6_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_704b3b90e8_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = np.square(d)
+    x1 = _softmax_rotary_averages(n, d_k, d_k, 10000)
+    x2 = 1 - x1[0]
+    x3 = q - gap
+    x4 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
+    x5 = q*sigma_k2*sigma_q2*x0
+    x6 = gap*x5 + x2*x3*x5
+    x7 = np.maximum((6*d*x0*x4*(1 - x1[1])*np.square(gap) - x4*(6*x1[2] + 3*x1[3])*np.square(x0)*np.square(x2)*np.square(x3))/np.square(x6), -3)
+    x8 = -6/x7
+    x9 = np.maximum(x8, 1)
+    x10 = np.sqrt(x9)
+    x11 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0)], at_2*x6, n, x8, 0)
+    return [
+        x11[1],
+        x10*x11[0],
+    ]
+
+
+def _means_704b3b90e8(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+    """Averages over lags of rotary positions."""
+    return _softmax_rotary_lags(_means_704b3b90e8_moment, 2, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+
+
+def _means_74a9700a83_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = np.where((at_0) == (1), 1, 0)
+    x1 = at_2*gap*q*sigma_k2*sigma_q2*np.square(d)
+    x2 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_0, None, 0)
+    x3 = x2[0]
+    x4 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x1, at_1, None, 0)
+    x5 = x4[0]
+    x6 = np.sqrt(x0 + (x2[1] + 1 - 2*x3)*(x4[1] + 1 - 2*x5))
+    x7 = (1 - x3)*(1 - x5)
+    x8 = _softmax_causal_pair(x1, x1*(1 - at_3), at_0, at_1 - at_0, None)
+    x9 = x8[1]
+    return [
+        x9 + (x7 + x9 + (x6 - x0 - x7)*np.square(at_3))/d,
+        at_3*x1*x9,
+        x8[0],
+    ]
+
+
+def _means_74a9700a83(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
+    """Averages over pairs of rows of a causal mask."""
+    return _softmax_causal_pairs(_means_74a9700a83_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_775218696b_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = 1/at_2
+    x1 = np.square(d)
+    x2 = np.sqrt(1/d_k + 2/d)
+    x3 = _softmax_rotary_averages(n, d_k, d_k, 10000)
+    x4 = 1 - x3[0]
+    x5 = 1 - gap/q
+    x6 = q - gap
+    x7 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
+    x8 = q*sigma_k2*sigma_q2*x1
+    x9 = gap*x8
+    x10 = x4*x6*x8
+    x11 = x10 + x9
+    x12 = 1/x11
+    x13 = 1/np.square(x11)
+    x14 = np.maximum(x13*(6*d*x1*x7*(1 - x3[1])*np.square(gap) - x7*(6*x3[2] + 3*x3[3])*np.square(x1)*np.square(x4)*np.square(x6)), -3)
+    x15 = -6/x14
+    x16 = np.maximum(x15, 1)
+    x17 = at_2*x11
+    x18 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x17, n, x15, 0)
+    x19 = x18[1]
+    x20 = np.log(n*x19)
+    x21 = at_0*x9 + at_1*x10
+    x22 = np.maximum(1 - at_3*x12*x2*x9*(1 - x13*np.square(x21)*np.square(x5)) - x12*x21*x5, 0)
+    x23 = 1 - x22
+    x24 = np.exp(x17*x23*(n*x0*x12*x16*np.square(x22)*np.square(x18[0])/np.maximum(n - 1, 1) + x23*(x0*x12*x20*(2*x22 + 1) - x22*(x19 + x18[2] - 2*x18[3])/x19)))
+    x25 = (1/n)*x24
+    return [
+        x25,
+    ]
+
+
+def _means_775218696b(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+    """Averages over lags of rotary positions."""
+    return _softmax_rotary_lags(_means_775218696b_moment, 1, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+
+
+def _means_8404539de4_moment(at_0, at_1, at_2, at_3, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = np.sqrt(d)
+    x1 = np.sqrt(sigma_k2)
+    x2 = np.sqrt(sigma_q2)
+    x3 = at_1 - at_0
+    x4 = (1 + 2/d)*(1 + 2/d_k) - 1
+    x5 = _correlation_deficit(gap/q, d)
+    x6 = np.sqrt(x5)
+    x7 = np.square(x5)
+    x8 = 1 - x7
+    x9 = sigma_k2*sigma_q2*x5*np.square(d)
+    x10 = d*x1*x2*x6
+    x11 = at_2*x9
+    x12 = x11*(1 - at_3)
+    x13 = _softmax_causal_row([(((1, 1),), 0.5), (((2, 0),), 0), (((2, 1),), 0.5)], x9, at_0, None, x4)
+    x14 = _softmax_causal_row([(((1, 1),), 0.5), (((1, 1), (1, 2)), 0.5), (((2, 0),), 0), (((2, 1),), 0.5), (((2, 3),), 0.5)], x9, at_0, d, x4)
+    x15 = x0*x10*x7*(x14[0] + x14[4] - x14[1] - x14[3]) + x10*x8*(x13[0] - x13[2])
+    x16 = _softmax_causal_pair(x11, x12, at_0, x3, None)
+    x17 = _softmax_causal_pair(x11, x12, at_0, x3, d)
+    x18 = _softmax_causal_growth(x11, x12, at_0, x3, None)
+    x19 = _softmax_causal_growth(x11, x12, at_0, x3, d)
+    x20 = x19*x7
+    x21 = x18*x8
+    x22 = x7*x17[0] + x8*x16[0]
+    x23 = (0.5*x20 + 0.5*x21)*(1 - x7*x14[2] - x8*x13[1])
+    x24 = x15*x22 + x23
+    return [
+        x24*(x15 + x23/x22),
+        x24,
+        x20 + x21,
+    ]
+
+
+def _means_8404539de4(number_0, number_1, number_2, number_3, number_4, number_5, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """Averages over pairs of rows of a causal mask."""
+    return _softmax_causal_pairs(_means_8404539de4_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, d_k, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_a87b4e78ae_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
     """The moments at one place."""
     x0 = np.where((at_0) == (1), 1, 0)
     x1 = np.square(at_3)
@@ -3074,177 +3004,247 @@ def _means_a107d5_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
     ]
 
 
-def _means_a107d5(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
+def _means_a87b4e78ae(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
     """Averages over pairs of rows of a causal mask."""
-    return _softmax_causal_pairs(_means_a107d5_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
+    return _softmax_causal_pairs(_means_a87b4e78ae_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
 
 
-def _means_b0865b_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+def _means_abb03f8f91_moment(at_0, at_1, at_2, at_3, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = np.where((at_0) == (1), 1, 0)
+    x1 = np.square(at_3)
+    x2 = 1/d
+    x3 = at_1 - at_0
+    x4 = (1 + 2/d_k)*(2*x2 + 1) - 1
+    x5 = _correlation_deficit(gap/q, d)
+    x6 = np.square(x5)
+    x7 = 1 - x6
+    x8 = 0.5*x2*x7
+    x9 = sigma_k2*sigma_q2*x5
+    x10 = x9*np.square(d)
+    x11 = x10*x6
+    x12 = x10*x7
+    x13 = at_2*d*x9
+    x14 = at_2*x10
+    x15 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_0, None, 0)
+    x16 = _softmax_causal_row([(((1, 1),), 0), (((1, 1), (1, 1)), 0), (((2, 0),), 0), (((2, 2),), 0), (((3, 0),), 0)], x14, at_0, d, 0)
+    x17 = x15[0]
+    x18 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x14, at_1, None, 0)
+    x19 = _softmax_causal_row([(((1, 1),), 0)], x14, at_1, d, 0)
+    x20 = x18[0]
+    x21 = x14*(1 - at_3)
+    x22 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, None, x4)
+    x23 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_0, d, x4)
+    x24 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, None, x4)
+    x25 = _softmax_causal_row([(((2, 0),), 1), (((3, 0),), 1)], x10, at_1, d, x4)
+    x26 = np.sqrt(x0 + (x15[1] + 1 - 2*x17)*(x18[1] + 1 - 2*x20))
+    x27 = (1 - x17)*(1 - x20)
+    x28 = _softmax_causal_pair(x14, x21, at_0, x3, None)
+    x29 = _softmax_causal_pair(x14, x21, at_0, x3, d)
+    return [
+        x6*(at_3*x1*(x16[1] - x16[3]) + at_3*(1 - x1)*x16[0]*x19[0] + x29[0] - x13*(2 - 2*at_3)*(2*x16[4] + 1 - 3*x16[2])/at_1) + x7*(at_3*x13*(x1*(x26 - x0 - x27) + x27 + x28[1]) + x28[0]) - x8*(x11*(2*x23[1] + 1 - 3*x23[0]) + x12*(2*x22[1] + 1 - 3*x22[0])) - x8*(x11*(2*x25[1] + 1 - 3*x25[0]) + x12*(2*x24[1] + 1 - 3*x24[0])),
+    ]
+
+
+def _means_abb03f8f91(number_0, number_1, number_2, number_3, number_4, number_5, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """Averages over pairs of rows of a causal mask."""
+    return _softmax_causal_pairs(_means_abb03f8f91_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, d_k, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_b0947d535f_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = np.square(d)
+    x1 = 1/d
+    x2 = d - 1
+    x3 = 2*x1
+    x4 = 1/x0
+    x5 = x4*(2*d - 2)
+    x6 = 1/d_k
+    x7 = 1/(x3 + x6)
+    x8 = x1*x7
+    x9 = x7*(x1 + x6)
+    x10 = gap*q
+    x11 = (1 + 4*gap*x1/(at_0*q))*np.square(gap)
+    x12 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 1), (1, 1)), 1), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (1, 2)), 1), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((1, 2), (1, 2)), 1), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], sigma_k2*sigma_q2*x0*x10, at_0, None, (2*x6 + 1)*np.square(x3 + 1) - 1)
+    x13 = x12[11]
+    x14 = x12[13]
+    x15 = 2*x12[17]
+    x16 = x12[6] + x12[16] - 2*x12[8]
+    x17 = x12[2] + x12[10] - 2*x12[4]
+    x18 = x12[12]
+    x19 = x12[14]
+    x20 = 2*x12[18]
+    x21 = x12[5] + x12[15] - 2*x12[7]
+    x22 = x12[1] + x12[9] - 2*x12[3]
+    x23 = x13 + x14 - x15
+    x24 = x1*(x20 + 1 - 3*x18) + x16*x5 + x18 + x19 + x4*(x17 + 2*x18 - x19 - 1) - x20
+    x25 = x1*(x15 + 1 - 3*x13) + x21*x5 + x23 + x4*(2*x13 + x22 - x14 - 1)
+    x26 = P*x10*x23/(1 - P)
+    return [
+        x11*(x8*(x24 + x6*(x1*(x16*x2 + x17) - x24)) + (1 - x8)*(x25 + x6*(x1*(x2*x21 + x22) - x25))) + x26,
+        x11*(x24*x9 + x25*(1 - x9)) + x26,
+        x13,
+        x1*(x12[0] - x13) + x13,
+    ]
+
+
+def _means_b0947d535f(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+    """Averages over rows of a causal mask."""
+    return _softmax_causal_rows(_means_b0947d535f_moment, 4, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_bece489be9_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
+    """The moments at one place."""
+    x0 = np.where((at_0) == (1), 1, 0)
+    x1 = at_2*gap*q*sigma_k2*sigma_q2
+    x2 = x1*np.square(d)
+    x3 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_0, None, 0)
+    x4 = x3[0]
+    x5 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x2, at_1, None, 0)
+    x6 = x5[0]
+    x7 = np.sqrt(x0 + (x3[1] + 1 - 2*x4)*(x5[1] + 1 - 2*x6))
+    x8 = (1 - x4)*(1 - x6)
+    x9 = _softmax_causal_pair(x2, x2*(1 - at_3), at_0, at_1 - at_0, None)
+    return [
+        at_3*d*x1*(x8 + (x7 - x0 - x8)*np.square(at_3) + x9[1]) + x9[0],
+    ]
+
+
+def _means_bece489be9(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
+    """Averages over pairs of rows of a causal mask."""
+    return _softmax_causal_pairs(_means_bece489be9_moment, 1, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
+
+
+def _means_c9f547efb4_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
     """The moments at one place."""
     x0 = np.square(d)
     x1 = _softmax_rotary_averages(n, d_k, d_k, 10000)
-    x2 = 1 - x1[0]
-    x3 = q - gap
-    x4 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
-    x5 = q*sigma_k2*sigma_q2*x0
-    x6 = gap*x5 + x2*x3*x5
-    x7 = np.maximum((6*d*x0*x4*(1 - x1[1])*np.square(gap) - x4*(6*x1[2] + 3*x1[3])*np.square(x0)*np.square(x2)*np.square(x3))/np.square(x6), -3)
-    x8 = -6/x7
-    x9 = np.maximum(x8, 1)
-    x10 = np.sqrt(x9)
-    x11 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0)], at_2*x6, n, x8, 0)
+    x2 = x1[0]
+    x3 = 1 - x2
+    x4 = q - gap
+    x5 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
+    x6 = q*sigma_k2*sigma_q2*x0
+    x7 = gap*x6 + x3*x4*x6
+    x8 = np.maximum((6*d*x0*x5*(1 - x1[1])*np.square(gap) - x5*(6*x1[2] + 3*x1[3])*np.square(x0)*np.square(x3)*np.square(x4))/np.square(x7), -3)
+    x9 = -6/x8
+    x10 = np.maximum(x9, 1)
+    x11 = np.sqrt(x10)
+    x12 = at_2*x7
+    x13 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x12, n, x9, 0)
+    x14 = x13[2]
+    x15 = x13[1]
+    x16 = d*gap*q*sigma_k2*sigma_q2*x2*(x14 + 1 - 2*x15)
+    x17 = x14 + x15 - 2*x13[3]
     return [
-        x11[1],
-        x10*x11[0],
+        x12*x17 + x16,
+        x15,
+        x16 + x17*x7,
+        x11*x13[0],
     ]
 
 
-def _means_b0865b(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+def _means_c9f547efb4(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
     """Averages over lags of rotary positions."""
-    return _softmax_rotary_lags(_means_b0865b_moment, 2, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+    return _softmax_rotary_lags(_means_c9f547efb4_moment, 4, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
 
 
-def _means_bb3a25_moment(at_0, at_1, at_2, at_3, d, d_k, gap, q, sigma_k2, sigma_q2):
+def _means_e20f60cfbb_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
     """The moments at one place."""
-    x0 = np.sqrt(d)
-    x1 = np.sqrt(sigma_k2)
-    x2 = np.sqrt(sigma_q2)
-    x3 = at_1 - at_0
-    x4 = (1 + 2/d)*(1 + 2/d_k) - 1
-    x5 = _correlation_deficit(gap/q, d)
-    x6 = np.sqrt(x5)
-    x7 = np.square(x5)
-    x8 = 1 - x7
-    x9 = sigma_k2*sigma_q2*x5*np.square(d)
-    x10 = d*x1*x2*x6
-    x11 = at_2*x9
-    x12 = x11*(1 - at_3)
-    x13 = _softmax_causal_row([(((1, 1),), 0.5), (((2, 0),), 0), (((2, 1),), 0.5)], x9, at_0, None, x4)
-    x14 = _softmax_causal_row([(((1, 1),), 0.5), (((1, 1), (1, 2)), 0.5), (((2, 0),), 0), (((2, 1),), 0.5), (((2, 3),), 0.5)], x9, at_0, d, x4)
-    x15 = x0*x10*x7*(x14[0] + x14[4] - x14[1] - x14[3]) + x10*x8*(x13[0] - x13[2])
-    x16 = _softmax_causal_pair(x11, x12, at_0, x3, None)
-    x17 = _softmax_causal_pair(x11, x12, at_0, x3, d)
-    x18 = _softmax_causal_growth(x11, x12, at_0, x3, None)
-    x19 = _softmax_causal_growth(x11, x12, at_0, x3, d)
-    x20 = x19*x7
-    x21 = x18*x8
-    x22 = x7*x17[0] + x8*x16[0]
-    x23 = (0.5*x20 + 0.5*x21)*(1 - x7*x14[2] - x8*x13[1])
-    x24 = x15*x22 + x23
+    x0 = np.square(d)
+    x1 = _softmax_rotary_averages(n, d_k, d_k, 10000)
+    x2 = x1[0]
+    x3 = 1 - x2
+    x4 = q - gap
+    x5 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
+    x6 = q*sigma_k2*sigma_q2*x0
+    x7 = gap*x6 + x3*x4*x6
+    x8 = np.maximum((6*d*x0*x5*(1 - x1[1])*np.square(gap) - x5*(6*x1[2] + 3*x1[3])*np.square(x0)*np.square(x3)*np.square(x4))/np.square(x7), -3)
+    x9 = _softmax_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], at_2*x7, n, -6/x8, 0)
+    x10 = x9[0]
+    x11 = x9[1]
+    x12 = x10 + x11 - 2*x9[2]
     return [
-        x24*(x15 + x23/x22),
-        x24,
-        x20 + x21,
+        at_2*x12,
+        x10,
+        d*gap*q*sigma_k2*sigma_q2*x2*(x11 + 1 - 2*x10) + x12*x7,
     ]
 
 
-def _means_bb3a25(number_0, number_1, number_2, number_3, number_4, number_5, d, d_k, gap, q, sigma_k2, sigma_q2):
-    """Averages over pairs of rows of a causal mask."""
-    return _softmax_causal_pairs(_means_bb3a25_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, d_k, gap, q, sigma_k2, sigma_q2)
+def _means_e20f60cfbb(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+    """Averages over lags of rotary positions."""
+    return _softmax_rotary_lags(_means_e20f60cfbb_moment, 3, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
 
 
-def _means_c10627_moment(at_0, at_1, at_2, at_3, d, gap, q, sigma_k2, sigma_q2):
-    """The moments at one place."""
-    x0 = np.where((at_0) == (1), 1, 0)
-    x1 = at_2*at_3
-    x2 = gap*q*sigma_k2*sigma_q2
-    x3 = at_2*x2*np.square(d)
-    x4 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_0, None, 0)
-    x5 = x4[0]
-    x6 = _softmax_causal_row([(((2, 0),), 0), (((2, 0), (2, 0)), 0)], x3, at_1, None, 0)
-    x7 = x6[0]
-    x8 = np.sqrt(x0 + (x4[1] + 1 - 2*x5)*(x6[1] + 1 - 2*x7))
-    x9 = (1 - x5)*(1 - x7)
-    x10 = _softmax_causal_pair(x3, x3*(1 - at_3), at_0, at_1 - at_0, None)
-    x11 = x10[1]
-    x12 = x11 + x9 + (x8 - x0 - x9)*np.square(at_3)
-    x13 = x11 + x12/d
-    return [
-        x13,
-        d*x1*x12*x2 + x10[0],
-        x1*x13,
-    ]
-
-
-def _means_c10627(number_0, number_1, number_2, number_3, number_4, number_5, d, gap, q, sigma_k2, sigma_q2):
-    """Averages over pairs of rows of a causal mask."""
-    return _softmax_causal_pairs(_means_c10627_moment, 3, number_0, [number_1, number_2, number_3, number_4, number_5], d, gap, q, sigma_k2, sigma_q2)
-
-
-def _means_e780e1_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+def _means_ea34e9cb80_moment(at_0, at_1, at_2, at_3, d, d_k, gap, n, q, sigma_k2, sigma_q2):
     """The moments at one place."""
     x0 = 1/at_2
     x1 = np.square(d)
-    x2 = np.sqrt(1/d_k + 2/d)
-    x3 = _softmax_rotary_averages(n, d_k, d_k, 10000)
-    x4 = 1 - x3[0]
-    x5 = 1 - gap/q
+    x2 = 1/n
+    x3 = np.sqrt(1/d_k + 2/d)
+    x4 = _softmax_rotary_averages(n, d_k, d_k, 10000)
+    x5 = 1 - x4[0]
     x6 = q - gap
-    x7 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
-    x8 = q*sigma_k2*sigma_q2*x1
-    x9 = gap*x8
-    x10 = x4*x6*x8
-    x11 = x10 + x9
-    x12 = 1/x11
-    x13 = 1/np.square(x11)
-    x14 = np.maximum(x13*(6*d*x1*x7*(1 - x3[1])*np.square(gap) - x7*(6*x3[2] + 3*x3[3])*np.square(x1)*np.square(x4)*np.square(x6)), -3)
-    x15 = -6/x14
-    x16 = np.maximum(x15, 1)
-    x17 = at_2*x11
-    x18 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x17, n, x15, 0)
-    x19 = x18[1]
-    x20 = np.log(n*x19)
-    x21 = at_0*x9 + at_1*x10
-    x22 = np.maximum(1 - at_3*x12*x2*x9*(1 - x13*np.square(x21)*np.square(x5)) - x12*x21*x5, 0)
-    x23 = 1 - x22
-    x24 = np.exp(x17*x23*(n*x0*x12*x16*np.square(x22)*np.square(x18[0])/np.maximum(n - 1, 1) + x23*(x0*x12*x20*(2*x22 + 1) - x22*(x19 + x18[2] - 2*x18[3])/x19)))
-    x25 = (1/n)*x24
+    x7 = 1 - gap/q
+    x8 = at_1*x5
+    x9 = np.square(q)*np.square(sigma_k2)*np.square(sigma_q2)
+    x10 = q*sigma_k2*sigma_q2*x1
+    x11 = gap*x10
+    x12 = x10*x6
+    x13 = x11 + x12*x5
+    x14 = 1/np.square(x13)
+    x15 = 1/x13
+    x16 = np.maximum(x14*(6*d*x1*x9*(1 - x4[1])*np.square(gap) - x9*(6*x4[2] + 3*x4[3])*np.square(x1)*np.square(x5)*np.square(x6)), -3)
+    x17 = -6/x16
+    x18 = np.maximum(x17, 1)
+    x19 = at_2*x13
+    x20 = x0*x15
+    x21 = _softmax_row([(((1, 1),), 0), (((2, 0),), 0), (((2, 0), (2, 0)), 0), (((3, 0),), 0)], x19, n, x17, 0)
+    x22 = x21[1]
+    x23 = n*x18*x20*np.square(x21[0])/np.maximum(n - 1, 1)
+    x24 = np.log(n*x22)
+    x25 = (x22 + x21[2] - 2*x21[3])/x22
+    x26 = at_0*x11 + x12*x8
+    x27 = at_3*(1 - x14*np.square(x26)*np.square(x7))
+    x28 = np.maximum(1 - x11*x15*x27*x3 - x15*x26*x7, 0)
+    x29 = 1 - x28
+    x30 = 3*x28
+    x31 = x19*x29*(x23*np.square(x28) + x29*(x0*x15*x24*(2*x28 + 1) - x25*x28))
+    x32 = x2*(x20*x24*x28*(6 - 6*x28) + x23*x28*(x30 - 2) + x25*x29*(1 - x30))
+    x33 = np.exp(0.5*x31)
+    x34 = np.exp(x31)
+    x35 = _times_growth(x32*(at_0 - x8), x33, x33)
+    x36 = _times_growth(x26*x32, x33, x33)
+    x37 = _times_growth(at_0*x32, x33, x33)
+    x38 = (x2)*x34
+    x39 = _times_growth(x27*x32/x3, x33, x33)
     return [
-        x25,
+        x35,
+        x36,
+        x37,
+        x38,
+        x39,
     ]
 
 
-def _means_e780e1(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
+def _means_ea34e9cb80(number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2):
     """Averages over lags of rotary positions."""
-    return _softmax_rotary_lags(_means_e780e1_moment, 1, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+    return _softmax_rotary_lags(_means_ea34e9cb80_moment, 5, number_0, number_1, number_2, number_3, number_4, d, d_k, gap, n, q, sigma_k2, sigma_q2)
 
 
-def _means_fab7e4_moment(at_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+def _means_fe41b29fa4_moment(at_0, d, d_k, gap, q, sigma_k2, sigma_q2):
     """The moments at one place."""
-    x0 = 1/(1 - P)
-    x1 = P*x0
-    x2 = np.square(d)
-    x3 = 1/d
-    x4 = 1/x2
-    x5 = 1/d_k
-    x6 = gap*q
-    x7 = sigma_k2*sigma_q2*x2
-    x8 = x6*x7
-    x9 = _softmax_causal_row([(((1, 1), (1, 1), (1, 1), (1, 1)), 0), (((1, 1), (1, 1), (1, 2)), 0), (((1, 1), (1, 1), (2, 0)), 0), (((1, 1), (1, 1), (2, 0)), 1), (((1, 1), (2, 1)), 0), (((1, 1), (2, 1)), 1), (((1, 2), (1, 2)), 0), (((2, 0),), 0), (((2, 0),), 1), (((2, 0), (2, 0)), 0), (((2, 0), (2, 0)), 1), (((2, 2),), 0), (((2, 2),), 1), (((3, 0),), 0), (((3, 0),), 1)], x8, at_0, None, (2*x5 + 1)*np.square(2*x3 + 1) - 1)
-    x10 = x9[8]
-    x11 = x9[10]
-    x12 = x9[14]
-    x13 = x9[7]
-    x14 = x9[9]
-    x15 = 2*x9[13]
-    x16 = x9[2] + x9[11] - 2*x9[4]
-    x17 = x9[0] + x9[6] - 2*x9[1]
-    x18 = x13 + x14 - x15
-    x19 = x16*(d - 1) + x17
-    x20 = 2*x12
-    x21 = x16*x4*(2*d - 2) + x18 + x3*(x15 + 1 - 3*x13) + x4*(2*x13 + x17 - x14 - 1)
+    x0 = 1/d
+    x1 = _softmax_causal_row([(((1, 1), (1, 1)), 0), (((2, 0),), 0)], gap*q*sigma_k2*sigma_q2*np.square(d), at_0, None, (1 + 2/d_k)*np.square(2*x0 + 1) - 1)
+    x2 = x1[1]
     return [
-        2*x8*(x10 + 3*x11 - 4*x12),
-        x13,
-        x0*x13,
-        x7*(x1*x18*x6 + (x19*x4 + (1 - x3)*(x21 + x5*(x19*x3 - x21)))*np.square(gap)),
-        x7*(x1*np.square(q) + x6)*(x10 + x11 + x3*(x20 + x9[3] + x9[12] - x10 - x11 - 2*x9[5]) - x20),
+        x2,
+        x0*(x1[0] - x2) + x2,
     ]
 
 
-def _means_fab7e4(number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2):
+def _means_fe41b29fa4(number_0, d, d_k, gap, q, sigma_k2, sigma_q2):
     """Averages over rows of a causal mask."""
-    return _softmax_causal_rows(_means_fab7e4_moment, 5, number_0, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+    return _softmax_causal_rows(_means_fe41b29fa4_moment, 2, number_0, d, d_k, gap, q, sigma_k2, sigma_q2)
 
 
 class OutputMomentsResult(NamedTuple):
@@ -4891,9 +4891,9 @@ def causal_prenorm_output(
                 x9 = x3*x8
                 x10 = 1 - 0.5*x9
             if _changed & 0b110111011:
-                x11 = _means_26b0a3(n, d, d_k, gap, q, sigma_k2, sigma_q2)
+                x11 = _means_43b9f4b44e(n, d, d_k, gap, q, sigma_k2, sigma_q2)
                 x12 = x11[0]
-                x13 = _means_3bcf87(n, x10, x10*x6, x3*(x7 + 1), x6*x9, x1*(3 - 2*x5 - x7)*np.square(x5) + x3*np.square(x8), d, d_k, gap, q, sigma_k2, sigma_q2)
+                x13 = _means_abb03f8f91(n, x10, x10*x6, x3*(x7 + 1), x6*x9, x1*(3 - 2*x5 - x7)*np.square(x5) + x3*np.square(x8), d, d_k, gap, q, sigma_k2, sigma_q2)
             if _changed & 0b1110111011:
                 x14 = x2*x11[1]
             _to_q[_at] = np.where(x0, x4*(x2 + 1), x4*(x12*x5 + x14 + 1 - x5))
@@ -5061,10 +5061,10 @@ def causal_prenorm_gradient(
             if _changed & 0b10110000010:
                 x24 = s2*x20
             if _changed & 0b110111011:
-                x25 = _means_bb3a25(n, 1, x16, 0, 0, 0, d, d_k, gap, q, sigma_k2, sigma_q2)
-                x26 = _means_a107d5(n, x23, x16*x23, x9*(x18 + 1), x16*x22, x17*x3*(3 - 2*x14 - x18) + x9*np.square(x19), d, gap, q, sigma_k2, sigma_q2)
+                x25 = _means_8404539de4(n, 1, x16, 0, 0, 0, d, d_k, gap, q, sigma_k2, sigma_q2)
+                x26 = _means_a87b4e78ae(n, x23, x16*x23, x9*(x18 + 1), x16*x22, x17*x3*(3 - 2*x14 - x18) + x9*np.square(x19), d, gap, q, sigma_k2, sigma_q2)
             if _changed & 0b1110111011:
-                x27 = _means_9b6f11(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+                x27 = _means_0b1cf1806a(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
             if _changed & 0b111110111011:
                 x28 = x3*(s2*x27[3] + x21*x25[2])
                 x29 = x14*x24*x27[1] + x21*x25[0]
@@ -5208,9 +5208,9 @@ def causal_output(
                 x10 = x3*x6
                 x11 = 1 - 0.5*x10
             if _changed & 0b110111011:
-                x12 = _means_3b53c9(n, d, d_k, gap, q, sigma_k2, sigma_q2)
+                x12 = _means_fe41b29fa4(n, d, d_k, gap, q, sigma_k2, sigma_q2)
                 x13 = x12[1]
-                x14 = _means_32c85e(n, x11, x11*x4, x3*(x5 + 1), x10*x4, x1*x7 + x7*(x1 + x2), d, gap, q, sigma_k2, sigma_q2)
+                x14 = _means_bece489be9(n, x11, x11*x4, x3*(x5 + 1), x10*x4, x1*x7 + x7*(x1 + x2), d, gap, q, sigma_k2, sigma_q2)
             if _changed & 0b1110111011:
                 x15 = x9*x12[0]
             _to_q[_at] = np.where(x0, x8*(q + x9), x8*(gap*x13 + q + x15 - gap))
@@ -5364,11 +5364,11 @@ def causal_gradient(
                 x13 = x5*x8
                 x14 = 1 - 0.5*x13
             if _changed & 0b110110011:
-                x15 = _means_8af624(n, 1, x6, 0, 0, 0, d, gap, q, sigma_k2, sigma_q2)
+                x15 = _means_2bfdf444d0(n, 1, x6, 0, 0, 0, d, gap, q, sigma_k2, sigma_q2)
             if _changed & 0b110111011:
-                x16 = _means_59b269(n, x14, x14*x6, x5*(x7 + 1), x13*x6, x2*x9 + x9*(x2 + x3), d, gap, q, sigma_k2, sigma_q2)
+                x16 = _means_74a9700a83(n, x14, x14*x6, x5*(x7 + 1), x13*x6, x2*x9 + x9*(x2 + x3), d, gap, q, sigma_k2, sigma_q2)
             if _changed & 0b1110111011:
-                x17 = _means_fab7e4(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+                x17 = _means_10d58d5fa6(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
             if _changed & 0b111110111011:
                 x18 = s2*x17[2] + s2*x17[4] + x12*x16[1] + x12*x16[2] + x2*(s2*x17[0] + x12*x15[0])
                 x19 = s2*x17[3] + x18
@@ -5524,13 +5524,13 @@ def causal_weights(
             if _changed & 0b110000100001:
                 x14 = x11*np.square(gap)/s2
             if _changed & 0b110111011:
-                x15 = _means_c10627(n, x13, x13*x5, x3*(x6 + 1), x12*x5, x1*x8 + x4*x8, d, gap, q, sigma_k2, sigma_q2)
+                x15 = _means_624aa092d6(n, x13, x13*x5, x3*(x6 + 1), x12*x5, x1*x8 + x4*x8, d, gap, q, sigma_k2, sigma_q2)
                 x16 = x5*x15[0]
                 x17 = (x15[2] - x16)/x3
             if _changed & 0b10001011111:
                 x18 = d_o*n*q*s2*sigma_v2*x2*np.square(d)
             if _changed & 0b1110111011:
-                x19 = _means_929640(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
+                x19 = _means_b0947d535f(n, P, d, d_k, gap, q, sigma_k2, sigma_q2)
                 x20 = x19[3]
                 x21 = x10*x19[2]
                 x22 = gap*x20 + q + x21 - gap
@@ -5670,8 +5670,8 @@ def rotary_output(
             if _changed & 0b110111011:
                 x17 = gap*x16 + x13*x16
                 x18 = (gap*x14*x15*(x2 + x4) + x15*x5*(x3*(x4 + 1)*(x2*x6[1] + 1) - 1) + x15*(x3*(2*x6[2] + 2*x6[3] + 1) - 1)*np.square(x8)*np.square(x9))/np.square(x17)
-                x19 = _means_b0865b(x18, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
-                x20 = _means_e780e1(0.5*x18, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+                x19 = _means_704b3b90e8(x18, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+                x20 = _means_775218696b(0.5*x18, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
                 x21 = x19[0]
                 x22 = d*x7*np.square(x19[1])/x17
             _to_q[_at] = np.where(x0, q*x10, x10*(gap*(d*x12*x14*(1 - x21) + gap*x12*x22 + x21) + q - gap))
@@ -5829,8 +5829,8 @@ def rotary_gradient(
             if _changed & 0b110111011:
                 x23 = x18*x19
                 x24 = (2*gap*x18*x20*(x5 + x8) + x20*(x6*(2*x10[2] + 2*x10[3] + 1) - 1)*np.square(x12)*np.square(x13) + x20*(x6*(x8 + 1)*(x5*x10[1] + 1) - 1)*np.square(gap))/np.square(x21 + x23)
-                x25 = _means_789f6d(x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
-                x26 = _means_5ab39c(0.5*x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+                x25 = _means_e20f60cfbb(x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+                x26 = _means_ea34e9cb80(0.5*x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
                 x27 = x25[1]
             if _changed & 0b1110111011:
                 x28 = s2*x21*x25[0]
@@ -5995,8 +5995,8 @@ def rotary_weights(
                 x22 = gap*x14*x15
                 x23 = gap*x20 + x17*x20
                 x24 = (gap*x18*x19*(x3 + x6) + x19*x7*(x4*(x6 + 1)*(x3*x8[1] + 1) - 1) + x19*(x4*(2*x8[2] + 2*x8[3] + 1) - 1)*np.square(x10)*np.square(x11))/np.square(x23)
-                x25 = _means_67cdb7(x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
-                x26 = _means_275bc9(0.5*x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+                x25 = _means_c9f547efb4(x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
+                x26 = _means_2a6dc8a58e(0.5*x24, n, d_k, d_k, 10000, d, d_k, gap, n, q, sigma_k2, sigma_q2)
                 x27 = x25[1]
                 x28 = x23*x26[2]
                 x29 = np.square(x25[3])/x23

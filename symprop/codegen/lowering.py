@@ -16,6 +16,7 @@ from typing import Any
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
+from sympy.core.operations import LatticeOp
 from sympy.core.symbol import Str
 from sympy.logic.boolalg import Boolean
 
@@ -196,8 +197,18 @@ def _called(node: TableSum) -> Any:
 
 @lru_cache(maxsize=256)
 def _digest(*parts: Any) -> str:
-    # Of the characters whatever their order: that of the factors of a printed product may depend on the hash seed.
-    return sha256("".join(sorted(" ".join(map(str, parts)))).encode()).hexdigest()[:6]
+    return sha256("\n".join(map(_structure, parts)).encode()).hexdigest()[:10]
+
+
+@lru_cache(maxsize=4096)
+def _structure(part: Any) -> str:
+    """A text that only equal expressions share: SymPy may order the terms of a sum by the hash seed."""
+    if not isinstance(part, sp.Basic) or not part.args:
+        return sp.srepr(part) if isinstance(part, sp.Number) else str(part)
+    below = list(map(_structure, part.args))
+    if isinstance(part, (sp.Add, sp.Mul, LatticeOp)):
+        below.sort()
+    return sha256(f"{part.func.__name__}({', '.join(below)})".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -717,8 +728,9 @@ def _parts(growth: sp.Expr) -> tuple[sp.Expr, ...]:
 
 def _at_least_minus_one(product: sp.Expr) -> tuple[sp.Symbol, sp.Expr] | None:
     """A symbol and its factor, by which its range is bounded so that the product is at least -1."""
-    for symbol in sorted(filter(is_registered, product.free_symbols), key=str):
-        lower, factor = info(symbol).domain.lower, sp.cancel(product / symbol)
+    symbols = (factor for factor in sp.Mul.make_args(product) if factor.is_Symbol and is_registered(factor))
+    for symbol in sorted(symbols, key=str):
+        lower, factor = info(symbol).domain.lower, product / symbol
         if lower is not None and factor.free_symbols and sp.cancel(lower * factor) == -1:
             return symbol, factor
     return None

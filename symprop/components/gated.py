@@ -35,7 +35,7 @@ class GatedUnit(Component):
     moment, which is all that passes through weights of zero mean. Backward the gate and the other branch add,
     :math:`g_q' = d_F (\sigma_g^2 q_u E\phi'^2 + \sigma_u^2 E\phi^2)\, g_q`, with 2/d of the derivative of every moment in
     the scale of the covariances, because both read one input. Exact at any width for Gaussian weights and tokens of given
-    norms and inner products, as a norm leaves them. Shazeer 2020.
+    norms and inner products, of which a norm gives the norms. Shazeer 2020.
 
     >>> from symprop.core.symbols import d, d_F, n
     >>> x = Signal(q=sp.Integer(1), gap=sp.Integer(0), tokens=n, width=d)

@@ -29,8 +29,9 @@ class Sum(Component):
     given the stream, which a random linear map at its end ensures; otherwise :class:`RefusedError`. Noci et al. 2022,
     Lemma A.5 (there lambda = 1).
 
-    >>> x = Signal(q=sp.Integer(1), gap=sp.Integer(0), tokens=sp.Integer(1), width=sp.Integer(8), fresh=True)
-    >>> Sum(branch_scale=2).forward(x, x).q
+    >>> from symprop.components import Linear
+    >>> x = Signal(q=sp.Integer(1), gap=sp.Integer(0), tokens=sp.Integer(1), width=sp.Integer(8))
+    >>> Sum(branch_scale=2).forward(x, Linear(8, sp.Rational(1, 8)).forward(x)).q
     5
     """
 

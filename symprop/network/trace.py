@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import sympy as sp
 
 from symprop.components.base import Component, PairState
+from symprop.components.gated import GAUSSIAN_WEIGHTS
 from symprop.core import symbols
 from symprop.core.display import html_table
 from symprop.core.errors import RefusedError
-from symprop.core.provenance import Assumption, Source, merge_unique, neglected_order
+from symprop.core.provenance import EXACT, Assumption, Source, merge_unique, neglected_order
 from symprop.core.signal import Gradient, Signal, opaque
 from symprop.network.builders import Block, Named, Parallel, Residual, Sequential, Stack
 
@@ -111,8 +112,19 @@ class Trace:
 
     @property
     def neglected(self) -> str:
-        """What the steps neglect together."""
-        return neglected_order(*(step.component.neglected for step in self.steps))
+        """What the steps neglect together.
+
+        A norm at finite width is exact for Gaussian tokens, which those behind random weights are in the limit of width only;
+        so is what follows it for given inner products of the tokens, which a norm does not fix.
+        """
+        kept = any(getattr(step.component, "finite", False) for step in self.steps) and any(map(self._limited, self.steps))
+        return neglected_order(*(step.component.neglected for step in self.steps), "O(1/d)" if kept else EXACT)
+
+    def _limited(self, step: Step) -> bool:
+        """Whether the moments of a step are those of coordinates or inner products at infinite width."""
+        position = step.inputs[0]
+        gaussian = step.component.gaussian_input and position != 0 and self.signal(position).fixed_norm is None
+        return gaussian or GAUSSIAN_WEIGHTS in step.component.assumptions
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -147,12 +159,16 @@ def trace_of(block: Block, signal: Signal | None = None) -> Trace:
     start = signal or token_input()
     steps: list[Step] = []
     labels = _Labels(start.label)
+    shared: list[int] = []
+    """What the branch in the making is added to: given that, nothing of it has zero mean."""
 
     def at(position: int) -> Signal:
-        return start if position == 0 else steps[position - 1].atoms
+        found = start if position == 0 else steps[position - 1].atoms
+        return found.replace(fresh=False) if position in shared else found
 
     def emit(component: Component, inputs: tuple[int, ...], label: str | None) -> int:
-        value = component.forward(*(at(item) for item in inputs))
+        first, *others = inputs
+        value = component.forward(at(first), *(at(item).replace(fresh=at(item).fresh and item > first) for item in others))
         atoms = opaque(labels.next(label), value)
         steps.append(Step(component, inputs, atoms, value))
         return len(steps)
@@ -165,17 +181,24 @@ def trace_of(block: Block, signal: Signal | None = None) -> Trace:
         if isinstance(part, Named):
             return build(part.block, position, part.label)
         if isinstance(part, Residual):
-            return emit(part.sum, (position, build(part.branch, position, None)), label)
+            return emit(part.sum, (position, branched(part.branch, position, position)), label)
         if isinstance(part, Parallel):
-            read, total = build(part.before, position, None), position
+            read, total = branched(part.before, position, position), position
             for index, (branch, added) in enumerate(zip(part.branches, part.sums, strict=True), 1):
-                total = emit(added, (total, build(branch, read, None)), label if index == len(part.sums) else None)
+                branch_end = branched(branch, read, position, read)
+                total = emit(added, (total, branch_end), label if index == len(part.sums) else None)
             return total
         if isinstance(part, Stack):
             raise RefusedError(
                 "Stack", "a stack inside a block has no closed map yet", "solve the stack, then go on from its output"
             )
         return emit(part, (position,), label)
+
+    def branched(part: Block, position: int, *streams: int) -> int:
+        shared.extend(streams)
+        end = build(part, position, None)
+        del shared[-len(streams) :]
+        return end
 
     output = build(block, 0, None)
     return Trace(start, tuple(steps), output)

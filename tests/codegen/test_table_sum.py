@@ -10,6 +10,7 @@ from symprop.codegen.spec import parameters
 from symprop.core.symbols import gap, sigma2
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.quadrature_activation import GeluTanh
+from symprop.functions.table_sum import TableSum, register_table
 
 ZERO = sp.S.Zero
 INTERPOLATION = 3e-9
@@ -147,3 +148,11 @@ def test_torch_takes_a_constant_variance():
 
 def test_the_text_is_the_same_in_every_run():
     assert render([spec_of(Silu())], "numpy", "m") == render([spec_of(Silu())], "numpy", "m")
+
+
+def test_sums_of_the_same_characters_have_names_of_their_own():
+    a, b, x = sp.symbols("a b x")
+    name = register_table("anagrams", lambda: [(1, 2), (3, 4)])
+    one, other = (TableSum("f", name, sp.Lambda((a, b, x), body), sigma2) for body in (a * sp.exp(b * x), b * sp.exp(a * x)))
+    spec = FunctionSpec("difference", parameters(sigma2), (("value", one - other),), "A difference.")
+    assert load(spec)(1.0) == pytest.approx(float((one - other).subs(sigma2, 1)), rel=1e-14)
