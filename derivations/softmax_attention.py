@@ -420,8 +420,8 @@ def _positional_evaluators() -> tuple[FunctionSpec, ...]:
 
 
 DIAGRAM = Diagram(
-    x=Axis(gap, "gap", 0.0, 1.0, 101),
-    y=Axis(sigma_q2, "sigma_q2", 0.0, 0.08, 81),
+    x=Axis(gap, "gap", 0.0, 1.0, 33),
+    y=Axis(sigma_q2, "sigma_q2", 0.0, 0.08, 25),
     evaluators={"exact": "output_moments"},
     output=sp.Symbol("q"),
     title="Second moment behind attention, {n} tokens of width {d} with unit variance",

@@ -343,7 +343,7 @@ def _program(
 
     def place(name: sp.Symbol) -> None:
         if name not in depends:
-            inputs = definitions[name].free_symbols
+            inputs = _free(definitions[name])
             for symbol in inputs:
                 place(symbol)
             depends[name] = sum({bit for s in inputs for bit in bits.values() if depends[s] & bit})
@@ -432,17 +432,16 @@ class _Lowering:
         self.known: dict[Any, Any] = {}
         self.requests: dict[tuple[type, tuple[sp.Expr, ...]], dict[Any, None]] = {}
         self.means: dict[tuple[Any, ...], dict[sp.Lambda, None]] = {}
-        for expression in list(expressions):
-            for node in sp.preorder_traversal(expression):
-                if isinstance(node, _MEANS):
-                    self.means.setdefault(_mean_key(node), {}).setdefault(node.args[0])
-                for moment in _moments(node):
-                    kind, request, arguments = _request(moment)
-                    self.requests.setdefault((kind, arguments), {}).setdefault(request)
-                if isinstance(node, GrowthMinusOne):
-                    self.alone.add(node.args[0])
-                elif isinstance(node, GeometricSum):
-                    self.alone.update(base for r in node.args[:2] for _, base, _ in _log_terms(r))
+        for node in _nodes(expressions):
+            if isinstance(node, _MEANS):
+                self.means.setdefault(_mean_key(node), {}).setdefault(node.args[0])
+            for moment in _moments(node):
+                kind, request, arguments = _request(moment)
+                self.requests.setdefault((kind, arguments), {}).setdefault(request)
+            if isinstance(node, GrowthMinusOne):
+                self.alone.add(node.args[0])
+            elif isinstance(node, GeometricSum):
+                self.alone.update(base for r in node.args[:2] for _, base, _ in _log_terms(r))
 
     def lower(self, node: Any) -> Any:
         """The node in the classes of the printer tables; a node that occurs twice is lowered once."""
@@ -451,13 +450,13 @@ class _Lowering:
         return self.known[node]
 
     def _lowered(self, node: Any) -> Any:
-        if not node.free_symbols:
+        if not _free(node):
             return node if isinstance(node, (Boolean, Str)) else _number(node)
         if node.is_Symbol:
             return node
         if node.is_Add:
-            constants = [argument for argument in node.args if not argument.free_symbols]
-            terms = [argument for argument in node.args if argument.free_symbols]
+            constants = [argument for argument in node.args if not _free(argument)]
+            terms = [argument for argument in node.args if _free(argument)]
             constant = sp.Add(*constants)
             factors = _at_least_minus_one(terms[0]) if constant == 1 and len(terms) == 1 else None
             if factors is not None:
@@ -551,7 +550,7 @@ class _Lowering:
         functions = sorted(self.means[_mean_key(node)], key=lambda item: str(item.expr))
         bound = node.args[0].signature
         numbers = [part for item in node.args[1:] for part in (item if isinstance(item, sp.Tuple) else (item,))]
-        free = sorted(set().union(*(item.expr.free_symbols for item in functions)) - set(bound), key=str)
+        free = sorted(set().union(*(_free(item.expr) for item in functions)) - set(bound), key=str)
         moments = tuple(item(*bound) for item in functions)
         name = f"_means_{_digest(node.func.__name__, *moments, *numbers)}"
         MEANS[name] = Means(node.func, bound, moments, tuple(free), len(numbers))
@@ -563,11 +562,11 @@ class _Lowering:
         constants, plain, exponents = [], [], []
         powers: dict[sp.Expr, list[tuple[sp.Expr, sp.Expr, bool]]] = {}
         for factor in factors:
-            if not factor.free_symbols:
+            if not _free(factor):
                 constants.append(factor)
             elif isinstance(factor, sp.exp):
                 exponents.append(self.lower(factor.args[0]))
-            elif factor.is_Pow and factor.exp.free_symbols:
+            elif factor.is_Pow and _free(factor.exp):
                 if all(_has_logarithm(base, plus_one) for _, base, plus_one in _log_terms(factor.base)):
                     sign = -1 if factor.exp.could_extract_minus_sign() else 1
                     terms = [(sign * k, base, plus_one) for k, base, plus_one in _log_terms(factor.base)]
@@ -645,12 +644,39 @@ class _Lowering:
                 grown = grown + more * (1 + grown)
             total.append(GrowthLog(grown))
         for coefficient, base, plus_one in rest:
-            if not base.free_symbols:
+            if not _free(base):
                 total.append(_number(coefficient * sp.log(base)))
             else:
                 logarithm = self.log_of_one_plus(base) if plus_one else PowerLog(self.lower(base))
                 total.append(_number(coefficient) * logarithm)
         return sp.Add(*total)
+
+
+def _nodes(expressions: Iterable[sp.Basic]) -> Iterator[sp.Basic]:
+    """Every node of some expressions once."""
+    seen: set[sp.Basic] = set()
+    waiting = list(expressions)[::-1]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting += reversed(node.args)
+
+
+@lru_cache(maxsize=2**16)
+def _free(node: sp.Basic) -> frozenset[sp.Symbol]:
+    """The free symbols of a node; those of its parts are known from before."""
+    if type(node).free_symbols is sp.Basic.free_symbols:
+        return frozenset().union(*map(_free, node.args))
+    return frozenset(node.free_symbols)
+
+
+@lru_cache(maxsize=2**16)
+def _growths(node: sp.Basic) -> frozenset[sp.Basic]:
+    """What grows in a node."""
+    below: frozenset[sp.Basic] = frozenset().union(*map(_growths, node.args))
+    return below | {node} if isinstance(node, _GROWTHS) else below
 
 
 def _smaller_root(rest: sp.Expr) -> sp.Expr | None:
@@ -707,11 +733,11 @@ def _log_terms(base: sp.Expr) -> list[tuple[sp.Expr, sp.Expr, bool]]:
 
 def _grows(growth: sp.Expr) -> bool:
     """Whether it grows with a parameter: what a table sums over is bounded."""
-    return any(map(is_registered, growth.free_symbols))
+    return any(map(is_registered, _free(growth)))
 
 
 def _overflows(growth: sp.Expr) -> bool:
-    exponents = (exponent for item in growth.atoms(*_GROWTHS) for exponent in item.args[:2])
+    exponents = (exponent for item in _growths(growth) for exponent in item.args[:2])
     return any(not isinstance(item, BoundedExponent) and not _is_positive(-item, or_zero=True) for item in exponents)
 
 
@@ -731,7 +757,7 @@ def _at_least_minus_one(product: sp.Expr) -> tuple[sp.Symbol, sp.Expr] | None:
     symbols = (factor for factor in sp.Mul.make_args(product) if factor.is_Symbol and is_registered(factor))
     for symbol in sorted(symbols, key=str):
         lower, factor = info(symbol).domain.lower, product / symbol
-        if lower is not None and factor.free_symbols and sp.cancel(lower * factor) == -1:
+        if lower is not None and _free(factor) and sp.cancel(lower * factor) == -1:
             return symbol, factor
     return None
 

@@ -111,8 +111,9 @@ def _kind(name: str, rules: str, level: str, sphere: bool, unit: int, backend: s
 def list_function(name: str, title: str, arguments: Sequence[sp.Symbol], values: Sequence[sp.Expr], backend: str) -> str:
     """A function of arrays or tensors that returns a list of values."""
     plain = [sp.Symbol(symbol.name, **symbol.assumptions0) for symbol in arguments]
-    put = dict(zip(arguments, plain, strict=True))
-    outputs = tuple((f"v{k}", sp.sympify(value).xreplace(put)) for k, value in enumerate(values))
+    put = {symbol: name for symbol, name in zip(arguments, plain, strict=True) if symbol != name}
+    named = map(sp.sympify, values)
+    outputs = tuple((f"v{k}", value.xreplace(put) if put else value) for k, value in enumerate(named))
     parameters = tuple(Parameter(symbol, "", "", Domain()) for symbol in plain)
     lowered, code = program(FunctionSpec("formula", parameters, outputs, "")), Code(backend)
     return "\n".join((
