@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import cowsik2024_simulation as simulation
 
 from symprop.claims import (
@@ -24,7 +25,6 @@ from symprop.claims import (
     Diagram,
     Figure,
     LatexName,
-    Paper,
     PaperDerivation,
     Progress,
     Region,
@@ -61,15 +61,6 @@ from symprop.functions.logistic import Tanh
 from symprop.network import Block, residual, sequential, token_input, trace_of
 from symprop.notation import COWSIK
 from symprop.simulate.measurement import Accuracy, Measurement, distance
-
-PAPER = Paper(
-    "cowsik2024",
-    "Cowsik, Aditya and Nebabu, Tamra and Qi, Xiao-Liang and Ganguli, Surya",
-    "Geometric Dynamics of Signal Propagation Predict Trainability of Transformers",
-    "arXiv",
-    2024,
-    "https://arxiv.org/abs/2403.02579",
-)
 
 X = token_input(gaussian=True)
 MLP = {SlopeMoment(0, sigma_w**2): m_f, SlopeMoment(1, sigma_w**2): chi / sigma_w**2}
@@ -425,7 +416,7 @@ DIAGRAM = Diagram(
 
 
 DERIVATION = PaperDerivation(
-    paper=PAPER,
+    paper=bibliography.COWSIK2024,
     view=COWSIK,
     values={},
     build_trace=lambda: linearised().trace,
@@ -436,13 +427,5 @@ DERIVATION = PaperDerivation(
     figures=_figures,
     build_dynamics=_dynamics,
     diagram=DIAGRAM,
-    references=(
-        Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
-              "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "
-              "Collapse", "Advances in Neural Information Processing Systems 35", 2022),
-        Paper("ba2016", "Ba, Jimmy and Kiros, Jamie and Hinton, Geoffrey", "Layer Normalization", "arXiv", 2016),
-        Paper("kedia2024", "Kedia, Akhil and Zaidi, Mohd Abbas and Khyalia, Sushil and Jung, Jungho and Goka, Harshith and "
-              "Lee, Haejun", "Transformers Get Stable: An End-to-End Signal Propagation Theory for Language Models",
-              "International Conference on Machine Learning", 2024),
-    ),
+    references=(bibliography.NOCI2022, bibliography.BA2016, bibliography.KEDIA2024),
 )

@@ -10,11 +10,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import dong2021_simulation as simulation
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations.named_blocks import ATTENTION, SCORED, X, feed_forward, result
 
-from symprop.claims import Claim, Paper, PaperDerivation, Result, Status, StudyPoint
+from symprop.claims import Claim, PaperDerivation, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, UniformAttention
 from symprop.core.provenance import Derived
@@ -27,11 +28,6 @@ from symprop.functions.generic_activation import SlopeMoment
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import SYMPROP
 
-PAPER = Paper(
-    "dong2021", "Dong, Yihe and Cordonnier, Jean-Baptiste and Loukas, Andreas",
-    "Attention is not all you need: pure attention loses rank doubly exponentially with depth",
-    "International Conference on Machine Learning", 2021, "https://arxiv.org/abs/2103.03404",
-)
 K = sp.Symbol("k", positive=True)
 """What one layer multiplies the cube of the gap by: the square of the paper's 4 beta/sqrt(d_qk)."""
 
@@ -140,7 +136,7 @@ def _study_points(seed: int, full: bool) -> list[StudyPoint]:
 
 
 DERIVATION = PaperDerivation(
-    paper=PAPER,
+    paper=bibliography.DONG2021,
     view=SYMPROP,
     values={},
     build_trace=lambda: trace_of(Attention(d, 1 / d, d_k, 1 / d, 1 / d), X),
@@ -148,5 +144,5 @@ DERIVATION = PaperDerivation(
     build_evaluators=(_evaluators,),
     study_points=_study_points,
     figures=simulation.figures,
-    references=(blocks.NOCI, blocks.KEDIA),
+    references=(bibliography.NOCI2022, bibliography.KEDIA2024),
 )

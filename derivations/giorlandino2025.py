@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import giorlandino2025_simulation as simulation
 from symprop.derivations.giorlandino2025_blocks import (
     GAP,
@@ -33,7 +34,6 @@ from symprop.claims import (
     Curve,
     Diagram,
     Figure,
-    Paper,
     PaperDerivation,
     Points,
     Progress,
@@ -66,11 +66,6 @@ from symprop.network import residual, sequential, trace_of
 from symprop.notation import GIORLANDINO
 from symprop.simulate.measurement import Accuracy, Measurement, distance
 
-PAPER = Paper(
-    "giorlandino2025", "Giorlandino, Alessio and Goldt, Sebastian",
-    "Two failure modes of deep transformers and how to avoid them: a unified theory of signal propagation at initialisation",
-    "arXiv", 2025,
-)
 SOURCE = Source("giorlandino2025", "")
 Y, MU = sp.Symbol("Y", nonnegative=True), sp.Symbol("mu", positive=True)
 """Participation of a row, and the index of the frozen weights' law."""
@@ -576,7 +571,7 @@ DIAGRAM = Diagram(
 )
 
 DERIVATION = PaperDerivation(
-    paper=PAPER,
+    paper=bibliography.GIORLANDINO2025,
     view=GIORLANDINO,
     values={},
     build_trace=lambda: traced("post"),
@@ -587,15 +582,5 @@ DERIVATION = PaperDerivation(
     figures=_figures,
     diagram=DIAGRAM,
     build_dynamics=_dynamics,
-    references=(
-        Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
-              "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "
-              "Collapse", "Advances in Neural Information Processing Systems 35", 2022),
-        Paper("cowsik2024", "Cowsik, Aditya and Nebabu, Tamra and Qi, Xiao-Liang and Ganguli, Surya", "Geometric Dynamics of "
-              "Signal Propagation Predict Trainability of Transformers", "arXiv", 2024),
-        Paper("kedia2024", "Kedia, Akhil and Zaidi, Mohd Abbas and Khyalia, Sushil and Jung, Jungho and Goka, Harshith and "
-              "Lee, Haejun", "Transformers Get Stable: An End-to-End Signal Propagation Theory for Language Models",
-              "International Conference on Machine Learning", 2024),
-        Paper("ba2016", "Ba, Jimmy and Kiros, Jamie and Hinton, Geoffrey", "Layer Normalization", "arXiv", 2016),
-    ),
+    references=(bibliography.NOCI2022, bibliography.COWSIK2024, bibliography.KEDIA2024, bibliography.BA2016),
 )

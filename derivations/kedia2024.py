@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import kedia2024_simulation as simulation
 from symprop.derivations.kedia2024_attention import attention_claims
 from symprop.derivations.kedia2024_blocks import (
@@ -30,7 +31,6 @@ from symprop.claims import (
     Claim,
     Diagram,
     Figure,
-    Paper,
     PaperDerivation,
     Progress,
     Result,
@@ -104,14 +104,6 @@ from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.quadrature_activation import GeluTanh
 from symprop.network import Block, Trace, sequential, trace_of
 from symprop.notation import KEDIA
-
-PAPER = Paper(
-    "kedia2024",
-    "Kedia, Akhil and Zaidi, Mohd Abbas and Khyalia, Sushil and Jung, Jungho and Goka, Harshith and Lee, Haejun",
-    "Transformers Get Stable: An End-to-End Signal Propagation Theory for Language Models",
-    "International Conference on Machine Learning",
-    2024,
-)
 
 KERNEL = (sp.sqrt(1 - r**2) + r * (sp.pi - sp.acos(r))) / (2 * sp.pi)
 """E relu(x) relu(y)/sigma^2 as the paper writes it."""
@@ -588,7 +580,7 @@ DIAGRAM = Diagram(
 
 
 DERIVATION = PaperDerivation(
-    paper=PAPER,
+    paper=bibliography.KEDIA2024,
     view=KEDIA,
     values={},
     build_trace=lambda: trace_of(sequential(pre_norm(attention()), pre_norm(feed_forward())), X),
@@ -597,14 +589,5 @@ DERIVATION = PaperDerivation(
     study_points=_study_points,
     figures=_figures,
     diagram=DIAGRAM,
-    references=(
-        Paper("cho2009", "Cho, Youngmin and Saul, Lawrence", "Kernel Methods for Deep Learning",
-              "Advances in Neural Information Processing Systems 22", 2009),
-        Paper("williams1997", "Williams, Christopher", "Computing with infinite networks",
-              "Advances in Neural Information Processing Systems 9", 1997),
-        Paper("ba2016", "Ba, Jimmy and Kiros, Jamie and Hinton, Geoffrey", "Layer Normalization", "arXiv", 2016),
-        Paper("noci2022", "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal "
-              "and Lucchi, Aurelien", "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank "
-              "Collapse", "Advances in Neural Information Processing Systems 35", 2022),
-    ),
+    references=(bibliography.CHO2009, bibliography.WILLIAMS1997, bibliography.BA2016, bibliography.NOCI2022),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from symprop.claims import Paper, Result
+from symprop.claims import Result
 from symprop.components import Attention, Elementwise, Linear, UniformAttention
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived
@@ -21,18 +21,6 @@ SCORED = Attention(d, gain_v / d, d_k, sigma_q2, sigma_k2)
 MOMENTS = {SlopeMoment(0, sigma_w**2): m_f, SlopeMoment(1, sigma_w**2): chi / sigma_w**2,
            SlopeMoment(2, sigma_w**2): c_2 / sigma_w**4}
 """Moments of an unnamed activation behind a norm: second moment m and slope chi of the branch, and its curvature c_2."""
-
-VASWANI = Paper("vaswani2017", "Vaswani, Ashish and others", "Attention Is All You Need",
-                "Advances in Neural Information Processing Systems 30", 2017)
-XIONG = Paper("xiong2020", "Xiong, Ruibin and others", "On Layer Normalization in the Transformer Architecture",
-              "International Conference on Machine Learning", 2020)
-NOCI = Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
-             "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022)
-KEDIA = Paper("kedia2024", "Kedia, Akhil and others", "Transformers Get Stable: An End-to-End Signal Propagation Theory for "
-              "Language Models", "International Conference on Machine Learning", 2024)
-BA = Paper("ba2016", "Ba, Jimmy and Kiros, Jamie and Hinton, Geoffrey", "Layer Normalization", "arXiv", 2016)
-ZHANG_RMS = Paper("zhang2019", "Zhang, Biao and Sennrich, Rico", "Root Mean Square Layer Normalization",
-                  "Advances in Neural Information Processing Systems 32", 2019)
 
 
 def feed_forward(activation: Activation | None = None, *, gain: sp.Expr | int = 1, bias: sp.Expr | int = 0) -> Block:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import lru_cache, partial
 
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import noci2022_gradients as gradients
 
 from symprop.claims import (
     Claim,
     Figure,
-    Paper,
     PaperDerivation,
     Progress,
     Result,
@@ -64,14 +64,6 @@ from symprop.depth import DepthSolution, solve
 from symprop.functions import GeometricSum, Saturated
 from symprop.network import named, residual, sequential, stack
 from symprop.notation import NOCI
-
-PAPER = Paper(
-    "noci2022",
-    "Noci, Lorenzo and Anagnostidis, Sotiris and Biggio, Luca and Orvieto, Antonio and Singh, Sidak Pal and Lucchi, Aurelien",
-    "Signal Propagation in Transformers: Theoretical Perspectives and the Role of Rank Collapse",
-    "Advances in Neural Information Processing Systems 35",
-    2022,
-)
 
 VALUES = {d_F: d, sigma_v2: 1 / d, sigma_up2: 1 / d, sigma_down2: 1 / d}
 SCALING = {alpha_1: sp.sqrt(a_1 / L), alpha_2: sp.sqrt(a_2 / L)}
@@ -512,7 +504,7 @@ SLIPS = (
 )
 
 DERIVATION = PaperDerivation(
-    paper=PAPER,
+    paper=bibliography.NOCI2022,
     view=NOCI,
     values=VALUES,
     build_trace=lambda: solution().trace,
@@ -522,13 +514,5 @@ DERIVATION = PaperDerivation(
     study_points=_study_points,
     figures=_figures,
     slips=SLIPS,
-    references=(
-        Paper(
-            "dong2021",
-            "Dong, Yihe and Cordonnier, Jean-Baptiste and Loukas, Andreas",
-            "Attention is not all you need: pure attention loses rank doubly exponentially with depth",
-            "International Conference on Machine Learning",
-            2021,
-        ),
-    ),
+    references=(bibliography.DONG2021,),
 )

@@ -12,11 +12,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 import sympy as sp
-from symprop.derivations import named_blocks as blocks
+from symprop.derivations import bibliography
 from symprop.derivations import noci2023_simulation as simulation
 from symprop.derivations.named_blocks import X, result
 
-from symprop.claims import Claim, Paper, PaperDerivation, Result, Status, StudyPoint
+from symprop.claims import Claim, PaperDerivation, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, Elementwise, Linear, RMSNorm, UniformAttention
 from symprop.core.expression import collected, factored
@@ -28,11 +28,6 @@ from symprop.functions.activation import LeakyRelu
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import SYMPROP
 
-PAPER = Paper(
-    "noci2023", "Noci, Lorenzo and Li, Chuning and Li, Mufan Bill and He, Bobby and Hofmann, Thomas and Maddison, Chris and "
-    "Roy, Daniel M.", "The Shaped Transformer: Attention Models in the Infinite Depth-and-Width Limit",
-    "Advances in Neural Information Processing Systems 36", 2023,
-)
 SKIP = sp.sqrt(1 - beta**2)
 IDENTITY = residual(Linear(d, 1 / d), beta, SKIP)
 """A layer with A = I."""
@@ -183,7 +178,7 @@ def _study_points(seed: int, full: bool) -> list[StudyPoint]:
 
 
 DERIVATION = PaperDerivation(
-    paper=PAPER,
+    paper=bibliography.NOCI2023,
     view=SYMPROP,
     values={},
     build_trace=lambda: trace_of(IDENTITY, X),
@@ -191,9 +186,5 @@ DERIVATION = PaperDerivation(
     build_evaluators=(_evaluators,),
     study_points=_study_points,
     figures=simulation.figures,
-    references=(
-        blocks.NOCI, blocks.KEDIA, blocks.ZHANG_RMS,
-        Paper("li2022", "Li, Mufan Bill and Nica, Mihai and Roy, Daniel M.", "The Neural Covariance SDE: Shaped Infinite "
-              "Depth-and-Width Networks at Initialization", "Advances in Neural Information Processing Systems 35", 2022),
-    ),
+    references=(bibliography.NOCI2022, bibliography.KEDIA2024, bibliography.ZHANG2019, bibliography.LI2022),
 )

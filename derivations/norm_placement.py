@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache, partial
 
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations import norm_placement_simulation as simulation
 from symprop.derivations.named_blocks import ATTENTION, MOMENTS, SCORED, X, feed_forward, result
@@ -234,16 +235,7 @@ DERIVATION = PaperDerivation(
     study_points=_study_points,
     figures=_figures,
     references=(
-        blocks.XIONG, blocks.NOCI, blocks.KEDIA, blocks.BA, blocks.ZHANG_RMS,
-        Paper("kim2025", "Kim, Jeonghoon and others", "Peri-LN: Revisiting Normalization Layer in the Transformer Architecture",
-              "International Conference on Machine Learning", 2025),
-        Paper("ding2021", "Ding, Ming and others", "CogView: Mastering Text-to-Image Generation via Transformers",
-              "Advances in Neural Information Processing Systems 34", 2021),
-        Paper("wang2021", "Wang, Ben and Komatsuzaki, Aran", "GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model",
-              "mesh-transformer-jax", 2021),
-        Paper("henry2020", "Henry, Alex and others", "Query-Key Normalization for Transformers",
-              "Findings of the Association for Computational Linguistics: EMNLP", 2020),
-        Paper("dehghani2023", "Dehghani, Mostafa and others", "Scaling Vision Transformers to 22 Billion Parameters",
-              "International Conference on Machine Learning", 2023),
+        bibliography.XIONG2020, bibliography.NOCI2022, bibliography.KEDIA2024, bibliography.BA2016, bibliography.ZHANG2019,
+        bibliography.KIM2025, bibliography.DING2021, bibliography.WANG2021, bibliography.HENRY2020, bibliography.DEHGHANI2023,
     ),
 )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations import rate_laws_simulation as simulation
 from symprop.derivations.named_blocks import ATTENTION, X, feed_forward, result
@@ -264,5 +265,5 @@ DERIVATION = PaperDerivation(
     build_dynamics=_dynamics,
     study_points=_study_points,
     figures=_figures,
-    references=(blocks.NOCI, blocks.KEDIA, blocks.BA),
+    references=(bibliography.NOCI2022, bibliography.KEDIA2024, bibliography.BA2016),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache, partial
 
 import sympy as sp
+from symprop.derivations import bibliography
 from symprop.derivations import named_blocks as blocks
 from symprop.derivations import scaled_residuals_simulation as simulation
 from symprop.derivations.named_blocks import ATTENTION, X, feed_forward, result
@@ -342,13 +343,7 @@ DERIVATION = PaperDerivation(
     study_points=_study_points,
     figures=_figures,
     references=(
-        blocks.NOCI, blocks.KEDIA, blocks.BA,
-        Paper("zhang2019ds", "Zhang, Biao and Titov, Ivan and Sennrich, Rico", "Improving Deep Transformer with Depth-Scaled "
-              "Initialization and Merged Attention", "Empirical Methods in Natural Language Processing", 2019),
-        Paper("huang2020", "Huang, Xiao Shi and others", "Improving Transformer Optimization Through Better Initialization",
-              "International Conference on Machine Learning", 2020),
-        Paper("bachlechner2021", "Bachlechner, Thomas and others", "ReZero is All You Need: Fast Convergence at Large Depth",
-              "Uncertainty in Artificial Intelligence", 2021),
-        Paper("wang2022", "Wang, Hongyu and others", "DeepNet: Scaling Transformers to 1,000 Layers", "arXiv", 2022),
+        bibliography.NOCI2022, bibliography.KEDIA2024, bibliography.BA2016, bibliography.ZHANG2019DS, bibliography.HUANG2020,
+        bibliography.BACHLECHNER2021, bibliography.WANG2022,
     ),
 )

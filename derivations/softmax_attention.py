@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import sympy as sp
-from symprop.derivations import softmax_attention_accuracy
+from symprop.derivations import bibliography, softmax_attention_accuracy
 from symprop.derivations import softmax_attention_simulation as simulation
 from symprop.derivations.giorlandino2025_blocks import wide
 
@@ -441,10 +441,5 @@ DERIVATION = PaperDerivation(
     figures=simulation.figures,
     accuracy=softmax_attention_accuracy.study,
     diagram=DIAGRAM,
-    references=(
-        Paper("noci2022", "Noci, Lorenzo and others", "Signal Propagation in Transformers: Theoretical Perspectives and the "
-              "Role of Rank Collapse", "Advances in Neural Information Processing Systems 35", 2022),
-        Paper("kedia2024", "Kedia, Akhil and others", "Transformers Get Stable: An End-to-End Signal Propagation Theory for "
-              "Language Models", "International Conference on Machine Learning", 2024),
-    ),
+    references=(bibliography.NOCI2022, bibliography.KEDIA2024),
 )
