@@ -406,15 +406,15 @@ def _positional_evaluators() -> tuple[FunctionSpec, ...]:
         # One token has its value alone, whatever its position.
         alone = X.replace(tokens=sp.S.One, gap=sp.S.Zero)
         single = (layer.forward(alone).q, layer.backward(Gradient(s2, sp.S.Zero), alone)[0].q)
-
+        value_alone = layer.weight_gradients(Gradient(s2, sp.S.Zero), alone).value
         found += [
             _spec(layer, SCORED, f"{name}_output", f"Second moment and token gap of the output of {of}.",
                   q=_several(single[0], output.q), gap=_between_tokens(output.gap)),
             _spec(layer, SCORED, f"{name}_gradient", f"Second moment and token gap of the input gradient of {of}.",
                   variance=_several(single[1], back.q), gap=_between_tokens(back.gap)),
             _spec(layer, SCORED, f"{name}_weights", f"Mean squared gradient of a weight of {of}.",
-                  query=_several(sp.S.Zero, weights["query"]), key=_several(sp.S.Zero, weights["key"]),
-                  value=_several(layer.weight_gradients(Gradient(s2, sp.S.Zero), alone)["value"], weights["value"])),
+                  query=_several(sp.S.Zero, weights.query / (d * d_k)), key=_several(sp.S.Zero, weights.key / (d * d_k)),
+                  value=_several(value_alone / (d * d_o), weights.value / (d * d_o))),
         ]
     return tuple(found)
 

@@ -101,13 +101,8 @@ def predicted(cell: Cell) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LevelWarning)
         y, (back,), weights = layer.forward(x), layer.backward(gradient, x), layer.weight_gradients(gradient, x)
-    if isinstance(weights, dict):
-        size = cell.width * cell.key_width
-        per_weight = size * weights["value"], size * weights["query"], size * weights["key"]
-    else:
-        per_weight = weights.value, weights.query, weights.key
-    found = zip((*FORWARD, *INPUT, *WEIGHTS), (y.q, y.p, back.q, back.p, *per_weight), strict=True)
-    return {name: value(item) for name, item in found}
+    found = (y.q, y.p, back.q, back.p, weights.value, weights.query, weights.key)
+    return {name: value(item) for name, item in zip((*FORWARD, *INPUT, *WEIGHTS), found, strict=True)}
 
 
 def _pairs(rows: Array) -> tuple[Array, Array]:

@@ -60,7 +60,7 @@ class WeightGradients:
     query: sp.Expr
     key: sp.Expr
     value: sp.Expr
-    query_bias: sp.Expr
+    query_bias: sp.Expr = sp.S.Zero
 
     @classmethod
     def mean(cls, parts: Iterable[tuple[sp.Expr, WeightGradients]]) -> WeightGradients:
@@ -451,7 +451,7 @@ class Attention(RangedAttention):
         """The same at a given length of what the tokens share."""
         item, noise, asking = self.geometry(x), self._noise, self._queries(x)
         if self.query_variance == 0:
-            return WeightGradients(sp.S.Zero, sp.S.Zero, self._value_gradient(gradient, x), sp.S.Zero)
+            return WeightGradients(sp.S.Zero, sp.S.Zero, self._value_gradient(gradient, x))
         n, d, own, others = asking.tokens, sp.sympify(x.width), gradient.q, (asking.tokens - 1) * gradient.p
         w, t, b, r = item.key_spread, item.token_spread, item.bias, item.query_rho
         product = item.product_variance / (1 + b)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from symprop.components.attention import GAUSSIAN_SCORES, INDEPENDENT_DROPOUT, by_shared_length
+from symprop.components.attention import GAUSSIAN_SCORES, INDEPENDENT_DROPOUT, WeightGradients, by_shared_length
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
 from symprop.components.positional_attention import PositionalAttention, later_keys
@@ -388,23 +388,20 @@ class CausalAttention(PositionalAttention):
             radial = self._radial(gradient, x, cross, key)
         return (Gradient(*(gain * item for item in (kept + query, kept + query - shared, *radial))),)
 
-    def weight_gradients(self, gradient: Gradient, x: Signal) -> dict[str, sp.Expr]:
-        r"""Second moments of dLoss/dW per weight, for ``value``, ``query`` and ``key``.
+    def weight_gradients(self, gradient: Gradient, x: Signal) -> WeightGradients:
+        """E ||dLoss/dW||^2 of the query, key and value matrices, as :meth:`Attention.weight_gradients`.
 
         >>> from symprop.core.symbols import d, n
         >>> x = Signal(q=sp.Integer(1), gap=sp.Integer(1), tokens=n, width=d, gaussian=True)
-        >>> CausalAttention(d, 1/d).weight_gradients(Gradient(sp.Integer(1), sp.Integer(1)), x)["value"]
-        harmonic(n)
+        >>> CausalAttention(d, 1/d).weight_gradients(Gradient(sp.Integer(1), sp.Integer(1)), x).value
+        d**2*harmonic(n)
         """
-        parts = [(part, self._weight_gradients(gradient, given)) for part, given in by_shared_length(x)]
-        return {name: sp.Add(*(part * found[name] for part, found in parts)) for name in parts[0][1]}
+        return WeightGradients.mean((part, self._weight_gradients(gradient, given)) for part, given in by_shared_length(x))
 
-    def _weight_gradients(self, gradient: Gradient, x: Signal) -> dict[str, sp.Expr]:
+    def _weight_gradients(self, gradient: Gradient, x: Signal) -> WeightGradients:
         """The same at a given length of what the tokens share."""
         n, d = x.tokens, sp.sympify(x.width)
-        out, gain = self.forward(x), x.width * self.value_variance
-        value = n * (out.q * gradient.q + (n - 1) * out.p * gradient.p) / gain
-        scale = n * self.width * self.value_variance * gradient.q / (self.heads * self.key_width)
+        scale = n * d * self.width * self.value_variance * gradient.q
         strength = self.temperature**2 * d**2
         form, square = self._pair_form(x), self._moment("square", x)
         mean, weighted = self._pairs(form, x), self._pairs(AMPLITUDE * COSINE * form, x)
@@ -426,7 +423,7 @@ class CausalAttention(PositionalAttention):
         total = width if not item.unit else item.key_spread + product
         query = path(self._query_form(x), self._query_form(x, one), item.token_spread / width, product / total)
         key = path(*own_form, (1 / self.key_width + item.token_spread) / width, (1 / self.key_width + product) / total)
-        return {"value": value, "query": self.key_variance * query, "key": self.query_variance * key}
+        return WeightGradients(self.key_variance * query, self.query_variance * key, self._value_gradient(gradient, x))
 
     def _hidden(self, count: int) -> Array:
         return later_keys(count)

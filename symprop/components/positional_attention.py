@@ -12,7 +12,7 @@ from symprop.components.level_warning import RangedAttention
 from symprop.components.linear import gaussian_matrix
 from symprop.core.errors import InputError, RefusedError
 from symprop.core.provenance import Assumption
-from symprop.core.signal import Signal
+from symprop.core.signal import Gradient, Signal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,11 @@ class PositionalAttention(RangedAttention):
     def score_variance(self, x: Signal) -> sp.Expr:
         """Variance of the scores of a row that the private parts of the tokens cause, at large width."""
         return self._strength(x) * x.q * x.gap
+
+    def _value_gradient(self, gradient: Gradient, x: Signal) -> sp.Expr:
+        """That of a linear layer of the averaged tokens, which are the output over the gain of the values."""
+        n, out = x.tokens, self.forward(x)
+        return self.width * n * (out.q * gradient.q + (n - 1) * out.p * gradient.p) / self.value_variance
 
     def pair(self, *states: PairState) -> PairState:
         raise RefusedError(

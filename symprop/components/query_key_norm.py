@@ -200,7 +200,7 @@ class QueryKeyNormAttention(Attention):
         self.accept(signal)
         x, others = signal, (signal.tokens - 1) * gradient.p
         if x.tokens == 1:
-            return WeightGradients(sp.S.Zero, sp.S.Zero, self._value_gradient(gradient, x), sp.S.Zero)
+            return WeightGradients(sp.S.Zero, sp.S.Zero, self._value_gradient(gradient, x))
         keys, item = self._normalised(x), self.geometry(x)
         gain, size = self.width * self.value_variance, x.width * self.key_width
         by_query, by_key = (
@@ -220,7 +220,7 @@ class QueryKeyNormAttention(Attention):
         by_key += x.tokens * self._unit(x) * keys.q * x.gap * self._gain(x, self.key_variance) * (
             gradient.q * (form - jacobian) + others * trace
         )
-        return WeightGradients(gain * size * by_query, gain * size * by_key, self._value_gradient(gradient, x), sp.S.Zero)
+        return WeightGradients(gain * size * by_query, gain * size * by_key, self._value_gradient(gradient, x))
 
     def _gain(self, x: Signal, variance: sp.Expr) -> sp.Expr:
         """Factor of an isotropic gradient in its way below the norm."""

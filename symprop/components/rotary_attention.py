@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy as sp
 
+from symprop.components.attention import WeightGradients
 from symprop.components.base import Array, Component, Values
 from symprop.components.linear import INDEPENDENT_GRADIENT, INDEPENDENT_WEIGHTS
 from symprop.components.positional_attention import GAUSSIAN_TOKENS, PositionalAttention, later_keys
@@ -313,14 +314,12 @@ class RotaryAttention(PositionalAttention):
         """Jacobian overlap of two rows per fluctuation of their correlation."""
         return self._jacobian(self._turn(x) * NORMAL / sp.sqrt(self._cosine_spread(x)), x)
 
-    def weight_gradients(self, gradient: Gradient, x: Signal) -> dict[str, sp.Expr]:
-        r"""Second moments of dLoss/dW per weight, for ``value``, ``query`` and ``key``."""
-        n, d = x.tokens, sp.sympify(x.width)
-        out, gain = self.forward(x), x.width * self.value_variance
-        value = n * (out.q * gradient.q + (n - 1) * out.p * gradient.p) / gain
+    def weight_gradients(self, gradient: Gradient, x: Signal) -> WeightGradients:
+        """E ||dLoss/dW||^2 of the query, key and value matrices, as :meth:`Attention.weight_gradients`."""
+        n, d, value = x.tokens, sp.sympify(x.width), self._value_gradient(gradient, x)
         if self._uniform(x):
-            return {"value": value, "query": sp.S.Zero, "key": sp.S.Zero}
-        scale = n * self.width * self.value_variance * x.gap / (self.heads * self.key_width)
+            return WeightGradients(sp.S.Zero, sp.S.Zero, value)
+        scale = n * d * self.width * self.value_variance * x.gap
         mean, seen = self._forms(x)
         turned = self._total(x) * self._turned(x)
 
@@ -328,7 +327,7 @@ class RotaryAttention(PositionalAttention):
             return scale * (own * gradient.q + (n - 1) * gradient.p * (x.rho * mean + part * turned))
 
         query, key = path(seen, 1 / d), path(self._learnt(SCALE, x), 1 / self.key_width + 1 / d)
-        return {"value": value, "query": query / self.query_variance, "key": key / self.key_variance}
+        return WeightGradients(query / self.query_variance, key / self.key_variance, value)
 
     def _hidden(self, count: int) -> Array | None:
         return later_keys(count) if self.causal else None

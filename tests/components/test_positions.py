@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symprop.components import CausalAttention, RMSNorm, RotaryAttention, UniformAttention
+from symprop.components import Attention, CausalAttention, RMSNorm, RotaryAttention, UniformAttention
+from symprop.components.attention import WeightGradients
 from symprop.components.level_warning import LevelWarning
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError
@@ -34,8 +35,7 @@ def predicted(component, cell):
     """What the oracle measures."""
     x, g = tokens(cell.n, cell.d, cell.r), Gradient(sp.Integer(1), 1 - sp.nsimplify(cell.r_g))
     out, (back,), weights = component.forward(x), component.backward(g, x), component.weight_gradients(g, x)
-    size = cell.d * cell.d_k
-    values = (out.q, out.p, back.q, back.p, size * weights["value"], size * weights["query"], size * weights["key"])
+    values = (out.q, out.p, back.q, back.p, weights.value, weights.query, weights.key)
     return {name: float(sp.N(value, 15)) for name, value in zip(NAMES, values, strict=True)}
 
 
@@ -124,7 +124,16 @@ def test_weight_gradients_scale_with_the_tokens_and_the_other_weights(kind):
     larger = x.replace(q=4 * x.q, gap=4 * x.gap)
     plain, scaled = (kind(8, one, 8, query, one).weight_gradients(g, at) for query, at in ((one, x), (one / 16, larger)))
     for name, factor in (("value", 4), ("query", 64), ("key", 4)):
-        assert float(sp.N(scaled[name] / plain[name], 15)) == pytest.approx(factor, rel=1e-12)
+        assert float(sp.N(getattr(scaled, name) / getattr(plain, name), 15)) == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Attention, CausalAttention, RotaryAttention])
+def test_weight_gradients_are_sums_over_all_entries_and_heads(kind):
+    x, g, one = tokens(6, 32, 0.3), Gradient(sp.Integer(1), sp.Rational(4, 5)), sp.Rational(1, 32)
+    alone, four = (kind(8, one, 4, one, one, heads=heads).weight_gradients(g, x) for heads in (1, 4))
+    assert alone == four and isinstance(alone, WeightGradients)
+    only = x.replace(tokens=sp.Integer(1), gap=sp.Integer(0))
+    assert kind(8, one).weight_gradients(g, only).value == 32 * 8
 
 
 @pytest.mark.parametrize(("r", "std", "error"), [(0.3, 3.0, None), (0.9, 1.0, None), (0.4, 2.0, 0.09), (0.5, 2.0, 0.2)])
@@ -180,8 +189,7 @@ def normed(cell):
     x, g = norm.forward(stream), Gradient(sp.Integer(1), 1 - sp.nsimplify(cell.r_g))
     out, (back,), weights = component.forward(x), component.backward(g, x), component.weight_gradients(g, x)
     (before,) = norm.backward(back, stream)
-    size = cell.d * cell.d_k
-    values = (out.q, out.p, back.q, back.p, *(size * weights[name] for name in ("value", "query", "key")), before.q, before.p)
+    values = (out.q, out.p, back.q, back.p, weights.value, weights.query, weights.key, before.q, before.p)
     return {name: float(sp.N(item, 15)) for name, item in zip((*NAMES, "stream_var", "stream_cov"), values, strict=True)}
 
 
