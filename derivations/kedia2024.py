@@ -19,8 +19,6 @@ from symprop.derivations.kedia2024_blocks import (
     X,
     attention,
     feed_forward,
-    post_norm,
-    pre_norm,
     scaled,
     scored_attention,
 )
@@ -102,7 +100,7 @@ from symprop.functions.activation import (
 )
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.quadrature_activation import GeluTanh
-from symprop.network import Block, Trace, sequential, trace_of
+from symprop.network import Block, Trace, post_norm, pre_norm, sequential, trace_of
 from symprop.notation import KEDIA
 
 KERNEL = (sp.sqrt(1 - r**2) + r * (sp.pi - sp.acos(r))) / (2 * sp.pi)

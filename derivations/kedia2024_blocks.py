@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from symprop.components import Attention, Dropout, Elementwise, LayerNorm, Linear, UniformAttention
+from symprop.components import Attention, Dropout, Elementwise, Linear, UniformAttention
 from symprop.core.signal import Gradient
 from symprop.core.symbols import (
     P,
@@ -23,7 +23,7 @@ from symprop.core.symbols import (
     sigma_v2,
 )
 from symprop.functions.activation import Activation, Relu
-from symprop.network import Block, residual, sequential, token_input
+from symprop.network import Block, pre_norm, sequential, token_input
 
 X = token_input(gaussian=True)
 SHIFTED = X.replace(mean=sp.Symbol(f"mean_{X.label}", real=True))
@@ -48,17 +48,6 @@ def scored_attention(dropout: sp.Expr | int = P) -> Attention:
     return Attention(d, sigma_v2, d_k, sigma_q2, sigma_k2, dropout)
 
 
-def pre_norm(branch: Block) -> Block:
-    """x + branch(norm(x)); the norm at infinite width."""
-    return residual(sequential(LayerNorm(), branch))
-
-
-def post_norm(branch: Block) -> Block:
-    """norm(x + branch(x))."""
-    return sequential(residual(branch), LayerNorm())
-
-
 def scaled(branch: Block) -> Block:
     """lambda x + beta branch(norm(x))."""
-    return residual(sequential(LayerNorm(), branch), beta, lam)
-
+    return pre_norm(branch, beta, lam)
