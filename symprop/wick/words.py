@@ -354,19 +354,7 @@ class Alphabet:
 
     def terms(self, expression: sp.MatrixExpr) -> list[Term]:
         """A matrix expression as a sum of terms."""
-        made = []
-        for term in self._terms(expression):
-            coefficient, wires = term.coefficient, []
-            for wire in term.wires:
-                reduced = self.open(wire)
-                if reduced is None:
-                    break
-                coefficient = coefficient * reduced[0]
-                wires.append(reduced[1])
-            else:
-                if coefficient:
-                    made.append(Term(coefficient, tuple(wires), term.permutation))
-        return _merged(made)
+        return _merged(self._reduced_terms(self._terms(expression)))
 
     def _terms(self, expression: sp.MatrixExpr) -> list[Term]:
         rows, columns = (sp.sympify(size) for size in expression.shape)
