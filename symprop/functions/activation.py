@@ -168,7 +168,7 @@ def _kernel(terms: tuple[ge.Term, ...], order: int) -> sp.Expr:
 @cache
 def _normal(terms: tuple[ge.Term, ...], order: int) -> Kernel:
     """The same kernel at equal variances."""
-    return Kernel.of(_kernel(terms, order).subs(ge.V2, ge.V1), ge.COV, ge.V1, _noise(terms))
+    return Kernel.of(_kernel(terms, order).subs(ge.V2, ge.V1), ge.COV, ge.V1, ge.noise2(terms))
 
 
 @cache
@@ -187,11 +187,7 @@ def _cross(terms: tuple[ge.Term, ...], order: int, v1: sp.Expr, v2: sp.Expr, c: 
 
 def _homogeneous(terms: tuple[ge.Term, ...]) -> bool:
     """Whether phi(a x) is a power of a times phi(x) for positive a."""
-    return _noise(terms) == 0 and len({power for _, power, _ in terms}) == 1
-
-
-def _noise(terms: tuple[ge.Term, ...]) -> sp.Expr:
-    return next((base.noise2 for _, _, base in terms if base is not None), sp.S.Zero)
+    return ge.noise2(terms) == 0 and len({power for _, power, _ in terms}) == 1
 
 
 CHO_SAUL = Source("cho2009", "Section 2")

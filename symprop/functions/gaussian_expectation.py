@@ -93,6 +93,11 @@ Term = tuple[sp.Expr, int, Base]
 """Coefficient, power and base (None for one) of a term of a function."""
 
 
+def noise2(terms: tuple[Term, ...]) -> sp.Expr:
+    """tau^2 of the bases of a function, zero where there are none."""
+    return next((base.noise2 for _, _, base in terms if base is not None), sp.S.Zero)
+
+
 def derivative(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     """The derivative of a function, as terms; a power of x times Dirac's delta is zero.
 

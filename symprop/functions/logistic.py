@@ -102,7 +102,7 @@ class LogisticActivation(Activation):
     @classmethod
     def noise2(cls, squared: sp.Expr) -> sp.Expr:
         """The squared scale of the normal cdf in the member with that squared scale of the logistic function."""
-        return next(base.noise2 for _, _, base in cls.member(squared) if base)
+        return ge.noise2(cls.member(squared))
 
     @property
     def by_rule(self) -> QuadratureActivation:

@@ -47,7 +47,7 @@ class OgiveMoments:
 
     @property
     def _noise2(self) -> sp.Expr:
-        return _noise(self.terms)
+        return ge.noise2(self.terms)
 
     def mean(self, m: sp.Expr, v: sp.Expr) -> sp.Expr:
         """E phi(x)."""
@@ -132,10 +132,6 @@ def _polynomial(terms: Terms) -> Terms:
     return tuple((coefficient, power, None) for coefficient, power, _ in terms)
 
 
-def _noise(terms: Terms) -> sp.Expr:
-    return next((base.noise2 for _, _, base in terms if base is not None), sp.S.Zero)
-
-
 def _power_change(k: int, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
     """v^k - (v - gap)^k, with the factor gap."""
     return gap * sp.Add(*(v**j * (v - gap) ** (k - 1 - j) for j in range(k)))
@@ -170,7 +166,7 @@ def _power_mean(power: int, base: ge.Base, m: sp.Expr, v: sp.Expr) -> sp.Expr:
 
 
 def _pair(terms: Terms, sign: int) -> Pair:
-    noise2 = _noise(terms)
+    noise2 = ge.noise2(terms)
     return Pair(ge.M1, ge.M1, ge.V1 + noise2, ge.V1 + noise2, noise2, sign)
 
 
@@ -233,7 +229,7 @@ def _far_summand(terms: Terms, sign: int) -> sp.Lambda:
 @cache
 def _crossed_summand(terms: Terms, sign: int, alike: bool) -> sp.Lambda:
     power, factorial = _over(terms)
-    noise2 = _noise(terms)
+    noise2 = ge.noise2(terms)
     pair = _pair(terms, sign) if alike else Pair(ge.M1, ge.M2, ge.V1 + noise2, ge.V2 + noise2, noise2, sign)
     lower = pair.scale - ge.COV - noise2
     return density_summand(
