@@ -24,11 +24,21 @@ _STYLE = {
 }  # fmt: skip
 
 
+def colour_groups(figure: Figure) -> dict[str, int]:
+    """Labels by the number of their colour: a curve and the points with its label, or one that continues it, share one."""
+    curves = [curve.label for curve in figure.curves]
+    owners: dict[str, int] = {}
+    found = {}
+    for label in dict.fromkeys([*curves, *(points.label for points in figure.points)]):
+        owner = max((known for known in curves if label.startswith(known)), key=len, default=label)
+        found[label] = owners.setdefault(owner, len(owners))
+    return found
+
+
 def figure_file(figure: Figure, kind: str = "pdf") -> bytes:
     """One figure as one of :data:`FORMATS`; the same data give the same bytes.
 
-    A curve and the points with the same label, or with a label that continues it, share a colour. Raises
-    :class:`MissingExtraError` where matplotlib is not installed and :class:`UnknownNameError` for another format.
+    Raises :class:`MissingExtraError` where matplotlib is not installed and :class:`UnknownNameError` for another format.
     """
     if kind not in FORMATS:
         raise UnknownNameError("picture format", kind, FORMATS)
@@ -42,17 +52,11 @@ def figure_file(figure: Figure, kind: str = "pdf") -> bytes:
         canvas = Canvas(figsize=(5.2, 3.1), layout="constrained")
         FigureCanvasAgg(canvas)
         axes = canvas.subplots()
-        colours: dict[str, str] = {}
         curves = {curve.label for curve in figure.curves}
-
-        def colour(label: str) -> str:
-            prefixes = sorted((known for known in curves if label.startswith(known)), key=len)
-            owner = label if label in curves or not prefixes else prefixes[-1]
-            return colours.setdefault(owner, _COLOURS[len(colours) % len(_COLOURS)])
-
+        colours = {label: _COLOURS[group % len(_COLOURS)] for label, group in colour_groups(figure).items()}
         for curve in figure.curves:
             axes.plot(
-                curve.x, curve.y, color=colour(curve.label), linewidth=1.2, label=_plot_text(curve.label), zorder=2
+                curve.x, curve.y, color=colours[curve.label], linewidth=1.2, label=_plot_text(curve.label), zorder=2
             )
         for points in figure.points:
             label = "_nolegend_" if points.label in curves else _plot_text(points.label)
@@ -60,7 +64,7 @@ def figure_file(figure: Figure, kind: str = "pdf") -> bytes:
                 points.x,
                 points.y,
                 yerr=points.yerr,
-                color=colour(points.label),
+                color=colours[points.label],
                 linestyle="none",
                 marker="o",
                 markersize=3,

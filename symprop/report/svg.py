@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from symprop.claims import Curve, Figure, Points
+from symprop.report.figures import colour_groups
 from symprop.report.prose import pretty
 
 WIDTH, HEIGHT = 640.0, 400.0
@@ -56,21 +57,14 @@ class Scale:
 
 
 def figure_svg(figure: Figure) -> str:
-    """A figure as an ``svg`` element; a curve and the points with its label, or one that continues it, share a colour."""
+    """A figure as an ``svg`` element, in the colours of :func:`colour_groups`."""
     across, up = scales(figure.curves, figure.points, logy=figure.logy)
-    colours: dict[str, int] = {}
+    colours = {label: group % COLOURS for label, group in colour_groups(figure).items()}
     curves = {curve.label for curve in figure.curves}
-
-    def colour(label: str) -> int:
-        prefixes = sorted((known for known in curves if label.startswith(known)), key=len)
-        owner = label if label in curves or not prefixes else prefixes[-1]
-        return colours.setdefault(owner, len(colours) % COLOURS)
-
-    drawn = [f'<path class="line c{colour(curve.label)}" d="{path(curve, across, up)}"/>' for curve in figure.curves]
+    drawn = [f'<path class="line c{colours[curve.label]}" d="{path(curve, across, up)}"/>' for curve in figure.curves]
     for points in figure.points:
-        drawn += _markers(points, across, up, colour(points.label))
-    labels = dict.fromkeys([*(curve.label for curve in figure.curves), *(points.label for points in figure.points)])
-    legend = [(colour(label), label, label in curves) for label in labels]
+        drawn += _markers(points, across, up, colours[points.label])
+    legend = [(colour, label, label in curves) for label, colour in colours.items()]
     return svg(figure.xlabel, figure.ylabel, across, up, drawn, figure.caption) + legend_html(legend)
 
 

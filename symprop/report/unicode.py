@@ -28,7 +28,8 @@ _ACCENTS = {"hat": "\u0302", "tilde": "\u0303", "bar": "\u0304", "dot": "\u0307"
 _PLAIN = {"ensuremath", "mathbb", "mathbf", "mathrm", "mathcal", "text", "operatorname", "boldsymbol", "mathit"}
 _UPPER = str.maketrans("0123456789+-()ᵀ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ᵀ")
 _LOWER = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-_TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|[{}^_&]|\s+|[^\\{}^_&\s]", re.DOTALL)
+TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|[{}^_&]|\s+|[^\\{}^_&\s]", re.DOTALL)
+"""A command, a character that is read by itself, or white space."""
 
 
 def unicode_of(latex: str) -> str:
@@ -39,7 +40,7 @@ def unicode_of(latex: str) -> str:
     >>> unicode_of(r"\\overline{x^2} \\odot \\overline{y}")
     '⟨x²⟩ ⊙ ȳ'
     """
-    reader = _Reader(_TOKEN.findall(latex))
+    reader = _Reader(TOKEN.findall(latex))
     return " ".join(reader.read().split()).replace("( ", "(").replace(" )", ")").replace(" ,", ",")
 
 
@@ -50,7 +51,7 @@ def is_formula(latex: str) -> bool:
     (True, False)
     """
     known = {*_SYMBOLS, *_ACCENTS, *_PLAIN, *_IGNORED, "frac", "tfrac", "sqrt"} - {"&", "%", "#", "$"}
-    tokens = _TOKEN.findall(latex)
+    tokens = TOKEN.findall(latex)
     depths = list(accumulate((token == "{") - (token == "}") for token in tokens))
     return (
         bool(tokens) and min(depths) >= 0 and depths[-1] == 0 and tokens[-1] not in ("^", "_")

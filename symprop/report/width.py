@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
+
+from symprop.report.unicode import TOKEN
 
 BESIDE = 10.0
 """A fraction that leaves less room on its line, in em, is not set as one."""
 
-_TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|[{}^_&]|\s+|[^\\{}^_&\s]", re.DOTALL)
 _FACTOR = 111.0
 """Price of a break between factors; its units digit tells it from a break at a sign."""
 _MATRIX = 302.0
@@ -23,7 +23,7 @@ _RELATIONS = {"\\otimes", "\\times", "\\cdot", "\\circ", "\\le", "\\ge", "\\neq"
 @lru_cache(maxsize=4096)
 def width(latex: str) -> float:
     """Estimated width in em of a formula in display style."""
-    return _Measure(_TOKEN.findall(latex)).read()
+    return _Measure(TOKEN.findall(latex)).read()
 
 
 class _Measure:
@@ -129,7 +129,7 @@ def _pieces(latex: str) -> list[tuple[float, str]]:
     pieces: list[tuple[float, str]] = []
     current, price = "", 0.0
     braces = parentheses = environments = 0
-    tokens = _TOKEN.findall(latex)
+    tokens = TOKEN.findall(latex)
     for token in tokens:
         before = current.rstrip()
         free = braces == 0 and environments == 0 and before and not before.endswith(("^", "_", r"\big/"))
