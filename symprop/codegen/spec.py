@@ -15,6 +15,7 @@ import sympy as sp
 from symprop.codegen.recursion import Recursion
 from symprop.core import symbols
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
+from symprop.core.expression import exact_value
 from symprop.core.provenance import EXACT, Assumption, Derived, Source, merge_unique, neglected_order
 from symprop.functions.arc_cosine import absolute_gap, arc_cosine
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
@@ -245,7 +246,7 @@ def _exact(name: str, value: Any, domain: symbols.Domain) -> sp.Expr:
     number = sp.S.NaN if isinstance(value, (str, bool)) else sp.sympify(value)
     if not (number.is_number and number.is_finite and number.is_real):
         raise InputError(name, value, str(domain))
-    return sp.Rational(number) if isinstance(number, sp.Float) else number
+    return exact_value(number)
 
 
 def _value(

@@ -1,6 +1,7 @@
-"""Tidy forms and three-valued equality of scalar expressions.
+"""Tidy forms and three-valued equality of scalar expressions, and numbers without rounding.
 
-No other module calls ``simplify`` or ``factor``.
+Results of any form are tidied by :func:`factored`, which keeps functions and powers of symbolic exponent whole. Other modules
+call SymPy's ``factor`` and ``simplify`` only for single formulas whose form they know.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sympy as sp
 
@@ -31,6 +33,16 @@ class Comparison:
     witness: Mapping[sp.Symbol, sp.Expr] | None = None
     left: sp.Expr | None = None
     right: sp.Expr | None = None
+
+
+def exact_value(value: Any) -> sp.Expr:
+    """A number or formula as it is given; a binary float is the rational that it stores.
+
+    >>> exact_value(0.5), exact_value(sp.Symbol("x"))
+    (1/2, x)
+    """
+    number = sp.sympify(value)
+    return sp.Rational(number) if isinstance(number, sp.Float) else number
 
 
 def collect_linear(expression: sp.Expr, atoms: Sequence[sp.Symbol]) -> sp.Expr:

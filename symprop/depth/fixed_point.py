@@ -10,7 +10,7 @@ import mpmath
 import sympy as sp
 
 from symprop.core.errors import InputError, RefusedError
-from symprop.core.expression import compare, factored
+from symprop.core.expression import compare, exact_value, factored
 
 SAMPLES = 400
 """Intervals that a search for roots looks at; half of them crowd towards the two ends."""
@@ -103,11 +103,11 @@ def find_fixed_points(
     >>> [point.value for point in find_fixed_points(sp.cos(r), r, digits=20)]
     [0.73908513321516064166]
     """
-    exact = {key: _exact(item) for key, item in (values or {}).items()}
+    exact = {key: exact_value(item) for key, item in (values or {}).items()}
     at = update.xreplace(exact)
     if missing := at.free_symbols - {variable}:
         raise InputError(str(min(missing, key=str)), "missing", "a number")
-    low, high = (_exact(end) for end in interval)
+    low, high = (exact_value(end) for end in interval)
     if not low < high:
         raise InputError("interval", interval, "two numbers in increasing order")
     with mpmath.workdps(2 * digits + 20):
@@ -229,11 +229,6 @@ def leading_power(expression: sp.Expr, variable: sp.Symbol, name: str) -> tuple[
             if coefficient != 0:
                 return coefficient, lowest / 2
     raise RefusedError(name, f"no leading power of {variable}", "expand the map by hand")
-
-
-def _exact(value: Any) -> sp.Expr:
-    number = sp.sympify(value)
-    return sp.Rational(number) if isinstance(number, sp.Float) else number
 
 
 def _number(value: sp.Expr) -> Any:

@@ -12,7 +12,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from symprop.core.errors import InputError, RefusedError
-from symprop.core.expression import compare, factored
+from symprop.core.expression import compare, exact_value, factored
 from symprop.depth.fixed_point import solve_fixed_points
 from symprop.depth.iterate import LayerMap, mpmath_compile, numpy_compile
 
@@ -105,7 +105,7 @@ def find_interior(
     [(2.00000000000000, 1.00000000000000, True)]
     """
     q, gap = _states(layer)
-    exact = {key: _exact(item) for key, item in (values or {}).items()}
+    exact = {key: exact_value(item) for key, item in (values or {}).items()}
     fixed = LayerMap(
         {state: value.xreplace(exact) for state, value in layer.updates.items()},
         None if layer.transfer is None else layer.transfer.xreplace(exact),
@@ -214,8 +214,3 @@ def _states(layer: LayerMap) -> tuple[sp.Symbol, sp.Symbol]:
     if len(layer.state) != 2:
         raise InputError("layer", layer.state, "a map of the two states q and gap")
     return layer.state[0], layer.state[1]
-
-
-def _exact(value: Any) -> sp.Expr:
-    number = sp.sympify(value)
-    return sp.Rational(number) if isinstance(number, sp.Float) else number

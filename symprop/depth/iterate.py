@@ -14,6 +14,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from symprop.core.errors import InputError, RefusedError
+from symprop.core.expression import exact_value
 from symprop.core.signal import Gradient
 from symprop.functions.arc_cosine import ArcCosine, arc_cosine, arc_cosine_array
 from symprop.functions.table_sum import TableSum, callable_sums, double_function
@@ -316,9 +317,7 @@ def _mpmath_compiled(arguments: tuple[sp.Symbol, ...], expressions: tuple[sp.Exp
 
 
 def _number(value: Any) -> Any:
-    exact = sp.sympify(value)
-    exact = sp.Rational(exact) if isinstance(exact, sp.Float) else exact
-    return mpmath.mpmathify(sp.N(exact, mpmath.mp.dps))
+    return mpmath.mpmathify(sp.N(exact_value(value), mpmath.mp.dps))
 
 
 def _rows(
