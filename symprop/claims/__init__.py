@@ -11,7 +11,6 @@ from symprop.claims.paper import (
     Paper,
     PaperDerivation,
     Points,
-    Progress,
     Region,
     Slip,
     StudyPoint,
@@ -27,6 +26,7 @@ from symprop.claims.results import (
     signal_result,
     wick_result,
 )
+from symprop.core.progress import Progress
 
 __all__ = [
     "Axis",

@@ -11,6 +11,7 @@ import sympy as sp
 
 from symprop.claims.claim import Claim, Result
 from symprop.core.errors import UnknownNameError
+from symprop.core.progress import Progress
 from symprop.core.provenance import Assumption, Derived, merge_unique
 from symprop.depth.solution import DepthSolution
 from symprop.network.trace import Trace
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from symprop.codegen.spec import FunctionSpec
     from symprop.simulate.measurement import Accuracy, Measurement
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with the name of a task, the steps done and the steps in all."""
 StudyPoint: TypeAlias = "Callable[[], Sequence[Measurement]]"
 """One simulation of a study, seeded by itself: points can run in any order and in different processes."""
 

@@ -25,6 +25,7 @@ import sympy as sp
 
 from symprop.core import symbols
 from symprop.core.errors import InputError, MissingExtraError, UnknownNameError
+from symprop.core.progress import Progress
 from symprop.simulate.measurement import Measurement, measurement
 from symprop.wick.attention import (
     AttentionLayer,
@@ -43,7 +44,6 @@ from symprop.wick.tokens import factorised_gradient_norm, mean_gradient_norm, to
 
 Array = npt.NDArray[np.float64]
 Matrices = Mapping[str, Array]
-Progress = Callable[[str, int, int], None]
 
 _COMPLEX_STEP = 1e-20
 _CHUNK = 400_000
