@@ -21,6 +21,7 @@ import sympy as sp
 from symprop.architectures.audit import VALID_LOGITS, LayerRow, layer_rows
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import mean_moments
+from symprop.architectures.library_modules import BERT, GPT2, GPT_NEOX, GPTJ, LLAMA, T5_ATTENTION
 from symprop.architectures.readers import load
 from symprop.architectures.signal import WEIGHTS, Course, Layers, ModelPass, Words, embed, run
 from symprop.architectures.tensor_file import TensorFiles
@@ -58,44 +59,30 @@ def _at(block: str, modules: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[s
     return {f"{block}.{module}": roles for module, roles in modules.items()}
 
 
-_BERT_LAYER = {
-    "attention.self.query": ("query",), "attention.self.key": ("key",), "attention.self.value": ("value",),
-    "attention.output.dense": ("output",), "intermediate.dense": ("up",), "output.dense": ("down",),
-}  # fmt: skip
 _BERT = Layout(
-    _at("encoder.layer.{}", _BERT_LAYER),
+    _at("encoder.layer.{}", BERT),
     ("encoder.layer.{}.attention.output.LayerNorm", "encoder.layer.{}.output.LayerNorm"),
     {"token": "embeddings.word_embeddings.weight", "position": "embeddings.position_embeddings.weight",
      "segment": "embeddings.token_type_embeddings.weight"},
     "embeddings.LayerNorm",
 )  # fmt: skip
 _LLAMA = Layout(
-    _at("layers.{}", {
-        "self_attn.q_proj": ("query",), "self_attn.k_proj": ("key",), "self_attn.v_proj": ("value",),
-        "self_attn.o_proj": ("output",), "mlp.gate_proj": ("gate",), "mlp.up_proj": ("up",), "mlp.down_proj": ("down",),
-    }),
-    ("layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"), {"token": "embed_tokens.weight"},
+    _at("layers.{}", LLAMA), ("layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"),
+    {"token": "embed_tokens.weight"},
 )  # fmt: skip
 LAYOUTS: Mapping[str, Layout] = {
     "gpt2": Layout(
-        _at("h.{}", {"attn.c_attn": ("query", "key", "value"), "attn.c_proj": ("output",), "mlp.c_fc": ("up",),
-                     "mlp.c_proj": ("down",)}),
-        ("h.{}.ln_1", "h.{}.ln_2"), {"token": "wte.weight", "position": "wpe.weight"}, transposed=True,
+        _at("h.{}", GPT2), ("h.{}.ln_1", "h.{}.ln_2"), {"token": "wte.weight", "position": "wpe.weight"}, transposed=True,
     ),
     "bert": _BERT, "roberta": _BERT, "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA,
     "gpt_neox": Layout(
-        _at("layers.{}", {"attention.query_key_value": ("query", "key", "value"), "attention.dense": ("output",),
-                          "mlp.dense_h_to_4h": ("up",), "mlp.dense_4h_to_h": ("down",)}),
-        ("layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"), {"token": "embed_in.weight"}, by_head=True,
+        _at("layers.{}", GPT_NEOX), ("layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"),
+        {"token": "embed_in.weight"}, by_head=True,
     ),
-    "gptj": Layout(
-        _at("h.{}", {"attn.q_proj": ("query",), "attn.k_proj": ("key",), "attn.v_proj": ("value",),
-                     "attn.out_proj": ("output",), "mlp.fc_in": ("up",), "mlp.fc_out": ("down",)}),
-        ("h.{}.ln_1", "h.{}.ln_1"), {"token": "wte.weight"},
-    ),
+    "gptj": Layout(_at("h.{}", GPTJ), ("h.{}.ln_1", "h.{}.ln_1"), {"token": "wte.weight"}),
     "vit": Layout(
         _at("encoder.layer.{}", {
-            name.replace("attention.self", "attention.attention"): roles for name, roles in _BERT_LAYER.items()
+            name.replace("attention.self", "attention.attention"): roles for name, roles in BERT.items()
         }),
         ("encoder.layer.{}.layernorm_before", "encoder.layer.{}.layernorm_after"),
         {"token": "embeddings.patch_embeddings.projection.weight", "position": "embeddings.position_embeddings",
@@ -103,10 +90,8 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "t5": Layout(
         _at("encoder.block.{}", {
-            "layer.0.SelfAttention.q": ("query",), "layer.0.SelfAttention.k": ("key",), "layer.0.SelfAttention.v": ("value",),
-            "layer.0.SelfAttention.o": ("output",), "layer.1.DenseReluDense.wi": ("up",),
-            "layer.1.DenseReluDense.wi_0": ("gate",), "layer.1.DenseReluDense.wi_1": ("up",),
-            "layer.1.DenseReluDense.wo": ("down",),
+            **T5_ATTENTION, "layer.1.DenseReluDense.wi": ("up",), "layer.1.DenseReluDense.wi_0": ("gate",),
+            "layer.1.DenseReluDense.wi_1": ("up",), "layer.1.DenseReluDense.wo": ("down",),
         }),
         ("encoder.block.{}.layer.0.layer_norm", "encoder.block.{}.layer.1.layer_norm"), {"token": "shared.weight"},
     ),

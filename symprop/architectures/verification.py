@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from symprop.architectures.description import Architecture
+from symprop.architectures.library_modules import BERT, GPT2, GPT_NEOX, GPTJ, LLAMA, T5_ATTENTION
 from symprop.architectures.presets import preset
 from symprop.architectures.readers import from_config
 from symprop.architectures.signal import rotary_of, run
 from symprop.core.display import aligned
 from symprop.core.errors import MissingExtraError
+from symprop.core.progress import Progress
 from symprop.core.symbols import d
 from symprop.network.gram import EVERYTHING, Closure, GramGradient
 from symprop.network.gram_attention import pattern
@@ -255,16 +257,10 @@ class Comparison:
         return abs(self.error) <= self.tolerance + MARGIN * spread
 
 
-_BERT_WEIGHTS = {
-    "attention.self.query.weight": ("query",), "attention.self.key.weight": ("key",),
-    "attention.self.value.weight": ("value",), "attention.output.dense.weight": ("output",),
-    "intermediate.dense.weight": ("up",), "output.dense.weight": ("down",),
-}  # fmt: skip
-_LLAMA_WEIGHTS = {
-    "self_attn.q_proj.weight": ("query",), "self_attn.k_proj.weight": ("key",), "self_attn.v_proj.weight": ("value",),
-    "self_attn.o_proj.weight": ("output",), "mlp.gate_proj.weight": ("gate",), "mlp.up_proj.weight": ("up",),
-    "mlp.down_proj.weight": ("down",),
-}  # fmt: skip
+def _weights(modules: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {f"{module}.weight": roles for module, roles in modules.items()}
+
+
 _TORCH_WEIGHTS = {
     "self_attn.in_proj_weight": ("query", "key", "value"), "self_attn.out_proj.weight": ("output",),
     "multihead_attn.in_proj_weight": ("cross_query", "cross_key", "cross_value"),
@@ -278,48 +274,37 @@ CASES: Mapping[str, Case] = {
     case.name: case
     for case in (
         Case(
-            "gpt2", "GPT2LMHeadModel", Tolerance(0.02, 0.01, 0.03, 0.005, 0.05, 0.08), "transformer.h",
-            {"attn.c_attn.weight": ("query", "key", "value"), "attn.c_proj.weight": ("output",),
-             "mlp.c_fc.weight": ("up",), "mlp.c_proj.weight": ("down",)},
-            _BRIEF, causal=True, inputs_first=True,
+            "gpt2", "GPT2LMHeadModel", Tolerance(0.02, 0.01, 0.03, 0.005, 0.05, 0.08), "transformer.h", _weights(GPT2), _BRIEF,
+            causal=True, inputs_first=True,
         ),
-        Case("bert", "BertForMaskedLM", _POST, "bert.encoder.layer", _BERT_WEIGHTS),
-        Case("roberta", "RobertaForMaskedLM", _POST, "roberta.encoder.layer", _BERT_WEIGHTS),
-        Case("llama", "LlamaForCausalLM", _ROTARY, "model.layers", _LLAMA_WEIGHTS, causal=True),
-        Case("mistral", "MistralForCausalLM", _ROTARY, "model.layers", _LLAMA_WEIGHTS, grouped=True, causal=True),
-        Case("qwen2", "Qwen2ForCausalLM", _ROTARY, "model.layers", _LLAMA_WEIGHTS, grouped=True, causal=True),
+        Case("bert", "BertForMaskedLM", _POST, "bert.encoder.layer", _weights(BERT)),
+        Case("roberta", "RobertaForMaskedLM", _POST, "roberta.encoder.layer", _weights(BERT)),
+        Case("llama", "LlamaForCausalLM", _ROTARY, "model.layers", _weights(LLAMA), causal=True),
+        Case("mistral", "MistralForCausalLM", _ROTARY, "model.layers", _weights(LLAMA), grouped=True, causal=True),
+        Case("qwen2", "Qwen2ForCausalLM", _ROTARY, "model.layers", _weights(LLAMA), grouped=True, causal=True),
         Case(
-            "gpt_neox", "GPTNeoXForCausalLM", _PARALLEL, "gpt_neox.layers",
-            {"attention.query_key_value.weight": ("query", "key", "value"), "attention.dense.weight": ("output",),
-             "mlp.dense_h_to_4h.weight": ("up",), "mlp.dense_4h_to_h.weight": ("down",)},
-            causal=True, by_head=True,
+            "gpt_neox", "GPTNeoXForCausalLM", _PARALLEL, "gpt_neox.layers", _weights(GPT_NEOX), causal=True, by_head=True,
         ),
-        Case(
-            "gptj", "GPTJForCausalLM", _PARALLEL, "transformer.h",
-            {"attn.q_proj.weight": ("query",), "attn.k_proj.weight": ("key",), "attn.v_proj.weight": ("value",),
-             "attn.out_proj.weight": ("output",), "mlp.fc_in.weight": ("up",), "mlp.fc_out.weight": ("down",)},
-            _BRIEF, causal=True,
-        ),
+        Case("gptj", "GPTJForCausalLM", _PARALLEL, "transformer.h", _weights(GPTJ), _BRIEF, causal=True),
         Case(
             "vit", "ViTModel", Tolerance(0.02, 0.005, 0.03, 0.005, 0.05, 0.10), "layers",
-            {"attention.q_proj.weight": ("query",), "attention.k_proj.weight": ("key",),
-             "attention.v_proj.weight": ("value",), "attention.o_proj.weight": ("output",),
-             "mlp.fc1.weight": ("up",), "mlp.fc2.weight": ("down",)},
+            _weights({
+                "attention.q_proj": ("query",), "attention.k_proj": ("key",), "attention.v_proj": ("value",),
+                "attention.o_proj": ("output",), "mlp.fc1": ("up",), "mlp.fc2": ("down",),
+            }),
         ),
         Case(
             "t5", "T5EncoderModel", Tolerance(0.02, 0.01, 0.02, 0.005, 0.06, 0.08), "encoder.block",
-            {"layer.0.SelfAttention.q.weight": ("query",), "layer.0.SelfAttention.k.weight": ("key",),
-             "layer.0.SelfAttention.v.weight": ("value",), "layer.0.SelfAttention.o.weight": ("output",),
-             "layer.1.DenseReluDense.wi.weight": ("up",), "layer.1.DenseReluDense.wo.weight": ("down",)},
+            _weights({**T5_ATTENTION, "layer.1.DenseReluDense.wi": ("up",), "layer.1.DenseReluDense.wo": ("down",)}),
             _T5_SIZES,
         ),
         Case(
             "t5_decoder", "T5Model", Tolerance(0.02, 0.01, 0.02, 0.005, 0.06, 0.08), "decoder.block",
-            {"layer.0.SelfAttention.q.weight": ("query",), "layer.0.SelfAttention.k.weight": ("key",),
-             "layer.0.SelfAttention.v.weight": ("value",), "layer.0.SelfAttention.o.weight": ("output",),
-             "layer.1.EncDecAttention.q.weight": ("cross_query",), "layer.1.EncDecAttention.k.weight": ("cross_key",),
-             "layer.1.EncDecAttention.v.weight": ("cross_value",), "layer.1.EncDecAttention.o.weight": ("cross_output",),
-             "layer.2.DenseReluDense.wi.weight": ("up",), "layer.2.DenseReluDense.wo.weight": ("down",)},
+            _weights({
+                **T5_ATTENTION, "layer.1.EncDecAttention.q": ("cross_query",), "layer.1.EncDecAttention.k": ("cross_key",),
+                "layer.1.EncDecAttention.v": ("cross_value",), "layer.1.EncDecAttention.o": ("cross_output",),
+                "layer.2.DenseReluDense.wi": ("up",), "layer.2.DenseReluDense.wo": ("down",),
+            }),
             _T5_SIZES, causal=True, decoder_of="t5",
         ),
         *(
@@ -487,7 +472,7 @@ def _weight_norms(case: Case, block: Any, heads: int) -> dict[str, float]:
 
 def compare(
     case: Case, setting: Setting = QUICK[0], *, first_seed: int = 0, closure: Closure = EVERYTHING,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Comparison]:
     """Theory beside the mean over drawn models, at every layer, for one fixed batch of tokens."""
     return beside(case, setting, predicted(case, setting, closure=closure),
@@ -495,7 +480,7 @@ def compare(
 
 
 def draws_of(
-    case: Case, setting: Setting, *, first_seed: int = 0, progress: Callable[[str, int, int], None] | None = None
+    case: Case, setting: Setting, *, first_seed: int = 0, progress: Progress | None = None
 ) -> list[list[dict[str, float]]]:
     """The measured numbers of every weight draw."""
     words, pixels = inputs_of(case, setting)
@@ -532,7 +517,7 @@ def beside(
 
 def verify(
     *, first_seed: int = 0, full: bool = False, minutes: float = math.inf,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[list[Comparison]]:
     """One model in one setting after the other, of the quick or the full verification; pixels have no words to repeat.
 
@@ -573,7 +558,7 @@ class Ablation:
 
 
 def ablate(
-    setting: Setting = QUICK[0], *, first_seed: int = 0, progress: Callable[[str, int, int], None] | None = None
+    setting: Setting = QUICK[0], *, first_seed: int = 0, progress: Progress | None = None
 ) -> list[Ablation]:
     """Every ingredient removed from the theory of a few models, against one set of drawn models each."""
     found = []
