@@ -55,7 +55,7 @@ def report(found: Audit, *, columns: int = 1) -> Document:
     introduction = f"What the initialisation of {origin} does to tokens and gradients, layer by layer."
     occurring = [equation.expression for step in steps for equation in step.equations]
     sections = (
-        Section("Verdict", "sec:verdict", tuple(map(_sentence, [*found.verdict, *_repairs(found)]))),
+        Section("Verdict", "sec:verdict", tuple(map(_sentence, found.findings))),
         _model_section(found),
         _layers_section(found),
         Section("Figures", "sec:figures", (Picture(figure, prose(figure.caption), label_of("fig", figure.name)),)),
@@ -73,10 +73,6 @@ def explored(found: Audit, progress: Progress | None = None) -> Document:
 
 def _sentence(text: str) -> Block:
     return Paragraph(prose(text))
-
-
-def _repairs(found: Audit) -> list[str]:
-    return [f"Repair of {item.problem}: {item.sentence}" for item in found.repairs]
 
 
 def _model_section(found: Audit) -> Section:

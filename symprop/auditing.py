@@ -106,8 +106,7 @@ def text(found: Audit) -> str:
             )
         )
     lines += aligned(table)
-    lines += ["", *found.verdict]
-    lines += [f"Repair of {item.problem}: {item.sentence}" for item in found.repairs]
+    lines += ["", *found.findings]
     return _filled(lines)
 
 

@@ -105,6 +105,11 @@ class Audit:
     verdict: tuple[str, ...]
     repairs: tuple[Repair, ...]
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The verdict, and a sentence for every repair that says of what."""
+        return (*self.verdict, *(f"Repair of {item.problem}: {item.sentence}" for item in self.repairs))
+
     def _repr_html_(self) -> str:
         headings = ("layer", "E x^2", "cosine", "logit deviation", "E g^2", "g cosine")
         rows = [(row.layer, row.q, row.cosine, row.logit_deviation, row.gradient, row.gradient_cosine) for row in self.rows]

@@ -279,15 +279,20 @@ def _as_attention(component: Attention | UniformAttention) -> Attention:
     return Attention(component.width, component.value_variance)
 
 
-def _mapped(component: Component, x: GramSignal) -> tuple[GramSignal, Array]:
-    if isinstance(component, GatedUnit) and (component.gate_bias, component.up_bias) != (0, 0):
-        raise RefusedError(component.describe(), "gates are known without biases here", "leave out its biases")
-    rule = _pair_rule(component, x.width)
-    if not (x.centred and np.all(x.means == 0)) and not isinstance(component, Linear | GatedUnit):
+def _without_mean(component: Component, centred: bool) -> None:
+    if not centred:
         raise RefusedError(
             component.describe(), "its input has a nonzero coordinate mean, which the Gram matrix does not carry",
             "put a linear layer before it",
         )
+
+
+def _mapped(component: Component, x: GramSignal) -> tuple[GramSignal, Array]:
+    if isinstance(component, GatedUnit) and (component.gate_bias, component.up_bias) != (0, 0):
+        raise RefusedError(component.describe(), "gates are known without biases here", "leave out its biases")
+    rule = _pair_rule(component, x.width)
+    if not isinstance(component, Linear | GatedUnit):
+        _without_mean(component, x.centred and bool(np.all(x.means == 0)))
     slope = rule.slope(x.gram)
     found = GramSignal(
         rule.value(x.gram), rule.width, fluctuation=x.fluctuation if rule.homogeneous else 1.0,
@@ -338,11 +343,7 @@ def _sizes(component: LayerNorm | RMSNorm, gram: Array) -> Array:
 
 
 def _normalised(component: LayerNorm | RMSNorm, x: GramSignal, closure: Closure) -> GramSignal:
-    if not x.centred:
-        raise RefusedError(
-            component.describe(), "its input has a nonzero coordinate mean, which the Gram matrix does not carry",
-            "put a linear layer before it",
-        )
+    _without_mean(component, x.centred)
     read = _read_by(component, x)
     rule, r, sizes = _norm_rule(type(component)), _correlation(read), _sizes(component, read)
     factor = closure.norm_factor(x, lambda fluctuation: rule.forward(r, fluctuation, x.width))
