@@ -67,9 +67,7 @@ def layer_texts(used: str, backend: str) -> Iterable[str]:
 @cache
 def _texts(level: str, unit: int, backend: str) -> tuple[str, ...]:
     name = layer_name(level, unit)
-    names = sp.symbols("D d_k deficit bias", positive=True)
-    dimension, key_width, deficit, bias = names
-    item = Geometry(sp.S.One, dimension, key_width, sp.S.One, deficit, bias, unit)
+    names, item = Geometry.of_nodes(unit)
     columns = [*zip(*item.one_row, strict=True), *zip(*item.two_rows, strict=True)]
     rules = list_function(f"{name}_nodes", "Nodes and weights of one row and of two rows.", names,
                       [value for column in columns for value in column], backend)

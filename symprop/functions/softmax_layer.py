@@ -108,6 +108,13 @@ class Geometry:
     bias: sp.Expr = sp.S.Zero
     unit: int = 0
 
+    @classmethod
+    def of_nodes(cls, unit: int) -> tuple[tuple[sp.Symbol, ...], Geometry]:
+        """A geometry of what the nodes of one row and of two depend on, after the symbols for it: D, d_k, deficit, bias."""
+        names = sp.symbols("D d_k deficit bias", positive=True)
+        dimension, key_width, deficit, bias = names
+        return names, cls(sp.S.One, dimension, key_width, sp.S.One, deficit, bias, unit)
+
     @property
     def rho(self) -> sp.Expr:
         """r of the tokens."""

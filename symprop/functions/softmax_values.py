@@ -100,9 +100,7 @@ class Evaluator:
 @lru_cache(maxsize=3)
 def _rules(unit: int) -> Callable[..., Any]:
     """The nodes of one row and of two rows as a function of D, d_k, deficit and bias."""
-    names = sp.symbols("D d_k deficit bias", positive=True)
-    dimension, key_width, deficit, bias = names
-    item = Geometry(sp.S.One, dimension, key_width, sp.S.One, deficit, bias, unit)
+    names, item = Geometry.of_nodes(unit)
     numbers = [number for node in (*item.one_row, *item.two_rows) for number in node]
     # Written out, the nodes are a thousand times as long as their shared parts.
     shared, reduced = sp.cse(numbers, order="none")
