@@ -18,8 +18,11 @@ from symprop.codegen.render import load, render
 from symprop.codegen.spec import FunctionSpec, evaluate, parameters
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.core.provenance import Assumption, Derived, Source
-from symprop.core.symbols import L, a_1, alpha_1, alpha_2, d, n, q, rho, sigma_v2
+from symprop.core.symbols import L, a_1, alpha_1, alpha_2, d, gap, n, q, rho, sigma2, sigma_v2
 from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
+from symprop.functions.logistic import Silu
+from symprop.functions.softmax_overlap import Participation
+from symprop.functions.token_means import ROW, RowMean
 
 COMMON = q * (1 + (n - 1) * rho) / n
 MOMENTS = FunctionSpec(
@@ -42,6 +45,9 @@ LIMIT = FunctionSpec("limit", parameters(a_1, q), (("value", ExpMinusOne(a_1) * 
                      "Depth limit.")
 GROWTH = FunctionSpec("growth", parameters(alpha_1, alpha_2, L),
                       (("ratio", (1 + alpha_1**2) ** (L - 1) * sp.exp(-alpha_2) / (1 + alpha_2**2) ** L),), "Growth.")
+
+TABULATED = FunctionSpec("tabulated", parameters(sigma2, gap), (("change", Silu().gap(sp.S.Zero, sigma2, gap)),), "Table.")
+AVERAGED = FunctionSpec("averaged", parameters(q, n), (("mean", RowMean(sp.Lambda(ROW, Participation(q, ROW)), n)),), "Mean.")
 
 
 def relative_error(spec: FunctionSpec, point: dict[str, float], backend: str = "numpy") -> float:
@@ -244,8 +250,9 @@ def test_torch_gradients_match_the_derivatives(spec, point):
 
 def test_text_is_the_same_under_any_hash_seed():
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import test_generated as t\n"
+            "specs = [t.MOMENTS, t.GEOMETRIC, t.GENERAL, t.LIMIT, t.GROWTH, t.TABULATED, t.AVERAGED]\n"
             "for backend in ('numpy', 'torch'):\n"
-            "    print(t.render([t.MOMENTS, t.GEOMETRIC, t.GENERAL, t.LIMIT, t.GROWTH], backend, 'All.'))")
+            "    print(t.render(specs, backend, 'All.'))")
     folder = str(Path(__file__).parent)
     texts = {
         subprocess.run([sys.executable, "-c", code, folder], env=os.environ | {"PYTHONHASHSEED": seed}, check=True,

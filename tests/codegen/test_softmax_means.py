@@ -95,9 +95,8 @@ def test_equal_weights_under_a_mask_are_code_with_harmonic_numbers():
         assert np.asarray(got) * tokens == pytest.approx(harmonic, rel=1e-13)
 
 
-def test_code_of_means_is_the_same_in_every_run_and_the_compiled_backend_refuses_it():
+def test_the_compiled_backend_refuses_means():
     mean = RowMean(sp.Lambda(ROW, Participation(q * sigma_q2, ROW)), L)
     item = spec({"value": mean}, q, sigma_q2, L)
-    assert render([item], "torch", "Means.") == render([item], "torch", "Means.")
     with pytest.raises(RefusedError, match="compiled backend"):
         render([item], "compiled", "Means.")

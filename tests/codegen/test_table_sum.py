@@ -146,10 +146,6 @@ def test_torch_takes_a_constant_variance():
     assert float(found) == pytest.approx(float(load(spec)(0.5)), rel=1e-14)
 
 
-def test_the_text_is_the_same_in_every_run():
-    assert render([spec_of(Silu())], "numpy", "m") == render([spec_of(Silu())], "numpy", "m")
-
-
 def test_sums_of_the_same_characters_have_names_of_their_own():
     a, b, x = sp.symbols("a b x")
     name = register_table("anagrams", lambda: [(1, 2), (3, 4)])

@@ -1,5 +1,10 @@
 """Names for repeated parts: they say the same, and only where a formula is long."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import sympy as sp
 
 from symprop.report.abbreviation import LINES, MOST, abbreviated
@@ -41,5 +46,9 @@ def test_short_formulas_and_products_of_matrices_stay():
     assert abbreviated([trace * INNER + trace**2 * INNER], measured, 1.0).names == ()
 
 
-def test_the_same_names_in_every_run():
-    assert abbreviated(LONG, measured, 8.0) == abbreviated(LONG, measured, 8.0)
+def test_the_same_names_under_another_hash_seed():
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import test_abbreviation as t\n"
+            "print(t.abbreviated(t.LONG, t.measured, 8.0))")
+    done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], env=os.environ | {"PYTHONHASHSEED": "7"},
+                          capture_output=True, text=True, check=True)
+    assert done.stdout == f"{abbreviated(LONG, measured, 8.0)}\n"
