@@ -491,6 +491,7 @@ class PairNode(WeightNode):
     """A moment of two rows; arguments: variance a, gap g = a - c, tokens n and, for a row with more keys, how many more."""
 
     nargs: Any = (3, 4)
+
     @property
     def powers(self) -> Monomial:
         """The exponents (k, l) of the factors sum_j A_ij^k A_i'j^l, for a moment."""
