@@ -19,6 +19,8 @@ from symprop.functions.finite_width import CorrelationDeficit, CorrelationSlopeD
 if TYPE_CHECKING:
     import numpy as np
 
+NOTHING = "nothing is left of a token"
+INFINITE = "the mean inverse square of a token's size, by which gradients grow, is infinite"
 WIDE_NORM = Assumption("wide norm", "the size of a token is its expectation, exact as the width tends to infinity")
 
 
@@ -125,7 +127,7 @@ class _Norm(Component):
         size2 = self.size2(x)
         q, gap = size2 / (size2 + self.epsilon), x.gap / (size2 + self.epsilon)
         if self.finite:
-            gap = CorrelationDeficit(gap, self.freedom(x.width))
+            gap = CorrelationDeficit(gap, self._freedom_above(0, x.width, NOTHING))
         return x.replace(
             mean=self.normalised_mean(x), q=self.gain2 * q, gap=self.gain2 * gap,
             gaussian=x.gaussian and not self.finite, fresh=x.fresh,
@@ -138,7 +140,7 @@ class _Norm(Component):
         gain = self.gain2 / (size2 + self.epsilon)
         if not self.finite:
             return (Gradient(gain * gradient.q, gain * gradient.gap),)
-        freedom = self.freedom(x.width)
+        freedom = self._freedom_above(2, x.width, INFINITE)
         # What a gradient has along its token beyond an isotropic one goes as well.
         along, along_pair = gradient.radial / (freedom - 2), (gradient.radial - gradient.radial_gap) / freedom
         kept = (freedom - 1) / (freedom - 2)
@@ -149,6 +151,12 @@ class _Norm(Component):
             gain * (kept * gradient.gap + lost * gradient.p - (along - along_pair)),
         ),)
 
+    def _freedom_above(self, least: int, width: sp.Expr, reason: str) -> sp.Expr:
+        freedom = self.freedom(width)
+        if freedom.is_number and freedom <= least:
+            raise RefusedError(f"{self.describe()} of width {width}", reason, f"a width above {width - freedom + least}")
+        return freedom
+
     def pair(self, *states: PairState) -> PairState:
         (x,) = states
         if x.left is None or x.right is None:
@@ -158,7 +166,7 @@ class _Norm(Component):
         scales = [self.gain2 / (size + self.epsilon) for size in sizes]
         entry = (x.entry - shift) * sp.sqrt(scales[0] * scales[1])
         if self.finite and not x.diagonal:
-            entry = self.gain2 * (1 - CorrelationDeficit(1 - entry / self.gain2, self.freedom(x.width)))
+            entry = self.gain2 * (1 - CorrelationDeficit(1 - entry / self.gain2, self._freedom_above(0, x.width, NOTHING)))
         left, right = (size * scale for size, scale in zip(sizes, scales, strict=True))
         mean = sp.S.Zero if shift != 0 else x.mean * sp.sqrt(scales[0])
         return PairState(entry, None, x.width, left, right, mean, x.diagonal)

@@ -60,10 +60,16 @@ class CorrelationDeficit(sp.Function):
         return _evaluated(correlation_deficit, self.args, prec)
 
     def _eval_is_real(self) -> bool | None:
-        return True if all(argument.is_nonnegative for argument in self.args) else None
+        t, freedom = self.args
+        return True if _deficit(t) and freedom.is_positive else None
 
     def _eval_is_nonnegative(self) -> bool | None:
         return self._eval_is_real()
+
+
+def _deficit(t: sp.Expr) -> bool:
+    """Whether t is known to be one minus a correlation."""
+    return bool(t.is_nonnegative and (2 - t).is_nonnegative)
 
 
 @lru_cache(maxsize=4096)
@@ -74,7 +80,12 @@ def _evaluated(function: Callable[[Any, Any], Any], arguments: tuple[sp.Expr, sp
     digits = int(prec / 3.3) + 20
     with mpmath.workprec(prec + 60):
         t, freedom = (mpmath.mpf(sp.N(item, digits)._to_mpmath(prec + 60)) for item in arguments)
-        return sp.Float._new((+function(t, freedom))._mpf_, prec)
+        try:
+            value = +function(t, freedom)
+        except ZeroDivisionError:
+            return None
+        # Beyond t = 2 the series is complex.
+        return sp.Float._new(value._mpf_, prec) if isinstance(value, mpmath.mpf) else None
 
 
 def correlation_deficit(t: Any, freedom: Any) -> Any:
@@ -138,10 +149,12 @@ class CorrelationSlopeDeficit(sp.Function):
         return _evaluated(correlation_slope_deficit, self.args, prec)
 
     def _eval_is_real(self) -> bool | None:
-        return True if all(argument.is_nonnegative for argument in self.args) else None
+        t, freedom = self.args
+        return True if _deficit(t) and freedom.is_positive and (freedom - 2).is_nonzero else None
 
     def _eval_is_nonnegative(self) -> bool | None:
-        return self._eval_is_real()
+        t, freedom = self.args
+        return True if _deficit(t) and (freedom - 2).is_positive else None
 
 
 def correlation_slope_deficit(t: Any, freedom: Any) -> Any:

@@ -17,7 +17,7 @@ from symprop.components.query_key_norm import QueryKeyNormAttention
 from symprop.components.rotary_attention import RotaryAttention
 from symprop.components.softmax import Softmax
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
-from symprop.core.signal import Signal
+from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import d
 from symprop.functions.activation import Gelu
 from symprop.functions.generic_activation import GenericActivation
@@ -51,6 +51,22 @@ def test_limits_of_parameters_are_refused_by_name(make, good, bad, word):
     for value in bad:
         with pytest.raises(InputError, match=word):
             make(value)
+
+
+@pytest.mark.parametrize(("norm", "lost"), [(RMSNorm, 0), (LayerNorm, 1)])
+def test_a_finite_norm_refuses_widths_without_finite_moments(norm, lost):
+    def tokens(width):
+        return Signal(q=sp.S.One, gap=sp.S.Half, tokens=sp.Integer(4), width=sp.Integer(width), gaussian=True)
+
+    layer, gradient = norm(finite=True), Gradient(sp.S.One, sp.Rational(1, 3))
+    for width in (lost + 1, lost + 2):
+        assert 0 < layer.forward(tokens(width)).gap.evalf() < 1
+        with pytest.raises(RefusedError, match=f"{norm.__name__}.* of width {width}: .* is infinite; .* above {lost + 2}"):
+            layer.backward(gradient, tokens(width))
+        assert norm().backward(gradient, tokens(width))[0].q == 1
+    assert layer.backward(gradient, tokens(lost + 3))[0].q == 2
+    with pytest.raises(RefusedError, match=f"nothing is left .* above {lost}"):
+        layer.forward(tokens(lost))
 
 
 def test_a_level_that_does_not_exist():

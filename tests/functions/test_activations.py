@@ -1,5 +1,6 @@
 """Closed forms of the activations: independent integrals, Price's theorem, generated code, the edges."""
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -179,6 +180,19 @@ def test_deficits_of_a_norm_are_their_series_and_have_its_slopes(node):
     assert abs(sp.N(slope - (up - down) / (2 * step), 30, maxn=300)) < 1e-25
     small, large = (abs(sp.N(node(point[0], f).expansion() - node(point[0], f), 40)) for f in (10**4, 10**5))
     assert float(small / large) == pytest.approx(100, rel=1e-3)
+
+
+@pytest.mark.parametrize("node", [CorrelationDeficit, CorrelationSlopeDeficit])
+def test_deficits_of_a_norm_claim_no_sign_that_they_lack(node):
+    shares = [sp.Rational(k, 20) for k in (1, 7, 20, 33, 39, 50)]
+    for t, freedom in itertools.product(shares, map(sp.Rational, ("1/2", "1", "3/2", "2", "21/10", "3", "7", "300"))):
+        item = node(t, freedom)
+        value = sp.N(item, 20) if item.is_real else sp.S.NaN
+        assert value is sp.S.NaN or value.is_real
+        assert not item.is_nonnegative or value >= 0
+        assert item.is_nonnegative or not (t <= 2 and freedom > 2)
+    free = sp.Symbol("t", positive=True)
+    assert node(free, 7).is_nonnegative is None
 
 
 @pytest.mark.parametrize("k", range(3))
