@@ -12,13 +12,14 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from symprop import __version__, bundled, completion
 from symprop.core.errors import InputError, SympropError, UnknownNameError, one_line
+from symprop.modes import refuse_ignored
 
 if TYPE_CHECKING:
     from symprop.architectures.audit import Audit
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.values += rest
     try:
+        refuse_ignored(options.parser, options)
         return int(options.run(options))
     except SympropError as error:
         print(f"symprop: {error}", file=sys.stderr)
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         sub.add_argument("-q", "--quiet", action="store_true", help="no progress bar on standard error")
         return sub
 
@@ -366,7 +368,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from symprop.architectures.entries import read
+    from symprop.architectures.entries import checkpoint_files, read
 
     # What describes no model is refused before SymPy is imported.
     entries = None if options.target is None else read(options.target)
@@ -386,7 +388,6 @@ def _audit(options: argparse.Namespace) -> int:
     # Components take a second to import: after the sizes and variances have been checked.
     from symprop import auditing
     from symprop.architectures.audit import audit
-    from symprop.architectures.tensor_file import checkpoint_files
 
     found_files = checkpoint_files(options.target)
     if found_files is not None:
@@ -484,10 +485,6 @@ def _printed(content: dict[str, Any] | str) -> None:
 def _verify_architectures(options: argparse.Namespace) -> int:
     from symprop.architectures import verification
 
-    for option, value, unused in (("workers", options.workers, 1), ("resume", options.resume, None),
-                                  ("scheduler", options.scheduler, None)):
-        if value != unused:
-            raise InputError(option, value, "no such option for architectures, whose simulation is one task")
     with _progress(options) as progress:
         if options.ablation:
             worth = verification.ablate(first_seed=options.seed, progress=progress)
@@ -649,14 +646,12 @@ def _output_folder(folder: Path) -> set[str]:
 
 
 def _diagram(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     import numpy as np
 
     from symprop.codegen.files import write_files
     from symprop.core.parsing import parse_assignments
     from symprop.core.symbols import L, n
-    from symprop.report.diagram import compute, data_file, draw, parameter_symbols, parse_axis
+    from symprop.report.diagram import compute, data_file, draw, parameter_symbols, parse_axis, read_symbols
 
     derivation = bundled.derivation(options.derivation)
     target, kind = options.output, _picture_format(options.output, "output")
@@ -668,15 +663,23 @@ def _diagram(options: argparse.Namespace) -> int:
         for key, text, default in (("x", options.x, diagram.x), ("y", options.y, diagram.y))
     }
     names = parameter_symbols(diagram)
-    values: dict[Any, float] = {}
-    for key, value in _closed(parse_assignments(options.values, names)).items():
-        if key not in names:
-            raise UnknownNameError("parameter", key, sorted(names))
-        if names[key] in (axes["x"].symbol, axes["y"].symbol):
-            raise InputError(key, value, "no value for the parameter of an axis")
-        values[names[key]] = float(value)
-    values |= {symbol: float(value) for symbol, value in ((L, options.layers), (n, options.tokens)) if value is not None}
     level = options.closure or next(iter(diagram.evaluators))
+    given = {key: (names.get(key), value) for key, value in _closed(parse_assignments(options.values, names)).items()}
+    given |= {key: (symbol, value) for key, symbol, value in (("layers", L, options.layers), ("tokens", n, options.tokens))
+              if value is not None}
+    values: dict[Any, float] = {}
+    for key, (symbol, value) in given.items():
+        if symbol is None:
+            raise UnknownNameError("parameter", key, sorted(names))
+        if symbol in (axes["x"].symbol, axes["y"].symbol):
+            raise InputError(key, value, "no value for the parameter of an axis")
+        if symbol in values:
+            raise InputError(key, value, f"one value for {symbol}")
+        values[symbol] = float(value)
+    read = read_symbols(derivation, diagram, level, simulated=bool(options.simulate))
+    for key, (symbol, value) in given.items():
+        if symbol not in read:
+            raise InputError(key, value, f"no value, as {symbol} changes nothing in {derivation.key} with {level}")
     with _progress(options) as progress:
         picture = compute(derivation, replace(diagram, x=axes["x"], y=axes["y"]), level, values, simulate=options.simulate,
                           seed=options.seed, progress=progress, sweep=_sweep(options.derivation, options))
@@ -705,8 +708,6 @@ def _diagram(options: argparse.Namespace) -> int:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
     from symprop.architectures import solve_recipe, torch_snippet
 
     if options.recipe != "deepscalelm":
@@ -768,8 +769,6 @@ def _generate(options: argparse.Namespace) -> int:
 
     if options.evaluators and options.output is None:
         raise InputError("--output", "missing", "a folder for the chosen evaluators")
-    if not options.evaluators and (options.backend or options.jacobian):
-        raise InputError("evaluators", "missing", "some to choose, such as noci2022:norm, with --backend or --jacobian")
     folder = options.output or Path(str(resources.files("symprop.generated")))
     with _progress(options) as progress:
         progress("deriving", 0, 1)

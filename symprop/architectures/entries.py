@@ -66,6 +66,18 @@ def read(target: str) -> Entries | None:
     raise UnknownNameError("architecture (or file ending in .json, .toml or .safetensors)", target, BUNDLED)
 
 
+def checkpoint_files(target: str) -> tuple[Path, tuple[Path, ...]] | None:
+    """The folder and the tensor files that a path names: a ``.safetensors`` file or a folder that holds one; None else."""
+    path = Path(target)
+    try:
+        if path.suffix == ".safetensors":
+            return path.parent, (path,)
+        files = tuple(sorted(path.glob("*.safetensors"))) if target.isprintable() and path.is_dir() else ()
+    except OSError:
+        return None
+    return (path, files) if files else None
+
+
 def config(text: str) -> Entries:
     """A Hugging Face config of a known type, its sizes and numbers checked."""
     try:

@@ -35,18 +35,6 @@ class Entry:
     end: int
 
 
-def checkpoint_files(target: str) -> tuple[Path, tuple[Path, ...]] | None:
-    """The folder and the tensor files that a path names: a ``.safetensors`` file or a folder that holds one; None else."""
-    path = Path(target)
-    try:
-        if path.suffix == ".safetensors":
-            return path.parent, (path,)
-        files = tuple(sorted(path.glob("*.safetensors"))) if target.isprintable() and path.is_dir() else ()
-    except OSError:
-        return None
-    return (path, files) if files else None
-
-
 def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of a file by name.
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from symprop.claims import Axis, Diagram, PaperDerivation, Progress
 from symprop.codegen.render import load
+from symprop.codegen.spec import FunctionSpec
 from symprop.core.errors import InputError, MissingExtraError, UnknownNameError
 from symprop.core.symbols import info
 from symprop.depth.iterate import numpy_compile
@@ -64,8 +65,9 @@ class Picture:
 
     @property
     def title(self) -> str:
-        """The title, with the values that it names."""
-        return self.diagram.title.format_map({str(symbol): f"{value:g}" for symbol, value in self.values.items()})
+        """The title, with the values that it names, and the level where there are several."""
+        title = self.diagram.title.format_map({str(symbol): f"{value:g}" for symbol, value in self.values.items()})
+        return f"{title}, {self.level}" if len(self.diagram.evaluators) > 1 else title
 
     def arrays(self) -> dict[str, Array]:
         """What the data file holds: axes, output, the fields of the boundaries, simulated points and parameters."""
@@ -111,6 +113,26 @@ def parameter_symbols(diagram: Diagram) -> dict[str, sp.Symbol]:
     return {str(symbol): symbol for symbol in own} | axes | dict(diagram.names)
 
 
+def read_symbols(derivation: PaperDerivation, diagram: Diagram, level: str, *, simulated: bool = False) -> set[sp.Symbol]:
+    """The parameters that a picture of that level depends on: those of its function, lines, regions and simulation.
+
+    Raises :class:`UnknownNameError` for a level that the diagram lacks.
+    """
+    known = set(parameter_symbols(diagram).values())
+    if simulated:
+        return known
+    names = {parameter.name for parameter in _evaluator(derivation, diagram, level).parameters}
+    drawn = set().union(*(item.field().free_symbols for item in diagram.boundaries),
+                        *(item.where.free_symbols for item in diagram.regions))  # fmt: skip
+    return {symbol for symbol in known if symbol in drawn or str(symbol) in names}
+
+
+def _evaluator(derivation: PaperDerivation, diagram: Diagram, level: str) -> FunctionSpec:
+    if level not in diagram.evaluators:
+        raise UnknownNameError("closure", level, diagram.evaluators)
+    return derivation.evaluator(diagram.evaluators[level])
+
+
 def compute(
     derivation: PaperDerivation,
     diagram: Diagram,
@@ -129,8 +151,7 @@ def compute(
     Raises :class:`UnknownNameError` for a level that the diagram lacks and
     :class:`InputError` for a value outside its range, a grid of more than 4 million points, or one without any value.
     """
-    if level not in diagram.evaluators:
-        raise UnknownNameError("closure", level, diagram.evaluators)
+    spec = _evaluator(derivation, diagram, level)
     if diagram.x.symbol == diagram.y.symbol:
         raise InputError("y", diagram.y.name, "another parameter than that of the x axis")
     if diagram.x.points * diagram.y.points > MOST_POINTS:
@@ -142,7 +163,6 @@ def compute(
             raise InputError(str(symbol), value, str(info(symbol).domain))
     others = {symbol: value for symbol, value in given.items() if symbol not in axes}
     x, y = (np.linspace(axis.low, axis.high, axis.points) for axis in (diagram.x, diagram.y))
-    spec = derivation.evaluator(diagram.evaluators[level])
     names = {parameter.name for parameter in spec.parameters}
     at: dict[sp.Symbol, Any] = {**others, axes[0]: x, axes[1]: y[:, None]}
     if progress is not None:
