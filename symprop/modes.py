@@ -49,7 +49,7 @@ MODES: Mapping[str, tuple[Mode, ...]] = {
         Mode("without --simulate", lambda given: not given.simulate, refuses=("seed", "workers", "resume", "scheduler")),
         _CLUSTER,
     ),
-    "init": (Mode("with --torch, which prints the snippet alone", lambda given: given.torch, refuses=("json",)),),
+    "init": (Mode("with --torch", lambda given: given.torch, refuses=("json",)),),
     "audit": (
         Mode("with --keys, which needs no model", lambda given: given.keys, takes=("keys",)),
         Mode("for a checkpoint, which is compared as it is", _checkpoint,
@@ -79,7 +79,7 @@ def refuse_ignored(parser: argparse.ArgumentParser, options: argparse.Namespace)
     >>> refuse_ignored(parser, options)
     Traceback (most recent call last):
     ...
-    symprop.core.errors.InputError: json = given is not allowed: expected no such option with --torch, which prints the snippet alone
+    symprop.core.errors.InputError: json = given is not allowed: expected no such option with --torch
     """
     for mode in MODES.get(options.command, ()):
         if not mode.holds(options):
