@@ -136,8 +136,8 @@ def _sweep(found: Audit, progress: Progress | None) -> Sweep:
     labels = [label for label in (curve.label for curve in curves[0]) if all(label in _labels(item) for item in curves)]
     kept = tuple(tuple(curve for curve in item if curve.label in labels) for item in curves)
     caption = f"The same over depth with all residual branches multiplied by $c$; ${tokens}$ different tokens."
-    return Sweep("branches", caption, label_of("fig", "scaled branches"), "c", FACTORS, kept, "layer",
-                 f"{model.name}, {tokens} tokens", logy=True)  # fmt: skip
+    return Sweep("branches", caption, label_of("fig", "scaled branches"), "c", FACTORS, kept,
+                 *auditing.axis_labels(model.name, tokens), logy=True)  # fmt: skip
 
 
 def _labels(curves: tuple[Curve, ...]) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from symprop.core.display import COLUMNS, aligned
+from symprop.core.display import COLUMNS, aligned, counted
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def text(found: Audit) -> str:
     """The audit for a terminal: a table of the layers, the verdict and the repairs."""
     model = found.architecture
     lines = [
-        f"{model.name} ({model.source}): {model.layers} layers, width {model.width}, {model.heads} heads, "
-        f"{found.tokens} tokens{f', the last {found.padding} of them padding' if found.padding else ''}",
+        f"{model.name} ({model.source}): {counted(model.layers, 'layer')}, width {model.width}, "
+        f"{counted(model.heads, 'head')}, {counted(found.tokens, 'token')}"
+        f"{f', the last {found.padding} of them padding' if found.padding else ''}",
         f"gradients of {found.cotangent}; moments are per coordinate, expectations over the initialisation",
         "cosine: of two tokens; keys: to how many a query attends, 1/E sum_j A_ij^2; |dW|: root mean square norm of the"
         " gradient of a matrix",
@@ -101,8 +102,8 @@ def text(found: Audit) -> str:
         table.append(
             (
                 str(row.layer) if row.logit_deviation is not None else "out", number(row.q), number(row.mean),
-                f"{row.cosine:.4f}", number(row.logit_deviation), number(row.participation), number(row.gradient),
-                f"{row.gradient_cosine:.4f}", *(number(row.weights.get(name)) for name in names),
+                f"{row.cosine:z.4f}", number(row.logit_deviation), number(row.participation), number(row.gradient),
+                f"{row.gradient_cosine:z.4f}", *(number(row.weights.get(name)) for name in names),
             )
         )
     lines += aligned(table)
@@ -125,7 +126,7 @@ def shown_rows(found: Audit) -> Iterable[LayerRow]:
 
 def number(value: float | None) -> str:
     """Three digits; empty where there is no value."""
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:z.3g}"
 
 
 def data(found: Audit) -> dict[str, Any]:
@@ -171,8 +172,8 @@ def contrast_text(found: Contrast) -> str:
     """A checkpoint for a terminal: its matrices beside what was assumed, its layers in both theories, and the verdict."""
     model = found.architecture
     lines = [
-        f"{model.name}: {model.layers} layers, width {model.width}, {found.tokens} tokens; trained weights beside their"
-        " initialisation",
+        f"{model.name}: {counted(model.layers, 'layer')}, width {model.width}, {counted(found.tokens, 'token')};"
+        " trained weights beside their initialisation",
         "", "weights: smallest and largest over the layers",
     ]
     table: list[Sequence[str]] = [("matrix", "E w^2 / assumed", "mean^2 share", "kurtosis", "top / iid edge", "E bias^2")]
@@ -251,7 +252,12 @@ def figure(found: Audit) -> Figure:
     from symprop.claims import Figure
 
     name = found.architecture.name
-    return Figure("audit", f"Signal of {name}", "layer", f"{name}, {found.tokens} tokens", curves(found.rows), (), logy=True)
+    return Figure("audit", f"Signal of {name}", *axis_labels(name, found.tokens), curves(found.rows), (), logy=True)
+
+
+def axis_labels(name: str, tokens: int) -> tuple[str, str]:
+    """What the axes of :func:`curves` say."""
+    return f"layer of {name}, {counted(tokens, 'token')}", "moments and deviations"
 
 
 def curves(rows: Sequence[LayerRow]) -> tuple[Curve, ...]:

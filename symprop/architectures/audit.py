@@ -16,7 +16,7 @@ from symprop.architectures.description import Architecture
 from symprop.architectures.entries import MAX_TOKENS
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
 from symprop.architectures.signal import ModelPass, Words, logit_deviations, rotary_of, run
-from symprop.core.display import html_table
+from symprop.core.display import counted, html_table
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
 from symprop.network.gram import GramGradient
 from symprop.network.gram_attention import AttentionPattern, pattern
@@ -280,8 +280,8 @@ def _cost(subject: _Subject) -> tuple[str, float]:
     apart = max(abs(fast.cosine - full.cosine) for fast, full in pairs)
     size, gradient = furthest(lambda row: row.q), furthest(lambda row: row.gradient)
     said = (
-        f"on {part.count} tokens the Gram matrix differs by up to {size:.2g} in E x^2 (relative), {apart:.2g} in the cosine,"
-        f" {gradient:.2g} in E g^2 and {weights:.2g} in a weight gradient"
+        f"on {counted(part.count, 'token')} the Gram matrix differs by up to {size:.2g} in E x^2 (relative),"
+        f" {apart:.2g} in the cosine, {gradient:.2g} in E g^2 and {weights:.2g} in a weight gradient"
     )
     return said, max(size, apart, gradient)
 
@@ -418,10 +418,11 @@ def _silent_branches(model: Architecture) -> list[str]:
 def _size_verdict(first: float, last: float, depth: int) -> str:
     if first == 0:
         return "The model's input has zero variance."
+    layers = counted(depth, "layer")
     if abs(last / first - 1) < REACHED:
-        return f"The second moment of a coordinate is {last:.3g} after {depth} layers, as at the input."
+        return f"The second moment of a coordinate is {last:.3g} after {layers}, as at the input."
     factor = last / first
-    return f"The second moment of a coordinate goes from {first:.3g} to {last:.3g} over {depth} layers (a factor {factor:.3g})."
+    return f"The second moment of a coordinate goes from {first:.3g} to {last:.3g} over {layers} (a factor {factor:.3g})."
 
 
 def _uniform_keys(subject: _Subject, state: str) -> str:
@@ -685,7 +686,7 @@ def _scaling(architecture: Architecture, factor: float) -> str:
 
 
 def _reached(subject: _Subject, quantity: str, before: float, after: float) -> str:
-    where = "" if subject.whole else f" on the first {subject.count} tokens"
+    where = "" if subject.whole else f" on the first {counted(subject.count, 'token')}"
     return f"Audited again{where}, {quantity} is {after:.4g} instead of {before:.4g}."
 
 

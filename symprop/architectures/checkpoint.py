@@ -26,6 +26,7 @@ from symprop.architectures.readers import load
 from symprop.architectures.signal import WEIGHTS, Course, Layers, ModelPass, Words, embed, run
 from symprop.architectures.tensor_file import TensorFiles
 from symprop.components import LayerNorm, Linear, RMSNorm
+from symprop.core.display import counted
 from symprop.core.errors import InputError, MissingExtraError
 from symprop.network import Block, Parallel, Residual, Sequential, named, sequential, token_input, trace_of
 from symprop.network.builders import Named
@@ -367,8 +368,8 @@ def _verdict(
     large = [row.layer for row in trained if (row.logit_deviation or 0) > VALID_LOGITS]
     if large:
         yield (
-            f"Logits of independent weights would deviate by more than {VALID_LOGITS} in {len(large)} layers, first in layer"
-            f" {large[0]}: there attention is beyond its first order."
+            f"Logits of independent weights would deviate by more than {VALID_LOGITS} in {counted(len(large), 'layer')},"
+            f" first in layer {large[0]}: there attention is beyond its first order."
         )
     if real is not None:
         yield _against(weights.architecture, trained, real)
@@ -388,4 +389,4 @@ def _against(architecture: Architecture, trained: tuple[LayerRow, ...], real: tu
                 f" {COSINE_HOLDS:g}). The furthest are E x^2 = {size:.3g} for {by_size.q:.3g} at layer {by_size.layer} and the"
                 f" cosine {angle:.3g} for {by_angle.cosine:.3g} at layer {by_angle.layer}."
             )
-    return f"A real forward pass agrees with the theory with measured variances in all {len(rows)} streams."
+    return f"A real forward pass agrees with the theory with measured variances in every stream ({len(rows)})."

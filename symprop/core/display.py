@@ -56,6 +56,15 @@ def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]
     return f"<table><caption>{html.escape(title)}</caption>{''.join(lines)}</table>"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "layer"), counted(0, "layer")
+    ('1 layer', '0 layers')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def aligned(table: Sequence[Sequence[str]], columns: int = COLUMNS) -> list[str]:
     """Rows of cells as lines of at most ``columns`` characters; a wider table continues below, its first column repeated.
 

@@ -39,10 +39,10 @@ class UnknownNameError(SympropError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
         near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.4)
-        hint = f" did you mean '{near[0]}'?" if near else ""
+        hint = f": did you mean '{near[0]}'?" if near else ""
         shown = ", ".join(self.known[:SHOWN]) or "none"
         more = f" and {len(self.known) - SHOWN} more" if len(self.known) > SHOWN else ""
-        super().__init__(f"unknown {kind} '{one_line(name)}':{hint} (known: {shown}{more})")
+        super().__init__(f"unknown {kind} '{one_line(name)}'{hint} (known: {shown}{more})")
 
 
 class RefusedError(SympropError):

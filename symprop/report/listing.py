@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any, TextIO
+from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from symprop.claims import Claim, PaperDerivation, Status, Verdict, check
+from symprop.claims import Claim, PaperDerivation, Verdict, check
 from symprop.core.display import COLUMNS
 from symprop.core.errors import UnknownNameError
 from symprop.core.proof import ProofStep
@@ -34,13 +33,11 @@ def listing(
     claim_id: str | None = None,
     view: View | None = None,
     format: str = "unicode",
-    *,
-    color: bool = False,
 ) -> str:
     """The derivation of a paper's block with its list of claims, or one claim in full.
 
     ``format`` is ``unicode`` (80 columns), ``latex``, ``sympy`` or ``json``. Only a claim that is shown in full is
-    checked. ``color`` adds terminal codes to the headings.
+    checked.
     """
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
@@ -48,14 +45,9 @@ def listing(
     data = _overview(derivation, view) if claim_id is None else _claim(derivation, derivation.claim(claim_id), view)
     if format == "json":
         return json.dumps(_plain_data(data), ensure_ascii=False, indent=2)
-    writer = _Writer(format, color)
+    writer = _Writer(format)
     (writer.overview if claim_id is None else writer.claim)(data)
     return "\n".join(writer.lines).rstrip() + "\n"
-
-
-def use_color(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that wants colours (``NO_COLOR`` is respected)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def measurement_rows(measurements: Iterable[Measurement]) -> list[dict[str, Any]]:
@@ -73,10 +65,9 @@ def measurement_rows(measurements: Iterable[Measurement]) -> list[dict[str, Any]
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """Claims and verdicts; a verdict other than the expected one is marked."""
     table = Table("claim", "where", "title", "verdict", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    colours = {Status.PROVED: "green", Status.AGREES: "green", Status.REFUTED: "yellow", Status.UNDECIDED: "red"}
     for row, item in zip(verdict_rows(verdicts), verdicts, strict=True):
-        mark, style = ("", colours[item.status]) if item.as_expected else (" (unexpected)", "bold red")
-        table.add_row(row["id"], row["where"], pretty(row["title"]), f"[{style}]{row['verdict']}{mark}[/]")
+        mark = "" if item.as_expected else " (unexpected)"
+        table.add_row(row["id"], row["where"], pretty(row["title"]), f"{row['verdict']}{mark}")
     return table
 
 
@@ -107,8 +98,7 @@ def measurement_table(measurements: Sequence[Measurement]) -> Table:
             else:
                 labels, numbers = (row.quantity, where), (f"{row.predicted:.6g}", f"{row.measured:.6g}", f"{row.stderr:.1e}")
             z = f"{row.z:.2f}" if row.expected_to_hold else "-"
-            style = "red" if row.expected_to_hold and abs(row.z) > 4 else ""
-            table.add_row(*map(pretty, labels), *numbers, z, style=style)
+            table.add_row(*map(pretty, labels), *numbers, z)
     return table
 
 
@@ -123,7 +113,7 @@ def accuracy_table(rows: Sequence[Accuracy]) -> Table:
         for index, (at, limit) in enumerate(row.limits.items()):
             labels = ("", "") if index else (pretty(row.quantity), str(row.settings))
             numbers = (f"{100 * item:.2f}" for item in (row.errors[at], limit, row.noise[at]))
-            table.add_row(*labels, f"{at}%" if isinstance(at, int) else at, *numbers, style="red" if at in row.missed else "")
+            table.add_row(*labels, f"{at}%" if isinstance(at, int) else at, *numbers)
     return table
 
 
@@ -255,8 +245,8 @@ def _plain_data(item: Any) -> Any:
 class _Writer:
     """Writes gathered data as lines in one format."""
 
-    def __init__(self, format: str, color: bool) -> None:
-        self.format, self.color = format, color
+    def __init__(self, format: str) -> None:
+        self.format = format
         self.lines: list[str] = []
 
     def overview(self, data: dict[str, Any]) -> None:
@@ -332,7 +322,7 @@ class _Writer:
             self.lines += ["", rf"\paragraph{{{title if '$' in title else prose(title)}}}"]
             return
         self.lines.append("")
-        self.lines += [f"\x1b[1m{line}\x1b[0m" if self.color else line for line in wrapped(title)]
+        self.lines += wrapped(title)
 
     def _words(self, sentence: str) -> str:
         return sentence if self.format == "latex" else pretty(sentence)

@@ -76,7 +76,8 @@ def test_eval_takes_expressions_in_other_parameters(capsys):
         (("derive", "noci2022x"), "did you mean 'noci2022'"),
         (("derive", "noci2022", "--claim", "eq12x"), "did you mean 'eq12'"),
         (("derive", "noci2022", "--notation", "kedai"), "did you mean 'kedia'"),
-        (("derive", "noci2022", "--format", "pdf"), "unknown format"),
+        (("derive", "noci2022", "--format", "pdf"), "unknown format 'pdf' (known: "),
+        (("audit", "gpt2", "--words", "bogus"), "unknown words 'bogus' (known: distinct, uniform, zipf)"),
         (("eval", "noci2022:nrom"), "did you mean 'noci2022:norm'"),
         (("eval", "noci2022:norm", "LL=3"), "unknown parameter 'LL'"),
         (("eval", "noci2022:norm", "L"), "expected key=value"),
@@ -181,6 +182,21 @@ def test_audit_prints_a_table_a_verdict_and_repairs(capsys):
     content = json.loads(out)
     assert content["architecture"]["initialisation"]["output"] == "1/d"
     assert len(content["rows"]) == 3
+
+
+def test_an_audit_of_one_layer_reads_as_such(capsys):
+    code, out, _ = run(capsys, "audit", "gpt2", "--depth", "1", "--seq-len", "8")
+    assert code == 0 and "1 layer, width" in out and "over 1 layer (" in " ".join(out.split())
+    assert "1 layers" not in out and "0.0000" in out and "-0.0000" not in out
+
+
+def test_the_axes_of_an_audit_name_what_they_show():
+    from symprop.architectures.audit import audit
+    from symprop.architectures.presets import preset
+    from symprop.auditing import figure
+
+    found = figure(audit(preset("bert").replace(layers=1), tokens=4))
+    assert (found.xlabel, found.ylabel) == ("layer of bert, 4 tokens", "moments and deviations")
 
 
 def test_the_json_of_an_audit_has_a_form_that_stays(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,3 +151,31 @@ def test_a_range_that_ends_at_the_largest_double(tmp_path, capfd):
 def test_a_path_with_a_null_character_is_refused_before_the_work(capsys):
     assert main([*BASE, "-o", "\0.png"]) == 2
     assert capsys.readouterr().err == "symprop: output = '\\x00.png' is not allowed: expected a path without null characters\n"
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("cowsik2024", "--layers", "5"), "layers = 5 is not allowed: expected no value, as L changes nothing in cowsik2024"),
+    (("cowsik2024", "--tokens", "5"), "tokens = 5 is not allowed: expected no value, as n changes nothing in cowsik2024"),
+    (("giorlandino2025", "n=5"), "n = 5 is not allowed: expected no value, as n changes nothing in giorlandino2025 with rem"),
+    (("giorlandino2025", "L=5", "--layers", "6"), "layers = 6 is not allowed: expected one value for L"),
+    (("giorlandino2025", "sigma_v2=1", "gain_v=2"), "gain_v = 2 is not allowed: expected one value for gain_v"),
+])  # fmt: skip
+def test_a_value_that_changes_nothing_is_refused(tmp_path, capsys, words, message):
+    assert main(["diagram", *words, "-o", str(tmp_path / "p.png")]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_title_names_the_level_where_there_are_several():
+    from symprop import bundled
+    from symprop.claims import Axis
+    from symprop.report.diagram import compute
+
+    def title(name, level):
+        item = bundled.derivation(name)
+        small = [Axis(axis.symbol, axis.name, axis.low, axis.high, 2) for axis in (item.diagram.x, item.diagram.y)]
+        return compute(item, replace(item.diagram, x=small[0], y=small[1]), level).title
+
+    assert title("cowsik2024", "relu") == "Angle exponent at collapse, M = 0.09, relu"
+    assert title("giorlandino2025", "uniform") == "Overlap of tokens after 50 layers, uniform"
+    assert title("softmax_attention", "exact").endswith("with unit variance")

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from nbclient import NotebookClient
 
 from symprop import bundled
+from symprop.cli import main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -42,6 +45,20 @@ def test_notebooks_give_their_stored_outputs(path, tmp_path):
     NotebookClient(again, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert shown(stored) == shown(again)
     assert len(shown(stored)) >= 4
+
+
+COMMANDS = [
+    (path, command)
+    for path in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md")))
+    for command in re.findall(r"symprop eval [^`\n]*", path.read_text(encoding="utf-8"))
+    if "..." not in command and "=" in command
+]
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda item: getattr(item, "stem", item))
+def test_evaluations_in_the_text_have_a_value(path, command, capsys):
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out
 
 
 def test_the_errata_quote_a_witness_for_every_refuted_claim():

@@ -55,10 +55,6 @@ def test_unknown_names(derivation: PaperDerivation) -> None:
         listing(derivation, format="latexx")
 
 
-def test_colour_only_on_request(derivation: PaperDerivation) -> None:
-    assert "\x1b[1m" in listing(derivation, color=True)
-
-
 def test_tables(derivation: PaperDerivation, sample: ModuleType) -> None:
     table = plain(verdict_table([check(claim) for claim in derivation.claims]))
     assert "refuted" in table and "unexpected" not in table
