@@ -188,7 +188,7 @@ class _Reader:
             self.position += 1
             return [_grouped(inner)]
         if token.startswith("\\"):
-            return self._command(token[1:].rstrip("*"), before)
+            return self._command(token[1:].rstrip("*"))
         if token[0].isdigit():
             return [f"<mn>{token}</mn>"]
         if token.isalpha():
@@ -209,7 +209,7 @@ class _Reader:
         sign = before and not (last and "".join(last[0]) in _LEADING)
         return _operator("−", "" if sign else ' form="prefix"')
 
-    def _command(self, name: str, before: list[str]) -> list[str]:
+    def _command(self, name: str) -> list[str]:
         if name in ("frac", "tfrac", "dfrac"):
             return [f"<mfrac>{self._argument()}{self._argument()}</mfrac>"]
         if name == "sqrt":

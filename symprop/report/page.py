@@ -35,7 +35,7 @@ from symprop.report.prose import escape as escaped
 from symprop.report.svg import figure_svg, legend_html, path, scales, svg
 
 _PARTS = re.compile(
-    r"(?P<escaped>\\[^A-Za-z])|\\(?P<capital>[cC])ref\{(?P<labels>[^}]*)\}|\\cite(?:\[\{(?P<where>.*?)\}\])?\{(?P<key>[^}]*)\}"
+    r"(?P<escaped>\\[^A-Za-z])|\\[cC]ref\{(?P<labels>[^}]*)\}|\\cite(?:\[\{(?P<where>.*?)\}\])?\{(?P<key>[^}]*)\}"
     r"|\\emph\{(?P<emph>(?:[^{}\\]|\\.|\{[^{}]*\})*)\}|\\ensuremath\{(?P<ensured>(?:[^{}]|\{[^{}]*\})*)\}"
     r"|\$(?P<formula>(?:[^$\\]|\\.)+)\$",
     re.DOTALL,
@@ -87,7 +87,7 @@ class _Page:
         if found["escaped"] is not None:
             return escape(inline_text(found["escaped"]))
         if found["labels"] is not None:
-            return self._references(found["labels"].split(","), capital=found["capital"] == "C")
+            return self._references(found["labels"].split(","))
         if found["key"] is not None:
             where = f", {self.text(found['where'])}" if found["where"] else ""
             links = (f'<a href="#{_paper_anchor(key)}">{self.cited[key]}</a>' for key in found["key"].split(","))
@@ -100,7 +100,7 @@ class _Page:
         # A browser breaks no line inside a formula.
         return ", ".join(map(mathml, found["formula"].split(r",\ ")))
 
-    def _references(self, labels: Sequence[str], *, capital: bool) -> str:
+    def _references(self, labels: Sequence[str]) -> str:
         groups: dict[str, list[str]] = {}
         for label in labels:
             target = self.targets[label]

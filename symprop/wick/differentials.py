@@ -45,7 +45,7 @@ def jacobian(expression: sp.MatrixExpr, variable: sp.MatrixSymbol) -> sp.MatrixE
     """
     if not getattr(expression, "is_Matrix", False):
         raise InputError("expression", expression, "a matrix expression")
-    parts = [_assembled(chain, expression, variable) for chain in _differential(expression, variable)]
+    parts = [_assembled(chain, variable) for chain in _differential(expression, variable)]
     if not parts:
         size = expression.shape[0] * expression.shape[1], variable.shape[0] * variable.shape[1]
         return sp.ZeroMatrix(*size)
@@ -242,7 +242,7 @@ def _prepended(pair: _Pair, chain: tuple[_Factor, ...]) -> tuple[_Factor, ...]:
     return pair, *chain
 
 
-def _assembled(chain: _Chain, expression: sp.MatrixExpr, variable: sp.MatrixSymbol) -> sp.MatrixExpr:
+def _assembled(chain: _Chain, variable: sp.MatrixSymbol) -> sp.MatrixExpr:
     scalar, factors = chain
     matrices = [kron(*factor) if isinstance(factor, tuple) else factor for factor in factors]
     if not matrices:
