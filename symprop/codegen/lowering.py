@@ -27,7 +27,7 @@ from symprop.core.errors import RefusedError
 from symprop.core.expression import is_share, without_cancellation
 from symprop.core.symbols import info, is_registered, layer
 from symprop.functions.arc_cosine import AbsoluteGap, ArcCosine
-from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
+from symprop.functions.depth_nodes import DepthPower, ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 from symprop.functions.piece_rule import Place
 from symprop.functions.rising_ratio import ReciprocalSum, RisingRatio
 from symprop.functions.rotary_means import RotaryAverage, RotaryMean
@@ -468,6 +468,8 @@ class _Lowering:
             return sp.Add(_number(constant) * Complement(-share / constant), *map(self.lower, terms))
         if node.is_Mul or node.is_Pow or isinstance(node, sp.exp):
             return self.product(sp.Mul.make_args(node))
+        if isinstance(node, DepthPower):
+            return Exp(self.lower(node.args[1]) * self.sum_of_logs(_log_terms(node.args[0])))
         if isinstance(node, GrowthMinusOne):
             return Expm1(self.lower(node.args[1]) * self.log_of_one_plus(node.args[0]))
         if isinstance(node, Place):

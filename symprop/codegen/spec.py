@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
@@ -315,7 +316,9 @@ def growth_minus_one(library: Any, bits: Callable[[], int]) -> Callable[[Any, An
     return growth
 
 
-IN_NUMBERS: Mapping[str, Callable[..., Any]] = {"GeometricSum": _geometric_sum, "Saturated": lambda x: x}
+IN_NUMBERS: Mapping[str, Callable[..., Any]] = {
+    "DepthPower": operator.pow, "GeometricSum": _geometric_sum, "Saturated": lambda x: x
+}
 """Functions of numbers of any library."""
 BY_MPMATH = {
     "GrowthMinusOne": growth_minus_one(mpmath, lambda: int(mpmath.mp.prec)),

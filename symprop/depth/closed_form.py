@@ -8,7 +8,7 @@ import sympy as sp
 
 from symprop.core.errors import RefusedError
 from symprop.core.expression import compare, factored
-from symprop.functions import GeometricSum
+from symprop.functions import DepthPower, GeometricSum
 
 
 def solve_affine(updates: Mapping[sp.Symbol, sp.Expr], depth: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
@@ -25,6 +25,10 @@ def solve_affine(updates: Mapping[sp.Symbol, sp.Expr], depth: sp.Expr) -> dict[s
     >>> solve_affine({x: a*x, y: y + b*x}, sp.Symbol("L", positive=True, integer=True))[y]
     b*x*GeometricSum(1, a, L) + y
     """
+    if depth.is_Symbol and any(update.has(depth) for update in updates.values()):
+        # Coefficients that know the depth are constants of the recursion all the same.
+        layers = sp.Dummy(depth.name, integer=True, positive=True)
+        return {key: value.xreplace({layers: depth}) for key, value in solve_affine(updates, layers).items()}
     state = tuple(updates)
     coefficients = {variable: _coefficients(variable, updates[variable], state) for variable in state}
     solved: dict[sp.Symbol, dict[sp.Expr, sp.Expr]] = {}
@@ -47,12 +51,12 @@ def solve_affine(updates: Mapping[sp.Symbol, sp.Expr], depth: sp.Expr) -> dict[s
                 )
             for ratio, amount in solved[other].items():
                 drive[ratio] = drive.get(ratio, sp.S.Zero) + weight * amount
-        closed[variable] = factor**depth * variable + sp.Add(
+        closed[variable] = DepthPower(factor, depth) * variable + sp.Add(
             *(amount * GeometricSum(ratio, factor, depth) for ratio, amount in drive.items())
         )
         if not drive:
             solved[variable] = {factor: variable}
-        _put_back(variable, updates[variable], closed, depth)
+        _put_back(variable, updates[variable], closed, depth, forgets=factor == 0 or 0 in drive)
     return {variable: closed[variable] for variable in state}
 
 
@@ -82,20 +86,21 @@ def _by_dependence(
         if not ready:
             names = ", ".join(map(str, waiting))
             raise RefusedError(
-                f"recursion of {names}", "the modes drive each other both ways", "choose modes that decouple"
+                f"recursion of {names}", "the modes drive each other both ways", "iterate the map numerically"
             )
         order += ready
         waiting = [item for item in waiting if item not in ready]
     return order
 
 
-def _put_back(variable: sp.Symbol, update: sp.Expr, closed: Mapping[sp.Symbol, sp.Expr], depth: sp.Expr) -> None:
+def _put_back(
+    variable: sp.Symbol, update: sp.Expr, closed: Mapping[sp.Symbol, sp.Expr], depth: sp.Expr, *, forgets: bool
+) -> None:
     later = closed[variable].xreplace({depth: depth + 1}) if depth.is_Symbol else None
     if later is None:
         return
     verdict = compare(later, update.xreplace(dict(closed)))
     # A factor of zero forgets the start in one layer, so that the closed form holds from depth 1 on.
-    forgets = not update.has(variable)
     start = compare(closed[variable].xreplace({depth: sp.S.Zero}), variable)
-    if verdict.equal is not True or (start.equal is False and not forgets):
+    if verdict.equal is False or (start.equal is False and not forgets):
         raise AssertionError(f"closed form of {variable} does not satisfy its recursion ({verdict.method})")

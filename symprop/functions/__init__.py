@@ -1,5 +1,5 @@
 """The field's special functions, as SymPy functions with the hooks that limits, series and code need."""
 
-from symprop.functions.depth_nodes import ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
+from symprop.functions.depth_nodes import DepthPower, ExpMinusOne, GeometricSum, GrowthMinusOne, Saturated
 
-__all__ = ["ExpMinusOne", "GeometricSum", "GrowthMinusOne", "Saturated"]
+__all__ = ["DepthPower", "ExpMinusOne", "GeometricSum", "GrowthMinusOne", "Saturated"]

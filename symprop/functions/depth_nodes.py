@@ -7,6 +7,9 @@ from typing import Any
 import mpmath
 import sympy as sp
 
+WRITTEN_OUT = 1000
+"""Numbers of layers from here on stay the exponents of their powers: the digits of these would fill memory."""
+
 
 class _DepthNode(sp.Function):
     """Common hooks: 50-digit evaluation and series go through the elementary form with guard digits."""
@@ -27,13 +30,77 @@ class _DepthNode(sp.Function):
             return None
         digits = int(prec / 3.3) + 10
         lost = max(0, -int(mpmath.mag(mpmath.mpf(str(sp.N(self.args[0], 15)))) / 3)) if self.args[0] != 0 else 0
-        return sp.N(self.elementary(), digits + lost)._eval_evalf(prec)
+        return sp.N(self._rounded(digits + lost).elementary(), digits + lost)._eval_evalf(prec)
+
+    def _rounded(self, digits: int) -> sp.Expr:
+        """The node with numbers of that many digits left after many layers, where exact powers would take too long."""
+        depth = self.args[-1]
+        if not is_deep(depth):
+            return self
+        more = digits + 2 * len(str(depth)) + self._cancelled()
+        return self.func(*(sp.N(argument, more) for argument in self.args[:-1]), depth, evaluate=False)
+
+    def _cancelled(self) -> int:
+        """Digits that a difference in the definition takes."""
+        return 0
 
     def _eval_nseries(self, x: sp.Symbol, n: int, logx: Any, cdir: int = 0) -> sp.Expr:
         return self.elementary()._eval_nseries(x, n, logx, cdir)
 
     def _eval_as_leading_term(self, x: sp.Symbol, logx: Any = None, cdir: int = 0) -> sp.Expr:
         return sp.expand(self.elementary()).as_leading_term(x, logx=logx, cdir=cdir)
+
+
+def is_deep(depth: sp.Expr) -> bool:
+    """Whether it is a number of layers whose powers are not written out."""
+    return bool(depth.is_Integer) and depth >= WRITTEN_OUT
+
+
+class DepthPower(_DepthNode):
+    """A growth factor to the power of the depth, which stays unevaluated from a thousand layers on, and is a power below.
+
+    >>> a, L = sp.symbols("a L", positive=True)
+    >>> DepthPower(a, L), DepthPower(sp.Rational(1, 2), 3), DepthPower(1, 10**9)
+    (a**L, 1/8, 1)
+    >>> deep = DepthPower(1 + sp.Rational(1, 10**9), 10**9)
+    >>> deep, sp.N(deep, 9)
+    ((1000000001/1000000000)**1000000000, 2.71828183)
+    """
+
+    nargs = (2,)
+
+    @classmethod
+    def eval(cls, base: sp.Expr, depth: sp.Expr) -> sp.Expr | None:
+        if not is_deep(depth) or base in (0, 1) or base.is_Float:
+            return base**depth
+        return None
+
+    def elementary(self) -> sp.Expr:
+        base, depth = self.args
+        return self if base.is_Rational else base**depth
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        base, depth = self.args
+        return depth * DepthPower(base, depth - 1) if argindex == 1 else self * sp.log(base)
+
+    def _eval_is_real(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+    def _eval_is_positive(self) -> bool | None:
+        return True if self.args[0].is_positive else None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+    def _plain(self) -> sp.Expr:
+        return sp.Pow(*self.args, evaluate=False)
+
+    def _sympystr(self, printer: Any) -> str:
+        return str(printer._print(self._plain()))
+
+    def _latex(self, printer: Any, exp: Any = None) -> str:
+        text = str(printer._print(self._plain()))
+        return text if exp is None else rf"\left({text}\right)^{{{exp}}}"
 
 
 class GrowthMinusOne(_DepthNode):
@@ -63,17 +130,16 @@ class GrowthMinusOne(_DepthNode):
         return None
 
     def elementary(self) -> sp.Expr:
-        x, depth = self.args
-        return (1 + x) ** depth - 1
+        return self.plus_one() - 1
 
     def plus_one(self) -> sp.Expr:
         """The node plus one, as a power."""
         x, depth = self.args
-        return (1 + x) ** depth
+        return DepthPower(1 + x, depth)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         x, depth = self.args
-        return depth * (1 + x) ** (depth - 1) if argindex == 1 else (1 + x) ** depth * sp.log(1 + x)
+        return depth * DepthPower(1 + x, depth - 1) if argindex == 1 else DepthPower(1 + x, depth) * sp.log(1 + x)
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_nonnegative for argument in self.args) else None
@@ -128,23 +194,27 @@ class GeometricSum(_DepthNode):
         if depth == 0:
             return sp.S.Zero
         if r == s:
-            return depth * r ** (depth - 1)
+            return depth * DepthPower(r, depth - 1)
         if r == 0 or s == 0:
-            return (r + s) ** (depth - 1)
+            return DepthPower(r + s, depth - 1)
         if depth.is_Integer and depth < 8:
             return sp.Add(*(r**j * s ** (depth - 1 - j) for j in range(int(depth))))
         return cls(s, r, depth) if sp.default_sort_key(s) < sp.default_sort_key(r) else None
 
+    def _cancelled(self) -> int:
+        r, s, _ = self.args
+        return max(0, -int(mpmath.mag(mpmath.mpf(str(sp.N(r - s, 15)))) / 3))
+
     def elementary(self) -> sp.Expr:
         r, s, depth = self.args
-        return (r**depth - s**depth) / (r - s)
+        return (DepthPower(r, depth) - DepthPower(s, depth)) / (r - s)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         r, s, depth = self.args
         if argindex == 3:
             return (r**depth * sp.log(r) - s**depth * sp.log(s)) / (r - s)
         own, other = (r, s) if argindex == 1 else (s, r)
-        return (depth * own ** (depth - 1) - self) / (own - other)
+        return (depth * DepthPower(own, depth - 1) - self) / (own - other)
 
     def _eval_is_real(self) -> bool | None:
         return True if all(argument.is_nonnegative for argument in self.args) else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import sympy as sp
 
 from symprop.claims import Claim, LatexName, PaperDerivation, Result, Verdict, names_of, step_equations, trace_chain
 from symprop.core import symbols
+from symprop.core.errors import RefusedError
 from symprop.core.expression import factored
 from symprop.core.proof import ProofStep
 from symprop.depth import DepthSolution
@@ -21,6 +22,7 @@ from symprop.report.printer import latex, text
 from symprop.report.prose import escape
 
 Names = Mapping[sp.Symbol, LatexName]
+Found = TypeVar("Found")
 
 READABLE = 250
 """Operations up to which a chain of equalities is printed: beyond, the steps of the block say it better."""
@@ -166,18 +168,25 @@ def _solved(
         return tuple(found)
 
     scaling = depth_scaling(solution)
-    limit = solution.scaling_limit(scaling) if scaling else None
-    finite = limit is not None and all(value.is_finite is not False for value in limit.exponents.values())
+    limit = _unless_refused(lambda: solution.scaling_limit(scaling)) if scaling else None
     written = ", ".join(f"{latex(key**2, view=view)} = {latex(value**2, view=view)}" for key, value in scaling.items())
+    found = _unless_refused(solution.correlation_limit) if len(solution.modes) == 2 else None
     correlation = None
-    if len(solution.modes) == 2 and all(mode.drift == 0 for mode in solution.modes):
-        value = _branches(solution.correlation_limit(), solution, view)
-        correlation = Formula(r"\lim_{L\to\infty} \rho(X^{L})", value, given, view)
+    if found is not None:
+        correlation = Formula(r"\lim_{L\to\infty} \rho(X^{L})", _branches(found, solution, view), given, view)
     return BlockReport(
         steps, chains, at(solution.signal, depth), written,
-        at(limit.signal, r"\infty") if limit and finite else (), limit.provenance.neglected if limit else "",
+        at(limit.signal, r"\infty") if limit else (), limit.provenance.neglected if limit else "",
         correlation,
     )  # fmt: skip
+
+
+def _unless_refused(limit: Callable[[], Found]) -> Found | None:
+    """A limit over depth, or None where there is none."""
+    try:
+        return limit()
+    except RefusedError:
+        return None
 
 
 def depth_scaling(solution: DepthSolution) -> dict[sp.Expr, sp.Expr]:
@@ -243,7 +252,7 @@ def _branches(value: sp.Expr, solution: DepthSolution, view: View) -> sp.Expr:
 
     def condition(found: Any) -> Any:
         if not isinstance(found, sp.core.relational.Relational):
-            return found
+            return found.func(*map(condition, found.args)) if found.args else found
         factors = sp.Mul.make_args(factored(view.express(found.lhs - found.rhs, start)))
         return found.func(sp.Mul(*(factor for factor in factors if not factor.is_positive)), 0)
 

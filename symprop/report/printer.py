@@ -219,6 +219,9 @@ class ProofPrinter(LatexPrinter):
         power = _power("e", str(self._print(expr.args[0])))
         return power if exp is None else _power(brackets(power), exp)
 
+    def _print_DepthPower(self, expr: sp.Expr, exp: Any = None) -> str:
+        return str(self._power_of(*expr.args))
+
     def _print_GrowthMinusOne(self, expr: sp.Expr, exp: Any = None) -> str:
         x, depth = expr.args
         return f"{self._power_of(1 + x, depth)} - 1"
