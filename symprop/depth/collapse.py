@@ -12,6 +12,7 @@ from symprop.core.errors import RefusedError
 from symprop.core.expression import Comparison, compare, factored, near_one
 from symprop.core.provenance import Derived
 from symprop.core.signal import Gradient, from_common
+from symprop.depth.local_expansion import in_powers
 from symprop.depth.solution import INDEPENDENT_LAYERS
 from symprop.network.trace import Step, Trace
 
@@ -116,7 +117,7 @@ class Collapse:
 
     @cached_property
     def stationary(self) -> sp.Expr | None:
-        """The second moment that a block keeps; None where q grows or has no closed fixed point.
+        """The second moment that a block keeps; None where q grows or has no closed fixed point that attracts it.
 
         Where every q is kept it is the symbol itself.
         """
@@ -125,7 +126,7 @@ class Collapse:
             return self.q
         factor = factored(sp.diff(self.q, q))
         if factor.has(q):
-            return None
+            return _attracting(self.q, factor, q)
         constant = factored(self.q.xreplace({q: sp.S.Zero}))
         if constant == 0:
             return q if factor == 1 else None
@@ -147,7 +148,7 @@ class Collapse:
         if any(item.has(q) for item in factors):
             raise RefusedError(
                 "exponents of the block", f"its second moment {q} goes to {self.q}, and the factors change with it",
-                "ask for the law over depth with symprop.depth.rate.drift_law",
+                "symprop.depth.rate.drift_law where it grows by a constant, the iterated map otherwise",
             )
         return Exponents(q, *factors, self.provenance)
 
@@ -204,6 +205,16 @@ def collapse(trace: Trace) -> Collapse:
     ))
 
 
+def _attracting(after: sp.Expr, slope: sp.Expr, q: sp.Symbol) -> sp.Expr | None:
+    """The fixed point of a rational map of q that is known to be positive and to attract, where there is one alone."""
+    if not after.is_rational_function(q):
+        return None
+    numerator = sp.Poly(sp.fraction(factored(after - q))[0], q)
+    roots = [factored(root) for root in sp.roots(numerator)] if numerator.degree() <= 2 else []
+    found = [root for root in roots if root.is_positive and (1 - slope.xreplace({q: root}) ** 2).is_positive]
+    return found[0] if len(found) == 1 else None
+
+
 def _tidy(expression: sp.Expr) -> sp.Expr:
     """Factored where that is much shorter: otherwise the sum over paths reads better."""
     short = factored(expression)
@@ -228,7 +239,8 @@ def _collapsed(trace: Trace, step: Step) -> CollapsedStep:
     if output.gap != 0:
         raise RefusedError(name, f"it separates equal tokens by a gap {output.gap}", "leave it out, or iterate the map")
     others = {signal.gap: sp.S.Zero for signal in inputs if signal.gap.is_Symbol}
-    slopes = tuple(gap_slope(step.value.gap, signal.gap, others) for signal in inputs)
+    near = in_powers(step, sp.sympify(step.value.gap))
+    slopes = tuple(gap_slope(near, signal.gap, others) for signal in inputs)
     # The gradient in its modes: g_q = common + (1 - 1/n) deviation.
     shared, apart = sp.Dummy("g_common", positive=True), sp.Dummy("g_gap", positive=True)
     tokens = step.atoms.tokens

@@ -13,8 +13,10 @@ import sympy as sp
 
 from symprop.core.errors import RefusedError
 from symprop.core.expression import factored
+from symprop.functions.quadrature_activation import QuadratureActivation
 from symprop.functions.softmax_layer import small_scores
 from symprop.functions.softmax_overlap import expanded
+from symprop.functions.table_sum import TableSum
 from symprop.network.trace import Step, Trace
 
 HIGHEST = 6
@@ -79,7 +81,8 @@ def expand_at_collapse(trace: Trace) -> LocalExpansion:
         powers: list[tuple[sp.Expr, int]] = []
         for signal, own, q in inputs:
             others = {key: value for key, value in collapsed.items() if key != signal.gap}
-            in_gap = _terms(step, second_order_scores(sp.sympify(step.value.gap)).subs(others), signal.gap)
+            near = in_powers(step, second_order_scores(sp.sympify(step.value.gap)))
+            in_gap = _terms(step, near.subs(others), signal.gap)
             moved = sp.diff(sp.sympify(step.value.q).subs(collapsed), signal.q).xreplace(atoms)
             pushed = _terms(step, second_order_scores(sp.sympify(step.value.q)).subs(others), signal.gap, constant=True)
             slope_change = sp.diff(in_gap.get(2, sp.S.Zero), signal.q)
@@ -150,6 +153,22 @@ def second_order_scores(expression: sp.Expr) -> sp.Expr:
         return sp.Add(*map(sp.expand, terms)).xreplace(dict(zip(formal, scores, strict=True)))
 
     return small_scores(expression).replace(lambda node: hasattr(node, "expansion"), taylor)
+
+
+def in_powers(step: Step, value: sp.Expr) -> sp.Expr:
+    """A step's gap with the leading powers of the inner gap for sums over a table that have no derivative at collapse."""
+    activation = getattr(step.component, "activation", None)
+    if not isinstance(activation, QuadratureActivation):
+        return value
+
+    def is_gap(node: sp.Expr) -> bool:
+        return isinstance(node, TableSum) and len(node.arguments) == 3 and node == activation.gap(*node.arguments)
+
+    def powers(node: TableSum) -> sp.Expr:
+        mean, variance, gap = node.arguments
+        return sp.Add(*(item * gap ** sp.Rational(k, 2) for k, item in activation.gap_powers(mean, variance).items()))
+
+    return value.replace(is_gap, powers)
 
 
 def _terms(step: Step, value: sp.Expr, gap: sp.Expr, *, constant: bool = False) -> dict[int, sp.Expr]:

@@ -21,6 +21,8 @@ from symprop.network.trace import Trace
 
 SHARE = sp.Symbol("delta_0", positive=True)
 """1 - rho at the input."""
+ROUNDED = 1e-7
+"""Ten times the error of a sum over a quadrature rule."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ def rate_law(trace: Trace, where: Mapping[sp.Basic, sp.Expr] = MappingProxyType(
     linear = collapse(trace)
     q = linear.stationary
     if q is None:
-        raise RefusedError("law of the block", f"its second moment {trace.input.q} drifts", "drift_law")
+        known = linear.q.free_symbols <= {trace.input.q}
+        iterate = "iterate the map" if known else "put numbers in for its parameters, or iterate the map"
+        raise RefusedError(
+            "law of the block", f"its second moment {trace.input.q} goes to {linear.q}, which settles at no known value",
+            "drift_law" if _grows_by_constant(linear) else iterate,
+        )
     start = _put(q, where)
     coefficient, order = expansion.leading
     if order > 1 and expansion.gap[2] == 0:
@@ -85,6 +92,9 @@ def rate_law(trace: Trace, where: Mapping[sp.Basic, sp.Expr] = MappingProxyType(
         return RateLaw("super-exponential", share, order, _neglecting(linear, "higher powers of the gap"))
     terms = {power: _put(value, where) for power, value in expansion.on_slow_manifold(q).items()}
     slope = factored(terms[2])
+    if not slope.free_symbols and slope.has(TableSum) and abs(float(sp.N(slope)) - 1) < ROUNDED:
+        raise RefusedError("law of the block", f"its slope {slope} is one to the digits that its sums have",
+                           "use an activation with closed moments, or iterate the map")
     if slope != 1:
         return RateLaw("exponential", SHARE * slope**layer, sp.log(slope), _neglecting(linear, "O(gap)"))
     power = 3 if factored(terms[3]) != 0 else 4
@@ -117,9 +127,9 @@ def drift_law(trace: Trace) -> DriftLaw:
     exactly, q = collapse(trace), trace.input.q
     linear = _at_large_variance(exactly)
     added = sp.limit(linear.added, q, sp.oo)
-    if added.has(sp.oo, -sp.oo, sp.zoo, sp.nan) or added == 0 or added.has(q):
-        raise RefusedError("law of the block", f"what it adds to {q}, {linear.added}, does not tend to a constant",
-                           "rate_law, or iterate the map")
+    if not _is_growth(added, q):
+        raise RefusedError("law of the block", f"what it adds to {q}, {linear.added}, does not tend to a constant above zero",
+                           "iterate the map" if exactly.stationary is None else "rate_law")
     amount, power = _tail(linear.slope - 1, q)
     product = None
     if not linear.added.has(q) and linear.slope.is_rational_function(q):
@@ -128,6 +138,19 @@ def drift_law(trace: Trace) -> DriftLaw:
         exactly.added, product, _drifting(linear, added, amount, power),
         *(_exponent(*_tail(factor - 1, q), added) for factor in (linear.deviation, linear.common)),
     )
+
+
+def _is_growth(added: sp.Expr, q: sp.Symbol) -> bool:
+    return not (added.has(sp.oo, -sp.oo, sp.zoo, sp.nan, q) or added == 0 or added.is_negative)
+
+
+def _grows_by_constant(linear: Collapse) -> bool:
+    """Whether the block adds a constant to a large second moment, so that it has a law of a growing stream."""
+    q = linear.trace.input.q
+    try:
+        return _is_growth(sp.limit(_at_large_variance(linear).added, q, sp.oo), q)
+    except (RefusedError, NotImplementedError):
+        return False
 
 
 def _at_large_variance(linear: Collapse) -> Collapse:
@@ -140,7 +163,7 @@ def _at_large_variance(linear: Collapse) -> Collapse:
     gap = sp.Dummy("gap", nonnegative=True)
     for activation in activations if nodes else ():
         full, slope = activation.saturated()
-        for v in {node.arguments[0] for node in nodes}:
+        for v in {argument for node in nodes for argument in node.arguments if argument.has(q)}:
             second, steep = (moment(sp.S.Zero, v) for moment in (activation.second, activation.slope_second))
             near = sp.diff(activation.gap(sp.S.Zero, v, gap), gap).subs(gap, 0)
             known |= {_named(second): full} | dict.fromkeys(map(_named, (steep, near)), slope / sp.sqrt(v))

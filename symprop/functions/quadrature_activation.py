@@ -93,6 +93,28 @@ class QuadratureActivation(Activation):
     def gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
         return self._difference("gap", self._pieces, m, v, gap)
 
+    def gap_powers(self, m: sp.Expr, v: sp.Expr) -> dict[int, sp.Expr]:
+        r"""Coefficients of gap^(k/2), k = 2, 3, 4, of ``gap`` near collapse, where a derivative of its sum has no value.
+
+        With J_k the jumps of the slope at the kinks x_k, p the density there and :math:`\psi` the second derivative between
+        the kinks, in the middle at one:
+
+        .. math:: \Delta' = E \phi'^2 \Delta - \frac{2}{3\sqrt\pi} \sum_k J_k^2 p(x_k) \Delta^{3/2}
+            - \tfrac12 \Big[E \psi^2 + 2 \sum_k J_k p(x_k) \psi(x_k)\Big] \Delta^2 + \dots
+
+        >>> v = sp.Symbol("v", positive=True)
+        >>> QuadratureActivation(VARIABLE, sp.Max(VARIABLE, 0), "relu").gap_powers(sp.S.Zero, v)[3]
+        -sqrt(2)/(3*pi*sqrt(v))
+        """
+        bent = self._slope.slope
+        curved = self._line("curvature second", _squared(bent), m, v)
+        kinked: sp.Expr = sp.S.Zero
+        for index, (kink, jump) in enumerate(zip(self.kinks, self._slope.jumps, strict=True)):
+            density = sp.exp(-((kink - m) ** 2) / (2 * v)) / sp.sqrt(2 * sp.pi * v)
+            kinked += jump**2 * density
+            curved += jump * density * (bent.at(index, kink) + bent.at(index + 1, kink))
+        return {2: self.slope_second(m, v), 3: -2 * kinked / (3 * sp.sqrt(sp.pi)), 4: -curved / 2}
+
     def slope_gap(self, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
         return self._difference("slope gap", self._slope, m, v, gap)
 
@@ -105,6 +127,16 @@ class QuadratureActivation(Activation):
         if m1 == m2 and v1 == v2:
             return self.slope_second(m1, v1) - self.slope_gap(m1, v1, v1 - c)
         return self._product("slope cross", self._slope, m1, m2, v1, v2, c)
+
+    def saturated(self) -> tuple[sp.Expr, sp.Expr]:
+        """Leading terms at large variance, piece by piece."""
+        x, formulas = self.variable, self._pieces.formulas
+        ends = [sp.limit(formula, x, end) for formula, end in ((formulas[0], -sp.oo), (formulas[-1], sp.oo))]
+        if not all(end.is_finite for end in ends):
+            raise RefusedError(f"{self.name} at large variance", f"it tends to {ends[0]} and {ends[1]}", "iterate the map")
+        places = (-sp.oo, *self.kinks, sp.oo)
+        steep = (sp.integrate(slope**2, (x, *places[i : i + 2])) for i, slope in enumerate(self._slope.formulas))
+        return (ends[0] ** 2 + ends[1] ** 2) / 2, sp.Add(*steep) / sp.sqrt(2 * sp.pi)
 
     @property
     def _slope(self) -> Pieces:

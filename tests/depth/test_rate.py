@@ -15,6 +15,7 @@ from symprop.depth.rate import SHARE, drift_law, rate_law
 from symprop.functions.activation import Erf, Gelu, Relu
 from symprop.functions.generic_activation import GenericActivation, SlopeMoment
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
+from symprop.functions.quadrature_activation import VARIABLE, QuadratureActivation
 from symprop.network import parallel, peri_norm, post_norm, pre_norm, residual, sequential, token_input, trace_of
 
 X = token_input(gaussian=True)
@@ -165,6 +166,76 @@ def test_expansion_of_a_norm_and_a_kink():
     value = sp.N(layer_map_gap.subs({q: 3, gap: small}), 60)
     series = sp.N(sum(expansion.gap[k].subs(q, 3) * small ** sp.Rational(k, 2) for k in (2, 3, 4)), 60)
     assert abs(value / series - 1) < 1e-16
+
+
+def test_norm_with_an_epsilon_settles_and_has_the_law_of_its_fixed_point():
+    """q' = 2q/(2q + 1/10) keeps 19/20; ReLU's covariance by its closed form, layer by layer."""
+    trace = trace_of(post_norm(feed_forward(Relu(), 2), norm=LayerNorm(epsilon=sp.Rational(1, 10))), X)
+    law = rate_law(trace)
+    assert collapse(trace).stationary == sp.Rational(19, 20) and law.kind == "algebraic"
+    q, gap, ratios = mpmath.mpf(1), mpmath.mpf("0.5"), []
+    for depth in range(1, 4001):
+        v, c = 2 * q, 2 * (q - gap)
+        pair = (mpmath.sqrt(v**2 - c**2) + c * (mpmath.pi - mpmath.acos(c / v))) / (2 * mpmath.pi)
+        size = q + v / 2 + mpmath.mpf("0.1")
+        q, gap = (q + v / 2) / size, (gap + v / 2 - pair) / size
+        if depth in (1000, 4000):
+            ratios.append(float(gap / q / sp.N(law.share.subs(layer, depth), 20)))
+    assert abs(float(q) - 0.95) < 1e-9 and abs(ratios[1] - 1) < abs(ratios[0] - 1) / 2 < 0.05
+
+
+def test_remedies_lead_somewhere():
+    """A block is sent to the other law only if that has it."""
+    epsilon = sp.Symbol("epsilon", positive=True)
+    unknown = trace_of(post_norm(feed_forward(Relu(), 2), norm=LayerNorm(epsilon=epsilon)), X)
+    doubling = trace_of(residual(feed_forward(Relu(), 2)), X)
+    for trace, remedy in ((unknown, "put numbers in"), (doubling, "iterate the map")):
+        with pytest.raises(RefusedError) as refused:
+            rate_law(trace)
+        assert refused.value.remedy.startswith(remedy)
+        with pytest.raises(RefusedError) as refused:
+            drift_law(trace)
+        assert refused.value.remedy == "iterate the map"
+
+
+def test_hard_tanh_given_as_a_formula():
+    """Tokens separate; half their sum and half their difference on a grid, layer by layer."""
+    hard = QuadratureActivation(VARIABLE, sp.Max(-1, sp.Min(VARIABLE, 1)), "hard_tanh")
+    law = rate_law(trace_of(post_norm(feed_forward(hard)), X))
+    sums, (nodes, weights) = np.linspace(-9, 9, 200001), np.polynomial.hermite_e.hermegauss(12)
+    density = np.exp(-(sums**2) / 2)
+    density /= density.sum()
+    gap, path = 1e-7, []
+    for _ in range(12):
+        s, half = np.sqrt(1 - gap / 2) * sums, np.sqrt(gap / 2) * nodes
+        changes = [np.clip(s + t, -1, 1) - np.clip(s - t, -1, 1) for t in half]
+        moved = sum(w * (density @ change**2) for w, change in zip(weights, changes, strict=True)) / weights.sum() / 2
+        gap = (gap + moved) / (1 + density @ np.clip(sums, -1, 1) ** 2)
+        path.append(gap)
+    assert law.kind == "exponential"
+    assert np.log(path[-1] / path[0]) / 11 == pytest.approx(float(law.rate), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "formula", [sp.Max(-1, sp.Min(VARIABLE, 1)), sp.Piecewise((VARIABLE, VARIABLE > 0), (2 * sp.exp(VARIABLE) - 2, True))]
+)
+@pytest.mark.parametrize("mean", [0, sp.Rational(1, 3)])
+def test_powers_of_the_gap_of_a_kinked_formula(formula, mean):
+    """What three powers leave is of the order gap^(5/2)."""
+    activation = QuadratureActivation(VARIABLE, formula, "kinked")
+    powers = activation.gap_powers(mean, sp.Rational(3, 2))
+    left = []
+    for gap in (sp.Rational(1, 25), sp.Rational(1, 100)):
+        series = sum(value * gap ** sp.Rational(k, 2) for k, value in powers.items())
+        left.append(float(sp.N(activation.gap(mean, sp.Rational(3, 2), gap) - series)))
+    assert 24 < left[0] / left[1] < 40
+
+
+def test_a_slope_of_one_by_quadrature_is_not_taken_for_another():
+    """ReLU as a formula: whether its slope is one, a rule of eight digits cannot say."""
+    ruled = QuadratureActivation(VARIABLE, sp.Max(VARIABLE, 0), "ruled")
+    with pytest.raises(RefusedError, match="is one to the digits"):
+        rate_law(trace_of(post_norm(feed_forward(ruled, 2)), X))
 
 
 def test_refusals():
