@@ -186,11 +186,15 @@ def correlation_limit(start: Signal, common: Mode, gap: Mode) -> sp.Expr:
     at_rest = factored(drift / -beyond) if beyond != 0 else sp.oo
     grown = start.gap / (start.q - at_rest)
     left = start.gap / (at_rest + others * start.gap)
+    idle = tuple((value, sp.And(sp.Eq(drift, 0), when)) for value, when in still)
+    if apart == 0:
+        return sp.Piecewise(*idle, (1 - grown, beyond > 0), (one, True))
+    if kept == 0:
+        return sp.Piecewise(*idle, (one, beyond >= 0), (1 - left, True))
     aligned = sp.Or(sp.And(beyond > 0, apart > 0), sp.And(beyond <= 0, kept < 0), sp.And(sp.Eq(beyond, 0), sp.Eq(kept, 0)))
-    idle = sp.Eq(drift, 0)
     return sp.Piecewise(
-        *((value, sp.And(idle, when)) for value, when in still),
-        (1 - grown, sp.And(beyond > 0, same)), (one, aligned), (1 - left, sp.And(beyond < 0, sp.Eq(kept, 0))), (opposed, True),
+        *idle, (1 - grown, sp.And(beyond > 0, same)), (one, aligned), (1 - left, sp.And(beyond < 0, sp.Eq(kept, 0))),
+        (opposed, True),
     )
 
 

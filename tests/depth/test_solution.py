@@ -65,9 +65,9 @@ BRANCHES = {
 }  # fmt: skip
 
 
-def iterate(name, depth, weight2, skip2=1, number=Fraction):
+def iterate(name, depth, weight2, skip2=1, kind=Fraction):
     """(q, gap) after so many layers of squared branch weight ``weight2`` on a stream of squared weight ``skip2``."""
-    q, gap = number(1), number(1) / 2
+    q, gap = kind(1), kind(1) / 2
     for _ in range(depth):
         branch = BRANCHES[name][1](q, gap)
         q, gap = skip2 * q + weight2 * branch[0], skip2 * gap + weight2 * branch[1]
@@ -78,6 +78,11 @@ def exact(value):
     return sp.Rational(value.numerator, value.denominator)
 
 
+def number(expression, more=None):
+    """Exactly, at the point of the iterations."""
+    return sp.sympify(expression).subs({**AT, **(more or {})}).rewrite(sp.Pow)
+
+
 @pytest.mark.parametrize("name", BRANCHES)
 @pytest.mark.parametrize(("weight", "skip"), [(sp.Rational(1, 2), 1), (sp.Rational(1, 2), sp.Rational(2, 3)), (1, 0)])
 def test_solution_is_the_iterated_block(name, weight, skip):
@@ -86,9 +91,12 @@ def test_solution_is_the_iterated_block(name, weight, skip):
         expected = iterate(name, depth, Fraction(str(weight)) ** 2, Fraction(str(skip)) ** 2)
         found = net.signal.q, net.signal.gap
         own = solve(stack(residual(BRANCHES[name][0], weight, skip), depth)).signal
-        for symbolic, number, value in zip(found, (own.q, own.gap), expected, strict=True):
-            assert sp.nsimplify(symbolic.subs({alpha_1: weight, L: depth}).rewrite(sp.Pow).subs(AT)) == exact(value)
-            assert sp.nsimplify(number.rewrite(sp.Pow).subs(AT)) == exact(value)
+        for symbolic, written, value in zip(found, (own.q, own.gap), expected, strict=True):
+            assert number(symbolic, {alpha_1: weight, L: depth}) == exact(value)
+            assert number(written) == exact(value)
+        if expected[1] != 0:
+            growth = mean_of_all(*expected) / mean_of_all(1, Fraction(1, 2)) / (2 * expected[1])
+            assert number(net.excess, {alpha_1: weight, L: depth}) == exact(growth) - 1
 
 
 @pytest.mark.parametrize("name", BRANCHES)
@@ -144,8 +152,7 @@ def test_gram_of_tokens_of_any_geometry(name, skip):
         kernel = [[skip * item + ((total if mixes else item) + bias) / 4 for item in row] for row in kernel]
         if depth in (1, 2, 12):
             for i, j in ((0, 0), (0, 1), (1, 2)):
-                value = net.gram(start[i][j], average).subs({alpha_1: sp.S.Half, L: depth, sigma_b2: BIAS})
-                assert sp.nsimplify(value.rewrite(sp.Pow)) == kernel[i][j]
+                assert number(net.gram(start[i][j], average), {alpha_1: sp.S.Half, L: depth}) == kernel[i][j]
 
 
 def test_gram_agrees_with_the_signal_of_exchangeable_tokens():
