@@ -29,7 +29,8 @@ class PairState:
 
     ``entry`` is their inner product, ``average`` that of all pairs of tokens (None where one entry does not determine
     it: after a nonlinearity or a mask that acts on each token alone), ``left`` and ``right`` are the second moments of
-    the two tokens (None where unknown), ``mean`` is that of a coordinate. ``diagonal`` says that both are one token.
+    the two tokens (None where unknown), ``left_mean`` and ``right_mean`` the means of their coordinates. ``diagonal`` says
+    that both are one token.
     """
 
     entry: sp.Expr
@@ -37,24 +38,26 @@ class PairState:
     width: sp.Expr
     left: sp.Expr | None = None
     right: sp.Expr | None = None
-    mean: sp.Expr = sp.S.Zero
+    left_mean: sp.Expr = sp.S.Zero
+    right_mean: sp.Expr = sp.S.Zero
     diagonal: bool = False
 
     @classmethod
     def of(cls, signal: Signal, *, diagonal: bool = False) -> PairState:
         """Two exchangeable tokens of a signal, or one of them twice."""
         entry = signal.q if diagonal else signal.p
-        return cls(entry, signal.common, signal.width, signal.q, signal.q, signal.mean, diagonal)
+        return cls(entry, signal.common, signal.width, signal.q, signal.q, signal.mean, signal.mean, diagonal)
 
     def affine(
-        self, gain: sp.Expr, shift: sp.Expr = sp.S.Zero, *, width: sp.Expr | None = None, mean: sp.Expr = sp.S.Zero
+        self, gain: sp.Expr, shift: sp.Expr = sp.S.Zero, *, width: sp.Expr | None = None, scale: sp.Expr = sp.S.Zero
     ) -> PairState:
-        """Every moment times ``gain`` plus ``shift``, with a new width and coordinate mean."""
+        """Every moment times ``gain`` plus ``shift``, with a new width, and the means of coordinates times ``scale``."""
         entry, average, left, right = (
             None if moment is None else gain * moment + shift
             for moment in (self.entry, self.average, self.left, self.right)
         )
-        return PairState(entry, average, width or self.width, left, right, mean, self.diagonal)
+        means = scale * self.left_mean, scale * self.right_mean
+        return PairState(entry, average, width or self.width, left, right, *means, self.diagonal)
 
 
 @dataclass(frozen=True)

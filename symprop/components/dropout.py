@@ -70,7 +70,8 @@ class Dropout(Component):
         (x,) = states
         keep = 1 - self.probability
         left, right = (None if item is None else item / keep for item in (x.left, x.right))
-        return PairState(x.entry / keep if x.diagonal else x.entry, None, x.width, left, right, x.mean, x.diagonal)
+        means = x.left_mean, x.right_mean
+        return PairState(x.entry / keep if x.diagonal else x.entry, None, x.width, left, right, *means, x.diagonal)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         (tokens,) = x

@@ -105,13 +105,15 @@ class DynamicTanh(Component):
             raise RefusedError(
                 self.describe(), "the second moments of the two tokens are unknown here", "give left and right"
             )
-        m, scale, phi = self.slope * x.mean, self.slope**2, self.activation
-        left, right, covariance = (scale * (side - x.mean**2) for side in (x.left, x.right, x.entry))
-        means = [phi.mean(m, v) for v in (left, right)]
-        first, second = (self._shifted(phi.second(m, v), e) for v, e in zip((left, right), means, strict=True))
-        cross = phi.cross(m, m, left, right, covariance)
+        scale, phi = self.slope**2, self.activation
+        places = (self.slope * x.left_mean, self.slope * x.right_mean)
+        variances = (scale * (x.left - x.left_mean**2), scale * (x.right - x.right_mean**2))
+        means = list(map(phi.mean, places, variances))
+        first, second = map(self._shifted, map(phi.second, places, variances), means)
+        cross = phi.cross(*places, *variances, scale * (x.entry - x.left_mean * x.right_mean))
         entry = first if x.diagonal else self._shifted(cross, sum(means) / 2)
-        return PairState(entry, None, x.width, first, second, self.gain * means[0] + self.shift, x.diagonal)
+        left_mean, right_mean = (self.gain * mean + self.shift for mean in means)
+        return PairState(entry, None, x.width, first, second, left_mean, right_mean, x.diagonal)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         (tokens,) = x

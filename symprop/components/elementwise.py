@@ -96,10 +96,13 @@ class Elementwise(Component):
             raise RefusedError(
                 self.describe(), "the second moments of the two tokens are unknown here", "give left and right"
             )
-        mean, left, right = x.mean, x.left - x.mean**2, x.right - x.mean**2
-        first, second = (self.activation.second(mean, v) for v in (left, right))
-        entry = first if x.diagonal else self.activation.cross(mean, mean, left, right, x.entry - mean**2)
-        return PairState(entry, None, x.width, first, second, self.activation.mean(mean, left), x.diagonal)
+        means = (x.left_mean, x.right_mean)
+        variances = (x.left - means[0] ** 2, x.right - means[1] ** 2)
+        first, second = map(self.activation.second, means, variances)
+        covariance = x.entry - means[0] * means[1]
+        entry = first if x.diagonal else self.activation.cross(*means, *variances, covariance)
+        left_mean, right_mean = map(self.activation.mean, means, variances)
+        return PairState(entry, None, x.width, first, second, left_mean, right_mean, x.diagonal)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         (tokens,) = x

@@ -130,8 +130,9 @@ class GatedUnit(Component):
         phi, at, shared = self.activation, self.gate_bias, self.up_bias**2
         left, right = (phi.second(at, gate * side) * (up * side + shared) for side in (x.left, x.right))
         sides = (gate * x.left, gate * x.right, gate * x.entry)
+        left_mean, right_mean = (self._mean(gate * side) for side in (x.left, x.right))
         entry = left if x.diagonal else phi.cross(at, at, *sides) * (up * x.entry + shared)
-        return PairState(entry, None, self.width, left, right, self._mean(gate * x.left), x.diagonal)
+        return PairState(entry, None, self.width, left, right, left_mean, right_mean, x.diagonal)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         (tokens,) = x

@@ -53,7 +53,7 @@ class LayerScale(Component):
 
     def pair(self, *states: PairState) -> PairState:
         (x,) = states
-        return x.affine(self.scale**2, mean=self.scale * x.mean)
+        return x.affine(self.scale**2, scale=self.scale)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         (tokens,) = x

@@ -161,15 +161,18 @@ class _Norm(Component):
         (x,) = states
         if x.left is None or x.right is None:
             raise RefusedError(self.describe(), "the sizes of the two tokens are unknown here", "give left and right")
-        shift = x.mean**2 if self.normalised_mean(_only_mean(x)) == 0 else sp.S.Zero
-        sizes = [side - shift for side in (x.left, x.right)]
+        means = (x.left_mean, x.right_mean)
+        removed = [mean if self.normalised_mean(_only_mean(mean, x.width)) == 0 else sp.S.Zero for mean in means]
+        sizes = [side - mean**2 for side, mean in zip((x.left, x.right), removed, strict=True)]
         scales = [self.gain2 / (size + self.epsilon) for size in sizes]
-        entry = (x.entry - shift) * sp.sqrt(scales[0] * scales[1])
+        entry = (x.entry - removed[0] * removed[1]) * sp.sqrt(scales[0] * scales[1])
         if self.finite and not x.diagonal:
             entry = self.gain2 * (1 - CorrelationDeficit(1 - entry / self.gain2, self._freedom_above(0, x.width, NOTHING)))
         left, right = (size * scale for size, scale in zip(sizes, scales, strict=True))
-        mean = sp.S.Zero if shift != 0 else x.mean * sp.sqrt(scales[0])
-        return PairState(entry, None, x.width, left, right, mean, x.diagonal)
+        left_mean, right_mean = (
+            (mean - gone) * sp.sqrt(scale) for mean, gone, scale in zip(means, removed, scales, strict=True)
+        )
+        return PairState(entry, None, x.width, left, right, left_mean, right_mean, x.diagonal)
 
     def sample(self, *x: Array, rng: np.random.Generator, values: Values) -> tuple[Array, Vjp]:
         import numpy as np
@@ -192,8 +195,8 @@ class _Norm(Component):
         """Remove the mean of a token's coordinates, or not."""
 
 
-def _only_mean(x: PairState) -> Signal:
-    return Signal(q=sp.S.One, gap=sp.S.Zero, tokens=sp.S.One, width=x.width, mean=x.mean)
+def _only_mean(mean: sp.Expr, width: sp.Expr) -> Signal:
+    return Signal(q=sp.S.One, gap=sp.S.Zero, tokens=sp.S.One, width=width, mean=mean)
 
 
 @dataclass(frozen=True)

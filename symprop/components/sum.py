@@ -93,7 +93,8 @@ class Sum(Component):
             stream.width,
             added(stream.left, branch.left),
             added(stream.right, branch.right),
-            self.skip_scale * stream.mean,
+            self.skip_scale * stream.left_mean,
+            self.skip_scale * stream.right_mean,
             stream.diagonal,
         )
 

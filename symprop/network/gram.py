@@ -449,6 +449,6 @@ def _pair_rule(component: Component, width: float) -> _PairRule:
         return function
 
     return _PairRule(
-        float(pair.width), pair.mean == 0, activation is None and not isinstance(component, Linear),
+        float(pair.width), pair.left_mean == pair.right_mean == 0, activation is None and not isinstance(component, Linear),
         compiled(pair.entry), compiled(own.entry), compiled(slope), compiled(own_slope),
     )
