@@ -18,8 +18,9 @@ from itertools import pairwise
 import sympy as sp
 
 from symprop.functions import gaussian_expectation as ge
+from symprop.functions.admission import in_doubles
 from symprop.functions.piece_rule import InnerScore, InnerShift, InnerWeight, Place, TailScore, TailWeight, gauss_rule
-from symprop.functions.pieces import Pieces, bounded
+from symprop.functions.pieces import Pieces
 from symprop.functions.table_sum import Larger, Smaller
 
 _X, _WX, _Y, _WY = sp.symbols("node_x weight_x node_y weight_y", real=True)
@@ -62,7 +63,7 @@ def features(pieces: Pieces) -> tuple[sp.Expr, ...]:
 
 def _at(pieces: Pieces, index: int, x: sp.Expr) -> sp.Expr:
     """The formula of an interval at x, as doubles can evaluate it."""
-    return bounded(pieces.formulas[index]).xreplace({pieces.variable: Place(x)})
+    return in_doubles(pieces.formulas[index], pieces.variable).xreplace({pieces.variable: Place(x)})
 
 
 def _ascending(numbers: Sequence[sp.Expr]) -> tuple[sp.Expr, ...]:

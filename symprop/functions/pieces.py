@@ -1,4 +1,4 @@
-"""A formula with kinks as smooth formulas on intervals, and formulas that doubles evaluate without overflow."""
+"""A formula with kinks as smooth formulas on intervals."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
 from symprop.core.errors import RefusedError
-from symprop.functions.table_sum import Larger, Smaller
 
 KINKED = (sp.Abs, sp.Max, sp.Min, sp.sign, sp.Heaviside, sp.Piecewise)
 """The functions that have kinks or jumps."""
 _STEPPED = (sp.floor, sp.ceiling, sp.frac, sp.Mod)
-_CAP = 100
-"""Exponents in doubles end here: products of seven such exponentials are finite."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,10 @@ class Pieces:
         return self.map(lambda formula: _bell(sp.diff(formula, self.variable)))
 
     def at(self, index: int, x: sp.Expr) -> sp.Expr:
-        """The formula of an interval at x."""
-        return self.formulas[index].subs(self.variable, x)
+        """The formula of an interval at x; its limit where it is a quotient of zeros."""
+        formula = self.formulas[index]
+        value = formula.subs(self.variable, x)
+        return sp.limit(formula, self.variable, x) if value.has(sp.nan, sp.zoo) else value
 
     def index(self, x: sp.Expr) -> int:
         """The interval in which a number lies."""
@@ -81,6 +80,7 @@ def split(formula: sp.Expr, variable: sp.Symbol, name: str) -> Pieces:
     Kinks are the real roots of the arguments of Abs, sign and Heaviside, of differences of the arguments of Max and Min, and
     of both sides' differences in the conditions of a Piecewise. Raises ``RefusedError`` where SymPy does not find them all.
     """
+    formula = _plain(formula)
     if formula.has(*_STEPPED):
         raise RefusedError(name, "its formula has infinitely many jumps", "write the jumps that matter as Heaviside functions")
     candidates = sorted({root for gap in _switches(formula) for root in _roots(gap, variable, name)}, key=sp.N)
@@ -92,6 +92,19 @@ def split(formula: sp.Expr, variable: sp.Symbol, name: str) -> Pieces:
             kinks.append(kink)
             kept.append(following)
     return Pieces(variable, tuple(kinks), tuple(kept))
+
+
+def _plain(formula: sp.Expr) -> sp.Expr:
+    """The formula without functions that are quotients of others, and with whole numbers as exponents that are whole."""
+    written = {
+        sp.sinc: lambda u: sp.sin(u) / u, sp.sech: lambda u: 1 / sp.cosh(u), sp.csch: lambda u: 1 / sp.sinh(u),
+        sp.coth: lambda u: sp.cosh(u) / sp.sinh(u),
+    }
+    for function, quotient in written.items():
+        formula = formula.replace(function, quotient)
+    return formula.replace(
+        lambda node: node.is_Pow and node.exp.is_Float and float(node.exp).is_integer(), lambda node: node.base ** int(node.exp)
+    )
 
 
 def _probes(kinks: list[sp.Expr]) -> list[sp.Expr]:
@@ -125,11 +138,12 @@ def _roots(switch: sp.Expr, variable: sp.Symbol, name: str) -> list[sp.Expr]:
     found: list[sp.Expr] = []
     for index, formula in enumerate(pieces.formulas):
         low, high = ends[index : index + 2]
-        found += [root for root in _smooth_roots(formula, variable, name) if low <= root <= high]
+        found += [root for root in smooth_roots(formula, variable, name) if low <= root <= high]
     return [*found, *pieces.kinks]
 
 
-def _smooth_roots(switch: sp.Expr, variable: sp.Symbol, name: str) -> list[sp.Expr]:
+def smooth_roots(switch: sp.Expr, variable: sp.Symbol, name: str) -> list[sp.Expr]:
+    """The real roots of a formula without kinks; ``RefusedError`` where SymPy does not find them all."""
     if not switch.has(variable):
         return []
     if switch.is_polynomial(variable):
@@ -172,45 +186,3 @@ def _holds(condition: Boolean, variable: sp.Symbol, probe: sp.Expr) -> bool:
 def _bell(slope: sp.Expr) -> sp.Expr:
     """1 - tanh^2 as 1/cosh^2, which keeps its digits where it is small."""
     return slope.xreplace({1 - node**2: sp.cosh(node.args[0]) ** -2 for node in slope.atoms(sp.tanh)})
-
-
-def bounded(formula: sp.Expr) -> sp.Expr:
-    r"""A formula with exponents that doubles can take: no quotient of two infinities.
-
-    :math:`\log(1 + e^u)` is written as :math:`\max(u, 0) + \log(1 + e^{-|u|})`.
-
-    >>> x = sp.Symbol("x", real=True)
-    >>> bounded(sp.log(1 + sp.exp(x)))
-    log(1 + exp(-Abs(x))) + Larger(x, 0)
-    """
-    if not formula.has(sp.exp, sp.cosh, sp.sinh):
-        return formula
-    largest: dict[sp.Expr, sp.Expr] = {}
-    for node in formula.atoms(sp.exp, sp.cosh, sp.sinh):
-        coefficient, rest = _exponent(node)[1:]
-        largest[rest] = max(abs(coefficient), largest.get(rest, sp.S.Zero))
-
-    def walk(node: sp.Expr) -> sp.Expr:
-        if isinstance(node, sp.log):
-            inner = node.args[0]
-            exponential = inner - 1
-            if isinstance(exponential, sp.exp):
-                power = exponential.args[0]
-                return Larger(power, 0) + sp.log(1 + sp.exp(-sp.Abs(power)))
-        if isinstance(node, (sp.exp, sp.cosh, sp.sinh)):
-            constant, coefficient, rest = _exponent(node)
-            if not rest.free_symbols:
-                return node
-            bound = _CAP / largest[rest]
-            inside = walk(rest)
-            clipped = Smaller(Larger(inside, -bound), bound)
-            return node.func(constant + coefficient * clipped)
-        return node if node.is_Atom else node.func(*(walk(argument) for argument in node.args))
-
-    return walk(formula)
-
-
-def _exponent(node: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
-    """Constant, coefficient and rest of an exponent."""
-    constant, rest = node.args[0].as_coeff_Add()
-    return (constant, *rest.as_coeff_Mul())

@@ -11,9 +11,10 @@ import sympy as sp
 from symprop.core.errors import InputError, RefusedError
 from symprop.functions import piece_sum
 from symprop.functions.activation import Activation
+from symprop.functions.admission import admit, in_doubles
 from symprop.functions.piece_rule import LINE, PLANE
-from symprop.functions.pieces import Pieces, bounded, split
-from symprop.functions.table_sum import TableSum, extremes
+from symprop.functions.pieces import Pieces, split
+from symprop.functions.table_sum import TableSum, lambdified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +33,15 @@ class QuadratureActivation(Activation):
     The formula may have kinks and jumps (Abs, Max, Min, sign, Heaviside, Piecewise); they are found from it. Moments are sums
     over Gauss's rule on every piece between them, evaluated in doubles and right to a relative 1e-8 for variances from 1e-6
     to 1e6 and gaps from 1e-14 to 2 of the variance (2e-8 for squares at 1e6). Smooth parts must be of unit scale: no
-    singularities within a distance 1 of the real line, the structure near zero or the kinks, exponents below 100. What is
+    singularities within a distance 1 of the real line, the structure near zero or the kinks. What is
     more than 8.5 standard deviations from the mean counts for nothing. A function that jumps has all moments but those of
     products of slopes.
 
-    Raises ``InputError`` for a formula in another variable and ``RefusedError`` for kinks that are not found, and for products
-    of the slopes of a function that jumps.
+    A function that grows exponentially or oscillates is right up to the variance that ``neglected`` names, and refused at
+    numbers above it.
+
+    Raises ``InputError`` for a formula in another variable and ``RefusedError`` for kinks that are not found, for a formula
+    that is not real, finite and smooth between them, and for products of the slopes of a function that jumps.
 
     >>> x, v = sp.symbols("x v", real=True)
     >>> mish = QuadratureActivation(x, x*sp.tanh(sp.log(1 + sp.exp(x))), "mish")
@@ -52,12 +56,20 @@ class QuadratureActivation(Activation):
     formula: sp.Expr
     name: str  # type: ignore[misc]
 
-    neglected = "relative 1e-8, a quadrature rule"
+    @property
+    def neglected(self) -> str:  # type: ignore[override]
+        """The error of the rule, and up to which variance it holds where a function grows exponentially or oscillates."""
+        reach = "" if self._reach == sp.oo else f" up to variance {self._reach}"
+        return f"relative 1e-8{reach}, a quadrature rule"
+
+    @property
+    def _reach(self) -> sp.Expr:
+        return admit(self._pieces, self.name)
 
     def __post_init__(self) -> None:
         if self.formula.free_symbols != {self.variable}:
             raise InputError("formula", self.formula, f"a formula in {self.variable} alone")
-        split(self.formula, self.variable, self.name)
+        admit(self._pieces, self.name)
 
     @property
     def _pieces(self) -> Pieces:
@@ -149,19 +161,29 @@ class QuadratureActivation(Activation):
         return self._pieces.slope
 
     def _line(self, what: str, function: Pieces, m: sp.Expr, v: sp.Expr) -> sp.Expr:
-        return TableSum(f"{self.name} {what}", LINE, piece_sum.line(function), m, v)
+        return self._sum(TableSum(f"{self.name} {what}", LINE, piece_sum.line(function), m, v), v)
 
     def _difference(self, what: str, function: Pieces, m: sp.Expr, v: sp.Expr, gap: sp.Expr) -> sp.Expr:
         if gap == 0:
             return sp.S.Zero
         summand = piece_sum.difference(function, function.slope)
-        return TableSum(f"{self.name} {what}", PLANE, summand, m, v, gap)
+        return self._sum(TableSum(f"{self.name} {what}", PLANE, summand, m, v, gap), v)
 
     def _product(
         self, what: str, function: Pieces, m1: sp.Expr, m2: sp.Expr, v1: sp.Expr, v2: sp.Expr, c: sp.Expr
     ) -> sp.Expr:
         summand = piece_sum.product(function)
-        return TableSum(f"{self.name} {what}", PLANE, summand, m1, m2, v1, v2, c)
+        return self._sum(TableSum(f"{self.name} {what}", PLANE, summand, m1, m2, v1, v2, c), v1, v2)
+
+    def _sum(self, found: TableSum, *variances: sp.Expr) -> TableSum:
+        """A sum whose variances, as far as they are numbers, are within reach of the rule."""
+        for v in map(sp.sympify, variances):
+            if v.is_number and v > self._reach:
+                raise RefusedError(
+                    self.name, f"the quadrature rule does not reach its moments at variances above {self._reach}",
+                    "scale its input down",
+                )
+        return found
 
     def apply(self, x: Array) -> Array:
         return _evaluated(_in_doubles(self._pieces), x)
@@ -176,7 +198,7 @@ def _squared(pieces: Pieces) -> Pieces:
 
 @lru_cache(maxsize=64)
 def _in_doubles(pieces: Pieces) -> Pieces:
-    return pieces.map(bounded)
+    return pieces.map(lambda formula: in_doubles(formula, pieces.variable))
 
 
 @lru_cache(maxsize=64)
@@ -187,7 +209,7 @@ def _slope_in_doubles(pieces: Pieces) -> Pieces:
 def _evaluated(pieces: Pieces, x: Array) -> Array:
     import numpy as np
 
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         value = _numpy(pieces.variable, pieces.formulas[0])(x) + 0 * x
         for kink, formula in zip(pieces.kinks, pieces.formulas[1:], strict=True):
             value = np.where(x > float(kink), _numpy(pieces.variable, formula)(x), value)
@@ -198,7 +220,7 @@ def _evaluated(pieces: Pieces, x: Array) -> Array:
 def _numpy(variable: sp.Symbol, formula: sp.Expr) -> Any:
     import numpy as np
 
-    return sp.lambdify(variable, formula, modules=[extremes(np), "numpy"], cse=True)
+    return lambdified(sp.Lambda(variable, formula), np)
 
 
 class GeluTanh(QuadratureActivation):

@@ -283,20 +283,21 @@ class SmoothSum(TableSum):
 
 @lru_cache(maxsize=256)
 def _compiled(summand: sp.Lambda, precision: int) -> Callable[..., Any]:
-    return _lambdified(summand, mpmath, precision)
+    return lambdified(summand, mpmath, precision)
 
 
-def _lambdified(summand: sp.Lambda, library: Any, precision: int = 53) -> Callable[..., Any]:
+def lambdified(summand: sp.Lambda, library: Any, precision: int = 53) -> Callable[..., Any]:
     """The summand in the numbers of a library; a function that has a ``formula`` is evaluated by that."""
     own = {
-        kind.__name__: _lambdified(kind.formula(), library, precision)
+        kind.__name__: lambdified(kind.formula(), library, precision)
         for kind in {node.func for node in summand.expr.atoms(sp.Function)}
         if hasattr(kind, "formula")
     }
+    modules = ["scipy", "numpy"] if library.__name__ == "numpy" and summand.expr.has(sp.erf, sp.erfc) else [library.__name__]
     own |= {"ExpMinusOne": library.expm1, LOG_OF_ONE_PLUS: library.log1p, "Reach": lambda: Reach.at(precision),
             "Saturated": lambda growth: growth, **extremes(library)}
     function: Callable[..., Any] = sp.lambdify(
-        summand.signature, summand.expr.replace(sp.log, exact_log), modules=[own, library.__name__], cse=True
+        summand.signature, summand.expr.replace(sp.log, exact_log), modules=[own, *modules], cse=True
     )
     return function
 
@@ -360,7 +361,7 @@ def _doubled(table: str, summand: sp.Lambda) -> Callable[..., float]:
     import numpy as np
 
     columns = np.array([[float(item) for item in row] for row in table_rows(table)]).T
-    compiled = _lambdified(summand, np)
+    compiled = lambdified(summand, np)
 
     def evaluate(*arguments: Any) -> float:
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):

@@ -14,7 +14,8 @@ from symprop.core.errors import RefusedError
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import d, gap, n, sigma2
 from symprop.functions.activation import Absolute, LeakyRelu, Relu, SquaredRelu
-from symprop.functions.pieces import bounded, split
+from symprop.functions.exponentials import bounded
+from symprop.functions.pieces import split
 from symprop.functions.quadrature_activation import QuadratureActivation
 
 X = sp.Symbol("x", real=True)
