@@ -215,7 +215,12 @@ class LeakyRelu(OgiveActivation):
         return ((1 - self.negative_slope, 1, ge.STEP), (self.negative_slope, 1, None))
 
     def expression(self, x: sp.Expr) -> sp.Expr:
-        return sp.Max(x, self.negative_slope * x) if self.negative_slope != -1 else sp.Abs(x)
+        slope = self.negative_slope
+        if slope == -1:
+            return sp.Abs(x)
+        if not slope.is_number:
+            return sp.Max(x, 0) + slope * sp.Min(x, 0)
+        return (sp.Max if slope <= 1 else sp.Min)(x, slope * x)
 
     def apply(self, x: Array) -> Array:
         import numpy as np

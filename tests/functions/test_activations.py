@@ -201,3 +201,13 @@ def test_arrays_beyond_opposite_tokens_are_those_of_opposite_ones(k):
     exact = float(sp.N(ArcCosine(k, sp.Integer(6), sp.Integer(3)), 17))
     found = arc_cosine_array(k, np.array([6.0, 6.0 * (1 + 1e-15), 7.5]), 3.0)
     assert found == pytest.approx([exact] * 3, rel=1e-14)
+
+
+@pytest.mark.parametrize("slope", [-2, -1, 0, sp.Rational(1, 5), 1, 3])
+def test_the_formula_is_the_function_at_every_negative_slope(slope):
+    x, s = sp.symbols("x s", real=True)
+    for activation in (LeakyRelu(slope), SkipSum(LeakyRelu(slope), 2, 3)):
+        formula = activation.expression(x)
+        assert [float(formula.subs(x, at)) for at in (-2, 0, 5)] == list(activation.apply(np.array([-2.0, 0.0, 5.0])))
+    symbolic = LeakyRelu(s).expression(x)
+    assert [symbolic.subs({x: at, s: slope}) for at in (-2, 5)] == [-2 * slope, 5]
