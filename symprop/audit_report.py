@@ -21,8 +21,9 @@ from symprop.report.appendix import (
 )
 from symprop.report.content import BlockStep, block_steps
 from symprop.report.document import Block, Document, Items, Paragraph, Picture, Section, Sweep, Table, label_of
+from symprop.report.escape import escape
 from symprop.report.printer import latex
-from symprop.report.prose import escape, prose
+from symprop.report.prose import prose
 
 FACTORS = (0.125, 0.25, 0.5, 0.707, 1.0, 1.41, 2.0, 4.0, 8.0)
 """Positions of the slider: what the residual branches are multiplied by."""

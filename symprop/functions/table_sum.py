@@ -216,9 +216,11 @@ class TableSum(sp.Function):
         return text if exp is None else rf"\left[{text}\right]^{{{exp}}}"
 
     def _latex_name(self) -> str:
-        return r"\mathrm{" + self.label.replace(" ", r"\,").replace("_", r"\_") + "}"
+        return r"\mathrm{" + "".join(_IN_NAMES.get(character, character) for character in self.label) + "}"
 
 
+_IN_NAMES = {" ": r"\,", "\\": r"\backslash ", "^": r"\hat{\ }", "~": r"\sim "} | {sign: "\\" + sign for sign in "_&%#${}"}
+"""Characters of a label in mathematics."""
 LARGEST_STRIDE, AGREEING = 8, 0.6
 """The first step of a nested rule in steps of its table, and the share of the digits in which two rules agree at its end."""
 

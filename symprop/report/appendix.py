@@ -44,8 +44,9 @@ from symprop.report.document import (
     joined,
     label_of,
 )
+from symprop.report.escape import escape
 from symprop.report.printer import FUNCTIONS, latex
-from symprop.report.prose import escape, prose, rule_name
+from symprop.report.prose import prose, rule_name
 from symprop.report.width import width
 from symprop.simulate.measurement import Measurement, rms_z
 

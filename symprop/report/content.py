@@ -18,8 +18,8 @@ from symprop.depth import DepthSolution
 from symprop.functions.softmax_layer import LayerMoment
 from symprop.network.trace import Trace
 from symprop.notation import View
+from symprop.report.escape import escape
 from symprop.report.printer import latex, text
-from symprop.report.prose import escape
 
 Names = Mapping[sp.Symbol, LatexName]
 Found = TypeVar("Found")

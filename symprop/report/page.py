@@ -29,9 +29,9 @@ from symprop.report.document import (
     joined,
     numbering,
 )
+from symprop.report.escape import escape as escaped
 from symprop.report.layout import chain_rows
 from symprop.report.mathml import inline_text, mathml, mathml_rows
-from symprop.report.prose import escape as escaped
 from symprop.report.svg import figure_svg, legend_html, path, scales, svg
 
 _PARTS = re.compile(

@@ -16,6 +16,7 @@ from sympy.printing.latex import LatexPrinter
 from symprop.claims import LatexName
 from symprop.core import symbols
 from symprop.notation import LINE, View
+from symprop.report.escape import escape
 from symprop.report.unicode import unicode_of
 from symprop.report.width import BESIDE, width
 
@@ -267,7 +268,10 @@ class ProofPrinter(LatexPrinter):
 
     def _print_TableSum(self, expr: sp.Expr, exp: Any = None) -> str:
         arguments = [str(self._print(argument)) for argument in expr.arguments]
-        return self._called(rf"\text{{{expr.label}}}", arguments, exp)
+        return self._called(rf"\text{{{escape(expr.label)}}}", arguments, exp)
+
+    # SymPy looks for printers of base classes for other kinds of nodes only.
+    _print_SmoothSum = _print_TableSum
 
     def _print_LayerMoment(self, expr: sp.Expr, exp: Any = None) -> str:
         name, _, strength, tokens, _, _, deficit, *_ = expr.args

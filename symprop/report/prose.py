@@ -5,20 +5,9 @@ from __future__ import annotations
 import re
 
 from symprop.core import symbols
+from symprop.report.escape import escape
 from symprop.report.printer import MATRICES, plain_name
-from symprop.report.unicode import LETTERS, is_formula, unicode_of
-
-_ESCAPES = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\ensuremath{<}", ">": r"\ensuremath{>}",
-    "|": r"\ensuremath{|}", '"': "''", "−": "-", "≤": r"\ensuremath{\le}", "≥": r"\ensuremath{\ge}",
-    "→": r"\ensuremath{\to}", "²": r"\ensuremath{^2}", "·": r"\ensuremath{\cdot}", "×": r"\ensuremath{\times}",
-    "ℓ": r"\ensuremath{\ell}", "‖": r"\ensuremath{\|}", "√": r"\ensuremath{\sqrt{\,}}", "∞": r"\ensuremath{\infty}",
-    "≠": r"\ensuremath{\neq}", "⊗": r"\ensuremath{\otimes}", "∂": r"\ensuremath{\partial}",
-}  # fmt: skip
-_ESCAPES.update({letter: rf"\ensuremath{{\{name}}}" for name, letter in LETTERS.items()})
-_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
-_ESCAPES.update({letter: rf"\ensuremath{{_{index}}}" for index, letter in enumerate(_SUBSCRIPTS)})
+from symprop.report.unicode import is_formula, unicode_of
 
 _OPERATORS = {"tr": r"\operatorname{tr}", "diag": r"\operatorname{diag}", "softmax": r"\operatorname{softmax}",
               "kron": r"\otimes", "o": r"\circ", "E": r"\mathbb{E}", "Var": r"\operatorname{Var}", "exp": r"\exp",
@@ -45,20 +34,6 @@ _ATOM = re.compile(
     r"|_\w+|\|\||<=|>=|!=|->|<<|>>|\d+(?:\.\d+)?|\^\([^()]*\)|\^|\s+|.",
     re.DOTALL,
 )
-
-
-def escape(text: str) -> str:
-    """Text in which LaTeX sees no command, comment or mathematics.
-
-    >>> escape(r"50% of \\input{x}_1")
-    '50\\\\% of \\\\textbackslash{}input\\\\{x\\\\}\\\\_1'
-    """
-    return "".join(_ESCAPES.get(character, character if _printable(character) else "?") for character in text)
-
-
-def _printable(character: str) -> bool:
-    code = ord(character)
-    return (code < 0x180 and (code >= 32 or character in "\n\t")) or 0x2010 <= code <= 0x201E
 
 
 def prose(text: str) -> str:

@@ -25,9 +25,9 @@ from symprop.report.document import (
     Sweep,
     Table,
 )
+from symprop.report.escape import escape
 from symprop.report.figures import figure_file
 from symprop.report.layout import chain_latex
-from symprop.report.prose import escape
 
 STYLES = ("article", "input-only")
 """Forms of ``appendix.tex``: a document of its own, or sections for a document of any class."""

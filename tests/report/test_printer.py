@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
@@ -10,9 +11,12 @@ import sympy as sp
 from symprop.claims import LatexName
 from symprop.core.symbols import L, a_1, alpha_1, alpha_2, d, d_k, n, rho, sigma_k2, sigma_q2, sigma_v2, tau
 from symprop.functions import ExpMinusOne, GeometricSum, GrowthMinusOne
+from symprop.functions.logistic import Silu
+from symprop.functions.quadrature_activation import QuadratureActivation
 from symprop.notation import NOCI
+from symprop.report.escape import escape
 from symprop.report.printer import latex, text
-from symprop.report.prose import escape, pretty, prose, rule_name
+from symprop.report.prose import pretty, prose, rule_name
 from symprop.report.width import broken, width
 from symprop.wick.matrices import Commutation, Softmax, centring, kron, trace
 
@@ -99,3 +103,17 @@ def test_sentences_keep_their_words() -> None:
     assert prose("what that chat had, a gap in the layer") == "what that chat had, a gap in the layer"
     assert pretty("alpha_1^2 = a_1/L that vanishes") == "α₁² = α̃₁/L that vanishes"
     assert rule_name("E over W_K") == r"\mathbb{E}_{W^{K}}"
+
+
+@pytest.mark.parametrize("name", ["hard_tanh", "a&b", "50% relu", "a#b", "$x$", "{", "a^b~", "\\input"])
+def test_names_of_activations_are_text(name: str) -> None:
+    x = sp.Symbol("x", real=True)
+    made = QuadratureActivation(x, sp.Max(-1, sp.Min(x, 1)), name).second(sp.S.Zero, tau)
+    assert latex(made) == rf"\text{{{escape(name + ' second')}}}(0, \tau)"
+    inside = re.sub(r"\\[_&%#${},]|\\(?:backslash|sim|hat\{\\ \})", "", sp.latex(made).split(r"\left(")[0])
+    assert re.fullmatch(r"\\mathrm\{[\w ]*\}", inside)
+
+
+def test_smooth_sums_print_as_functions_of_their_arguments() -> None:
+    made = Silu().gap(sp.S.Zero, sigma_v2, tau)
+    assert latex(made) == r"\text{silu gap}(\sigma_v^2, \tau)" and text(made) == "silu gap(σ_v², τ)"
