@@ -9,6 +9,7 @@ from typing import Any
 import sympy as sp
 
 from symprop.core import symbols
+from symprop.core.expression import with_factored_denominators
 
 COLUMNS = 80
 """Width of a terminal that everything printed fits."""
@@ -25,6 +26,7 @@ def latex(expression: Any) -> str:
     value = sp.sympify(expression)
     if value.count_ops() > MANY:
         return rf"\text{{({value.count_ops()} operations)}}"
+    value = with_factored_denominators(value)
     return str(sp.latex(value, symbol_names={item: _name(item) for item in value.free_symbols if isinstance(item, sp.Symbol)}))
 
 

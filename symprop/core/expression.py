@@ -74,10 +74,27 @@ def factored(expression: sp.Expr) -> sp.Expr:
     (x + 1)*(x + 1)**L
     >>> factored(x/(2 - L*2))
     x/(2*(1 - L))
+    >>> factored((1 + sp.exp(-2))/(sp.exp(2) + sp.exp(4)))
+    exp(-4)
     """
     flat, generators = _generators(expression)
     inverse = {dummy: original for original, dummy in generators.items()}
     return _upright(_joined_growth(sp.factor(sp.cancel(sp.together(flat))).xreplace(inverse)))
+
+
+def with_factored_denominators(expression: sp.Expr) -> sp.Expr:
+    """The same terms with their denominators in factors, whose signs and roots then meet those above.
+
+    >>> x = sp.Symbol("x", positive=True)
+    >>> with_factored_denominators(-x*sp.sqrt(x + 1)/(-x**2 - 3*x - 2) + 1/x)
+    x/(sqrt(x + 1)*(x + 2)) + 1/x
+    """
+
+    def is_denominator(node: sp.Expr) -> bool:
+        whole = node.is_Pow and node.exp.is_Integer and node.exp.is_negative and node.base.is_Add
+        return bool(whole and node.base.is_polynomial(*node.base.free_symbols))
+
+    return expression.replace(is_denominator, lambda node: sp.factor(node.base) ** node.exp)
 
 
 def near_one(factor: sp.Expr) -> sp.Expr:
@@ -312,6 +329,10 @@ def _generators(expression: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Symbol]]
             base, exponent = node.as_base_exp()
             key = sp.Pow(factored_base(base), sp.expand(exponent), evaluate=False)
             return generators.setdefault(key, sp.Dummy(f"g{len(generators)}", positive=True))
+        if type(node).__name__ in ("exp", "ExpMinusOne") and node.args[0].is_Integer:
+            # Powers of one number, which cancel.
+            power = generators.setdefault(sp.E, sp.Dummy("e", positive=True)) ** node.args[0]
+            return power if isinstance(node, sp.exp) else power - 1
         if isinstance(node, (sp.Function, sp.exp)):
             return generators.setdefault(node, sp.Dummy(f"g{len(generators)}"))
         if node.args and not node.is_Atom:

@@ -11,12 +11,13 @@ from symprop.architectures.audit import audit
 from symprop.architectures.presets import preset
 from symprop.bundled import derivation
 from symprop.claims import check
-from symprop.components import LayerNorm
+from symprop.components import Elementwise, LayerNorm
 from symprop.core.display import html_table, latex
 from symprop.core.signal import Gradient
 from symprop.core.symbols import L, alpha_1, d
+from symprop.functions.activation import Gelu
 from symprop.functions.depth_nodes import ExpMinusOne, GrowthMinusOne
-from symprop.network import parallel
+from symprop.network import parallel, token_input, trace_of
 
 
 class Balanced(HTMLParser):
@@ -102,3 +103,9 @@ def test_a_block_is_an_outline_of_what_it_holds():
 def test_sums_over_depth_are_written_out():
     assert latex(sp.Symbol("x") * GrowthMinusOne(alpha_1**2, L)) == r"x \left(\left(\alpha_1^{2} + 1\right)^{L} - 1\right)"
     assert latex(ExpMinusOne(sp.Symbol("x")) ** 2) == r"\left(e^{x} - 1\right)^{2}"
+
+
+def test_denominators_are_factors_that_meet_the_roots_above():
+    block = sequential(Linear(d, 1 / d), Elementwise(Gelu()), Linear(d, 1 / d))
+    shown = trace_of(block, token_input(gaussian=True)).expand()._repr_latex_()
+    assert r"q &= \frac{q_{X}^{2}}{\pi \left(q_{X} + 1\right) \sqrt{2 q_{X} + 1}} +" in shown

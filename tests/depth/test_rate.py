@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symprop.components import Attention, DynamicTanh, Elementwise, LayerNorm, Linear, UniformAttention
+from symprop.components import Attention, DynamicTanh, Elementwise, LayerNorm, Linear, RMSNorm, UniformAttention
 from symprop.core.errors import RefusedError
 from symprop.core.symbols import L, alpha_2, d, layer, n, sigma_w
 from symprop.depth.collapse import collapse
 from symprop.depth.iterate import iterate_exact, layer_map
 from symprop.depth.local_expansion import expand_at_collapse
 from symprop.depth.rate import SHARE, drift_law, rate_law
-from symprop.functions.activation import Erf, Gelu, Relu
+from symprop.functions.activation import Erf, Gelu, Relu, Sine
 from symprop.functions.generic_activation import GenericActivation, SlopeMoment
 from symprop.functions.logistic import Sigmoid, Silu, Tanh
 from symprop.functions.quadrature_activation import VARIABLE, QuadratureActivation
@@ -245,3 +245,9 @@ def test_refusals():
         drift_law(trace_of(post_norm(feed_forward(Relu())), X))
     with pytest.raises(RefusedError, match="identity"):
         rate_law(trace_of(post_norm(Linear(d, 1 / d)), X))
+
+
+def test_powers_of_one_number_cancel():
+    branch = sequential(Linear(d, 1 / d), Elementwise(Sine()), Linear(d, 1 / d))
+    law = rate_law(trace_of(sequential(residual(branch), RMSNorm()), token_input(gaussian=True)))
+    assert sp.exp(law.rate) == (3 * sp.exp(2) + 1) / (3 * sp.exp(2) - 1)
