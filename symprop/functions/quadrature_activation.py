@@ -73,7 +73,7 @@ class QuadratureActivation(Activation):
 
     @property
     def _pieces(self) -> Pieces:
-        return split(self.formula, self.variable, self.name)
+        return _split(self.formula, self.variable, self.name)
 
     @property
     def kinks(self) -> tuple[sp.Expr, ...]:
@@ -190,6 +190,13 @@ class QuadratureActivation(Activation):
 
     def slope(self, x: Array) -> Array:
         return _evaluated(_slope_in_doubles(self._pieces), x)
+
+
+@lru_cache(maxsize=64)
+def _split(formula: sp.Expr, variable: sp.Symbol, name: str) -> Pieces:
+    """The pieces in a real variable, in which SymPy knows more signs."""
+    real = variable if variable.is_real else sp.Symbol(variable.name, real=True)
+    return split(formula.xreplace({variable: real}), real, name)
 
 
 def _squared(pieces: Pieces) -> Pieces:

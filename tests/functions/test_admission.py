@@ -126,3 +126,10 @@ def test_a_quotient_of_zeros_has_its_limit(formula):
 
 def test_exponents_that_are_whole_floats_are_whole():
     assert QuadratureActivation(X, 1.0 * sp.Max(X, 0) ** 2.0, "square").kinks == (0,)
+
+
+def test_the_variable_is_taken_as_real():
+    x = sp.Symbol("x")
+    assert QuadratureActivation(x, sp.sqrt(x**2), "size").kinks == (0,)
+    softplus = QuadratureActivation(x, sp.log(1 + 2 * sp.exp(x)), "softplus")
+    assert softplus.apply(np.array([-50.0]))[0] == pytest.approx(2 * np.exp(-50), rel=1e-12)
