@@ -54,7 +54,8 @@ def block_of(model: Architecture, *, called: bool = False, symbolic: bool = Fals
     feed_forward = sequential(*first, named(Linear(width, value("down")), "D"))
     branch, skip = value("branch_scale"), value("skip_scale")
     if model.order == "parallel":
-        return parallel(sequential(norm(), attention), sequential(norm(), feed_forward), scale=branch, norm=Sequential(()))
+        branches = sequential(norm(), attention), sequential(norm(), feed_forward)
+        return parallel(*branches, scale=branch, skip_scale=skip, norm=Sequential(()))
 
     def joined(part: Block) -> Block:
         if model.order == "post":

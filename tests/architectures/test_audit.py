@@ -448,3 +448,12 @@ def test_a_single_token(state):
 def test_an_audit_out_of_range(options, message):
     with pytest.raises(SympropError, match=message):
         audit(small("bert"), **{"tokens": 4} | options)
+
+
+def test_the_skip_of_a_parallel_block_is_scaled():
+    # Norms before both branches fix what they read, so that a layer adds the same to a stream of any size.
+    rows = {skip: run(small("gpt_neox", epsilon=0.0, layers=3, skip_scale=skip), np.arange(4)).streams for skip in (1.0, 0.5)}
+    start, added = rows[1.0][0].q, rows[1.0][1].q - rows[1.0][0].q
+    assert rows[0.5][1].q == pytest.approx(start / 4 + added, rel=1e-9)
+    whole = audit(small("bert", order="parallel", skip_scale=0.5), tokens=4, state="exchangeable").rows
+    assert whole[1].q == pytest.approx(audit(small("bert", order="parallel"), tokens=4).rows[1].q - 0.75 * whole[0].q)
