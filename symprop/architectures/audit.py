@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import sympy as sp
 from symprop.architectures.description import Architecture
 from symprop.architectures.entries import MAX_TOKENS
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
+from symprop.architectures.readout import SHARPEST
 from symprop.architectures.signal import ModelPass, Words, logit_deviations, rotary_of, run
 from symprop.core.display import counted, html_table
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
@@ -37,6 +38,8 @@ COMPARED_TOKENS = 32
 """Tokens on which the two states are compared where (q, gap) was asked for and does not suffice."""
 RANGE = 1e8
 """A repair is sought between 1/RANGE and RANGE times the present scale."""
+ROUNDING = 1e-9
+"""A negative square is zero if it is so small beside the others of its layer."""
 UNRESOLVED = 1e-12
 """1 - cosine below which the Gram matrix holds rounding errors alone."""
 REPAIR_ENTRIES, REPAIR_TOKENS = 10**6, 16
@@ -59,7 +62,7 @@ class LayerRow:
     two tokens, and ``gap`` = (1 - cosine) q, which keeps its digits near collapse. ``logit_deviation`` is the deviation
     of a logit about its row, ``participation`` the number of keys that a query attends to, 1/E sum_j A_ij^2. ``gradient`` is
     the second moment of dLoss/dx, ``gradient_cosine`` that of two tokens, and ``weights`` the root mean square norm of
-    dLoss/dW by matrix.
+    dLoss/dW by matrix. Gradients are nan where the theory is outside its range and gives a square below zero.
     """
 
     layer: int
@@ -124,8 +127,9 @@ def audit(
     """Audit an architecture on one sequence of ``tokens`` tokens, all different unless ``words`` are given.
 
     The last ``padding`` tokens are seen by nobody and left out of every average. ``state`` is one of :data:`STATES`.
-    Gradients are those of the cross-entropy of labels that all differ where the readout is linear, of independent unit
-    cotangents at the last layer otherwise. ``growth`` is the factor by which the gradient's second moment may change over
+    Gradients are those of the cross-entropy where the readout is linear, of independent unit cotangents at the last layer
+    otherwise. Labels are drawn independently and uniformly from the vocabulary; where a class token carries the readout, it
+    alone has one. ``growth`` is the factor by which the gradient's second moment may change over
     depth and ``cosine`` the token cosine wanted at the output; repairs are solved for these. No weight is ever drawn.
 
     >>> from symprop.architectures.presets import preset
@@ -148,7 +152,6 @@ def audit(
         raise InputError("padding", padding, f"an integer in [0, {len(words) - 1}]")
     subject = _Subject(architecture, words, padding)
     found = _chosen(subject, state)
-    cotangent = "a random linear function of the output" if architecture.head is None else "cross-entropy"
     verdict, repairs = _verdict(subject, found.rows, found.state, growth), []
     if found.error < UNRELIABLE:
         repairs = _repairs(subject, found, growth, cosine)
@@ -156,8 +159,18 @@ def audit(
         verdict.insert(0, f"Do not rely on these numbers: {found.reason.partition('; ')[2]}. No repair is solved for in this"
                           " state; the gram state has them.")  # fmt: skip
     return Audit(
-        architecture, len(words), padding, found.state, found.reason, cotangent, found.rows, tuple(verdict), tuple(repairs)
+        architecture, len(words), padding, found.state, found.reason, _cotangent(architecture), found.rows, tuple(verdict),
+        tuple(repairs),
     )
+
+
+def _cotangent(architecture: Architecture) -> str:
+    """What the gradients are those of."""
+    if architecture.head is None:
+        return "a random linear function of the output"
+    if architecture.has_class_token:
+        return "cross-entropy at the class token, its label drawn uniformly"
+    return "cross-entropy of labels drawn uniformly"
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +260,7 @@ def _chosen(subject: _Subject, state: str) -> _Found:
     against = "a part of the tokens is padding" if subject.padding else obstacle(subject.architecture, subject.words)
     if state == "gram":
         return _Found(subject.rows("gram"), "gram", "as asked for")
-    if state == "exchangeable" and subject.architecture.cross:
+    if state == "exchangeable" and (subject.architecture.cross or not subject.architecture.has_input):
         raise RefusedError(
             subject.architecture.name, f"(q, gap) of one sequence is not enough: {against}", "audit it in the gram state"
         )
@@ -291,11 +304,8 @@ def _gram_rows(
 ) -> tuple[LayerRow, ...]:
     count = len(words)
     model = run(architecture, words, visible=visible)
-    if architecture.head is None:
-        gradient = GramGradient(np.diag((np.arange(count) < count - padding).astype(float)))
-    else:
-        # Labels that no two tokens share: the next words of a text of different words.
-        gradient = model.loss_gradient(np.where(np.arange(count) < count - padding, np.arange(count), -1))
+    real = np.arange(count) < count - padding
+    gradient = GramGradient(np.diag(real.astype(float))) if architecture.head is None else model.loss_gradient(real)
     return layer_rows(model, gradient, padding)
 
 
@@ -315,7 +325,17 @@ def layer_rows(model: ModelPass, gradient: GramGradient, padding: int = 0) -> tu
     for item in model.pulled(gradient):
         participation = 1 / float(item.attention.participation()[real].mean())
         rows.append(row(item.layer, item.gradient, item.attention.logit_deviation(real), participation, item.weights))
-    return tuple(reversed(rows))
+    return _in_range(reversed(rows))
+
+
+def _in_range(rows: Iterable[LayerRow]) -> tuple[LayerRow, ...]:
+    """The layers, without the gradients that follow one whose second moment is no number on the way back."""
+    kept = list(rows)
+    last = max((row.layer for row in kept if math.isnan(row.gradient)), default=-1)
+    return tuple(
+        replace(row, gradient=math.nan, gradient_cosine=math.nan, weights=dict.fromkeys(row.weights, math.nan))
+        if row.layer <= last else row for row in kept
+    )  # fmt: skip
 
 
 def _exchangeable_rows(
@@ -333,16 +353,19 @@ def _exchangeable_rows(
             deviation, participation = math.sqrt(variance), found.tokens / (1 + variance)
         rows.append(_row(layer, stream, math.sqrt(stream.q * share / architecture.width), deviation, participation, above,
                          found.weights[layer] if inside else {}))  # fmt: skip
-    return tuple(rows)
+    return _in_range(rows)
 
 
 def _row(
     layer: int, stream: Moments, mean: float, deviation: float | None, participation: float | None, above: Moments,
     weights: Mapping[str, float],
 ) -> LayerRow:
+    # Differences of nearly equal numbers, as near collapse, are zero up to rounding.
+    least = -ROUNDING * max((abs(value) for value in weights.values()), default=0.0)
+    norms = {name: math.sqrt(max(value, 0.0)) if value >= least else math.nan for name, value in weights.items()}
+    gradient, cosine = (above.q, above.cosine) if above.q >= 0 else (math.nan, math.nan)
     return LayerRow(
-        layer, stream.q, mean, stream.cosine, stream.gap, deviation, participation, above.q,
-        above.cosine, {name: math.sqrt(max(value, 0.0)) for name, value in weights.items()},
+        layer, stream.q, mean, stream.cosine, stream.gap, deviation, participation, gradient, cosine, norms
     )
 
 
@@ -351,7 +374,7 @@ def _logits(rows: tuple[LayerRow, ...]) -> float:
 
 
 def gradient_growth(rows: tuple[LayerRow, ...]) -> float:
-    """Second moment of dLoss/dx at the input over that at the output of the layers."""
+    """Second moment of dLoss/dx at the input over that at the output of the layers; nan where one of them is no number."""
     return rows[0].gradient / rows[-1].gradient if rows[-1].gradient > 0 else math.nan
 
 
@@ -371,7 +394,7 @@ def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: 
             sentences.append(f"Tokens draw together: {path}, short of the {COLLAPSED} from which they count as collapsed.")
         else:
             sentences.append(f"Tokens stay apart: {path}.")
-    sentences += _gradient_verdict(rows, growth)
+    sentences += [*_gradient_verdict(rows, growth), *_weight_verdict(rows), *_readout_verdict(subject.architecture, last)]
     logits = [(row.logit_deviation, row.layer, row.participation) for row in rows if row.logit_deviation is not None]
     deviation, layer, participation = max(logits, key=lambda item: item[0] or 0.0)
     assert deviation is not None and participation is not None
@@ -399,6 +422,29 @@ def _verdict(subject: _Subject, rows: tuple[LayerRow, ...], state: str, growth: 
             f" attends to {participation:.3g} keys{_uniform_keys(subject, state)}."
         )
     return sentences
+
+
+def _weight_verdict(rows: tuple[LayerRow, ...]) -> list[str]:
+    """Matrices whose gradients the theory does not give although it gives those of tokens."""
+    found = {name: row.layer for row in rows for name, value in row.weights.items()
+             if math.isnan(value) and not math.isnan(row.gradient)}  # fmt: skip
+    return [
+        f"The gradient of {name} weights is out of range, last in layer {layer}: the theory gives a negative square."
+        for name, layer in found.items()
+    ]
+
+
+def _readout_verdict(model: Architecture, last: LayerRow) -> list[str]:
+    if model.head is None:
+        return []
+    size = last.q / (last.q + model.epsilon) if model.final_norm and last.q > 0 else last.q
+    deviation = math.sqrt(model.number("head") * model.width * size)
+    if deviation <= SHARPEST:
+        return []
+    return [
+        f"The readout's logits deviate by {deviation:.3g}, out of the range of its softmax: what two tokens' predictions share"
+        f" is taken from logits that deviate by {SHARPEST:g}."
+    ]
 
 
 def _silent_branches(model: Architecture) -> list[str]:
@@ -442,7 +488,20 @@ def _first_share(rows: tuple[LayerRow, ...]) -> float:
     return math.log(rows[0].gradient / rows[1].gradient) / math.log(total)
 
 
+def _out_of_range(rows: tuple[LayerRow, ...]) -> str | None:
+    """Which gradients the theory does not give."""
+    lost = [row.layer for row in rows if math.isnan(row.gradient)]
+    if lost:
+        return (
+            f"Gradients are out of range from layer {max(lost)} down: the theory gives a negative second moment there, at"
+            f" logits that deviate by {_logits(rows):.3g}."
+        )
+    return None
+
+
 def _gradient_verdict(rows: tuple[LayerRow, ...], growth: float) -> list[str]:
+    if beyond := _out_of_range(rows):
+        return [beyond]
     ratio = gradient_growth(rows)
     if math.isnan(ratio):
         return ["No gradient reaches the layers."]
@@ -493,6 +552,8 @@ def _alignment(cosine: float) -> float:
 
 
 def _repairs(subject: _Subject, found: _Found, growth: float, cosine: float) -> list[Repair]:
+    if not subject.architecture.has_input:
+        return []
     part = subject.part(found.state)
     rows = found.rows if part is subject else part.rows(found.state)
     repairs: list[Repair] = []

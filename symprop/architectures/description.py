@@ -104,7 +104,7 @@ class Architecture:
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise UnknownNameError(name, getattr(self, name), allowed)
-        if self.cross and (self.order == "parallel" or self.positions == "rotary" or self.number("class_token") > 0):
+        if self.cross and (self.order == "parallel" or self.positions == "rotary" or self.has_class_token):
             raise InputError("cross", "true", "a decoder of sequential branches without rotary positions and class token")
         if self.rotated % 2 or not 0 <= self.rotated <= self.key_width:
             raise InputError("rotated", self.rotated, f"an even integer in [0, {self.key_width}]")
@@ -149,6 +149,19 @@ class Architecture:
         if not number.is_real or abs(number) > sp.Float("1e300"):
             raise InputError(name, value, "a real number at the sizes of the model")
         return float(number)
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a first token carries the readout."""
+        return self.number("class_token") > 0
+
+    @property
+    def has_input(self) -> bool:
+        """Whether anything that enters the first layer is not zero."""
+        learned = ("position",) if self.positions == "learned" else ()
+        return self.positions == "sinusoidal" or any(
+            self.number(name) > 0 for name in ("token", "segment", "class_token", *learned)
+        )
 
     def replace(self, **changes: Any) -> Architecture:
         """A copy with some fields changed."""

@@ -19,6 +19,7 @@ from sympy.printing.pycode import PythonCodePrinter
 
 from symprop.architectures.description import Architecture
 from symprop.architectures.layer import NORMS
+from symprop.architectures.readout import loss_gram
 from symprop.architectures.signal import WEIGHTS, Words, embed
 from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linear, Sum
 from symprop.core.signal import Gradient, Signal
@@ -233,12 +234,28 @@ class ExchangeableModel:
         gram = embed(self.architecture, words, pattern(self.tokens)).gram
         return mean_moments(gram)
 
+    def readout(self, last: Moments) -> Moments:
+        """What the readout reads, given the last stream."""
+        if not self.architecture.final_norm:
+            return last
+        norm = self._last_norm
+        return Moments(*map(float, norm.forward(1.0, 1.0, self.tokens, *_numbers(norm.step, [last]))))
+
     def _cotangent(self, last: Moments) -> Moments:
-        """Independent unit cotangents, or the cross-entropy of different labels where the readout is linear."""
+        """Independent unit cotangents, or the cross-entropy of labels drawn uniformly where the readout is linear.
+
+        That of a class token is, on average over tokens, a gradient of 1/n of its size, with nothing shared by two tokens.
+        """
         if self.architecture.head is None:
             return Moments(1.0, 0.0 if self.tokens == 1 else 1.0)
-        size = self.architecture.number("head") / self.tokens**2
-        above = Moments(size * (1 - 1 / self.architecture.vocabulary), 0.0 if self.tokens == 1 else size)
+        head, read = self.architecture.number("head"), self.readout(last)
+        pair = np.array([[read.q, read.q - read.gap], [read.q - read.gap, read.q]])
+        gram = head * loss_gram(self.architecture.vocabulary, head * self.architecture.width * pair)
+        if self.architecture.has_class_token:
+            above = Moments(gram[0, 0] / self.tokens, gram[0, 0] / self.tokens)
+        else:
+            above = Moments(gram[0, 0] / self.tokens**2, (gram[0, 0] - gram[0, 1]) / self.tokens**2)
+        above = above if self.tokens > 1 else Moments(above.q, 0.0)
         if not self.architecture.final_norm:
             return above
         norm = self._last_norm
@@ -357,11 +374,13 @@ def obstacle(architecture: Architecture, words: Words) -> str | None:
     >>> obstacle(preset("bert"), np.arange(4)), obstacle(preset("gpt2"), np.arange(4))
     (None, 'a causal mask tells tokens apart')
     """
+    if not architecture.has_input:
+        return "its input has zero variance"
     if architecture.cross:
         return "every layer attends to an encoder's output"
     if architecture.causal:
         return "a causal mask tells tokens apart"
-    if architecture.number("class_token") > 0:
+    if architecture.has_class_token:
         return "a class token enters differently"
     if architecture.positions not in ("none", "learned"):
         return f"{architecture.positions} positions correlate near tokens more"

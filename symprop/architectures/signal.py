@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -13,6 +14,7 @@ import sympy as sp
 from symprop.architectures.description import Architecture
 from symprop.architectures.entries import MAX_TOKENS
 from symprop.architectures.layer import NORMS
+from symprop.architectures.readout import loss_gram
 from symprop.components import LayerNorm
 from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
@@ -136,27 +138,39 @@ class ModelPass:
         """Independent cotangents of unit variance at the last stream."""
         return GramGradient(np.eye(self.pattern.tokens))
 
-    def loss_gradient(self, labels: Words) -> GramGradient:
+    @property
+    def readout(self) -> GramSignal:
+        """What the readout reads: the last stream, after the final norm if there is one."""
+        return self._final.output if self._final else self.streams[-1]
+
+    @cached_property
+    def _final(self) -> GramPass | None:
+        if not self.architecture.final_norm:
+            return None
+        last = self.streams[-1]
+        return propagate(_trace(_norm(self.architecture), last, 1), last, self.pattern)
+
+    def loss_gradient(self, read: npt.NDArray[np.bool_]) -> GramGradient:
         r"""The gradient of the mean cross-entropy at the last stream, absolute.
 
-        ``labels`` of shape (tokens,) are classes, -1 where a token has none. The softmax over V classes is taken as uniform,
-        as small logits leave it: the gradient of a logit is then :math:`(1/V - [y = v])/N`. Raises :class:`RefusedError`
-        for a readout that is not a linear layer.
+        ``read`` of shape (tokens,) says which tokens have labels; of an architecture with a class token it alone has one. The
+        labels are classes, drawn independently and uniformly: see :func:`loss_gram`. Raises :class:`RefusedError` for a
+        readout that is not a linear layer.
         """
         if self.architecture.head is None:
             raise RefusedError(
                 self.architecture.name, "its readout is not a linear layer", "use the gradient of unit cotangents"
             )
-        labelled = labels >= 0
-        count = int(labelled.sum())
-        if labels.shape != (self.pattern.tokens,) or count == 0:
-            raise InputError("labels", f"shape {labels.shape}", f"{self.pattern.tokens} classes, not all of them -1")
-        same = (labels[:, None] == labels[None, :]) - 1 / self.architecture.vocabulary
-        gram = self.architecture.number("head") * np.outer(labelled, labelled) * same / count**2
-        if not self.architecture.final_norm:
-            return GramGradient(gram)
-        last = self.streams[-1]
-        return propagate(_trace(_norm(self.architecture), last, 1), last, self.pattern).backward(GramGradient(gram))[0]
+        if read.shape != (self.pattern.tokens,) or not read.any():
+            raise InputError("labels", f"shape {read.shape}", f"{self.pattern.tokens} flags, not all of them false")
+        if self.architecture.has_class_token:
+            read = read & (self.pattern.positions == 0)
+        chosen, head = np.ix_(read, read), self.architecture.number("head")
+        logits = head * self.architecture.width * self.readout.gram[chosen]
+        gram = np.zeros_like(self.readout.gram)
+        gram[chosen] = head * loss_gram(self.architecture.vocabulary, logits) / int(read.sum()) ** 2
+        gradient = GramGradient(gram)
+        return self._final.backward(gradient)[0] if self._final else gradient
 
 
 def run(
@@ -217,7 +231,7 @@ def embed(architecture: Architecture, words: Words, seen: AttentionPattern, alik
     ``alike`` is that of :func:`run`.
     """
     positions = seen.positions
-    first = (positions == 0) & (architecture.number("class_token") > 0)
+    first = (positions == 0) & architecture.has_class_token
     own = np.where(first, -1, words)
     same = (own[:, None] == own[None, :]).astype(float) if alike is None else alike
     tokens = np.where(np.outer(first, first), architecture.number("class_token"), architecture.number("token") * same)

@@ -346,6 +346,11 @@ def _normalised(component: LayerNorm | RMSNorm, x: GramSignal, closure: Closure)
     _without_mean(component, x.centred)
     read = _read_by(component, x)
     rule, r, sizes = _norm_rule(type(component)), _correlation(read), _sizes(component, read)
+    if not np.all(sizes > 0):
+        raise RefusedError(
+            component.describe(), "a token is zero, and without epsilon the norm divides by its size",
+            "epsilon > 0, or an input of positive variance",
+        )
     factor = closure.norm_factor(x, lambda fluctuation: rule.forward(r, fluctuation, x.width))
     gram = _pair_rule(component, x.width).value(read) * factor
     scale = float(component.gain2) / np.sqrt(np.outer(sizes, sizes))

@@ -14,6 +14,7 @@ from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import CarriedMoments, ExchangeableModel
 from symprop.architectures.presets import PRESETS, preset
 from symprop.architectures.readers import from_config, from_toml
+from symprop.architectures.readout import loss_gram
 from symprop.architectures.signal import embed, run
 from symprop.architectures.verification import sinusoids
 from symprop.auditing import data, formulas, overridden, text
@@ -330,9 +331,73 @@ def test_a_thousand_layers_of_an_encoder_take_a_thousand_steps(name, monkeypatch
 
 def test_the_loss_gradient_needs_a_linear_readout_and_labels():
     with pytest.raises(RefusedError, match="not a linear layer"):
-        run(small("bert"), np.arange(4)).loss_gradient(np.arange(4))
+        run(small("bert"), np.arange(4)).loss_gradient(np.ones(4, dtype=bool))
     with pytest.raises(InputError, match="labels"):
-        run(small("gpt2"), np.arange(4)).loss_gradient(np.full(4, -1))
+        run(small("gpt2"), np.arange(4)).loss_gradient(np.zeros(4, dtype=bool))
+
+
+@pytest.mark.parametrize("size", [0.05, 0.3])
+def test_the_gradient_in_the_logits_is_that_of_drawn_readouts(size):
+    rng, classes, draws = np.random.default_rng(0), 30, 4000
+    tokens = size * (rng.standard_normal((4, 16)) + rng.standard_normal(16)) * np.array([[1.0], [1.0], [1.5], [2.0]])
+    logits = tokens @ rng.standard_normal((draws, 16, classes))
+    softmax = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    softmax /= softmax.sum(axis=-1, keepdims=True)
+    gradients = softmax - np.eye(classes)[rng.integers(0, classes, (draws, 4))]
+    grams = gradients @ gradients.swapaxes(1, 2)
+    stderr = grams.std(axis=0, ddof=1) / math.sqrt(draws)
+    expected = loss_gram(classes, tokens @ tokens.T)
+    assert np.all(abs(grams.mean(axis=0) - expected) <= 4 * stderr + 0.01 * abs(expected))
+    assert np.linalg.eigvalsh(expected).min() > 0
+
+
+def test_large_logits_of_the_readout_are_said_to_be_out_of_range():
+    sharp = audit(small("gpt2", head=64.0, width=64, token=1), tokens=4)
+    assert any("readout's logits deviate by 64" in line for line in sharp.verdict)
+    assert not any("readout" in line for line in audit(small("gpt2"), tokens=4).verdict)
+
+
+def test_labels_repeat_where_there_are_more_tokens_than_classes():
+    few, many = (audit(small("gpt2", vocabulary=size), tokens=40).rows for size in (10, 10**6))
+    for one, other in zip(few[:-1], many, strict=False):
+        # Labels agree as often as chance has it, so that only the size of a single gradient is another.
+        assert one.gradient == pytest.approx(0.9 * other.gradient, rel=0.05)
+        assert all(one.weights[name] > 0.9 * value > 0 for name, value in other.weights.items())
+
+
+@pytest.mark.parametrize("state", STATES[1:])
+def test_the_loss_of_a_class_token_is_on_it_alone(state):
+    model = small("vit", head=1e-3, final_norm=False)
+    found = audit(model, tokens=10, state=state)
+    assert found.cotangent == "cross-entropy at the class token, its label drawn uniformly"
+    (own,) = loss_gram(model.vocabulary, np.array([[1e-3 * model.width * found.rows[-1].q]])).ravel()
+    # One token of ten has a gradient, which shares nothing with the others'.
+    assert found.rows[-1].gradient == pytest.approx(1e-3 * own / 10, rel=1e-4)
+    assert found.rows[-1].gradient_cosine == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("llama", {"token": 0}), ("gpt2", {"token": 0, "position": 0}),
+     ("bert", {"token": 0, "position": 0, "segment": 0, "order": "pre", "embedding_norm": False})],
+)  # fmt: skip
+def test_an_input_of_zeros_has_a_verdict_and_no_repair(name, changes):
+    found = audit(small(name, **changes), tokens=4)
+    assert "The model's input has zero variance." in found.verdict and not found.repairs
+    assert "zero variance" in found.reason
+    with pytest.raises(RefusedError, match="zero"):
+        audit(small(name, **changes), tokens=4, state="exchangeable")
+    with pytest.raises(RefusedError, match="without epsilon"):
+        audit(small(name, **changes | {"epsilon": 0.0}), tokens=4)
+
+
+def test_no_square_is_negative_and_none_is_hidden():
+    found = audit(preset("gpt_neox").replace(layers=2, query=1e5, key=1e5), tokens=8)
+    assert math.isnan(found.rows[0].gradient) and all(math.isnan(value) for value in found.rows[0].weights.values())
+    assert all(not row.gradient < 0 for row in found.rows)
+    assert any("out of range from layer 0 down" in line for line in found.verdict)
+    assert [item.problem for item in found.repairs] == ["large logits"]
+    json.dumps(data(found), allow_nan=False)
 
 
 @pytest.mark.parametrize(
