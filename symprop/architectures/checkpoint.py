@@ -310,7 +310,8 @@ def _trained_block(weights: _Weights, layer: int) -> Block:
 
 
 def library_streams(folder: Path, words: Words) -> tuple[tuple[float, float], ...]:
-    """E x^2 and cosine of two tokens before every layer, of the model that the transformers library loads from the folder.
+    """E x^2 and cosine of two tokens before every layer and after the last, of the model that the transformers library loads
+    from the folder.
 
     Nothing is downloaded, and no code from the folder is run.
     """
@@ -330,10 +331,15 @@ def library_streams(folder: Path, words: Words) -> tuple[tuple[float, float], ..
         raise InputError("forward", model.config.model_type, "a model that reads words")
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
+    count = model.config.num_hidden_layers
+    layers = next(item for item in model.modules() if isinstance(item, torch.nn.ModuleList) and len(item) == count)
+    last: list[Any] = []
+    layers[-1].register_forward_hook(lambda _, __, output: last.append(output[0] if isinstance(output, tuple) else output))
     with torch.no_grad():
         states = model(input_ids=torch.as_tensor(words)[None], output_hidden_states=True).hidden_states
     found = []
-    for state in states:
+    # The library returns the last stream after the final norm.
+    for state in (*states[:-1], *last):
         x = state[0].double().numpy()
         moments = mean_moments(x @ x.T / x.shape[1])
         found.append((moments.q, moments.cosine))
@@ -372,13 +378,11 @@ def _verdict(
             f" first in layer {large[0]}: there attention is beyond its first order."
         )
     if real is not None:
-        yield _against(weights.architecture, trained, real)
+        yield _against(trained, real)
 
 
-def _against(architecture: Architecture, trained: tuple[LayerRow, ...], real: tuple[tuple[float, float], ...]) -> str:
-    # The library returns the last stream after the final norm.
-    rows = trained[:-1] if architecture.final_norm else trained
-    pairs = list(zip(rows, real, strict=False))
+def _against(trained: tuple[LayerRow, ...], real: tuple[tuple[float, float], ...]) -> str:
+    pairs = list(zip(trained, real, strict=True))
     for row, (q, cosine) in pairs:
         if abs(row.q / q - 1) > Q_HOLDS or abs(row.cosine - cosine) > COSINE_HOLDS:
             by_size, (size, _) = max(pairs, key=lambda pair: abs(math.log(pair[0].q / pair[1][0])))
@@ -389,4 +393,4 @@ def _against(architecture: Architecture, trained: tuple[LayerRow, ...], real: tu
                 f" {COSINE_HOLDS:g}). The furthest are E x^2 = {size:.3g} for {by_size.q:.3g} at layer {by_size.layer} and the"
                 f" cosine {angle:.3g} for {by_angle.cosine:.3g} at layer {by_angle.layer}."
             )
-    return f"A real forward pass agrees with the theory with measured variances in every stream ({len(rows)})."
+    return f"A real forward pass agrees with the theory with measured variances in every stream ({len(trained)})."

@@ -120,6 +120,17 @@ def _forward(tensors):
     return found
 
 
+def test_a_real_forward_pass_has_the_streams_of_the_theory(tmp_path):
+    pytest.importorskip("transformers")
+    tensors = drawn(np.random.default_rng(0))
+    ends = {"ln_f.weight": np.ones(96, dtype=np.float32), "ln_f.bias": np.zeros(96, dtype=np.float32)}
+    found = contrast(*written(tmp_path, tensors | ends), WORDS, forward=True)
+    # Also the last one, which the library returns after the final norm.
+    for (q, cosine), gram in zip(found.real, _forward(tensors), strict=True):
+        assert q == pytest.approx(np.trace(gram) / 12, rel=1e-4)
+        assert cosine == pytest.approx((gram.sum() / np.trace(gram) - 1) / 11, abs=1e-4)
+
+
 def test_structure_and_tails_are_seen(tmp_path):
     rng = np.random.default_rng(0)
     tensors = drawn(rng)
@@ -265,7 +276,8 @@ def test_layouts_are_those_of_the_library(tmp_path, kind):
         # Keys of grouped heads have the fewest entries.
         assert item.ratio == pytest.approx(1, abs=5 * math.sqrt(2 / (32 * 64)))
     if found.real is not None:
-        assert found.real[0][0] == pytest.approx(found.trained[0].q, rel=0.25)
+        for (q, _), row in zip(found.real, found.trained, strict=True):
+            assert q == pytest.approx(row.q, rel=0.25)
 
 
 @pytest.mark.slow
