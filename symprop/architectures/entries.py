@@ -40,6 +40,12 @@ NUMBERS = (
     "rotary_emb_base", "rotary_pct",
 )  # fmt: skip
 """Entries of configs that are sizes, and numbers, in any of them."""
+_BRIEF = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+ALIASES = {
+    "gpt2": _BRIEF, "gptj": _BRIEF,
+    "t5": {"hidden_size": "d_model", "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads", "head_dim": "d_kv"},
+}  # fmt: skip
+"""Other names by which the library reads an entry, for each ``model_type`` that has some."""
 
 
 def read(target: str) -> Entries | None:
@@ -88,6 +94,9 @@ def config(text: str) -> Entries:
     if kind not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise InputError("model_type", kind, f"one of {known}; describe any other model in a .toml file (symprop audit --keys)")
+    for alias, key in ALIASES.get(kind, {}).items():
+        entries.rename(alias, key)
+    entries.join("patch_size")
     for key in filter(entries.has, SIZES):
         entries.size(key)
     for key in filter(entries.has, NUMBERS):
@@ -147,6 +156,21 @@ class Entries:
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._table)
+
+    def rename(self, alias: str, key: str) -> None:
+        """Take what stands under another name for the entry ``key``; two different values are refused."""
+        if not self.has(alias):
+            return
+        value = self._table[alias]
+        if self.has(key) and self._table[key] != value:
+            raise InputError(f"{self.kind}: {alias}", repr(value)[:40], f"the value of {key}, whose other name it is")
+        self._table = {name: entry for name, entry in self._table.items() if name != alias} | {key: value}
+
+    def join(self, key: str) -> None:
+        """Take a pair of equal numbers, the sides of a square, for one."""
+        value = self._table.get(key)
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            self._table = self._table | {key: value[0]}
 
     def of(self, key: str, default: Any = MISSING) -> Any:
         value = self._table.get(key)

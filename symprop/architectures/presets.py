@@ -87,15 +87,16 @@ def _vit() -> Architecture:
 
 def _t5() -> Architecture:
     return Architecture(
-        "t5", Source("raffel2020", "Section 2.1"), 12, 768, 12, 3072, 32128, norm="rms", epsilon=1e-6, activation="relu",
-        causal=False, positions="none", temperature=sp.sqrt(d_k), token=1, query=1 / (d * d_k), key=1 / d, value=1 / d,
-        output=1 / (heads * d_k), up=1 / d, down=1 / d_F,
+        "t5", Source("raffel2020", "Section 2.1, encoder alone"), 12, 768, 12, 3072, 32128, norm="rms", epsilon=1e-6,
+        activation="relu", causal=False, positions="none", temperature=sp.sqrt(d_k), token=1, query=1 / (d * d_k), key=1 / d,
+        value=1 / d, output=1 / (heads * d_k), up=1 / d, down=1 / d_F,
     )  # fmt: skip
 
 
 def _decoder(encoder: Callable[[], Architecture]) -> Architecture:
     model = encoder()
-    return model.replace(name=f"{model.name}_decoder", causal=True, cross=True)
+    source = Source(model.source.key, model.source.where.partition(",")[0])
+    return model.replace(name=f"{model.name}_decoder", source=source, causal=True, cross=True)
 
 
 def _deepnet() -> Architecture:

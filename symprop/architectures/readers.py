@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -20,6 +21,7 @@ from symprop.architectures.entries import (
     read,
 )  # fmt: skip
 from symprop.architectures.presets import PRESETS, absolute, preset
+from symprop.core.display import COLUMNS
 from symprop.core.errors import InputError, UnknownNameError
 from symprop.core.parsing import parse_expression
 from symprop.core.provenance import Source
@@ -151,7 +153,9 @@ def _llama(entries: Entries) -> Architecture:
     width, count = entries.size("hidden_size", 4096), entries.size("num_attention_heads", 32)
     key_width = entries.size("head_dim", width // count)
     groups = entries.size("num_key_value_heads", count if entries.has("num_attention_heads") else key_heads)
-    window = entries.integer("sliding_window", MAX_TOKENS) if entries.flag("use_sliding_window", True) else MAX_TOKENS
+    # Qwen2 has a window only where it is switched on, Mistral wherever it is given.
+    windowed = entries.flag("use_sliding_window", entries.word("model_type") != "qwen2")
+    window = entries.integer("sliding_window", MAX_TOKENS) if windowed else MAX_TOKENS
     if window < MAX_TOKENS:
         raise InputError("sliding_window", window, f"at least {MAX_TOKENS}, where it hides no token of an audit")
     if count % groups:
@@ -272,14 +276,21 @@ TABLES = tuple(dict.fromkeys(key.table for key in KEYS.values()))
 
 def keys_text() -> str:
     """What one's own description may contain, for a terminal."""
-    lines = ["Tables and entries of a .toml file. Every entry may be left out where [model] has base = \"gpt2\" or another of:",
-             f"  {', '.join(PRESETS)}",
-             f"Expressions are numbers, or text in {', '.join(NAMES)} with + - * / **, sqrt, exp, log, pi.",
-             "Variances are absolute, and zero where neither the file nor its base gives one (token: 1)."]
+    lines = [*_filled('Tables and entries of a .toml file. Every entry may be left out where [model] has base = "gpt2" or'
+                      " another of:"),
+             *_filled(", ".join(PRESETS), "  ", "  "),
+             *_filled(f"Expressions are numbers, or text in {', '.join(NAMES)} with + - * / **, sqrt, exp, log, pi."),
+             *_filled("Variances are absolute, and zero where neither the file nor its base gives one (token: 1).")]
     for table in TABLES:
         lines += ["", f"[{table}]"]
-        lines += [f"  {name:<15} {key.meaning}; {key.allowed}" for name, key in KEYS.items() if key.table == table]
+        for name, key in KEYS.items():
+            if key.table == table:
+                lines += _filled(f"{key.meaning}; {key.allowed}", f"  {name:<15} ", " " * 18)
     return "\n".join(lines) + "\n"
+
+
+def _filled(sentence: str, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(sentence, COLUMNS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def from_toml(text: str) -> Architecture:

@@ -12,7 +12,7 @@ from symprop.architectures import signal
 from symprop.architectures.audit import REACHED, STATES, VALID_LOGITS, audit, gradient_growth
 from symprop.architectures.description import Architecture
 from symprop.architectures.exchangeable import CarriedMoments, ExchangeableModel
-from symprop.architectures.presets import PRESETS, preset
+from symprop.architectures.presets import PRESETS, STD2, preset
 from symprop.architectures.readers import from_config, from_toml
 from symprop.architectures.readout import loss_gram
 from symprop.architectures.signal import embed, run
@@ -63,11 +63,25 @@ def test_depth_scaled_outputs_are_read_with_their_depth():
         ({"model_type": "gpt_neox", "use_parallel_residual": False}, {"order": "pre", "rotated": 24}),
         ({"model_type": "vit", "patch_size": 8}, {"causal": False}),
         ({"model_type": "t5", "feed_forward_proj": "gated-gelu"}, {"gated": True, "activation": "gelu_tanh"}),
+        ({"model_type": "vit", "patch_size": [8, 8]}, {"token": 192 * STD2}),
+        ({"model_type": "qwen2", "sliding_window": 1024}, {"causal": True}),
+        ({"model_type": "gpt2", "hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4},
+         {"width": 256, "layers": 8, "heads": 4, "hidden": 1024}),
+        ({"model_type": "gptj", "hidden_size": 256, "n_embd": 256, "num_attention_heads": 4, "num_hidden_layers": 2},
+         {"width": 256, "layers": 2, "heads": 4}),
+        ({"model_type": "t5", "hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4, "head_dim": 32},
+         {"width": 256, "layers": 8, "heads": 4, "key_width": 32}),
     ],
 )  # fmt: skip
 def test_configs(config, expected):
     model = from_config(json.dumps(config))
     assert {name: getattr(model, name) for name in expected} == expected
+
+
+def test_a_config_of_t5_is_said_to_be_that_of_its_encoder():
+    model = from_config('{"model_type": "t5", "num_layers": 2, "num_decoder_layers": 30}')
+    assert model.layers == 2 and "encoder alone" in text(audit(model, tokens=2))
+    assert "encoder" not in str(preset("t5_decoder").source)
 
 
 TOML = """

@@ -17,6 +17,7 @@ COMMANDS = {
     "list": ("list",),
     "eval": ("eval", "noci2022:correlation", "L=24", "n=128", "rho=1/10", "alpha_1=1", "--assumptions"),
     "audit": ("audit", "gpt2", "--depth", "3", "--seq-len", "8"),
+    "keys": ("audit", "--keys"),
     "init": ("init", "deepscalelm", "layers=12", "width=256", "vocab=1000"),
     "derive": ("derive", "norm_placement"),
 }
