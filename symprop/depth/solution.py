@@ -232,7 +232,8 @@ def _output(start: Signal, modes: tuple[Mode, ...], gap: sp.Expr, depth: sp.Expr
 def _pair_factors(trace: Trace) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
     """What a block multiplies an entry of the Gram matrix minus the average by, and the average, and what it adds."""
     entry, average = sp.Symbol("K_entry"), sp.Symbol("K_average")
-    after = trace.pair(PairState(entry, average, trace.input.width, mean=trace.input.mean))
+    mean = trace.input.mean
+    after = trace.pair(PairState(entry, average, trace.input.width, left_mean=mean, right_mean=mean))
     if after.average is None:
         raise RefusedError("entry of the Gram matrix over depth", "after one block it does not determine their average",
                            "take the signal of exchangeable tokens")
