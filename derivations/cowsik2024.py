@@ -96,41 +96,52 @@ def named(expression: sp.Expr, activation: Activation) -> sp.Expr:
     return expression.replace(SlopeMoment, lambda order, v: moments[int(order)](sp.S.Zero, v))
 
 
-def _result(expression: sp.Expr, quantity: str, *steps: tuple[str, str, sp.Expr], neglected: str = "O(1/d)") -> Result:
+COMMON_MODE, DEVIATION = r"\lambda_g^{\mathrm{com}}", r"\lambda_g^{\mathrm{dev}}"
+STATIONARY = ("result", "at the stationary second moment")
+LOGARITHM = ("logarithm", "at the stationary second moment")
+SOLVED = ("solve", "for the slope of the activation")
+
+
+def _result(expression: sp.Expr, quantity: str, *steps: ProofStep, last: tuple[str, str] = STATIONARY, relation: str = "=",
+            neglected: str = "O(1/d)") -> Result:
+    """A derived expression; ``steps`` are of what it follows from, ``last`` is rule and reason of the step to itself."""
     found = linearised().provenance
-    links = tuple(ProofStep(rule, reason, shown.subs(MLP)) for rule, reason, shown in steps)
+    links = tuple(replace(step, expression=step.expression.subs(MLP)) for step in steps)
     shown = expression.subs(MLP)
-    return Result(shown, quantity, (*links, ProofStep("result", "at the stationary second moment", shown)),
+    return Result(shown, quantity, (*links, ProofStep(*last, shown, relation=relation)),
                   assumptions=found.assumptions, neglected=neglected, sources=found.sources)
 
 
 def _stationary() -> Result:
     found = linearised()
-    return _result(found.stationary, "q^*", ("block", "second moment after a block, at collapse", found.q))
+    return _result(found.stationary, "q^*", ProofStep("block", "second moment after a block, at collapse", found.q, "q(X')"))
 
 
 def _half() -> Result:
     half = collapse(trace_of(attention_half(), X))
     kept = half.q.subs(X.q, linearised().stationary)
-    return _result(kept, "q_A", ("attention", "second moment after the first half", half.q))
+    return _result(kept, "q_A", ProofStep("attention", "second moment after the first half", half.q, r"q(X_A)"))
 
 
 def _angle() -> Result:
     found = linearised()
     return _result(found.exponents.lyapunov_angle, r"\lambda_a",
-                   ("chain rule", "d gap'/d gap at gap 0, step by step; attention adds nothing at linear order", found.slope))
+                   ProofStep("chain rule", "d gap'/d gap at gap 0, step by step; attention adds nothing at linear order",
+                             found.slope, r"d\Delta(X')/d\Delta(X)"), last=LOGARITHM)
 
 
 def _common() -> Result:
     found = linearised()
-    return _result(found.exponents.lyapunov_common, r"\lambda_g^{com}",
-                   ("chain rule", "gradients that all tokens share, from the output back", found.common))
+    return _result(found.exponents.lyapunov_common, COMMON_MODE,
+                   ProofStep("chain rule", "gradients that all tokens share, from the output back", found.common,
+                             r"g_{\mathrm{com}}/g'_{\mathrm{com}}"), last=LOGARITHM)
 
 
 def _deviation() -> Result:
     found = linearised()
-    return _result(found.exponents.lyapunov_deviation, r"\lambda_g^{dev}",
-                   ("chain rule", "gradients of zero sum over tokens, from the output back", found.deviation))
+    return _result(found.exponents.lyapunov_deviation, DEVIATION,
+                   ProofStep("chain rule", "gradients of zero sum over tokens, from the output back", found.deviation,
+                             r"g_{\mathrm{dev}}/g'_{\mathrm{dev}}"), last=LOGARITHM)
 
 
 def _boundary() -> sp.Expr:
@@ -139,14 +150,16 @@ def _boundary() -> sp.Expr:
 
 def _gradient_boundary(bias: sp.Expr = sp.S.Zero) -> Result:
     found = linearised(bias).exponents.common_factor.subs(MLP)
-    return _result(solve_boundary(found, chi), r"\chi_g", ("boundary", "growth of the common mode equals one", found))
+    return _result(solve_boundary(found, chi), r"\chi_g",
+                   ProofStep("boundary", "growth of the common mode equals one", found, f"e^{{{COMMON_MODE}}}"), last=SOLVED)
 
 
 def _small_strength() -> Result:
     size, ratio = sp.Dummy("size", positive=True), sp.Dummy("ratio", positive=True)
     path = _boundary().subs({A: ratio * size, M: size}, simultaneous=True)
     limit = sp.limit(path, size, 0).subs(ratio, A / M)
-    return _result(limit, r"\chi_c", ("limit", "A and M to zero at a fixed ratio", _boundary()), neglected="O(A + M)")
+    return _result(limit, r"\chi_c", ProofStep(*SOLVED, _boundary()), last=("limit", "A and M to zero at a fixed ratio"),
+                   relation=r"\to", neglected="O(A + M)")
 
 
 @lru_cache(maxsize=1)
@@ -158,8 +171,10 @@ def _general_half() -> Collapse:
 def _two_exponents() -> Result:
     half = _general_half()
     ratio = factored(half.common / half.deviation)
-    return _result(sp.log(ratio), r"\lambda_g^{com} - \lambda_g^{dev}",
-                   ("common", "through skip and values", half.common), ("deviation", "through the skip alone", half.deviation))
+    return _result(sp.log(ratio), f"{COMMON_MODE} - {DEVIATION}",
+                   ProofStep("common", "through skip and values", half.common, f"e^{{{COMMON_MODE}}}"),
+                   ProofStep("deviation", "through the skip alone", half.deviation, f"e^{{{DEVIATION}}}"),
+                   last=("logarithm", "of the ratio"))
 
 
 def _reciprocity() -> Comparison:
@@ -183,13 +198,16 @@ def _relu_is_ordered() -> Comparison:
 def _both_vanish() -> Result:
     found = linearised().exponents
     at = found.common_factor.subs(MLP).subs(chi, _boundary())
-    return _result(factored(at), r"e^{\lambda_g^{com}}", ("boundary", "at lambda_a = 0", _boundary()))
+    return _result(factored(at), f"e^{{{COMMON_MODE}}}", ProofStep("boundary", "at lambda_a = 0", _boundary(), r"\chi"),
+                   last=("result", "growth of the common mode there"))
 
 
 def _crossover() -> Result:
     found = linearised().exponents
     expression = found.crossover_depth(n).subs(MLP)
-    return _result(expression, r"L_\times", ("modes", "an independent gradient", found.gradient_growth(n, L)))
+    return _result(expression, r"L_\times",
+                   ProofStep("modes", "an independent gradient", found.gradient_growth(n, L), r"g_0/g_{\depth}"),
+                   last=("solve", "both modes have grown to the same size"))
 
 
 def _same_depth(stated: sp.Expr) -> Comparison:
@@ -216,20 +234,21 @@ def _claims() -> tuple[Claim, ...]:
               "through the skip alone: the two grow at different rates, and a measured gradient changes from one to the other "
               "at depth log(n) over their difference."),
         Claim("two-gradient-exponents", where, "common over deviation mode of an attention half r x + attention(norm(x))",
-              _two_exponents, sp.log((alpha_1**2 + sigma_v2 / X.q) / alpha_1**2)),
+              _two_exponents, sp.log((alpha_1**2 + sigma_v2 / X.q) / alpha_1**2), printed=False),
         Claim("reciprocity", where, "gradient deviations grow as token deviations do, softmax included",
-              lambda: _result(linearised().deviation, r"e^{\lambda_g^{dev}}"), statement=_reciprocity),
+              lambda: _result(linearised().deviation, f"e^{{{DEVIATION}}}"), statement=_reciprocity),
         Claim("crossover-depth", where, "depth at which the common mode takes over", _crossover,
-              crossover, statement=lambda: _same_depth(crossover)),
-        Claim("order-chaos", phases, "boundary of order and chaos", lambda: _result(_boundary(), r"\chi_c"),
+              crossover, statement=lambda: _same_depth(crossover), printed=False),
+        Claim("order-chaos", phases, "boundary of order and chaos", lambda: _result(_boundary(), r"\chi_c", last=SOLVED),
               q_half / M * (1 / (1 - A) - 1 + M)),
-        Claim("order-chaos-equal", phases, "the same at equal strengths", lambda: _result(_boundary().subs(M, A), r"\chi_c"),
+        Claim("order-chaos-equal", phases, "the same at equal strengths",
+              lambda: _result(_boundary().subs(M, A), r"\chi_c", last=SOLVED),
               (1 + m_f - A * m_f) / (1 - A)),
         Claim("order-chaos-small", phases, "the same at small strengths", _small_strength, m_f + A / M),
         Claim("relu-ordered", phases, "ReLU is ordered for every weight variance",
               lambda: _result(named(linearised().exponents.lyapunov_angle, Relu()), r"\lambda_a"), statement=_relu_is_ordered),
         Claim("relu-gradient", phases, "ReLU keeps the common gradient",
-              lambda: _result(named(linearised().exponents.lyapunov_common, Relu()), r"\lambda_g^{com}"), sp.S.Zero),
+              lambda: _result(named(linearised().exponents.lyapunov_common, Relu()), COMMON_MODE), sp.S.Zero),
         Claim("gradient-boundary", phases, "boundary of exploding and vanishing common gradients", _gradient_boundary, m_f),
         Claim("gradient-boundary-bias", phases, "the same with an output bias",
               lambda: _gradient_boundary(sigma_b2), m_f + sigma_b2),
@@ -238,7 +257,7 @@ def _claims() -> tuple[Claim, ...]:
               note="With the common mode as the gradient they meet at zero attention strength only, A/M to 0 included; with "
               "the deviation mode they are equal everywhere."),
         Claim("both-vanish-exact", phases, "what the common gradient grows by on that boundary", _both_vanish,
-              1 + A / ((1 - A) * q_star)),
+              1 + A / ((1 - A) * q_star), printed=False),
     )
 
 
@@ -390,8 +409,8 @@ def _dynamics() -> tuple[Result, ...]:
     """Exponents in the two second moments of a block, these themselves, and the boundaries."""
     found, half = linearised(), collapse(trace_of(attention_half(), X))
     rows = [(found.stationary, "q^*"), (half.q, "q_A")]
-    rows += [(sp.log(found.slope), r"\lambda_a"), (sp.log(found.deviation), r"\lambda_g^{dev}"),
-             (sp.log(found.common), r"\lambda_g^{com}")]
+    rows += [(sp.log(found.slope), r"\lambda_a"), (sp.log(found.deviation), DEVIATION),
+             (sp.log(found.common), COMMON_MODE)]
     rows += [(found.exponents.crossover_depth(n), r"L_\times"), (_boundary(), r"\chi_c"),
              (_small_strength().expression, r"\chi_c|_{A, M \to 0}"), (_gradient_boundary().expression, r"\chi_g")]
     shown = [rows[1], *((item.subs(half.q, Q_HALF), quantity) for item, quantity in rows if quantity != "q_A")]

@@ -19,7 +19,7 @@ from symprop.claims import Claim, PaperDerivation, Result, Status, StudyPoint
 from symprop.codegen import FunctionSpec
 from symprop.components import Attention, UniformAttention
 from symprop.core.provenance import Derived
-from symprop.core.symbols import L, chi, d, d_k, gain_v, gap, layer, n, sigma_k2, sigma_q2
+from symprop.core.symbols import L, chi, d, d_k, declare, gain_v, gap, layer, n, sigma_k2, sigma_q2
 from symprop.depth.collapse import collapse
 from symprop.depth.local_expansion import LocalExpansion, expand_at_collapse
 from symprop.depth.phase import odds_law
@@ -28,7 +28,8 @@ from symprop.functions.generic_activation import SlopeMoment
 from symprop.network import residual, sequential, trace_of
 from symprop.notation import SYMPROP
 
-K = sp.Symbol("k", positive=True)
+STRENGTH = r"\Delta'/\Delta^3"
+K = declare("k_layer", "k", "what one layer multiplies the cube of the gap by", lower=0, open_lower=True)
 """What one layer multiplies the cube of the gap by: the square of the paper's 4 beta/sqrt(d_qk)."""
 
 
@@ -51,14 +52,15 @@ def _stands() -> Derived:
 
 def _strength(*, mixed: bool = False) -> Result:
     coefficient, order = near_collapse(mixed=mixed).leading
-    return result(coefficient, r"\Delta'/\Delta^3", _stands(), ("expand", f"leading power {order} of the gap", coefficient))
+    return result(coefficient, STRENGTH, _stands(), ("expand", f"leading power {order} of the gap", coefficient))
 
 
 def _order(*, mixed: bool = False) -> Result:
     """The power of the residual: that of the gap, as both are squares."""
     coefficient, order = near_collapse(mixed=mixed).leading
     leading = coefficient * gap**order
-    return result(order, r"d\log\Delta'/d\log\Delta", _stands(), ("expand", "leading term of the gap", leading))
+    return result(order, r"d\log\Delta'/d\log\Delta", _stands(),
+                  ("expand", "leading term of the gap", leading, r"\Delta'"), last=("power", "of the gap"))
 
 
 def _over_depth() -> Result:
@@ -67,14 +69,16 @@ def _over_depth() -> Result:
     share, strength = (item.subs({X.q: 1, layer: L, SHARE: gap, gain_v: 1, n: 1 + others})
                        for item in (law().share, near_collapse().leading[0]))
     found = sp.powsimp(sp.powdenest(share.subs(sigma_q2, K / (strength / sigma_q2)), force=True), force=True)
-    return result(found, r"\Delta_L", law().provenance, ("unroll", "gap' = k gap^3 over depth", found))
+    return result(found, r"\Delta_{\depth}", law().provenance, ("unroll", "gap' = k gap^3 over depth", found))
 
 
 def _wide() -> Result:
     coefficient, _ = near_collapse().leading
     gains = {sigma_q2: 1 / d, sigma_k2: 1 / d}
     found = sp.limit(coefficient.subs(gains), d, sp.oo)
-    return result(found, r"\Delta'/\Delta^3", _stands(), ("width", "unit gains of queries and keys", coefficient.subs(gains)))
+    return result(found, rf"\lim_{{d \to \infty}} {STRENGTH}", _stands(),
+                  ("expand", "unit gains of queries and keys", coefficient.subs(gains), STRENGTH),
+                  last=("width", "d to infinity"))
 
 
 def _skip_gap() -> Result:
@@ -86,7 +90,9 @@ def _skip_share() -> Result:
     found = odds_law(trace_of(residual(UniformAttention(d, gain_v / d)), X))
     trace = trace_of(residual(ATTENTION), X)
     stands = Derived(found.factor, trace.assumptions, trace.neglected, trace.sources)
-    return result(found.factor**L, "o_L/o_0", stands, ("odds", "what tokens share over what they do not", found.factor))
+    return result(found.factor**L, r"o_{\depth}/o_0", stands,
+                  ("odds", "what tokens share over what they do not", found.factor, r"o_{\ell+1}/o_\ell"),
+                  last=("unroll", "every layer multiplies by the same"))
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -102,7 +108,8 @@ def _claims() -> tuple[Claim, ...]:
         Claim("skip-prevents", path, "with skips tokens do not align: odds of the overlap stay", _skip_share, sp.S.One,
               expected=Status.REFUTED, corrected_by="skip-odds",
               note="The residual stays, what tokens share grows: 1 - rho falls exponentially, no longer doubly so."),
-        Claim("skip-odds", path, "with skips the odds of the overlap grow exponentially", _skip_share, (1 + gain_v) ** L),
+        Claim("skip-odds", path, "with skips the odds of the overlap grow exponentially", _skip_share, (1 + gain_v) ** L,
+              printed=False),
         Claim("mlp-order", mlp, "feed-forward layers do not change the cube", lambda: _order(mixed=True), sp.Integer(3)),
         Claim("mlp-strength", mlp, "they multiply it by their slope, which the squared Lipschitz constant bounds",
               lambda: _at_unit(_strength(mixed=True)),

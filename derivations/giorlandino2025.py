@@ -48,10 +48,29 @@ from symprop.codegen.spec import NO_BOUNDS, Bounds
 from symprop.components import LayerNorm, UniformAttention
 from symprop.components.base import Array
 from symprop.core.expression import Comparison, compare, factored, near_one
-from symprop.core.proof import ProofStep
+from symprop.core.proof import ProofStep, about
 from symprop.core.provenance import Derived, Source, merge_unique, neglected_order
 from symprop.core.signal import Gradient
-from symprop.core.symbols import L, alpha_mlp, alpha_sa, beta_a, d, d_k, gain_v, gain_w, n, q_0, rho, rho_T, sigma_b2
+from symprop.core.symbols import (
+    L,
+    Y_row,
+    a_row,
+    alpha_mlp,
+    alpha_sa,
+    beta_a,
+    d,
+    d_k,
+    declare,
+    gain_v,
+    gain_w,
+    gap,
+    n,
+    q,
+    q_0,
+    rho,
+    rho_T,
+    sigma_b2,
+)
 from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.phase import OddsLaw, odds_law
 from symprop.functions.activation import Activation
@@ -67,17 +86,19 @@ from symprop.notation import GIORLANDINO
 from symprop.simulate.measurement import Accuracy, Measurement, distance
 
 SOURCE = Source("giorlandino2025", "")
-Y, MU = sp.Symbol("Y", nonnegative=True), sp.Symbol("mu", positive=True)
-"""Participation of a row, and the index of the frozen weights' law."""
-SIZE, SCORE = sp.Symbol("q", nonnegative=True), sp.Symbol("a", positive=True)
+Y, SCORE = Y_row, a_row
+MU = declare("mu_frozen", r"\mu", "index of the law of frozen weights, beta_c/beta", lower=0, upper=1, open_lower=True)
+SIZE = q
 STANDARD = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.2, "sigma_b2": 4e-4, "alpha_mlp": 1.0}
 """The paper's values."""
 
 
-def _result(expression: sp.Expr, quantity: str, *steps: tuple[str, str, sp.Expr], neglected: str = "O(1/d)") -> Result:
+def _result(expression: sp.Expr, quantity: str, *steps: ProofStep, neglected: str = "O(1/d)") -> Result:
     trace = traced("post")
-    return Result(expression, quantity, tuple(ProofStep(*step) for step in steps) or (ProofStep("result", "", expression),),
-                  assumptions=trace.assumptions, neglected=neglected, sources=(SOURCE, *trace.sources))
+    links = steps or (ProofStep("result", "", expression),)
+    shown = tuple(replace(step, expression=step.expression.subs(GAP, gap)) for step in links)
+    return Result(expression.subs(GAP, gap), quantity, shown, assumptions=trace.assumptions, neglected=neglected,
+                  sources=(SOURCE, *trace.sources))
 
 
 def _frozen_weights(expression: sp.Expr) -> sp.Expr:
@@ -101,11 +122,12 @@ def _halves() -> tuple[sp.Expr, sp.Expr]:
 
 
 def _attention_half() -> Result:
-    return _result(_halves()[0], r"\rho_0", ("attention", "norm of the skip and of the attention's output", _halves()[0]))
+    return _result(_halves()[0], r"\rho_0",
+                   ProofStep("attention", "norm of the skip and of the attention's output", _halves()[0]))
 
 
 def _feed_forward_half() -> Result:
-    return _result(_halves()[1], r"\rho'", ("feed-forward", "norm of the skip and of the branch", _halves()[1]))
+    return _result(_halves()[1], r"\rho'", ProofStep("feed-forward", "norm of the skip and of the branch", _halves()[1]))
 
 
 @lru_cache(maxsize=1)
@@ -114,20 +136,30 @@ def linearised() -> Collapse:
     return collapse(trace_of(block("post", scored=False), UNIT))
 
 
+ANGLE, COMMON_MODE = r"\lambda_{\mathrm{angle}}", r"\lambda_{\mathrm{common}}"
+
+
+def _growth(factor: sp.Expr, quantity: str) -> Result:
+    """The logarithm of what a block multiplies by."""
+    return _result(sp.log(factor), quantity,
+                   ProofStep("chain rule", "step by step, at equal tokens", factor, f"e^{{{quantity}}}"),
+                   ProofStep("logarithm", "of what a block multiplies by", sp.log(factor)))
+
+
 def _centred_half() -> Result:
     half = _first_half(centred=True)
-    return _result(half, r"\rho_0", ("attention", "norm of the skip and of the centred attention's output", half))
+    return _result(half, r"\rho_0", ProofStep("attention", "norm of the skip and of the centred attention's output", half))
 
 
 def _centred_exponent() -> Result:
     slope = collapse(trace_of(block("post", scored=False, centred=True), UNIT)).slope
-    return _result(sp.log(slope), r"\lambda_{angle}", ("chain rule", "step by step, at equal tokens", slope))
+    return _growth(slope, ANGLE)
 
 
 def _exponent(name: str) -> Result:
     found = linearised()
-    slope = {"angle": found.slope, "common": found.common}[name]
-    return _result(sp.log(slope), rf"\lambda_{{{name}}}", ("chain rule", "step by step, at equal tokens", slope))
+    factor, quantity = {"angle": (found.slope, ANGLE), "common": (found.common, COMMON_MODE)}[name]
+    return _growth(factor, quantity)
 
 
 @lru_cache(maxsize=1)
@@ -142,9 +174,14 @@ def _many_tokens(expression: sp.Expr) -> sp.Expr:
     return sp.sympify(expression).subs(n, 1 / few).subs(few, 0)
 
 
+GROWN = r"o_{\ell+1}/o_\ell"
+
+
 def _odds() -> Result:
     factor = odds().factor
-    return _result(factor**L, "o_L/o_0", ("attention", "what tokens share over what they do not", factor))
+    return _result(factor**L, r"o_{\depth}/o_0",
+                   ProofStep("attention", "what tokens share over what they do not", factor, GROWN),
+                   ProofStep("unroll", "every block multiplies by the same", factor**L))
 
 
 def _critical() -> sp.Expr:
@@ -159,7 +196,9 @@ def _same_strength(stated: sp.Expr) -> Comparison:
 
 
 def _critical_result() -> Result:
-    return _result(_critical(), r"\alpha_c", ("odds", "the odds of the overlap wanted after L blocks", odds().factor))
+    return _result(_critical(), r"\alpha_c",
+                   ProofStep("attention", "what tokens share over what they do not", odds().factor, GROWN),
+                   ProofStep("odds", "of the overlap wanted after L blocks of many tokens", _critical()))
 
 
 def _interior() -> Comparison:
@@ -192,7 +231,7 @@ def _freezing(placement: str) -> sp.Expr:
 
 def _beta_c(placement: str) -> Result:
     found = _freezing(placement).subs(STREAM.q, SIZE)
-    return _result(found, r"\beta_c", ("freezing", "score variance equals 2 log n", found), neglected="O(1/log n)")
+    return _result(found, r"\beta_c", ProofStep("freezing", "score variance equals 2 log n", found), neglected="O(1/log n)")
 
 
 def _causal_half() -> sp.Expr:
@@ -204,22 +243,23 @@ def _causal_half() -> sp.Expr:
 
 
 def _causal_rows() -> Result:
-    return _result(_causal_half(), r"\rho_{tu}", ("attention", "row t averages the tokens 1 to t", _causal_half()))
+    return _result(_causal_half(), r"\rho_{tu}", ProofStep("attention", "row t averages the tokens 1 to t", _causal_half()))
 
 
 def _late_rows() -> Result:
     """Positions that grow with the length, at any ratio: early tokens are then a vanishing share of every row."""
     length, ratio = sp.symbols("length ratio", positive=True)
     late = sp.limit(_causal_half().subs({ROW: length, LATER: ratio * length}, simultaneous=True), length, sp.oo)
-    return _result(factored(sp.powdenest(late, force=True)), r"\rho_{tu}",
-                   ("positions", "growing with the length, at any ratio", _causal_half()), neglected="O(1/t)")
+    found = factored(sp.powdenest(late, force=True))
+    return _result(found, r"\rho_{tu}", *_causal_rows().steps,
+                   ProofStep("positions", "growing with the length, at any ratio", found, relation=r"\to"), neglected="O(1/t)")
 
 
 def _causal_freezing() -> Result:
     """beta at which the scores of row t, over t tokens, freeze."""
     variance = causal_attention().score_variance(UNIT) / (beta_a**2 * sp.log(n))
     found = sp.sqrt(2 * sp.log(ROW) / (sp.cancel(variance) * sp.log(n)))
-    return _result(found, r"\beta_c(t)", ("freezing", "score variance equals 2 log t", found), neglected="O(1/log t)")
+    return _result(found, r"\beta_c(t)", ProofStep("freezing", "score variance equals 2 log t", found), neglected="O(1/log t)")
 
 
 def _frozen_moment(*powers: int) -> sp.Expr:
@@ -231,11 +271,12 @@ def _frozen_moment(*powers: int) -> sp.Expr:
 def _query_profile() -> Result:
     moment = _frozen_moment(2) - 2 * _frozen_moment(3) + _frozen_moment(4) + _frozen_moment(2, 2)
     slope = sp.factor(moment)
-    return _result(slope, "F", ("moments", "E[Y_2 - 2 Y_3 + Y_2^2] over frozen weights", slope), neglected="O(1/log n)")
+    return _result(slope, "F", ProofStep("moments", "E[Y_2 - 2 Y_3 + Y_2^2] over frozen weights", slope),
+                   neglected="O(1/log n)")
 
 
-FLOW, SHARE = sp.Symbol("g", positive=True), sp.Symbol("F", positive=True)
-"""Second moment of the gradient of attention's output, and what the softmax passes of it."""
+FLOW = declare("g_out", "g", "second moment of the gradient of an output of attention", lower=0, open_lower=True)
+SHARE = declare("F_row", "F", "what the softmax passes of a gradient", lower=0, open_lower=True)
 
 
 @lru_cache(maxsize=1)
@@ -258,10 +299,10 @@ def _query_slope() -> sp.Expr:
 
 def _query_gradient() -> Result:
     found = factored(_wide_query_norm().replace(SoftmaxSlope, lambda *_: SHARE / (n - 1)))
-    return _query_result(found, ("gradient", "independent gradients of the tokens' outputs", found))
+    return _query_result(found, ProofStep("gradient", "independent gradients of the tokens' outputs", found))
 
 
-def _query_result(expression: sp.Expr, *steps: tuple[str, str, sp.Expr], neglected: str = "O(1/d)") -> Result:
+def _query_result(expression: sp.Expr, *steps: ProofStep, neglected: str = "O(1/d)") -> Result:
     return _result(expression, r"\|\partial L/\partial W_Q\|^2", *steps, neglected=neglected)
 
 
@@ -269,14 +310,16 @@ def _query_scaling() -> Result:
     """In the frozen regime, for a mean over tokens: gradients of second moment 1/n^2."""
     put = {SHARE: _query_profile().expression.subs(MU, _freezing("post") / beta_a), FLOW: 1 / n**2}
     found = sp.factor(_query_gradient().expression.subs(put, simultaneous=True))
-    return _query_result(found, ("profile", "frozen weights, a loss that is a mean over tokens", found), neglected="O(1/log n)")
+    step = ProofStep("profile", "frozen weights, a loss that is a mean over tokens", found)
+    return _query_result(found, step, neglected="O(1/log n)")
 
 
 def _query_maximum() -> Result:
     profile = _query_profile().expression
     (at,) = sp.solve(sp.diff(profile, MU), MU)
-    return _result(profile.subs(MU, at), r"\max_\beta F", ("maximum", f"at mu = {at}, twice the freezing point", profile),
-                   neglected="O(1/log n)")
+    largest = profile.subs(MU, at)
+    return _result(largest, r"\max_\beta F", *about("F", _query_profile().steps),
+                   ProofStep("maximum", f"at mu = {at}, twice the freezing point", largest), neglected="O(1/log n)")
 
 
 def _below_freezing() -> Result:
@@ -284,8 +327,11 @@ def _below_freezing() -> Result:
     series = _query_slope().replace(SoftmaxSlope, lambda _, count: SoftmaxSlope(SCORE, count).expansion(0))
     leading = sp.limit(series * n, n, sp.oo)
     found = (leading / n).replace(ExpMinusOne, lambda x: sp.exp(x) - 1).subs(SCORE, beta_a**2 * (1 - rho) * sp.log(n))
-    return _result(sp.powsimp(sp.expand(found)), "F", ("expansion", "leading order in 1/n at a given score variance", leading),
-                   neglected="O(e^(2a)/n^2)")
+    found = sp.powsimp(sp.expand(found))
+    return _result(found, "F",
+                   ProofStep("expansion", "leading order in 1/n at a given score variance a", leading.replace(
+                       ExpMinusOne, lambda x: sp.exp(x) - 1), r"\lim_{n \to \infty} n F"),
+                   ProofStep("scores", "a = beta^2 (1 - rho) log n", found, relation=r"\sim"), neglected="O(e^(2a)/n^2)")
 
 
 def _witness(found: sp.Expr, at: dict[sp.Symbol, sp.Expr], stated: float, holds: Callable[[float], bool]) -> Comparison:
@@ -302,8 +348,8 @@ def _not_vanishing() -> Comparison:
 
 def _floor() -> Comparison:
     """The norm over that of infinite width, well below the freezing point at a width below the number of tokens."""
-    at = {n: sp.Integer(768), d: sp.Integer(64), d_k: sp.Integer(64), beta_a: sp.Rational(2, 5), GAP: sp.Rational(4, 5)}
-    return _witness(_query_norm() / _wide_query_norm(), at, 1.0, lambda ratio: ratio < 2)
+    at = {n: sp.Integer(768), d: sp.Integer(64), d_k: sp.Integer(64), beta_a: sp.Rational(2, 5), gap: sp.Rational(4, 5)}
+    return _witness((_query_norm() / _wide_query_norm()).subs(GAP, gap), at, 1.0, lambda ratio: ratio < 2)
 
 
 def _not_monotone() -> Comparison:
@@ -320,7 +366,7 @@ def _claims() -> tuple[Claim, ...]:
     kernel = (sp.sqrt(1 - c**2) + c * (sp.pi - sp.acos(c))) / sp.pi
     second = (gain_w**2 / 2 + other) / (size + sigma_b2 + other)
     halves, law, query = "signal propagation, Post-LN", "rank collapse", "entropy collapse"
-    gain, mask, freezing = "gain-controlled attention", "causal attention", sp.sqrt(2 / GAP)
+    gain, mask, freezing = "gain-controlled attention", "causal attention", sp.sqrt(2 / gap)
     unmasked = (gain_v + skip) * rho / (gain_v * rho + skip)
     odds_wanted = (rho_T / (1 - rho_T) / (rho / (1 - rho))) ** (1 / L) - 1
     critical = sp.sqrt(gain_v / odds_wanted)
@@ -340,9 +386,11 @@ def _claims() -> tuple[Claim, ...]:
         Claim("signal-preserved", law, "at high beta the overlap stays away from 1 at every depth",
               lambda: _result(sp.S.One, r"\rho_L"), statement=_kept_signal, stated_latex=r"\rho_L \le \tfrac12",
               expected=Status.REFUTED, corrected_by="no-interior-fixed-point",
-              note="With ReLU a high beta delays collapse and does not prevent it: as the gap falls beta_c grows past beta."),
+              note="With ReLU a high beta delays collapse and does not prevent it: as the gap falls beta_c grows past beta.",
+              stated_whole=True),
         Claim("no-interior-fixed-point", law, "both halves raise the overlap, whatever the weights",
-              lambda: _result(_halves()[0], r"\rho_0"), statement=_interior, stated_latex=r"\rho' > \rho_0 > \rho"),
+              lambda: _result(_halves()[0], r"\rho_0"), statement=_interior, stated_latex=r"\rho' > \rho_0 > \rho",
+              printed=False, stated_whole=True),
         Claim("centred-half", gain, "overlap after centred attention", _centred_half,
               (skip * rho - gain_v * (1 - rho) / n) / (skip + gain_v * (1 - rho) * (Y - 1 / n)),
               note="Rows that do not overlap: centred attention never raises the overlap."),
@@ -356,39 +404,43 @@ def _claims() -> tuple[Claim, ...]:
               expected=Status.REFUTED, corrected_by="causal-late", note="The first tokens see few others: they align less."),
         Claim("causal-late", mask, "late tokens do", _late_rows, unmasked,
               note="They stay exchangeable among themselves, so that this holds in every layer; corrections are O(1/t), and "
-              "O(1/log t) where rows freeze."),
+              "O(1/log t) where rows freeze.", printed=False),
         Claim("causal-freezing", mask, "freezing point of row t", _causal_freezing, freezing * sp.sqrt(sp.log(ROW) / sp.log(n)),
               note="That without a mask for positions that grow with the length; early rows freeze first."),
-        Claim("beta-c", query, "freezing point of the weights, Post-LN", lambda: _beta_c("post"), sp.sqrt(2 / GAP)),
+        Claim("beta-c", query, "freezing point of the weights, Post-LN", lambda: _beta_c("post"), sp.sqrt(2 / gap)),
         Claim("beta-c-preln-stream", query, "freezing point, Pre-LN, from the stream that is not normalised",
-              lambda: _beta_c("pre"), sp.sqrt(2 / (SIZE * GAP)), expected=Status.REFUTED, corrected_by="beta-c-preln",
+              lambda: _beta_c("pre"), sp.sqrt(2 / (SIZE * gap)), expected=Status.REFUTED, corrected_by="beta-c-preln",
               note="Attention reads normalised tokens; the stream's own q gap grows with depth and would freeze every row."),
         Claim("beta-c-preln", query, "freezing point, Pre-LN, of the tokens that enter attention", lambda: _beta_c("pre"),
-              sp.sqrt(2 * SIZE / GAP)),
-        Claim("beta-c-no-norm", query, "freezing point without norms", lambda: _beta_c("none"), sp.sqrt(2 / (SIZE * GAP))),
+              sp.sqrt(2 * SIZE / gap), printed=False),
+        Claim("beta-c-no-norm", query, "freezing point without norms", lambda: _beta_c("none"), sp.sqrt(2 / (SIZE * gap))),
         Claim("query-gradient", query, "squared query gradient over beta, in the frozen regime", _query_profile,
               MU * (1 - MU) / 3),
         Claim("query-gradient-norm", query, "squared norm of the query gradient, wide tokens", _query_gradient,
-              d**2 * n * gain_v * GAP**2 * beta_a * sp.sqrt(sp.log(n)) * SHARE * FLOW,
-              note="F is what the softmax passes of a gradient, g the second moment of the gradient of an output."),
+              d**2 * n * gain_v * gap**2 * beta_a * sp.sqrt(sp.log(n)) * SHARE * FLOW,
+              note="F is what the softmax passes of a gradient, g the second moment of the gradient of an output.",
+              printed=False),
         Claim("query-gradient-scaling", query, "the same in the frozen regime for a loss that is a mean over tokens",
-              _query_scaling, gain_v * GAP**2 * d**2 / n * sp.sqrt(sp.log(n)) * freezing / 3 * (1 - freezing / beta_a)),
+              _query_scaling, gain_v * gap**2 * d**2 / n * sp.sqrt(sp.log(n)) * freezing / 3 * (1 - freezing / beta_a)),
         Claim("query-gradient-maximum", query, "largest F over beta", _query_maximum, sp.Rational(1, 12)),
         Claim("query-gradient-monotone", query, "F grows with beta above the freezing point",
               lambda: _result(_query_profile().expression, "F"), statement=_not_monotone,
               stated_latex=r"\partial F/\partial\beta > 0", expected=Status.REFUTED, corrected_by="query-gradient-scaling",
-              note="F is largest at twice the freezing point; what grows is beta F, the norm itself."),
+              note="F is largest at twice the freezing point; what grows is beta F, the norm itself.", stated_whole=True),
         Claim("query-gradient-below", query, "F below the freezing point at finite length", _below_freezing,
-              n ** (beta_a**2 * (1 - rho) - 1), note="For scores of variance below log(n)/2 it falls as a power of n."),
+              n ** (beta_a**2 * (1 - rho) - 1), note="For scores of variance below log(n)/2 it falls as a power of n.",
+              printed=False),
         Claim("query-gradient-vanishes", query, "the query gradient vanishes at and below the freezing point",
               lambda: _result(_query_slope(), "F", neglected="exact"), statement=_not_vanishing, stated_latex="F(\\beta_c) = 0",
               expected=Status.REFUTED, corrected_by="query-gradient-below",
-              note="At infinite length only; at finite length F falls as a power of n below beta_c, and is not small at it."),
+              note="At infinite length only; at finite length F falls as a power of n below beta_c, and is not small at it.",
+              stated_whole=True),
         Claim("query-gradient-floor", query, "finite width does not matter below the freezing point",
               lambda: _query_result(_query_norm()), statement=_floor,
               stated_latex=r"\|\partial L/\partial W_Q\|^2 = \|\partial L/\partial W_Q\|^2_{d \to \infty}",
               expected=Status.REFUTED, corrected_by="query-gradient-norm",
-              note="Heads of finite width pass a share 1/d of the gradient whatever beta: it hides the decay of F in n."),
+              note="Heads of finite width pass a share 1/d of the gradient whatever beta: it hides the decay of F in n.",
+              stated_whole=True),
     )
 
 
@@ -541,7 +593,8 @@ def _figures(seed: int, full: bool, progress: Progress | None) -> tuple[Figure, 
 def _dynamics() -> tuple[Result, ...]:
     """Exponents at collapse, without and with centring, the freezing point and the critical strength."""
     angle, common, centred = _exponent("angle"), _exponent("common"), _centred_exponent()
-    return angle, common, replace(centred, quantity=r"\lambda_{angle}^{centred}"), _beta_c("post"), _critical_result()
+    centred = replace(centred, quantity=rf"{ANGLE}^{{\mathrm{{centred}}}}")
+    return angle, common, centred, _beta_c("post"), _critical_result()
 
 
 OVERLAP = sp.Symbol("overlap")

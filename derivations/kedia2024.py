@@ -170,17 +170,17 @@ def component_claims() -> tuple[Claim, ...]:
                  note="Identical tokens stay identical, so that r = 1 is kept at every width. The sample correlation of two "
                  "Gaussian vectors falls short of r by r(1 - r^2)/(2(d - 1)) to leading order."),
         _forward("layernorm-correlation-exact", table, "expected sample correlation of two Gaussian vectors (Hotelling)",
-                 LayerNorm(finite=True), "r", _hotelling(d - 1), expected=Status.AGREES),
+                 LayerNorm(finite=True), "r", _hotelling(d - 1), expected=Status.AGREES, printed=False),
         _backward("layernorm-gradient", table, "gradient through LayerNorm over d coordinates", LayerNorm(finite=True),
                   s2 / sigma2, expected=Status.REFUTED, corrected_by="layernorm-gradient-exact",
                   note="Holds as the width tends to infinity; the exact factor is (d - 2)/(d - 3)."),
         _backward("layernorm-gradient-exact", table, "exact gradient through LayerNorm over d coordinates",
-                  LayerNorm(finite=True), s2 / sigma2 * (d - 2) / (d - 3)),
+                  LayerNorm(finite=True), s2 / sigma2 * (d - 2) / (d - 3), printed=False),
         Claim("embedding-repeats", table, "two words of Zipf's law agree", lambda: _repeats(),
               sp.pi**2 / (6 * sp.log(V) ** 2), expected=Status.REFUTED, corrected_by="embedding-repeats-exact",
               note="The leading order of a series in 1/log V: 11% too large at V = 32000, 17% at V = 1000."),
         Claim("embedding-repeats-exact", table, "two words of Zipf's law agree", lambda: _repeats(),
-              sp.harmonic(V, 2) / sp.harmonic(V) ** 2),
+              sp.harmonic(V, 2) / sp.harmonic(V) ** 2, printed=False),
         _forward("dropout-variance", table, "variance after dropout", dropout, "sigma2",
                  (sigma2 + P * mu**2) / (1 - P), SHIFTED),
         _forward("dropout-correlation", table, "independent masks lower the correlation", dropout, "r",
@@ -206,7 +206,7 @@ def block_claims() -> tuple[Claim, ...]:
                  note="Holds for infinitely many tokens only: at n tokens the average of uncorrelated tokens keeps 1/n of "
                  "their variance, which is all of it at r = 0.", corrected_by="attention-variance-finite"),
         _forward("attention-variance-finite", blocks, "variance after an attention block of n tokens", attn, "sigma2",
-                 d**2 * sigma_v2 * sigma_o2 * (r + (1 - r) / n) * sigma2 / (1 - P)),
+                 d**2 * sigma_v2 * sigma_o2 * (r + (1 - r) / n) * sigma2 / (1 - P), printed=False),
         _forward("attention-correlation", blocks, "after attention tokens differ by their dropout masks only", attn, "r",
                  1 - P),
         _backward("attention-gradient", blocks, "gradient through the values", attn,
@@ -215,7 +215,7 @@ def block_claims() -> tuple[Claim, ...]:
                   "through the softmax.",
                   corrected_by="attention-gradient-finite"),
         _backward("attention-gradient-finite", blocks, "gradient through the values of n tokens", attn,
-                  d**2 * sigma_v2 * sigma_o2 * s2 * (r_g + (1 / (1 - P) - r_g) / n)),
+                  d**2 * sigma_v2 * sigma_o2 * s2 * (r_g + (1 / (1 - P) - r_g) / n), printed=False),
     )
 
 
@@ -263,7 +263,7 @@ def _scaled_growth(power: sp.Expr) -> Result:
     """The gradient over depth at beta^2 = k/N^power, to leading order in the depth."""
     finite = _scaled(kappa / L**power)
     found = scaled_growth(kappa * (c_g - 1), power, L).branches[0]
-    step = ProofStep("L to infinity", "the logarithm of the product, expanded in beta^2", found.growth)
+    step = ProofStep("infinite depth", "the logarithm of the product, expanded in beta^2", found.growth, relation=r"\sim")
     return Result(found.growth, r"s_0^2/s_N^2", (*finite.steps, step), assumptions=finite.assumptions,
                   neglected=f"relative O({sp.powsimp(sp.Abs(found.relative_error)).as_independent(L)[1]})",
                   sources=finite.sources)
@@ -277,8 +277,8 @@ def _correlation_over_depth() -> Result:
     solved = solve_affine({gap: (1 - beta**2) * gap + beta**2 * brought}, L)[gap]
     correlation = (1 - solved).subs(gap, 1 - r)
     limit = sp.limit(correlation.rewrite(sp.Pow).subs(beta, sp.sqrt(kappa / L)), L, sp.oo)
-    steps = (ProofStep("unroll", "the recursion is solved over depth and put back into itself", correlation),
-             ProofStep("L to infinity", "beta^2 = k/N", limit))
+    steps = (ProofStep("unroll", "the recursion is solved over depth and put back into itself", correlation, r"r_N"),
+             ProofStep("infinite depth", "beta^2 = k/N", limit))
     return Result(limit, r"\lim_{N \to \infty} r_N", steps, assumptions=trace.assumptions, neglected="O(1/L)")
 
 
@@ -287,7 +287,7 @@ def _preln_power_law() -> Result:
     ratio = product_over_depth(1 + c_g / (q_0 + a_q * layer), layer, L)
     finite = _stream(ratio, r"s_0^2/s_N^2", "unroll", "a product of factors linear in the layer")
     leading = ratio.power_law()
-    step = ProofStep("L to infinity", "Stirling's formula for both gamma functions", leading)
+    step = ProofStep("infinite depth", "Stirling's formula for both gamma functions", leading, relation=r"\sim")
     return Result(leading, finite.quantity, (*finite.steps, step), assumptions=finite.assumptions,
                   neglected="relative O(1/L)", sources=finite.sources)
 
@@ -332,7 +332,7 @@ def model_claims() -> tuple[Claim, ...]:
               corrected_by="scaling-exponent-half-exact"),
         Claim("scaling-exponent-half-exact", models, "alpha = 1/2 with the second order of the logarithm",
               lambda: _scaled_growth(sp.S.Half),
-              sp.exp(kappa * (c_g - 1) * sp.sqrt(L) - (kappa * (c_g - 1)) ** 2 / 2)),
+              sp.exp(kappa * (c_g - 1) * sp.sqrt(L) - (kappa * (c_g - 1)) ** 2 / 2), printed=False),
         Claim("scaling-correlation", models, "attention blocks with scaled residuals: correlation at infinite depth",
               _correlation_over_depth, (1 - P) - ((1 - P) - r) * sp.exp(-kappa)),
     )
@@ -352,7 +352,7 @@ def _solved(block: Block, first: sp.Symbol, second: sp.Symbol, quantity: str, li
     trace, q, _ = _unit(block, limit)
     condition = q.subs(d_F, 4 * d)
     found = balance([first - second, sp.Eq(condition, 1)], [first, second])[first]
-    steps = (ProofStep("unit variance", "second moment of the block's output", condition),
+    steps = (ProofStep("unit variance", "second moment of the block's output", condition, r"\mathbb{E}\,y_t^2"),
              ProofStep("solve", "the positive solution of: the second moment equals one", found))
     return Result(found, quantity, steps, assumptions=trace.assumptions, neglected="O(1/n)" if limit else "exact")
 
@@ -383,7 +383,7 @@ def _attracting() -> Result:
     points = solve_fixed_points(_post_norm_map(), r)
     (found,) = (point.value for point in points if point.attracting)
     step = ProofStep("fixed point", "of the map of the correlation, where its slope is below one", found)
-    return Result(found, r"r^*", (ProofStep("map", "one block", _post_norm_map()), step), neglected="O(1/n)")
+    return Result(found, r"r^*", (ProofStep("map", "one block", _post_norm_map(), r"r_{l+1}"), step), neglected="O(1/n)")
 
 
 def _rate() -> Result:
@@ -397,7 +397,7 @@ def _small_dropout() -> Result:
     _, q, p = _unit(feed_forward())
     update = sp.cancel(p / q)
     found = small_parameter(update, r, P)
-    steps = (ProofStep("map", "correlation after a block", update),
+    steps = (ProofStep("map", "correlation after a block", update, r"r_{l+1}"),
              ProofStep("balance", "the leading powers of dropout and of the distance from collapse cancel", found.leading))
     return Result(found.leading, r"1 - r^*", steps, neglected="relative O(p^(2/3))")
 
@@ -421,7 +421,7 @@ def recipe_claims() -> tuple[Claim, ...]:
               note="The condition for infinitely many tokens; at n tokens the average keeps (1 - r)/n as well, which "
               "matters at small r."),
         Claim("deepscalelm-attention-finite", where, "variance of the value and output matrices at n tokens",
-              equal_values, sp.sqrt((1 - P) / (r + (1 - r) / n)) / d),
+              equal_values, sp.sqrt((1 - P) / (r + (1 - r) / n)) / d, printed=False),
         Claim("deepscalelm-attention-limit", where, "its limit for many tokens",
               lambda: equal_values(limit=True), sp.sqrt((1 - P) / r) / d),
         Claim("attention-fixed-point", "rank collapse", "attention-only Post-LN ends at the correlation that dropout leaves",

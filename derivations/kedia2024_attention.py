@@ -26,7 +26,7 @@ def _large_length(exact: Result) -> Result:
     grown = expanded(exact.expression, 1).replace(ExpMinusOne, lambda exponent: sp.exp(sp.factor(exponent)) - 1)
     series = sp.expand(grown.subs(n, 1 / x) / x**2, power_exp=False)
     shown = sp.Add(*(sp.factor_terms(series.coeff(x, k)) / n ** (2 + k) for k in (0, 1)))
-    step = ProofStep("expand", "the moments of the weights, up to the first correction in 1/n", shown)
+    step = ProofStep("expand", "the moments of the weights, up to the first correction in 1/n", shown, relation=r"\approx")
     return Result(shown, exact.quantity, (*exact.steps, step), assumptions=exact.assumptions,
                   neglected="O(1/n^4)", sources=exact.sources)
 
@@ -72,12 +72,12 @@ def attention_claims() -> tuple[Claim, ...]:
         Claim("softmax-variance", TABLE, "variance of the weights", softmax_variance,
               (variance - 1) / n**2, expected=Status.REFUTED, corrected_by="softmax-variance-finite", note=many),
         Claim("softmax-variance-finite", TABLE, "variance of the weights with the first correction in the length",
-              softmax_variance, (chi - 1) / n**2),
+              softmax_variance, (chi - 1) / n**2, printed=False),
         Claim("softmax-gradient", TABLE, "independent gradients through the softmax", softmax_gradient,
               s2 * variance / n**2, expected=Status.REFUTED, corrected_by="softmax-gradient-finite", note=many),
         Claim("softmax-gradient-finite", TABLE, "gradient through the softmax with the first correction in the length",
               softmax_gradient,
-              s2 / n**2 * (chi + (square - 2 * variance**3) / n)),
+              s2 / n**2 * (chi + (square - 2 * variance**3) / n), printed=False),
         Claim("sha-variance", ATTENTION, "variance after attention, first order in the scores", forward,
               gain * (r * (1 + P * kept / n) + (1 - r) * kept / n + omega * (1 - r) * (r * P + 1 - r) * kept / n)),
         Claim("sha-gradient", ATTENTION, "gradient through attention", gradient, uniform, expected=Status.REFUTED,
@@ -86,10 +86,11 @@ def attention_claims() -> tuple[Claim, ...]:
               "queries and keys are missing: at r = r_g = 0, L = 1000 and omega = 0.36 more than half of the gradient."),
         Claim("sha-gradient-finite", ATTENTION, "gradient through attention, first order in the scores", gradient,
               uniform + gain * s2 * omega * ((1 - r) * kept / n + (2 - r) * kept_noise / n
-                                             + r * (1 - r) * r_g * (2 - 4 / n))),
+                                             + r * (1 - r) * r_g * (2 - 4 / n)), printed=False),
         Claim("sha-gradient-pair", ATTENTION, "gradient covariance through attention", lambda: gradient(True),
               gain * s2 * (1 + (n - 1) * r_g) / n, expected=Status.REFUTED, corrected_by="sha-gradient-pair-finite",
               note="Holds at uniform weights."),
         Claim("sha-gradient-pair-finite", ATTENTION, "gradient covariance through attention, first order in the scores",
-              lambda: gradient(True), gain * s2 * ((1 + (n - 1) * r_g) / n + omega * r_g * (1 - r) * (1 - 3 * r) / n)),
+              lambda: gradient(True), gain * s2 * ((1 + (n - 1) * r_g) / n + omega * r_g * (1 - r) * (1 - 3 * r) / n),
+              printed=False),
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import starmap
+from typing import TypeAlias
+
 import sympy as sp
 
 from symprop.claims import Result
@@ -29,9 +33,16 @@ def feed_forward(activation: Activation | None = None, *, gain: sp.Expr | int = 
                       Linear(d, sp.sympify(gain) / d, bias))
 
 
-def result(expression: sp.Expr, quantity: str, provenance: Derived, *steps: tuple[str, str, sp.Expr]) -> Result:
-    """A derived expression in m and chi, with what it stands on."""
-    shown = tuple(ProofStep(rule, reason, sp.sympify(item).subs(MOMENTS)) for rule, reason, item in steps)
+Shown: TypeAlias = tuple[str, str, sp.Expr] | tuple[str, str, sp.Expr, str]
+"""Rule, reason and expression of a step, and the quantity that it is of where that is not the result."""
+
+
+def result(expression: sp.Expr, quantity: str, provenance: Derived, *steps: Shown,
+           last: tuple[str, str] = ("result", "put together"), relation: str = "=") -> Result:
+    """A derived expression in m and chi, with what it stands on; ``last`` is rule and reason of the step to itself."""
+    links = [replace(step, expression=sp.sympify(step.expression).subs(MOMENTS)) for step in starmap(ProofStep, steps)]
     found = sp.sympify(expression).subs(MOMENTS)
-    return Result(found, quantity, (*shown, ProofStep("result", "put together", found)), assumptions=provenance.assumptions,
-                  neglected=provenance.neglected, sources=provenance.sources)
+    if not links or links[-1].quantity or links[-1].expression != found:
+        links.append(ProofStep(*last, found, relation=relation))
+    return Result(found, quantity, tuple(links), assumptions=provenance.assumptions, neglected=provenance.neglected,
+                  sources=provenance.sources)

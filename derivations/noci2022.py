@@ -32,7 +32,7 @@ from symprop.claims import (
 from symprop.codegen import FunctionSpec, parameters
 from symprop.components import Linear, PairState, Sum, UniformAttention
 from symprop.core.expression import Comparison
-from symprop.core.proof import ProofStep
+from symprop.core.proof import ProofStep, about
 from symprop.core.provenance import Source
 from symprop.core.symbols import (
     A_ij,
@@ -50,6 +50,7 @@ from symprop.core.symbols import (
     d,
     d_F,
     d_k,
+    declare,
     gamma,
     n,
     rho,
@@ -68,6 +69,8 @@ from symprop.notation import NOCI
 VALUES = {d_F: d, sigma_v2: 1 / d, sigma_up2: 1 / d, sigma_down2: 1 / d}
 SCALING = {alpha_1: sp.sqrt(a_1 / L), alpha_2: sp.sqrt(a_2 / L)}
 
+B_COLUMNS = declare("B_columns", r"\mathbb{E}[B_{ij} B_{ij'}]", "second moment of two entries of a stream in one row")
+
 BLOCK = sequential(
     named(residual(named(UniformAttention(d, sigma_v2), "S"), alpha_1), "Z"),
     named(residual(named(sequential(Linear(d_F, sigma_up2), Linear(d, sigma_down2)), "Y"), alpha_2), "X'"),
@@ -85,7 +88,7 @@ def _correlation(scaled: bool = False) -> Result:
         solution(),
         NOCI,
         lambda x: x.rho,
-        r"\rho^{L}",
+        r"\rho^{\depth}",
         "tokens of equal norm have E<X_k, X_k'> = rho E||X||^2/n, so that rho = (E C/E||X||^2 - 1)/(n - 1)",
         SCALING if scaled else None,
     )
@@ -96,7 +99,7 @@ def _collapse() -> Result:
         solution(),
         NOCI,
         lambda _: solution().correlation_limit(),
-        r"\lim_{L \to \infty} \rho^{L}",
+        r"\lim_{\depth \to \infty} \rho^{\depth}",
         "the common mode outgrows the gap in every block, unless it is zero or the attention branch is",
     )
 
@@ -136,7 +139,7 @@ def _logit_limit(variance: sp.Expr) -> Result:
     return Result(
         limit,
         r"\lim_{d_k \to \infty} \mathbb{E}[M_{kk'}^2 \mid X]",
-        (*result.steps, step),
+        (*about(result.quantity, result.steps), step),
         assumptions=result.assumptions,
     )
 
@@ -189,7 +192,7 @@ def _forward_claims() -> tuple[Claim, ...]:
             "Lemma A.5, Eq. 42",
             "skip connection, with the indices as printed",
             _skip,
-            alpha_1**2 * A_ij + sp.Symbol("B_columns", real=True),
+            alpha_1**2 * A_ij + B_COLUMNS,
             stated_latex=r"\alpha^2 \mathbb{E}[A_{ij} A_{i'j}] + \mathbb{E}[B_{ij} B_{ij'}]",
             expected=Status.REFUTED,
             note="The last factor must be B_{i'j}: two tokens in one column, not two columns of one token.",
@@ -342,7 +345,7 @@ def _forward_claims() -> tuple[Claim, ...]:
             "attention becomes uniform almost surely (Glorot variance)",
             lambda: _logit_limit(glorot),
             statement=lambda: _summable(glorot),
-            stated_latex=r"A \to \tfrac{1}{n} 1_{n \times n} \text{ almost surely as } d_k \to \infty",
+            stated_latex=r"A \to \tfrac{1}{n} 1_{n \times n} \text{ almost surely as } d_k \to \infty", stated_whole=True,
         ),
         Claim(
             "theorem-a2-keys",
@@ -350,7 +353,7 @@ def _forward_claims() -> tuple[Claim, ...]:
             "attention becomes uniform almost surely (variance 1/d_k of the main text)",
             lambda: _logit_limit(per_key),
             statement=lambda: _summable(per_key),
-            stated_latex=r"A \to \tfrac{1}{n} 1_{n \times n} \text{ almost surely as } d_k \to \infty",
+            stated_latex=r"A \to \tfrac{1}{n} 1_{n \times n} \text{ almost surely as } d_k \to \infty", stated_whole=True,
         ),
         Claim(
             "theorem-a2-values",

@@ -12,10 +12,11 @@ from functools import lru_cache
 
 import sympy as sp
 
-from symprop.claims import Claim, Result, Slip, Status, wick_result
+from symprop.claims import Claim, LatexName, Result, Slip, Status, wick_result
 from symprop.codegen import FunctionSpec
 from symprop.core import symbols
 from symprop.core.expression import Comparison, compare, factored
+from symprop.core.proof import ProofStep
 from symprop.core.provenance import Source
 from symprop.core.symbols import (
     C,
@@ -73,6 +74,7 @@ from symprop.wick import (
     trace,
 )
 from symprop.wick.invariants import G_2, G_4, K_2, Q_X, T_X, W_X
+from symprop.wick.steps import squared_norm
 from symprop.wick.words import Alphabet
 
 study = gradient_study
@@ -103,13 +105,6 @@ SLIPS = (
 """Misprints of this half that are not formulas to refute."""
 
 
-def _norm(output: str, parameter: str, power: int = 2) -> str:
-    return rf"\mathbb{{E}}\left\|\frac{{\partial {output}}}{{\partial {parameter}}}\right\|_F^{{{power}}}"
-
-
-_LATEX = {"W_V": "W^V", "W_Q": "W^Q", "W_K": "W^K", "X": "X", "W_1": "W^{F_1}", "W_2": "W^{F_2}"}
-
-
 def _result(
     derive: Callable[..., Derivation], quantity: str, *arguments: object, **options: object
 ) -> Callable[[], Result]:
@@ -117,7 +112,7 @@ def _result(
 
 
 def _layer_norm(parameter: str) -> Callable[[], Result]:
-    return _result(gradient_norm, _norm("S", _LATEX[parameter]), parameter)
+    return _result(gradient_norm, squared_norm("S", parameter), parameter)
 
 
 def _part(key: str) -> Callable[[], Result]:
@@ -175,13 +170,32 @@ def _trace_of_kronecker() -> Comparison:
     return Comparison(not difference, "equal trace normal forms")
 
 
+_A_Q, _A_J = sp.symbols("A_q A_j", positive=True)
+_ENTRIES = {_A_Q: LatexName("A_iq", "A_{iq}"), _A_J: LatexName("A_ij", "A_{ij}"),
+            sp.Symbol("q"): LatexName("q", "q"), sp.Symbol("j"): LatexName("j", "j")}
+
+
+def _softmax_slopes() -> tuple[sp.Expr, sp.Expr]:
+    """d A_q / d M_j of one row, at j = q and otherwise, in A_q and A_j; the other terms of the sum are a rest."""
+    m_q, m_j = sp.symbols("M_q M_j", real=True)
+    rest, total = sp.symbols("R T", positive=True)
+    weight = sp.exp(m_q) / (sp.exp(m_q) + sp.exp(m_j) + rest)
+    # The weights themselves, and what is left of a sum of any size.
+    put = {sp.exp(m_q): _A_Q * total, sp.exp(m_j): _A_J * total, rest: (1 - _A_Q - _A_J) * total}
+    same, other = (factored(weight.diff(logit).subs(put, simultaneous=True)) for logit in (m_q, m_j))
+    return same, other
+
+
+def _softmax_jacobian() -> Result:
+    same, other = _softmax_slopes()
+    entry = sp.Piecewise((same, sp.Eq(sp.Symbol("j"), sp.Symbol("q"))), (other, True))
+    return Result(entry, r"\frac{\partial A_{iq}}{\partial M_{ij}}", sources=(Source("noci2022", "Eq. 23"),), names=_ENTRIES)
+
+
 def _softmax_entries() -> Comparison:
-    """d A_q / d M_j of one row: A_q - A_q^2 at j = q and -A_q A_j otherwise; the other terms of the sum are a rest."""
-    m_q, m_j, rest = sp.Symbol("M_q", real=True), sp.Symbol("M_j", real=True), sp.Symbol("R", positive=True)
-    total = sp.exp(m_q) + sp.exp(m_j) + rest
-    A_q, A_j = sp.exp(m_q) / total, sp.exp(m_j) / total
-    diagonal = compare(A_q.diff(m_q), A_q - A_q**2)
-    return diagonal if not diagonal.equal else compare(A_q.diff(m_j), -A_q * A_j)
+    same, other = _softmax_slopes()
+    diagonal = compare(same, _A_Q - _A_Q**2)
+    return diagonal if not diagonal.equal else compare(other, -_A_Q * _A_J)
 
 
 _LEMMA_A3 = (
@@ -211,7 +225,7 @@ _MATRIX_CLAIMS = (
     ),
     Claim(
         "eq23", "Eq. 23, Lemma A.2", "Jacobian of one row of the softmax",
-        _matrix_result(lambda: SoftmaxJacobian(_ATTENTION), r"\frac{\partial A}{\partial M}", "Eq. 23"),
+        _softmax_jacobian,
         statement=_softmax_entries,
         stated_latex=r"\operatorname{blockdiag}\big(\operatorname{diag}(A_i) - A_i A_i^\top\big)",
     ),
@@ -252,12 +266,12 @@ _MATRIX_CLAIMS = (
         _matrix_result(lambda: kron(_Q, _I), r"K_{nn} (I_n \otimes Q) K_{nn}", "Eq. 35"),
         statement=_same(lambda: kron(_I, _Q), lambda: _K * kron(_I, _Q) * _K),
         stated_latex=r"I_n \otimes Q", expected=Status.REFUTED, corrected_by="eq35-corrected",
-        note="The commutation matrices do not cancel: they exchange the factors, K (I x Q) K = Q x I.",
+        note="The commutation matrices do not cancel: they exchange the factors, K (I kron Q) K = Q kron I.",
     ),
     Claim(
         "eq35-corrected", "Eq. 35, corrected", "Commutation matrices exchange the factors",
         _matrix_result(lambda: kron(_Q, _I), r"K_{nn} (I_n \otimes Q) K_{nn}", "Eq. 35"),
-        statement=_same(lambda: kron(_Q, _I), lambda: _K * kron(_I, _Q) * _K), stated_latex=r"Q \otimes I_n",
+        statement=_same(lambda: kron(_Q, _I), lambda: _K * kron(_I, _Q) * _K), stated_latex=r"Q \otimes I_n", printed=False,
     ),
 )
 
@@ -336,11 +350,11 @@ _LEMMA_CLAIMS = (
     ),
     Claim(
         "eq7-keys-general", "Lemma 3.1, keys, corrected", "Gradient of the keys",
-        _layer_norm("W_K"), sigma_v2 * sigma_q2 * d / n**2 * N * G_2, domain=SQUARE,
+        _layer_norm("W_K"), sigma_v2 * sigma_q2 * d / n**2 * N * G_2, domain=SQUARE, printed=False,
     ),
     Claim(
         "eq7-keys-law", "Lemma 3.1, keys", "Gradients of queries and keys have the same second moment",
-        _result(gradient_norm_second_moment, _norm("S", "W^K", 4), "W_K"),
+        _result(gradient_norm_second_moment, squared_norm("S", "W_K", 4), "W_K"),
         (sigma_v2 * sigma_k2 * N / (n**2 * d_k)) ** 2
         * (d**2 * (d_k**2 * G_2**2 + 2 * d_k * G_4) + 2 * d * (d_k**2 * G_4 + d_k * G_2**2 + d_k * G_4)),
         expected=Status.REFUTED, domain={**SQUARE, sigma_q2: sigma_k2}, witness=_SPREAD, corrected_by="keys-second",
@@ -357,23 +371,24 @@ _LEMMA_CLAIMS = (
         expected=Status.REFUTED, domain=SQUARE, witness={**_SPREAD, d_k: sp.S.One}, corrected_by="eq31-corrected",
         note="d_k stands where d_v is right: E W^Q^T W^Q = d_v sigma_q^2 I; 1/d_k cancels the other width.",
     ),
-    Claim("eq31-corrected", "Eqs. 30-32, corrected", "The part of the queries", _part("A_1"), _A_1, domain=SQUARE),
+    Claim("eq31-corrected", "Eqs. 30-32, corrected", "The part of the queries", _part("A_1"), _A_1, domain=SQUARE,
+          printed=False),
     Claim(
         "eq36", "Eqs. 33-36, Lemma 3.1", "The part of the keys, even at d_k = d_v", _part("A_2"), _A_STATED,
         expected=Status.REFUTED, domain={**SQUARE, d_k: d}, witness=_NEAR_COLLAPSE, corrected_by="eq36-corrected",
         note="Eq. 35 drops the commutation matrices; with them ||G||^2/n becomes ||X||^2 ||Pi X||^2/n^2.",
     ),
-    Claim("eq36-corrected", "Eqs. 33-36, corrected", "The part of the keys", _part("A_2"), _A_2, domain=SQUARE),
+    Claim("eq36-corrected", "Eqs. 33-36, corrected", "The part of the keys", _part("A_2"), _A_2, domain=SQUARE, printed=False),
     Claim("lemma3.1-a3", "Lemma 3.1, A_3", "The part of the values", _part("A_3"), _A_3, domain=SQUARE),
     Claim(
         "eq8-exact", "Eq. 8, replaced", "Gradient of the input, exact", _layer_norm("X"),
-        _A_1 + _A_2 + 2 * _A_12 + _A_3, domain=SQUARE,
+        _A_1 + _A_2 + 2 * _A_12 + _A_3, domain=SQUARE, printed=False,
     ),
     Claim(
         "eq8-safe", "Eq. 8, corrected bound", "A bound of the same type that holds",
         _layer_norm("X"), 2 * (_A_1 + _A_2) + _A_3, statement=_safe_slack,
         stated_latex=r"2\,\mathbb{E}\|A_1\|_F^2 + 2\,\mathbb{E}\|A_2\|_F^2 + \mathbb{E}\|A_3\|_F^2", relation="<=",
-        domain=SQUARE,
+        domain=SQUARE, printed=False,
     ),
     Claim(
         "sec3.1-rank-one", "Section 3.1", "The centred covariance of any rank-one tokens vanishes",
@@ -383,23 +398,23 @@ _LEMMA_CLAIMS = (
     ),
     Claim(
         "sec3.1-rank-one-corrected", "Section 3.1, corrected", "The centred covariance of rank-one tokens X = a x^T",
-        _result(_rank_one, r"\|G\|_F^2"), trace(_x.T * _x) ** 2 * trace(_a.T * centring(n) * _a) ** 2,
+        _result(_rank_one, r"\|G\|_F^2"), trace(_x.T * _x) ** 2 * trace(_a.T * centring(n) * _a) ** 2, printed=False,
     ),
     Claim(
         "thm3.2-queries", "Eq. 9, Theorem 3.2", "No gradient of the queries under rank collapse, for every draw",
-        _result(collapsed_gradient_norm, _norm("S", "W^Q").removeprefix(r"\mathbb{E}"), "W_Q"), sp.S.Zero,
+        _result(collapsed_gradient_norm, squared_norm("S", "W_Q").removeprefix(r"\mathbb{E}"), "W_Q"), sp.S.Zero,
     ),
     Claim(
         "thm3.2-keys", "Eq. 9, Theorem 3.2", "No gradient of the keys under rank collapse, for every draw",
-        _result(collapsed_gradient_norm, _norm("S", "W^K").removeprefix(r"\mathbb{E}"), "W_K"), sp.S.Zero,
+        _result(collapsed_gradient_norm, squared_norm("S", "W_K").removeprefix(r"\mathbb{E}"), "W_K"), sp.S.Zero,
     ),
     Claim(
         "thm3.2-values", "Theorem 3.2, remark", "The gradient of the values survives rank collapse",
-        _result(collapsed_gradient_norm, _norm("S", "W^V"), "W_V"), d_o * n * trace(_x.T * _x),
+        _result(collapsed_gradient_norm, squared_norm("S", "W_V"), "W_V"), d_o * n * trace(_x.T * _x),
     ),
     Claim(
         "thm3.2-input", "Theorem 3.2, remark", "The gradient of the input survives rank collapse",
-        _result(collapsed_gradient_norm, _norm("S", "X"), "X"), sigma_v2 * d * d_o,
+        _result(collapsed_gradient_norm, squared_norm("S", "X"), "X"), sigma_v2 * d * d_o,
     ),
 )
 
@@ -413,26 +428,26 @@ _MATCH = n * d * (1 + rho * (n - 1)) / (sigma_x2**2 * (n - 1) * (1 - rho) ** 2 *
 _TOKEN_CLAIMS = (
     Claim(
         "eq17", "Eq. 17", "Gradient of the values, Gaussian tokens",
-        _result(mean_gradient_norm, _norm("S", "W^V"), "W_V"), sigma_x2 * d**2 * (1 + rho * (n - 1)), domain=XAVIER,
+        _result(mean_gradient_norm, squared_norm("S", "W_V"), "W_V"), sigma_x2 * d**2 * (1 + rho * (n - 1)), domain=XAVIER,
     ),
     Claim(
         "eq18", "Eq. 18, Section A.2", "Gradient of the queries, Gaussian tokens",
-        _result(mean_gradient_norm, _norm("S", "W^Q"), "W_Q"), _PRINTED_QUERIES, expected=Status.REFUTED,
+        _result(mean_gradient_norm, squared_norm("S", "W_Q"), "W_Q"), _PRINTED_QUERIES, expected=Status.REFUTED,
         domain=XAVIER, witness={n: sp.Integer(3), d: sp.Integer(3), rho: sp.S.Zero, sigma_x2: sp.S.One},
         corrected_by="eq18-exact",
         note="Norm and correlation are not independent: the factor 1 + 4 (1 - rho)/(n d) is missing.",
     ),
     Claim(
         "eq18-factorised", "Eq. 18, under its assumption", "Eq. 18 with norm and correlation taken as independent",
-        _result(factorised_gradient_norm, _norm("S", "W^Q"), "W_Q"), _PRINTED_QUERIES, domain=XAVIER,
+        _result(factorised_gradient_norm, squared_norm("S", "W_Q"), "W_Q"), _PRINTED_QUERIES, domain=XAVIER,
     ),
     Claim(
         "eq18-exact", "Eq. 18, corrected", "Gradient of the queries, Gaussian tokens, exact",
-        _result(mean_gradient_norm, _norm("S", "W^Q"), "W_Q"), _EXACT_QUERIES, domain=XAVIER,
+        _result(mean_gradient_norm, squared_norm("S", "W_Q"), "W_Q"), _EXACT_QUERIES, domain=XAVIER, printed=False,
     ),
     Claim(
         "eq18-factor", "Eq. 18, corrected", "The factor that Eq. 18 misses",
-        _result(missing_factor, r"\frac{\text{exact}}{\text{Eq. 18}}"), 1 + 4 * (1 - rho) / (n * d),
+        _result(missing_factor, r"\frac{\text{exact}}{\text{Eq. 18}}"), 1 + 4 * (1 - rho) / (n * d), printed=False,
     ),
     Claim(
         "a2-gram", "Section A.2", "Mean square of the centred covariance of Gaussian tokens",
@@ -446,7 +461,7 @@ _TOKEN_CLAIMS = (
     ),
     Claim(
         "a2-covariance", "Section 3.3, corrected", "Mean of the product of norm and centred covariance",
-        _token_mean(N * G_2, r"\|X\|_F^2 \|X^\top \Pi X\|_F^2"), sigma_x2 * (n * d + 4 * (1 - rho)) * _GRAM,
+        _token_mean(N * G_2, r"\|X\|_F^2 \|X^\top \Pi X\|_F^2"), sigma_x2 * (n * d + 4 * (1 - rho)) * _GRAM, printed=False,
     ),
     Claim(
         "eq19", "Eqs. 19 and 45", "The squared gradient of the queries is proportional to tau^2",
@@ -458,13 +473,13 @@ _TOKEN_CLAIMS = (
     ),
     Claim(
         "eq45-match-exact", "Section C.2, exact", "Temperature that matches the gradients of queries and values",
-        _result(matching_temperature, r"\tau_*^2"), _MATCH / (1 + 4 * (1 - rho) / (n * d)), domain=XAVIER,
+        _result(matching_temperature, r"\tau_*^2"), _MATCH / (1 + 4 * (1 - rho) / (n * d)), domain=XAVIER, printed=False,
     ),
     Claim(
         "input-gaussian", "Beyond Section 3.3", "Gradient of the input, Gaussian tokens",
-        _result(mean_gradient_norm, _norm("S", "X"), "X"),
+        _result(mean_gradient_norm, squared_norm("S", "X"), "X"),
         sigma_v2 * d_o * (d + tau**2 * sigma_q2 * sigma_k2 * sigma_x2**2 * (1 - rho) * d * (n - 1) / n**2
-                          * ((n * d + 2) * (n + d) * (1 - rho) + d * (n * d + 2 * (1 - rho)))),
+                          * ((n * d + 2) * (n + d) * (1 - rho) + d * (n * d + 2 * (1 - rho)))), printed=False,
     ),
 )
 
@@ -488,57 +503,58 @@ def _block_claim(parameter: str) -> Claim:
     inner = alpha_1**2 * _LAYER_NORMS[parameter] + (n * d if parameter == "X" else 0)
     return Claim(f"block-{parameter.lower().replace('_', '')}", "Beyond Section 3.1",
                  f"Gradient of a whole block in {parameter}",
-                 _result(block_gradient_norm, _norm("X'", _LATEX[parameter]), parameter), _EVERY_FF * inner)
+                 _result(block_gradient_norm, squared_norm("X'", parameter), parameter), _EVERY_FF * inner, printed=False)
 
 
 def _squared_sum() -> Derivation:
     """E C^2 after one block over C^2."""
     block = moment_map(2)
+    step = ProofStep("block", "the factors of independent sublayers multiply", block.matrix[4, 4])
     return Derivation(block.matrix[4, 4], block.assumptions, sources=(Source("noci2022", "Figure 10"),),
-                      steps=block.steps[4::5])
+                      steps=(*block.steps[4::5], step))
 
 
 _BEYOND_CLAIMS = (
     *(_block_claim(parameter) for parameter in ("X", "W_V", "W_Q", "W_K")),
     Claim(
         "queries-second", "Beyond Lemma 3.1", "Second moment of the squared gradient norm of the queries",
-        _result(gradient_norm_second_moment, _norm("S", "W^Q", 4), "W_Q"),
+        _result(gradient_norm_second_moment, squared_norm("S", "W_Q", 4), "W_Q"),
         (tau**2 * sigma_v2 * sigma_k2 * N / (n**2 * d_k)) ** 2
-        * (d_o**2 * (d_k**2 * G_2**2 + 2 * d_k * G_4) + 2 * d_o * (d_k**2 * G_4 + d_k * G_2**2 + d_k * G_4)),
+        * (d_o**2 * (d_k**2 * G_2**2 + 2 * d_k * G_4) + 2 * d_o * (d_k**2 * G_4 + d_k * G_2**2 + d_k * G_4)), printed=False,
     ),
     Claim(
         "keys-second", "Beyond Lemma 3.1", "Second moment of the squared gradient norm of the keys",
-        _result(gradient_norm_second_moment, _norm("S", "W^K", 4), "W_K"),
+        _result(gradient_norm_second_moment, squared_norm("S", "W_K", 4), "W_K"),
         (tau**2 * sigma_v2 * sigma_q2 / (n**2 * d_k)) ** 2 * (d_o**2 * G_2**2 + 2 * d_o * G_4)
-        * (d_k**2 * N**2 + 2 * d_k * K_2),
+        * (d_k**2 * N**2 + 2 * d_k * K_2), printed=False,
     ),
     Claim(
         "tail-factor", "Beyond Figure 10", "Growth of E C^2 by one block at finite width",
-        _result(_squared_sum, r"\mathbb{E}\,C(X')^2 / C(X)^2"), _C2_FACTOR,
+        _result(_squared_sum, r"\mathbb{E}\,C(X')^2 / C(X)^2"), _C2_FACTOR, printed=False,
     ),
     Claim(
         "tail-ratio", "Beyond Figure 10", "How heavy the tail of the norm is after L blocks",
-        _result(tail_ratio, r"\mathbb{E}\,C_L^2 / (\mathbb{E}\,C_L)^2"),
-        (_C2_FACTOR / ((1 + _V) * (1 + _G)) ** 2) ** L,
+        _result(tail_ratio, r"\mathbb{E}\,C_{\depth}^2 / (\mathbb{E}\,C_{\depth})^2"),
+        (_C2_FACTOR / ((1 + _V) * (1 + _G)) ** 2) ** L, printed=False,
     ),
     Claim(
         "tail-limit", "Beyond Figure 10", "The tail stays bounded in depth at alpha^2 = a/L",
-        _result(tail_ratio_limit, r"\lim_{L \to \infty} \mathbb{E}\,C_L^2 / (\mathbb{E}\,C_L)^2"),
-        sp.exp(4 * (a_1 * d * sigma_v2 + a_2 * _FEED_FORWARD_GAIN) / d),
+        _result(tail_ratio_limit, r"\lim_{\depth \to \infty} \mathbb{E}\,C_{\depth}^2 / (\mathbb{E}\,C_{\depth})^2"),
+        sp.exp(4 * (a_1 * d * sigma_v2 + a_2 * _FEED_FORWARD_GAIN) / d), printed=False,
     ),
     Claim(
         "a5-distance", "Beyond Section A.5", "Distance of the attention from uniform, small logits",
-        _result(distance_to_uniform, r"\mathbb{E}\|A - P\|_F^2"), tau**2 * sigma_q2 * sigma_k2 * N * T_X / n**2,
+        _result(distance_to_uniform, r"\mathbb{E}\|A - P\|_F^2"), tau**2 * sigma_q2 * sigma_k2 * N * T_X / n**2, printed=False,
     ),
     Claim(
         "a5-distance-gaussian", "Beyond Section A.5", "Distance from uniform, small logits, Gaussian tokens",
         lambda: wick_result(token_average(distance_to_uniform()), r"\mathbb{E}\|A - P\|_F^2"),
-        sigma_x2**2 * (1 - rho) * (n - 1) * (n * d + 2 * (1 - rho)) / (n**2 * d), domain=XAVIER,
+        sigma_x2**2 * (1 - rho) * (n - 1) * (n * d + 2 * (1 - rho)) / (n**2 * d), domain=XAVIER, printed=False,
     ),
     Claim(
         "a5-output", "Beyond Lemma A.6", "Output norm with its first correction beyond uniform attention",
         _result(output_norm_beyond_uniform, r"\mathbb{E}\|S\|_F^2"),
-        sigma_v2 * d_o * (C / n + tau**2 * sigma_q2 * sigma_k2 * N * (G_2 / n**2 + W_X / n)),
+        sigma_v2 * d_o * (C / n + tau**2 * sigma_q2 * sigma_k2 * N * (G_2 / n**2 + W_X / n)), printed=False,
     ),
 )
 

@@ -176,7 +176,7 @@ def figures(
                 f"Expected squared norm of the tokens over depth, relative to the input, {title}; "
                 f"n = {tokens}, d = {width}, coordinates of unit variance, {draws} networks.",
                 "layer",
-                "E||X^l||^2 / ||X||^2",
+                "expected squared norm over that of the input",
                 (Curve("theory", layers.tolist(), (norm / norm[0]).tolist()),),
                 tuple(_norm_points(label, run, every) for label, run in runs.items()),
                 logy=name == "constant",

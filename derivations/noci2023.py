@@ -70,7 +70,8 @@ def _drift(index: int) -> Result:
     found = drift()[index]
     name = ("q", r"\Delta")[index]
     return result(_wide(found), rf"\dot {name}", _stands(),
-                  ("scores", "d times what a layer adds, to second order in them", found))
+                  ("scores", "what a layer adds, to second order in them", found, rf"d\,({name}_{{\ell+1}} - {name}_\ell)"),
+                  last=("width", "d to infinity"))
 
 
 def _share() -> Result:
@@ -89,7 +90,8 @@ def _solution() -> sp.Expr:
 
 def _over_depth() -> Result:
     field = _wide(drift()[0]).subs(gap, (1 - rho) * q)
-    return result(_solution(), "q(t)", _stands(), ("drift", "at gap = (1 - rho) q", field))
+    return result(_solution(), "q(t)", _stands(), ("drift", "at gap = (1 - rho) q", field, r"\dot q"),
+                  last=("integrate", "over the time t = L/d"))
 
 
 @lru_cache(maxsize=1)
@@ -99,14 +101,16 @@ def _explosion() -> sp.Expr:
 
 
 def _finite_time() -> Result:
-    return result(_explosion(), r"t^*", _stands(), ("drift", "q(t) at which its inverse vanishes", _solution()))
+    return result(_explosion(), r"t^*", _stands(), ("integrate", "the drift over the time t = L/d", _solution(), "q(t)"),
+                  last=("pole", "where the inverse of q vanishes"))
 
 
 def _plain() -> Result:
     """Drift over a depth proportional to the width at the usual temperature sqrt(d_k)."""
     found = drift(sp.S.One)[0]
     power = sp.limit(d * sp.diff(sp.log(found), d), d, sp.oo)
-    return result(power, r"d\log\dot q/d\log d", _stands(), ("scores", "at temperature one", found))
+    return result(power, r"d\log\dot q/d\log d", _stands(), ("scores", "at temperature one", found, r"\dot q"),
+                  last=("power", "of the width, as d grows"))
 
 
 @lru_cache(maxsize=1)
@@ -150,7 +154,7 @@ def _claims() -> tuple[Claim, ...]:
         Claim("plain-temperature", "scaling", "at temperature sqrt(d_k) the drift over a depth of L = t d is finite", _plain,
               sp.S.Zero, expected=Status.REFUTED, corrected_by="plain-temperature-power",
               note="It grows like the width: a finite limit needs the further factor sqrt(d)."),
-        Claim("plain-temperature-power", "scaling", "power of the width in that drift", _plain, sp.S.One),
+        Claim("plain-temperature-power", "scaling", "power of the width in that drift", _plain, sp.S.One, printed=False),
         Claim("shaped-relu", relu, "drift of the correlation by a shaped ReLU", _shaped_relu,
               c_s**2 / (2 * sp.pi) * angle),
     )

@@ -52,15 +52,21 @@ def _provenance(placement: str) -> Derived:
     return law(placement).angle.provenance
 
 
+ADDED, SUMMED = r"q_{\ell+1} - q_\ell", ("sum", "over all blocks")
+UNIT_SUM = ("sum", "over all blocks, for matrices of unit gain and a stream that starts at one")
+
+
 def _second(placement: str) -> Result:
     found = law(placement)
-    return result(q_0 + L * found.added, "q_L", _provenance(placement), ("block", "added by every block", found.added))
+    return result(q_0 + L * found.added, r"q_{\depth}", _provenance(placement),
+                  ("block", "added by every block", found.added, ADDED), last=SUMMED)
 
 
 def _angle(placement: str) -> Result:
     found = law(placement)
     return result(found.angle.rate, r"\frac{d \log(1 - \rho)}{d \log \ell}", _provenance(placement),
-                  ("block", "added by every block", found.added), ("law", "1 - rho at large depth", found.angle.share))
+                  ("block", "added by every block", found.added, ADDED),
+                  ("law", "at large depth", found.angle.share, r"1 - \rho_\ell"), last=("power", "of the depth"))
 
 
 def _gradient(placement: str, mode: str) -> Result:
@@ -74,7 +80,7 @@ def _gradient(placement: str, mode: str) -> Result:
 def _product(placement: str) -> Result:
     product = law(placement).product
     assert product is not None
-    return result(product.subs(X.q, q_0), r"\Delta_L/\Delta_0", _provenance(placement),
+    return result(product.subs(X.q, q_0), r"\Delta_{\depth}/\Delta_0", _provenance(placement),
                   ("product", "of the slopes of all layers, at linear order in the gap", product.subs(X.q, q_0)))
 
 
@@ -83,13 +89,13 @@ def _spread_tokens() -> Result:
     end = trace_of(block(PRE, feed_forward(Relu())), X).expand()
     apart = end.q.subs(X.gap, X.tokens / (X.tokens - 1) * X.q) - X.q
     grown = 1 + L * factored(apart).subs(blocks.sigma_w, 1)
-    return result(grown, "q_L", _provenance(PRE), ("block", "added by a block", apart))
+    return result(grown, r"q_{\depth}", _provenance(PRE), ("block", "added by a block", apart, ADDED), last=UNIT_SUM)
 
 
 def _equal_tokens() -> Result:
     added = trace_of(block(PRE, feed_forward(Relu())), X.replace(gap=sp.S.Zero)).expand().q - X.q
-    return result(1 + L * factored(added).subs({blocks.sigma_w: 1, gain_v: 1}), "q_L", _provenance(PRE),
-                  ("block", "added by a block", added))
+    return result(1 + L * factored(added).subs({blocks.sigma_w: 1, gain_v: 1}), r"q_{\depth}", _provenance(PRE),
+                  ("block", "added by a block", added, ADDED), last=UNIT_SUM)
 
 
 def _relu(expression: sp.Expr) -> sp.Expr:
@@ -111,16 +117,16 @@ QUERY, KEY = (trace_of(sequential(Linear(d_k, variance), RMSNorm()), X) for vari
 """Queries and keys behind a norm of their own."""
 
 
-def _score(moment: sp.Expr, quantity: str, *steps: tuple[str, str, sp.Expr]) -> Result:
+def _score(moment: sp.Expr, quantity: str, *steps: blocks.Shown, last: tuple[str, str] = ("result", "put together")) -> Result:
     found = Derived(moment, QUERY.assumptions, QUERY.neglected, (Source("henry2020", "QK norm"), *QUERY.sources))
-    return result(moment, quantity, found, *steps)
+    return result(moment, quantity, found, *steps, last=last)
 
 
 def _score_variance() -> Result:
     """Variance of a row's scores about what they share, for q.k/sqrt(d_k): second moment of a query times the keys' gap."""
     query, key = QUERY.expand(), KEY.expand()
-    return _score(factored(query.q * key.gap), "s^2", ("norm", "second moment of a query coordinate", query.q),
-                  ("norm", "gap of two keys", key.gap))
+    return _score(factored(query.q * key.gap), "s^2", ("norm", "second moment of a query coordinate", query.q, "q(Q)"),
+                  ("norm", "gap of two keys", key.gap, r"\Delta(K)"), last=("product", "of the two"))
 
 
 def _plain_variance() -> Result:
@@ -131,7 +137,7 @@ def _score_bound() -> Result:
     """Cauchy and Schwarz: a norm leaves |q|^2 = |k|^2 = d_k exactly."""
     sizes = [d_k * trace.expand().q for trace in (QUERY, KEY)]
     return _score(sp.sqrt(sizes[0] * sizes[1] / d_k), r"\max |q \cdot k|/\sqrt{d_k}",
-                  ("norm", "squared norm of a query", sizes[0]))
+                  ("norm", "squared norm of a query", sizes[0], "|q|^2"), last=("Cauchy-Schwarz", "with keys of the same norm"))
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -172,7 +178,7 @@ def _claims() -> tuple[Claim, ...]:
               corrected_by="parallel-product",
               note="The power is the same; the serial feed-forward branch sees a stream that attention has already widened."),
         Claim("parallel-product", wang, "the gap of parallel branches", lambda: _product(PARALLEL),
-              RisingRatio((q_0 + chi) / both, q_0 / both, L)),
+              RisingRatio((q_0 + chi) / both, q_0 / both, L), printed=False),
         Claim("qk-norm-variance", qk, "score variance with normalised queries and keys: free of stream size and weights",
               _score_variance, X.gap / X.q),
         Claim("plain-variance", qk, "the same without norms: it grows with the square of the stream and with the weights",

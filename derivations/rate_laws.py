@@ -30,6 +30,7 @@ from symprop.core.symbols import (
     c_2,
     chi,
     d,
+    declare,
     gain_v,
     gain_w,
     layer,
@@ -51,7 +52,7 @@ from symprop.network import Block, post_norm, pre_norm, residual, sequential, tr
 from symprop.notation import SYMPROP
 
 PAPER = Paper("rate_laws", "symprop", "Alignment of tokens over depth at the edge of order and chaos", "symprop", 2026)
-SLOPE = sp.Symbol("g", positive=True)
+SLOPE = declare("g_slope", "g", "slope at the origin of a saturating function that replaces a norm", lower=0, open_lower=True)
 """Slope at the origin of a saturating function that replaces a norm."""
 V = sigma_w**2
 M_0, M_1 = (SlopeMoment(order, V) for order in range(2))
@@ -119,25 +120,33 @@ def _share(kind: str) -> Result:
 def _rate(kind: str) -> Result:
     found = law(kind)
     return result(found.rate, r"\frac{d \log(1 - \rho)}{d \log \ell}", found.provenance,
-                  ("expand", f"the block near collapse: {found.kind}", found.share))
+                  ("expand", f"the block near collapse: {found.kind}", found.share, r"1 - \rho_\ell"),
+                  last=("power", "of the depth, for many layers"))
+
+
+FLOWING, INTEGRATED = r"d(1 - \rho)/dt", ("integrate", "over the time of all layers, which is one")
 
 
 def _flow_attention() -> Result:
     field = sp.limit(flow(ALIGNING).share, n, sp.oo)
     share = integrate_powers(field).subs({TIME: 1, SHARE_0: 1 - rho})
-    return result(factored(1 - share), r"\rho_L", flow(ALIGNING).provenance, ("flow", "d(1 - rho)/dt, many tokens", field))
+    return result(factored(1 - share), r"\rho_{\depth}", flow(ALIGNING).provenance,
+                  ("flow", "what blocks change, many tokens", field, FLOWING), last=INTEGRATED)
 
 
 def _flow_relu() -> Result:
     field = sp.limit(flow(ALIGNING_RELU).near_collapse(), n, sp.oo)
-    return result(integrate_powers(field).subs({TIME: 1, SHARE_0: SHARE}), r"1 - \rho_L", flow(ALIGNING_RELU).provenance,
-                  ("flow", "d(1 - rho)/dt to two powers, many tokens", field))
+    return result(integrate_powers(field).subs({TIME: 1, SHARE_0: SHARE}), r"1 - \rho_{\depth}",
+                  flow(ALIGNING_RELU).provenance,
+                  ("flow", "what blocks change, to two powers, many tokens", field, FLOWING), last=INTEGRATED)
 
 
 def _flow_linear() -> Result:
     found = flow(residual(Linear(d, gain_w / d), alpha_2))
     field = found.field[X.q]
-    return result(integrate_powers(field, X.q, q_0).subs(TIME, 1), "q_L", found.provenance, ("flow", "dq/dt", field))
+    return result(integrate_powers(field, X.q, q_0).subs(TIME, 1), r"q_{\depth}", found.provenance,
+                  ("flow", "what blocks add", field, "dq/dt"),
+                  last=INTEGRATED)
 
 
 def _flow_error() -> Result:
@@ -145,8 +154,10 @@ def _flow_error() -> Result:
     grown = odds_law(trace_of(ALIGNING, X)).factor.subs(SHRINKING) ** L
     small = sp.Dummy("h", positive=True)
     logarithm = sp.series(sp.log(grown.subs(L, 1 / small)), small, 0, 2).removeO()
-    return result(logarithm.coeff(small, 1), r"L (o_L/o(1) - 1)", flow(ALIGNING).provenance,
-                  ("depth", "growth of the odds over L layers", grown))
+    return result(logarithm.coeff(small, 1), r"\lim_{\depth \to \infty} \depth\,(o_{\depth}/o(1) - 1)",
+                  flow(ALIGNING).provenance,
+                  ("depth", "growth of the odds over L layers", grown, r"o_{\depth}/o_0"),
+                  last=("expand", "in 1/L, beside the growth of the flow"))
 
 
 def _bias() -> Result:
@@ -155,6 +166,11 @@ def _bias() -> Result:
 
 
 def _claims() -> tuple[Claim, ...]:
+    """No paper prints these laws: each is compared with one that was found by hand."""
+    return tuple(replace(claim, printed=False) for claim in _laws())
+
+
+def _laws() -> tuple[Claim, ...]:
     edge, stream, shrinking = "critical blocks", "growing streams", "branches with alpha^2 = a/L"
     kink = 2 * sp.sqrt(2) * a_2 * sigma_w**2 / (6 * sp.pi)
     drift = a_1 * gain_v

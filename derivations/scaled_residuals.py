@@ -21,7 +21,7 @@ from symprop.codegen import FunctionSpec
 from symprop.components import LayerNorm, Linear, UniformAttention
 from symprop.core.expression import factored
 from symprop.core.provenance import Derived
-from symprop.core.symbols import L, L_d, a_1, alpha_1, beta, d, gain_v, lam, layer, q_0
+from symprop.core.symbols import L, L_d, a_1, alpha_1, beta, d, declare, gain_v, lam, layer, q_0
 from symprop.depth.collapse import Collapse, collapse
 from symprop.depth.phase import solve_boundary
 from symprop.depth.product import product_over_depth
@@ -77,12 +77,18 @@ def linearised(block: Block) -> Collapse:
     return collapse(trace_of(block, X))
 
 
+UPDATE, DEEP = r"\delta F/\eta", ("infinite depth", "many blocks")
+LEFT, KEPT = r"\Delta_{\depth}/\Delta_0", r"\Delta_{\ell+1}/\Delta_\ell"
+UNROLL = ("unroll", "every sublayer multiplies by the same")
+
+
 def _update(block: Block, sublayers: sp.Expr, put: dict[sp.Symbol, sp.Expr] | None = None, *, limit: bool = False) -> Result:
     found = update(block, sublayers)
     value = found.expression.subs({TOKEN.q: q_0, **(put or {})}, simultaneous=True)
-    return result(_limit(value) if limit else value, r"\delta F/\eta", found,
-                  ("weights", "sum of the squared weight gradients of all sublayers", found.expression.subs(TOKEN.q, q_0)),
-                  *((("depth", "with the scales of the paper", value),) if put else ()))
+    return result(_limit(value) if limit else value, UPDATE, found,
+                  ("weights", "sum of the squared weight gradients of all sublayers", found.expression.subs(TOKEN.q, q_0),
+                   rf"{UPDATE}\,(\lambda, \beta)" if put else ""),
+                  *((("scales", "those of the paper", value),) if put else ()), last=DEEP, relation=r"\to")
 
 
 def _limit(expression: sp.Expr) -> sp.Expr:
@@ -101,7 +107,8 @@ def _skip() -> Result:
     count, skip, scale = LAW["encoder"]
     found = update(deepnorm(), count * L)
     solved = solve_boundary(found.expression, lam)
-    return result(_limit(solved.subs(beta, scale) / skip), r"\alpha/(2L)^{1/4}", found, ("balance", "an update of one", solved))
+    return result(_limit(solved.subs(beta, scale) / skip), r"\alpha/(2\depth)^{1/4}", found,
+                  ("balance", "an update of one", solved, r"\alpha"), last=DEEP, relation=r"\to")
 
 
 def _odds(branch: Block, *, limit: bool) -> Result:
@@ -111,13 +118,15 @@ def _odds(branch: Block, *, limit: bool) -> Result:
     slope = factored(found.slope.subs(X.q, 1))
     rate = factored(slope.subs({lam: skip, beta: scale}, simultaneous=True))
     value = sp.exp(_limit(L * sp.log(rate))) if limit else slope**L
-    return result(value, r"\Delta_L/\Delta_0", found.provenance, ("chain rule", "slope of the gap in a sublayer", slope))
+    return result(value, LEFT, found.provenance, ("chain rule", "slope of the gap in a sublayer", slope, KEPT),
+                  last=DEEP if limit else UNROLL, relation=r"\to" if limit else "=")
 
 
 def _gradient_deviation() -> Result:
     found = linearised(deepnorm(VALUES))
     value = factored(found.deviation.subs(X.q, 1))
-    return result(value**L, "g_0/g_L", found.provenance, ("chain rule", "gradient deviations, from the top down", value))
+    return result(value**L, r"g_0/g_{\depth}", found.provenance,
+                  ("chain rule", "gradient deviations, from the top down", value, r"g_\ell/g_{\ell+1}"), last=UNROLL)
 
 
 def _encoder_of_pair() -> Result:
@@ -128,9 +137,11 @@ def _encoder_of_pair() -> Result:
     value = L_d * through * own
     ratio = sp.limit(sp.limit(sp.powdenest(value.subs(L, sp.Symbol("root", positive=True) ** 16), force=True),
                               sp.Symbol("root", positive=True), sp.oo) * L_d ** sp.Rational(3, 4), L_d, sp.oo)
-    return result(ratio * L_d ** sp.Rational(-3, 4), r"\delta F/\eta", update(deepnorm(), 2 * L),
-                  ("cross-attention", "share of a squared gradient that one sublayer passes to the encoder", through),
-                  ("encoder", "its own update", own))
+    return result(ratio * L_d ** sp.Rational(-3, 4), UPDATE, update(deepnorm(), 2 * L),
+                  ("cross-attention", "share of a squared gradient that one sublayer passes to the encoder", through,
+                   r"g_{\mathrm{enc}}/g_{\mathrm{dec}}"),
+                  ("encoder", "its own update", own, rf"({UPDATE})_{{\mathrm{{enc}}}}"),
+                  last=("product", "with the number of sublayers, many blocks"), relation=r"\sim")
 
 
 def _cross_attention() -> sp.Expr:
@@ -142,8 +153,9 @@ def _cross_attention() -> sp.Expr:
 
 def _rezero(quantity: str) -> Result:
     found = linearised(REZERO)
-    value = {"angle": found.angle, "common": found.common, "deviation": found.deviation}[quantity].subs(alpha_1, 0)
-    return result(value, r"\chi", found.provenance, ("chain rule", "one block, at any alpha", found.slope))
+    factor = {"angle": found.angle, "common": found.common, "deviation": found.deviation}[quantity]
+    return result(factor.subs(alpha_1, 0), r"\chi(0)", found.provenance,
+                  ("chain rule", "one block, at any alpha", factor, r"\chi(\alpha)"), last=("value", "at alpha = 0"))
 
 
 @lru_cache(maxsize=1)
@@ -155,10 +167,12 @@ def _rezero_growth(*, limit: bool) -> Result:
     found = _grown()
     deep = found.scaling_limit({alpha_1: sp.sqrt(a_1 / L)})
     signal, stands = (deep.signal, deep.provenance) if limit else (found.signal, found.provenance)
-    return result(signal.q.subs(X.q, q_0), "q_L", stands, ("unroll", "the recursion over depth", found.signal.q))
+    return result(signal.q.subs(X.q, q_0), r"q_{\depth}", stands,
+                  ("unroll", "the recursion over depth", found.signal.q.subs(X.q, q_0)), last=("depth", "alpha^2 = a/L"),
+                  relation=r"\to")
 
 
-C = sp.Symbol("c", positive=True)
+C = declare("c_scale", "c", "scale of the weights times the fourth root of the depth", lower=0, open_lower=True)
 
 
 def _tfixup(scale: sp.Expr, sublayers: int = 2, *, embedding: bool = True) -> sp.Expr:
@@ -170,14 +184,19 @@ def _tfixup(scale: sp.Expr, sublayers: int = 2, *, embedding: bool = True) -> sp
 def _tfixup_update(scale: sp.Expr, sublayers: int = 2, *, embedding: bool = True) -> Result:
     value = _tfixup(scale, sublayers, embedding=embedding)
     found = update(FIXED_UP, sublayers * L)
-    return result(value, r"\delta F/\eta", found, ("weights", "at any scale", found.expression.subs(TOKEN.q, q_0)))
+    of = UPDATE if embedding else r"\delta F/(\eta \sqrt{\depth})"
+    return result(value, of, found, ("weights", "at any scale", found.expression.subs(TOKEN.q, q_0),
+                                      rf"{UPDATE}\,(q_0, \beta)"),
+                  last=DEEP, relation=r"\to")
 
 
 def _tfixup_constant() -> Result:
     """The c at which the limit of the update is one."""
     root = sp.Dummy("fourth", positive=True)
     (fourth,) = (item for item in sp.solve(_tfixup(C).subs(C, root ** sp.Rational(1, 4)) - 1, root) if item.is_positive)
-    return result(fourth ** sp.Rational(1, 4), "c", update(FIXED_UP, 2 * L), ("limit", "update at c L^(-1/4)", _tfixup(C)))
+    return result(fourth ** sp.Rational(1, 4), "c", update(FIXED_UP, 2 * L),
+                  ("depth", "update at c L^(-1/4)", _tfixup(C), rf"\lim_{{\depth \to \infty}} {UPDATE}"),
+                  last=("solve", "for an update of one"))
 
 
 @lru_cache(maxsize=2)
@@ -188,14 +207,14 @@ def _ds_slope(*, scaled: bool) -> sp.Expr:
 
 def _ds_product(*, scaled: bool = True) -> Result:
     slope = _ds_slope(scaled=scaled)
-    return result(product_over_depth(slope, layer, L), r"\Delta_L/\Delta_0", linearised(ds_init()).provenance,
-                  ("chain rule", "slope of the gap in layer l", slope))
+    return result(product_over_depth(slope, layer, L), LEFT, linearised(ds_init()).provenance,
+                  ("chain rule", "slope of the gap in layer l", slope, KEPT), last=("product", "over all layers"))
 
 
 def _ds_power() -> Result:
     slope = _ds_slope(scaled=True)
     return result(sp.limit(layer * sp.log(slope), layer, sp.oo), r"d \log \Delta/d \log \ell", linearised(ds_init()).provenance,
-                  ("chain rule", "slope of the gap in layer l", slope))
+                  ("chain rule", "slope of the gap in layer l", slope, KEPT), last=("power", "of the layer, as it grows"))
 
 
 def _ds_stream(matrices: int, *, limit: bool = False) -> Result:
@@ -203,7 +222,8 @@ def _ds_stream(matrices: int, *, limit: bool = False) -> Result:
     found = linearised(pre_norm(UniformAttention(d, gain_v / (layer + 1) ** matrices / d)))
     index = sp.Dummy("layer", integer=True, positive=True)
     value = q_0 + sp.summation(found.added.subs(layer, index - 1), (index, 1, sp.oo if limit else L))
-    return result(value, "q_L", found.provenance, ("block", "added in layer l", found.added))
+    return result(value, r"q_\infty" if limit else r"q_{\depth}", found.provenance,
+                  ("block", "added in layer l", found.added, r"q_{\ell+1} - q_\ell"), last=("sum", "over all layers"))
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -230,7 +250,7 @@ def _claims() -> tuple[Claim, ...]:
               note="The rule bounds the worst case, in which the gradients of all cross-attention layers add up; with "
               "independent weights their squares do, and the update falls with the depth of the decoder: the rule is safe."),
         Claim("deepnorm-pair-expected", f"{wang}constants", "the same in expectation, many blocks", _encoder_of_pair,
-              (sp.Rational(87, 81)) ** 2 / (3 * sp.sqrt(3)) * L_d ** sp.Rational(-3, 4)),
+              (sp.Rational(87, 81)) ** 2 / (3 * sp.sqrt(3)) * L_d ** sp.Rational(-3, 4), printed=False),
         Claim("deepnorm-gradient", "DeepNorm, gradients", "gradient deviations through L attention sublayers",
               _gradient_deviation, (skip / (skip + branch)) ** L),
         Claim("deepnorm-gap-one", "DeepNorm, overlap", "the gap kept through L layers, the gain on one matrix of the two",
@@ -239,7 +259,7 @@ def _claims() -> tuple[Claim, ...]:
               lambda: _odds(VALUES, limit=True), sp.exp(-fourth), expected=Status.REFUTED, corrected_by="deepnorm-gap",
               note="With both matrices scaled the branch shrinks like 1/L and its gap loss like L^(-3/2) a layer."),
         Claim("deepnorm-gap", "DeepNorm, overlap", "with both matrices scaled nothing is lost",
-              lambda: _odds(VALUES, limit=True), sp.S.One),
+              lambda: _odds(VALUES, limit=True), sp.S.One, printed=False),
         Claim("deepnorm-gap-finite", "DeepNorm, overlap", "the same at finite depth", lambda: _odds(VALUES, limit=False),
               published**L, domain={lam: LAW["encoder"][1], beta: LAW["encoder"][2]}),
         Claim("rezero-angle", zero, "alpha = 0: chi is one", lambda: _rezero("angle"), sp.S.One),
@@ -262,7 +282,7 @@ def _claims() -> tuple[Claim, ...]:
               expected=Status.REFUTED, corrected_by="tfixup-constant-exact",
               note="The update at 0.67 L^(-1/4) is 1.21 in the limit: of order one, which is what the paper asks for."),
         Claim("tfixup-constant-exact", fix, "the constant at which it is one", _tfixup_constant,
-              (sp.LambertW(sp.S.Half) / 2) ** fourth),
+              (sp.LambertW(sp.S.Half) / 2) ** fourth, printed=False),
         Claim("ds-unscaled", where, "Post-LN without DS-Init: the gap falls exponentially", lambda: _ds_product(scaled=False),
               (1 + gain_v) ** (-L)),
         Claim("ds-product", where, "DS-Init on one matrix: what is left of the gap", _ds_product,

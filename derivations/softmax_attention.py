@@ -28,6 +28,8 @@ from symprop.core.provenance import Derived
 from symprop.core.signal import Gradient, Signal
 from symprop.core.symbols import (
     P,
+    Y_row,
+    a_row,
     beta_a,
     d,
     d_k,
@@ -109,9 +111,9 @@ def _first_orders(of: Callable[[Signal], sp.Expr], quantity: str) -> Result:
     return _result(shown, quantity, "expand", "unit variance, first order in the scores and in 1/n and 1/d")
 
 
-SCORES = sp.Symbol("a", positive=True)
+SCORES = a_row
 """Score variance of a row."""
-Y = sp.Symbol("Y", positive=True)
+Y = Y_row
 """Participation of a row."""
 
 
@@ -247,15 +249,17 @@ def claims() -> tuple[Claim, ...]:
         Claim("participation-first-order", "Kedia et al. 2024, component table", "first order of the participation",
               lambda: _result(_first_order(), r"dY/da", "expand", "first order in the score variance"), (n - 1) / n**2),
         Claim("participation-small", "Taylor series", "the participation to first order in the score variance",
-              lambda: _near_uniform(Participation, "Y"), 1 / n + SCORES * (n - 1) / n**2),
+              lambda: _near_uniform(Participation, "Y"), 1 / n + SCORES * (n - 1) / n**2, printed=False),
         Claim("jacobian-small", "Taylor series", "squared norm of the softmax's Jacobian to first order",
-              lambda: _near_uniform(jacobian_square, r"E\,\mathrm{tr} J^2"), (n - 1) / n**2 * (1 + SCORES * (1 - 4 / n))),
+              lambda: _near_uniform(jacobian_square, r"E\,\mathrm{tr} J^2"), (n - 1) / n**2 * (1 + SCORES * (1 - 4 / n)),
+              printed=False),
         Claim("trace-small", "Taylor series", "squared trace of the softmax's Jacobian to first order",
-              lambda: _near_uniform(jacobian_trace_square, r"E (\mathrm{tr} J)^2"), (1 - 1 / n) ** 2 * (1 - 2 * SCORES / n)),
+              lambda: _near_uniform(jacobian_trace_square, r"E (\mathrm{tr} J)^2"), (1 - 1 / n) ** 2 * (1 - 2 * SCORES / n),
+              printed=False),
         Claim("overlap-slope", "integration by parts", "slope of the overlap of two rows in the correlation of their scores",
               lambda: _result(sp.Float(4 * value(JacobianOverlap(sp.Integer(4), sp.Integer(2), sp.Integer(32))), 10),
                               r"dV_2/d\rho", "integral", "a times the overlap of the Jacobians of two rows"),
-              statement=_overlap_slope, stated_latex=r"s^2\, E\, \mathrm{tr} J_i J_k", expected=Status.AGREES),
+              statement=_overlap_slope, stated_latex=r"s^2\, E\, \mathrm{tr} J_i J_k", expected=Status.AGREES, printed=False),
         Claim("kedia-output", "Kedia et al. 2024, component table", "second moment of the output at small scores",
               lambda: _first_orders(lambda y: y.q, r"q'/(d \sigma_v^2)"),
               r * (1 + noise / n * (1 + spread)) + (1 - r) * (1 + spread) / n * (1 + noise) + (1 - r) ** 2 * omega / d),
@@ -295,11 +299,11 @@ def claims() -> tuple[Claim, ...]:
         Claim("condensed-covariance", "Giorlandino and Goldt 2025", "covariance of the output of many tokens",
               lambda: _without_overlap(lambda y: y.p, r"p'"), gain_v * (q - gap)),
         Claim("frozen-jacobian", "Poisson-Dirichlet law", "squared norm of the softmax's Jacobian of frozen weights",
-              _frozen_jacobian, Y * (1 - Y) / 3),
+              _frozen_jacobian, Y * (1 - Y) / 3, printed=False),
         Claim("frozen-jacobian-limit", "Poisson-Dirichlet law", "the same of a million tokens at deviations 6 to 20",
               lambda: _result(_frozen_jacobian().expression.subs(Y, value(Participation(sp.Integer(400), sp.Integer(10**6)))),
                               r"E\,\mathrm{tr} J^2", "condensation", "the participation by its integral at deviation 20"),
-              statement=_frozen, stated_latex=r"\tfrac13 Y (1 - Y)", expected=Status.AGREES),
+              statement=_frozen, stated_latex=r"\tfrac13 Y (1 - Y)", expected=Status.AGREES, printed=False),
     )
 
 

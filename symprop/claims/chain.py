@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import sympy as sp
@@ -61,6 +62,15 @@ def names_of(trace: Trace, view: View) -> dict[sp.Symbol, LatexName]:
             coordinate.latex.removeprefix(r"\mathbb{{E}}").removeprefix(r"\,").format(X="X")
         )
     return names
+
+
+def indexed(label: str) -> str:
+    """The name of a signal in LaTeX, with the number of one that a block leaves unnamed as an index.
+
+    >>> indexed("H12"), indexed("X'")
+    ('H_{12}', "X'")
+    """
+    return re.sub(r"^([A-Za-z]+?)(\d+)$", r"\1_{\2}", label)
 
 
 def _merged(links: list[ProofStep]) -> tuple[ProofStep, ...]:

@@ -13,6 +13,7 @@ from symprop.core.display import equations, html_table
 from symprop.core.expression import Comparison, compare, factored
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import EXACT, Assumption, Source
+from symprop.notation import SYMPROP
 
 
 class Status(Enum):
@@ -29,8 +30,9 @@ class Result:
     """A derived formula with its proof.
 
     ``expression`` is in registered symbols and in the symbols of ``names``, which says how each of those prints.
-    ``setup`` holds definitions and intermediate matrices, ``steps`` the chain of equalities that starts at
-    ``quantity`` (LaTeX of the left-hand side) and ends in ``expression``.
+    ``quantity`` is the LaTeX of the left-hand side, with ``\\depth`` for the number of blocks. ``setup`` holds definitions
+    and intermediate matrices, ``steps`` the chains of equalities of which the last is of ``quantity`` and ends in
+    ``expression``.
     """
 
     expression: sp.Expr
@@ -44,7 +46,7 @@ class Result:
 
     def _repr_latex_(self) -> str:
         named = self.expression.xreplace({item: sp.Symbol(f"{{{name.latex}}}") for item, name in self.names.items()})
-        return equations([(self.quantity, named)])
+        return equations([(SYMPROP.quantity(self.quantity), named)])
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Claim:
     printed. ``domain`` specialises both sides to the paper's setting. ``relation`` is ``"="``, or ``"<="`` where the
     paper bounds the derived quantity by ``stated``. ``witness`` is a point at which to look first. ``statement``
     replaces the comparison of expressions for statements about matrices: it returns the comparison itself.
+    ``stated_whole`` says that ``stated_latex`` is a whole relation and not what the derived quantity equals, and ``printed``
+    is False where the paper does not print what is stated: the claim corrects another, or goes beyond the paper.
     ``expected`` is the verdict that a test holds fast; a misprint is expected REFUTED, its ``note`` says what is wrong
     and ``corrected_by`` names the claim that is right.
     """
@@ -66,6 +70,8 @@ class Claim:
     stated: sp.Expr | None = None
     statement: Callable[[], Comparison] | None = None
     stated_latex: str = ""
+    stated_whole: bool = False
+    printed: bool = True
     expected: Status = Status.PROVED
     relation: str = "="
     domain: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import sympy as sp
 
-from symprop.claims.chain import names_of, trace_chain
+from symprop.claims.chain import indexed, names_of, trace_chain
 from symprop.claims.claim import Result
 from symprop.components.base import Component, PairState
-from symprop.core.proof import ProofStep
+from symprop.core.proof import ProofStep, about
 from symprop.core.provenance import Derived
 from symprop.core.signal import Gradient, Signal
 from symprop.depth.solution import DepthSolution, solve
 from symprop.network.builders import Block, Stack
 from symprop.network.trace import trace_of
-from symprop.notation.view import Coordinate, View
+from symprop.notation.view import DEPTH, Coordinate, View
 from symprop.wick.steps import Derivation
 
 UNROLL = "the recursion is solved over depth and put back into itself"
-LIMIT = "a factor 1 + x/L + O(1/L^2), taken L times, tends to e^x"
+LAST = f"X^{{{DEPTH}}}"
+"""The signal after all blocks."""
+LIMIT = "a factor 1 + x/k + O(1/k^2), taken k times, tends to e^x as k grows"
 
 
 def depth_result(solution: DepthSolution, view: View, key: str) -> Result:
     """A coordinate after L blocks, in the coordinates of the given input; the proof walks through one block."""
     coordinate = _coordinate(view, key)
     expression = _after_depth(solution, view, coordinate)
-    steps = (*trace_chain(solution.trace, view, coordinate), ProofStep("unroll", UNROLL, expression))
-    return _result(solution, view, coordinate, expression, solution.provenance, "X^{L}", steps)
+    block = about(coordinate.latex.format(X=r"X^{\ell+1}"), trace_chain(solution.trace, view, coordinate))
+    steps = (*block, ProofStep("unroll", UNROLL, expression))
+    return _result(solution, view, coordinate, expression, solution.provenance, LAST, steps)
 
 
 def limit_result(
@@ -39,8 +43,8 @@ def limit_result(
     initial = view.initial(solution.input)
     finite = _after_depth(solution, view, coordinate).subs(dict(scaling))
     expression = view.express(coordinate.of(limit.signal), (solution.input,)).xreplace(initial)
-    steps = (ProofStep("unroll", UNROLL, finite), ProofStep("L to infinity", LIMIT, expression))
-    return _result(solution, view, coordinate, expression, limit.provenance, "X^{L}", steps)
+    steps = (ProofStep("unroll", UNROLL, finite), ProofStep("infinite depth", LIMIT, expression, relation=r"\to"))
+    return _result(solution, view, coordinate, expression, limit.provenance, LAST, steps)
 
 
 def signal_result(
@@ -63,7 +67,7 @@ def signal_result(
         limit = solution.scaling_limit(scaling)
         provenance = limit.provenance
         finite = view.express(of(limit.signal), (solution.input,)).xreplace(initial)
-        steps.append(ProofStep("L to infinity", LIMIT, finite))
+        steps.append(ProofStep("infinite depth", LIMIT, finite, relation=r"\to"))
     return Result(
         finite,
         quantity,
@@ -83,12 +87,13 @@ def gram_result(solution: DepthSolution, entry: sp.Expr, average: sp.Expr) -> Re
     expression = solution.gram(entry, average)
     one = solution.trace.pair(PairState(entry, average, solution.input.width)).entry
     steps = (
-        ProofStep("pair rules", "every component acts on one entry of the expected Gram matrix", sp.factor(one)),
+        ProofStep("pair rules", "every component acts on one entry of the expected Gram matrix", sp.factor(one),
+                  r"\mathbb{E}\,\langle X^{1}_k, X^{1}_{k'} \rangle"),
         ProofStep("unroll", UNROLL, expression),
     )
     return Result(
         expression,
-        r"\mathbb{E}\,\langle X^{L}_k, X^{L}_{k'} \rangle",
+        rf"\mathbb{{E}}\,\langle {LAST}_k, {LAST}_{{k'}} \rangle",
         steps,
         assumptions=solution.provenance.assumptions,
         neglected=solution.provenance.neglected,
@@ -143,13 +148,19 @@ def backward_result(block: Block, view: View, signal: Signal, gradient: Gradient
         value = trace.substitute_moments(found.p if pair else found.q)
         return view.express(value, (trace.input,)).xreplace(initial)
 
+    def quantity(label: str) -> str:
+        of = f"({label})" if label else ""
+        return rf"\mathbb{{E}}\, g_t{of} g_s{of}" if pair else rf"\mathbb{{E}}\, g_t{of}^2"
+
+    # What the last of these steps reaches is the input, whose gradient is the one that is asked for.
     links = [
-        ProofStep(step.component.rule, step.component.reason, shown(found))
+        ProofStep(step.component.rule, step.component.reason, shown(found),
+                  "" if step is trace.steps[0] else quantity(indexed(trace.signal(step.inputs[0]).label)))
         for step, found in zip(reversed(trace.steps), trace.sweep(gradient), strict=True)
-    ]
+    ]  # fmt: skip
     return Result(
         links[-1].expression,
-        r"\mathbb{E}\, g_t g_s" if pair else r"\mathbb{E}\, g_t^2",
+        quantity(""),
         tuple(links),
         assumptions=trace.assumptions,
         neglected=trace.neglected,
@@ -169,10 +180,13 @@ def pair_result(component: Component, quantity: str, *states: PairState) -> Resu
 def wick_result(derivation: Derivation, quantity: str, naming: Mapping[sp.Expr, sp.Expr] | None = None) -> Result:
     """A result of the Wick calculus; ``naming`` replaces traces by symbols in the final expression."""
     expression = derivation.expression.subs(dict(naming or {}))
+    steps = derivation.steps
+    if naming and steps:
+        steps = (*steps[:-1], replace(steps[-1], expression=steps[-1].expression.subs(dict(naming))))
     return Result(
         expression,
         quantity,
-        derivation.steps,
+        steps,
         derivation.setup,
         derivation.assumptions,
         derivation.neglected,

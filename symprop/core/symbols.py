@@ -225,7 +225,8 @@ A = declare("A", "A", "squared weight of the attention branch; that of its skip 
 M = declare("M", "M", "squared weight of the feed-forward branch; that of its skip is 1 - M", lower=0, upper=1)
 m_f = declare("m", "m", "second moment of the feed-forward branch for unit input", lower=0)
 chi = declare("chi", r"\chi", "slope of the gap through the feed-forward branch at collapse, for unit input", lower=0)
-sigma_w = declare("sigma_w", r"\sigma_w", "scale of the first feed-forward weights, of variance sigma_w^2/fan-in", lower=0)
+sigma_w = declare("sigma_w", r"\sigma_w", "scale of the first feed-forward weights: their variance is sigma_w^2 over fan-in",
+                  lower=0)
 sigma_b2 = declare("sigma_b2", r"\sigma_b^2", "variance of a bias", lower=0)
 beta_a = declare("beta_a", r"\beta", "inverse temperature: scores of unit tokens have variance beta^2 log n", lower=0)
 alpha_sa = declare("alpha_sa", r"\alpha_{\mathrm{SA}}", "strength of the skip around attention", lower=0)
@@ -239,3 +240,7 @@ c_2 = declare("c_2", "c_2", "sigma_w^4 times the mean square of the activation's
 c_s = declare("c_s", "c", "difference of the two slopes of a shaped ReLU, times the square root of the width", lower=0)
 tau_0 = declare("tau_0", r"\tau_0", "temperature of shaped attention, over the square root of d d_k", lower=0, open_lower=True)
 depth_ratio = declare("depth_ratio", "t", "depth over width, L/d", lower=0)
+delta_0 = declare("delta_0", r"\delta_0", "1 - rho of two tokens at the start", lower=0, open_lower=True)
+delta = declare("delta", r"\delta", "1 - rho of two tokens", lower=0, open_lower=True)
+Y_row = declare("Y_row", "Y", "participation of a row: expected sum of its squared weights", lower=0, upper=1, open_lower=True)
+a_row = declare("a_row", "a", "variance of a row's scores about what they share", lower=0, open_lower=True)

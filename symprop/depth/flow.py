@@ -21,9 +21,9 @@ from symprop.network.trace import Trace
 
 TIME = sp.Symbol("t", nonnegative=True)
 """Layer over depth, from 0 to 1."""
-SHARE = sp.Symbol("delta", positive=True)
+SHARE = symbols.delta
 """1 - rho = gap/q."""
-SHARE_0 = sp.Symbol("delta_0", positive=True)
+SHARE_0 = symbols.delta_0
 TOLERANCE = 1e-12
 
 

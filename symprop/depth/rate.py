@@ -19,7 +19,7 @@ from symprop.depth.product import product_over_depth
 from symprop.functions.table_sum import TableSum
 from symprop.network.trace import Trace
 
-SHARE = sp.Symbol("delta_0", positive=True)
+SHARE = symbols.delta_0
 """1 - rho at the input."""
 ROUNDED = 1e-7
 """Ten times the error of a sum over a quadrature rule."""

@@ -15,10 +15,12 @@ from typing import Any
 import sympy as sp
 
 from symprop.core.errors import InputError, RefusedError
+from symprop.core.symbols import declare
 from symprop.functions.softmax_overlap import WeightNode
 from symprop.functions.table_sum import extremes
 
-ROW, LATER = sp.symbols("t u", integer=True, positive=True)
+ROW = declare("t", "t", "position of a token", lower=1, integer=True)
+LATER = declare("u", "u", "position of a later token", lower=1, integer=True)
 """The number of keys of a row, and that of a later row."""
 AMPLITUDE = sp.Symbol("P", positive=True)
 """Product of the fluctuating score scales of two rows, 1 on average at large width."""

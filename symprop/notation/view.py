@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -40,6 +41,8 @@ class Coordinate:
         return sp.Symbol(name, **assumption)
 
 
+DEPTH = r"\depth"
+"""The number of blocks in the LaTeX of a quantity, which views write differently."""
 LINE, COLUMN = 40.0, 20.5
 """Room for a formula, in em, where text is set in one column and in two."""
 
@@ -63,6 +66,15 @@ class View:
     def in_columns(self) -> View:
         """The same for text in two columns."""
         return replace(self, line=COLUMN)
+
+    def quantity(self, latex: str) -> str:
+        r"""What a formula is of, with the depth as this view writes it.
+
+        >>> from symprop.notation import KEDIA
+        >>> KEDIA.quantity(r"C(X^{\depth})")
+        'C(X^{N})'
+        """
+        return re.sub(re.escape(DEPTH) + r"(?![A-Za-z])", lambda _: self.latex_names.get(symbols.L, "L"), latex)
 
     def values(self, signal: Signal) -> tuple[sp.Expr, ...]:
         """The coordinates of a signal."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import sympy as sp
 
-from symprop.claims import Figure, Paper, PaperDerivation, Result, Status, Verdict
+from symprop.claims import Claim, Figure, Paper, PaperDerivation, Result, Status, Verdict
+from symprop.core.proof import ProofStep
 from symprop.core.provenance import EXACT, Assumption, Source, merge_unique
-from symprop.core.symbols import SymbolInfo
+from symprop.core.symbols import L, SymbolInfo
 from symprop.functions.softmax_layer import LayerMoment
 from symprop.notation import View
 from symprop.report.abbreviation import abbreviated
@@ -33,6 +34,7 @@ from symprop.report.document import (
     Display,
     Document,
     Items,
+    Link,
     Paragraph,
     Picture,
     Proof,
@@ -100,6 +102,8 @@ def _part_sections(context: _Context, part: Part, occurring: list[Any]) -> tuple
     for verdict, result in zip(part.verdicts, results, strict=True):
         occurring += [result.expression, *(step.expression for step in (*result.setup, *result.steps))]
         occurring += [] if verdict.claim.stated is None else [verdict.claim.stated]
+        point = verdict.comparison.witness or {}
+        occurring += [*verdict.claim.domain, *verdict.claim.domain.values(), *(key for key in point if key.is_Symbol)]
     return (
         _block_section(context, block),
         _limit_section(context, block),
@@ -161,9 +165,8 @@ def label_assumptions(items: Iterable[Assumption], known: dict[Assumption, str])
 
 
 def _notation_section(view: View, occurring: Iterable[Any]) -> Section:
-    title = view.title[:1].upper() + view.title[1:] if view.title[1:2] != "(" else view.title
     table = notation_table(occurring, view)
-    return Section("Notation", "sec:notation", (Paragraph(f"{prose(title)}."), table))
+    return Section("Notation", "sec:notation", (Paragraph(f"{prose(_capital(view.title))}."), table))
 
 
 def notation_table(formulas: Iterable[Any], view: View) -> Table:
@@ -195,8 +198,8 @@ def _block_section(context: _Context, block: BlockReport) -> Section:
     if block.chains:
         blocks.append(Paragraph("From the output back to the input, one rule at a time:", "One block."))
     for chain in block.chains:
-        steps = ((rule_name(step.rule), latex(step.expression, chain.names, view)) for step in chain.steps)
-        blocks.append(Display(chain.quantity, tuple(steps)))
+        formulas = [step.expression for step in chain.steps]
+        blocks.append(Display(chain.quantity, chain_links(chain.steps, formulas, chain.names, view)))
     if block.closed:
         neglected = "" if provenance.neglected == EXACT else f" up to {prose(provenance.neglected)}"
         cited = ", ".join(context.cite(source) for source in provenance.sources)
@@ -232,7 +235,8 @@ def _limit_section(context: _Context, block: BlockReport) -> Section:
     if block.limit:
         order = re.fullmatch(r"O\([\w/^]+\)", block.limit_neglected)
         neglected = f"${block.limit_neglected}$" if order else prose(block.limit_neglected)
-        blocks.append(Paragraph(rf"With ${_inline(block.scaling)}$ and $L \to \infty$, up to {neglected},"))
+        deep = rf"{latex(L, view=context.view)} \to \infty"
+        blocks.append(Paragraph(rf"With ${_inline(block.scaling)}$ and ${deep}$, up to {neglected},"))
         blocks += map(_display, block.limit)
     if block.correlation:
         blocks += [Paragraph("With residual weights that do not shrink with depth,"), _display(block.correlation)]
@@ -299,20 +303,21 @@ def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
     where = _where(parts, names, view)
     domain = _inline(setting(claim.domain, names, view))
     relation = r"\le" if claim.relation == "<=" else "="
+    quantity = view.quantity(result.quantity)
+    compared = _as_stated(claim, "" if stated == derived else stated, relation)
     refuted = verdict.status is Status.REFUTED
     under = context.assume(result.assumptions)
     here = f" at ${domain}$" if domain else ""
     blocks: list[Block] = []
     if refuted:
-        blocks += [Paragraph(f"As printed{here},"), Display(result.quantity, (("", stated),), relation)]
+        whole = claim.stated_whole
+        blocks += [Paragraph(f"As printed{here},"), Display("" if whole else quantity, (Link("", stated, relation),))]
         blocks.append(Paragraph("does not hold" + _witness(verdict, names, view)))
     else:
-        blocks += [Paragraph(f"Under {under}," if under else "We have"), Display(result.quantity, (("", derived),))]
+        blocks += [Paragraph(f"Under {under}," if under else "We have"), Display(quantity, (Link("", derived),))]
         blocks += where
-        if stated and stated != derived:
-            bound = relation != "="
-            blocks.append(Paragraph(f"which is {'bounded as printed' if bound else 'the printed formula'}{here}"))
-            blocks.append(Display("", (("", rf"\le {stated}" if bound else stated),)))
+        if compared:
+            blocks += [Paragraph(compared + here), Display("", (Link("", stated if relation == "=" else rf"\le {stated}"),))]
         if result.neglected != EXACT:
             blocks.append(Paragraph(f"The result neglects {prose(result.neglected)}."))
     if claim.note:
@@ -329,6 +334,27 @@ def _claim(context: _Context, verdict: Verdict, result: Result) -> list[Block]:
     return [statement, Proof((*(where if refuted else ()), *_proof(context, result, chain, names)))]
 
 
+def _as_stated(claim: Claim, stated: str, relation: str) -> str:
+    """What leads from a derived formula to the one that it is compared with, if that is another."""
+    if not stated:
+        return ""
+    if claim.stated_whole:
+        return "so that, as printed," if claim.printed else "so that"
+    if relation != "=":
+        return "which is bounded as printed" if claim.printed else "which is bounded"
+    return "which is the printed formula" if claim.printed else "which equals"
+
+
+def chain_links(
+    steps: Sequence[ProofStep], formulas: Sequence[sp.Basic], names: Names, view: View
+) -> tuple[Link, ...]:
+    """The steps of a proof, with the ``formulas`` as they are to print."""
+    return tuple(
+        Link(rule_name(step.rule), latex(formula, names, view), step.relation, view.quantity(step.quantity))
+        for step, formula in zip(steps, formulas, strict=True)
+    )
+
+
 def _abbreviated(
     formulas: Sequence[sp.Basic], names: Names, view: View
 ) -> tuple[tuple[sp.Basic, ...], tuple[tuple[sp.Symbol, sp.Basic], ...]]:
@@ -338,7 +364,7 @@ def _abbreviated(
 
 def _where(parts: Sequence[tuple[sp.Symbol, sp.Basic]], names: Names, view: View) -> list[Block]:
     """What the names of repeated parts stand for."""
-    displays = [Display(latex(name, names, view), (("", latex(part, names, view)),)) for name, part in parts]
+    displays = [Display(latex(name, names, view), (Link("", latex(part, names, view)),)) for name, part in parts]
     return [Paragraph("with"), *displays] if displays else []
 
 
@@ -347,15 +373,12 @@ def _proof(context: _Context, result: Result, formulas: Sequence[sp.Basic], name
     view = context.view
     blocks: list[Block] = []
     for step in result.setup:
-        rule = prose(step.rule[:1].upper() + step.rule[1:])
+        rule = prose(_capital(step.rule))
         blocks.append(Paragraph(rf"\emph{{{rule}}}: {prose(step.reason)}."))
-        blocks.append(Display("", (("", latex(step.expression, names, view)),)))
-    chain = tuple(
-        (rule_name(step.rule), latex(formula, names, view)) for step, formula in zip(result.steps, formulas, strict=True)
-    )
+        blocks.append(Display("", (Link("", latex(step.expression, names, view)),)))
     reasons = dict.fromkeys((step.rule, step.reason) for step in result.steps)
     blocks += [
-        Display(result.quantity, chain), Paragraph("Here"),
+        Display(view.quantity(result.quantity), chain_links(result.steps, formulas, names, view)), Paragraph("Here"),
         Reasons(tuple((rule_name(rule), prose(reason)) for rule, reason in reasons)),
     ]  # fmt: skip
     if result.sources:
@@ -369,7 +392,7 @@ def _witness(verdict: Verdict, names: Names, view: View) -> str:
         return "."
     at = _inline(setting(found.witness, names, view))
     values = ""
-    if found.left is not None and found.right is not None:
+    if found.left is not None and found.right is not None and not verdict.claim.stated_whole:
         values = f" the printed side is ${_number(found.left)}$ and the derived one ${_number(found.right)}$"
     if not values:
         return f": it fails at ${at}$." if at else "."
@@ -417,7 +440,7 @@ def _number(value: Any, digits: int = 6) -> str:
 
 
 def _display(formula: Formula, indent: float = 0.0) -> Display:
-    return Display(formula.quantity, (("", formula.latex),), indent=indent)
+    return Display(formula.quantity, (Link("", formula.latex),), indent=indent)
 
 
 def _inline(formula: str) -> str:

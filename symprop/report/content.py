@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import sympy as sp
 
 from symprop.claims import Claim, LatexName, PaperDerivation, Result, Verdict, names_of, step_equations, trace_chain
+from symprop.claims.chain import indexed
 from symprop.core import symbols
 from symprop.core.errors import RefusedError
 from symprop.core.expression import factored
@@ -173,7 +174,8 @@ def _solved(
     found = _unless_refused(solution.correlation_limit) if len(solution.modes) == 2 else None
     correlation = None
     if found is not None:
-        correlation = Formula(r"\lim_{L\to\infty} \rho(X^{L})", _branches(found, solution, view), given, view)
+        value = _branches(found, solution, view)
+        correlation = Formula(rf"\lim_{{{depth} \to \infty}} \rho(X^{{{depth}}})", value, given, view)
     return BlockReport(
         steps, chains, at(solution.signal, depth), written,
         at(limit.signal, r"\infty") if limit else (), limit.provenance.neglected if limit else "",
@@ -208,7 +210,8 @@ def claim_names(derivation: PaperDerivation, view: View, result: Result) -> dict
 def dynamics(derivation: PaperDerivation, view: View) -> tuple[Formula, ...]:
     """Exponents and boundaries over depth of a block that has no closed form there."""
     return tuple(
-        Formula(item.quantity, item.expression, claim_names(derivation, view, item), view) for item in derivation.dynamics
+        Formula(view.quantity(item.quantity), item.expression, claim_names(derivation, view, item), view)
+        for item in derivation.dynamics
     )
 
 
@@ -220,16 +223,23 @@ def stated_formula(claim: Claim, names: Names, view: View) -> str:
 def setting(mapping: Mapping[sp.Symbol, sp.Expr], names: Names, view: View) -> str:
     """A specialisation as equations in LaTeX, in a fixed order."""
     items = sorted(mapping.items(), key=lambda pair: str(pair[0]))
-    return r",\ ".join(f"{latex(key, names, view)} = {latex(value, names, view)}" for key, value in items)
+    return r",\ ".join(
+        f"{latex(key, names, view)} {'> 0' if _positive(value) else f'= {latex(value, names, view)}'}" for key, value in items
+    )
+
+
+def _positive(value: Any) -> bool:
+    """Whether a value is any positive one: a symbol of no meaning of its own."""
+    own = isinstance(value, sp.Symbol) and not (symbols.is_registered(value) and symbols.symbol(value.name) == value)
+    return own and bool(value.is_positive)
 
 
 def occurring_symbols(formulas: Iterable[Any]) -> tuple[symbols.SymbolInfo, ...]:
     """The registered symbols that occur, in order of registration."""
-    used: set[str] = set()
+    used: set[sp.Basic] = set()
     for expression in formulas:
-        free: set[sp.Basic] = getattr(sp.sympify(expression, strict=True), "free_symbols", set())
-        used.update(str(symbol.name) for symbol in free if isinstance(symbol, sp.Symbol))
-    return tuple(item for item in symbols.registered() if item.symbol.name in used)
+        used |= getattr(sp.sympify(expression, strict=True), "free_symbols", set())
+    return tuple(item for item in symbols.registered() if item.symbol in used)
 
 
 def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
@@ -249,18 +259,28 @@ def _branches(value: sp.Expr, solution: DepthSolution, view: View) -> sp.Expr:
     start = (solution.input,)
     if not isinstance(value, sp.Piecewise):
         return view.express(value, start)
+    vanishing: set[sp.Expr] = set()
 
     def condition(found: Any) -> Any:
         if not isinstance(found, sp.core.relational.Relational):
             return found.func(*map(condition, found.args)) if found.args else found
         factors = sp.Mul.make_args(factored(view.express(found.lhs - found.rhs, start)))
-        return found.func(sp.Mul(*(factor for factor in factors if not factor.is_positive)), 0)
+        side = sp.Mul(*(factor for factor in factors if not factor.is_positive))
+        # What cannot be negative and did not vanish in a branch before is positive.
+        decided = isinstance(found, sp.StrictGreaterThan) and side in vanishing and side.is_nonnegative
+        return sp.true if decided else found.func(side, 0)
 
-    return sp.Piecewise(*((factored(view.express(item, start)), condition(when)) for item, when in value.args))
+    branches = []
+    for item, when in value.args:
+        shown = condition(when)
+        branches.append((factored(view.express(item, start)), shown))
+        if isinstance(shown, sp.Eq):
+            vanishing.add(shown.lhs)
+    return sp.Piecewise(*branches)
 
 
 def _label(label: str) -> str:
-    return re.sub(r"^([A-Za-z]+?)(\d*)$", lambda m: m[1] + (f"_{{{m[2]}}}" if m[2] else ""), label) + r"^{\ell}"
+    return indexed(label) + r"^{\ell}"
 
 
 def _name(symbol: sp.Symbol, names: Names) -> str:

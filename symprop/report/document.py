@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from symprop.claims import Curve, Figure, Paper
 from symprop.notation import LINE
@@ -26,16 +26,24 @@ class Paragraph:
     heading: str = ""
 
 
+class Link(NamedTuple):
+    """A right-hand side with the rule over its sign (may be empty); a ``quantity`` begins a line of its own on the left."""
+
+    rule: str
+    body: str
+    relation: str = "="
+    quantity: str = ""
+
+
 @dataclass(frozen=True)
 class Display:
-    """``quantity`` = body = body ..., each step a pair of the rule over its sign (may be empty) and the right-hand side.
+    """``quantity`` = body = body ...; without a quantity the bodies stand alone.
 
-    Without a quantity the bodies stand alone. ``indent`` is the part of the line, in em, that is not available.
+    ``indent`` is the part of the line, in em, that is not available.
     """
 
     quantity: str
-    steps: tuple[tuple[str, str], ...]
-    relation: str = "="
+    steps: tuple[Link, ...]
     indent: float = 0.0
 
 

@@ -20,6 +20,7 @@ from symprop.core.proof import ProofStep
 from symprop.core.provenance import EXACT, merge_unique
 from symprop.notation import View
 from symprop.report.content import Formula, Names, block_report, claim_names, dynamics, setting, stated_formula, verdict_rows
+from symprop.report.document import Link
 from symprop.report.layout import chain_latex
 from symprop.report.prose import pretty, prose, rule_name
 from symprop.report.unicode import unicode_of
@@ -215,10 +216,10 @@ def _claim(derivation: PaperDerivation, claim: Claim, view: View) -> dict[str, A
     names = claim_names(derivation, view, result)
     return {
         "id": claim.id, "where": claim.where, "title": claim.title, "relation": claim.relation,
-        "quantity": result.quantity, "stated": stated_formula(claim, names, view),
-        "domain": setting(claim.domain, names, view),
+        "quantity": view.quantity(result.quantity), "stated": stated_formula(claim, names, view),
+        "stated_whole": claim.stated_whole, "printed": claim.printed, "domain": setting(claim.domain, names, view),
         "setup": _steps(result.setup, names, view), "steps": _steps(result.steps, names, view),
-        "result": Formula(result.quantity, result.expression, names, view),
+        "result": Formula(view.quantity(result.quantity), result.expression, names, view),
         "assumptions": [{"name": item.name, "statement": item.statement} for item in result.assumptions],
         "neglected": result.neglected, "sources": [str(item) for item in result.sources],
         "verdict": verdict.status.value, "as_expected": verdict.as_expected, "detail": verdict.detail,
@@ -228,9 +229,10 @@ def _claim(derivation: PaperDerivation, claim: Claim, view: View) -> dict[str, A
 
 def _steps(steps: Iterable[ProofStep], names: Names, view: View) -> list[dict[str, Any]]:
     return [
-        {"rule": step.rule, "reason": step.reason, "formula": Formula("", step.expression, names, view)}
+        {"rule": step.rule, "reason": step.reason, "quantity": view.quantity(step.quantity), "relation": step.relation,
+         "formula": Formula("", step.expression, names, view)}
         for step in steps
-    ]
+    ]  # fmt: skip
 
 
 def _plain_data(item: Any) -> Any:
@@ -292,11 +294,10 @@ class _Writer:
     def claim(self, data: dict[str, Any]) -> None:
         self._heading(f"{data['id']} - {data['where']}: {self._words(data['title'])}")
         if data["stated"]:
-            self._text(
-                "Stated in the paper" + (f" (at {self._math(data['domain'])})" if data["domain"] else "") + ":",
-                raw=True,
-            )
-            self._relation(data["quantity"], r"\le" if data["relation"] == "<=" else "=", data["stated"])
+            head = "Stated in the paper" if data["printed"] else "Compared with"
+            self._text(head + (f" (at {self._math(data['domain'])})" if data["domain"] else "") + ":", raw=True)
+            sign = r"\le" if data["relation"] == "<=" else "="
+            self._relation("" if data["stated_whole"] else f"{data['quantity']} {sign}", data["stated"])
         if data["setup"]:
             self._heading("Setup")
             for step in data["setup"]:
@@ -348,27 +349,30 @@ class _Writer:
 
     def _equation(self, quantity: str, formula: Formula) -> None:
         if self.format == "latex":
-            self.lines.append(chain_latex(quantity, [("", formula.latex)]))
+            self.lines.append(chain_latex(quantity, [Link("", formula.latex)]))
         else:
             left = f"{unicode_of(quantity)} = " if quantity else ""
             first = "    " + left
             self.lines += wrapped(self._form(formula), first, " " * min(len(first), 12))
 
-    def _relation(self, quantity: str, sign: str, body: str) -> None:
+    def _relation(self, left: str, body: str) -> None:
         if self.format == "latex":
-            self.lines.append(rf"\[ {quantity} {sign} {body} \]")
+            self.lines.append(rf"\[ {left} {body} \]")
         else:
-            self.lines += wrapped(unicode_of(body), f"    {unicode_of(f'{quantity} {sign}')} ", " " * 8)
+            self.lines += wrapped(unicode_of(body), f"    {unicode_of(left)} " if left else "    ", " " * 8)
 
     def _chain(self, quantity: str, steps: Sequence[dict[str, Any]]) -> None:
         if self.format == "latex":
-            self.lines.append(chain_latex(quantity, [(rule_name(s["rule"]), s["formula"].latex) for s in steps]))
+            links = [Link(rule_name(s["rule"]), s["formula"].latex, s["relation"], s["quantity"]) for s in steps]
+            self.lines.append(chain_latex(quantity, links))
             return
-        self.lines += ["", "  " + unicode_of(quantity)]
+        self.lines.append("")
         room = max([len(pretty(step["rule"])) for step in steps], default=0)
-        for step in steps:
-            first = f"    {'[' + pretty(step['rule']) + ']':<{room + 2}} = "
-            self.lines += wrapped(self._form(step["formula"]), first, " " * min(len(first) + 2, 26))
+        for own, members in groupby(steps, lambda step: str(step["quantity"])):
+            self.lines += wrapped(unicode_of(own or quantity), "  ")
+            for step in members:
+                first = f"    {'[' + pretty(step['rule']) + ']':<{room + 2}} {unicode_of(step['relation'])} "
+                self.lines += wrapped(self._form(step["formula"]), first, " " * min(len(first) + 2, 26))
 
     def _reasons(self, steps: Sequence[dict[str, Any]]) -> None:
         self.lines.append("")

@@ -120,8 +120,8 @@ class _Page:
             case Paragraph(text, heading):
                 head = f"<strong>{self.text(heading)}</strong> " if heading else ""
                 return f"<p>{head}{self.text(text)}</p>"
-            case Display(quantity, steps, relation, indent):
-                return f'<div class="display">{mathml_rows(chain_rows(quantity, steps, indent, relation))}</div>'
+            case Display(quantity, steps, indent):
+                return f'<div class="display">{mathml_rows(chain_rows(quantity, steps, indent))}</div>'
             case Items(items):
                 return f"<ol>{''.join(f'<li>{self.blocks(item)}</li>' for item in items)}</ol>"
             case Reasons(pairs):

@@ -7,7 +7,7 @@ printer sorts by its internal order and writes ``C(Y) \\alpha_2^2``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -128,11 +128,12 @@ class ProofPrinter(LatexPrinter):
     # Products.
 
     def _print_Mul(self, expr: sp.Expr) -> str:
-        if expr.could_extract_minus_sign() and expr.args[0].is_number:
+        factors = _oriented(sp.Mul.make_args(expr))
+        if any(factor.is_Rational and factor.is_negative for factor in factors):
             return "-" + self._bracketed(-expr, product=True)
         above: list[sp.Expr] = []
         below: list[sp.Expr] = []
-        for factor in sp.Mul.make_args(expr):
+        for factor in factors:
             if factor.is_Rational and not factor.is_Integer:
                 above.append(sp.Integer(factor.p))
                 below.append(sp.Integer(factor.q))
@@ -210,6 +211,8 @@ class ProofPrinter(LatexPrinter):
             square = _SQUARE.fullmatch(self.name(base))
             if square and (2 * exponent).is_Integer:
                 return _power(square[1], str(2 * exponent))
+        if exponent.is_even and _awkward(base):
+            base = -base
         text = str(self._print(base))
         if exponent == sp.Rational(1, 2) and width(text) <= self._widest:
             return rf"\sqrt{{{text}}}"
@@ -408,6 +411,33 @@ class ProofPrinter(LatexPrinter):
         return sign.join(brackets(body) if inner else body for inner, body in texts)
 
 
+def _awkward(base: sp.Expr) -> bool:
+    """Whether a sum reads better with its sign changed: mostly negative terms, or x - 1 for an x of at most one."""
+    names = [item for item in base.free_symbols if isinstance(item, sp.Symbol)]
+    if not base.is_Add or all(item.is_integer for item in names):
+        return False
+    negative = sum(term.could_extract_minus_sign() for term in base.args)
+    if 2 * negative != len(base.args):
+        return bool(2 * negative > len(base.args))
+    small = (symbols.is_registered(item) and symbols.info(item).domain.upper == 1 for item in names)
+    return bool(base.as_coeff_Add()[0].is_negative) and any(small)
+
+
+def _oriented(factors: Sequence[sp.Expr]) -> list[sp.Expr]:
+    """The factors of a product, with the signs of sums changed where they read better and the product stays the same."""
+    found = list(factors)
+    turned = [index for index, item in enumerate(found) if item.as_base_exp()[1].is_odd and _awkward(item.as_base_exp()[0])]
+    minus = next((index for index, item in enumerate(found) if item.is_Rational and item.is_negative), None)
+    if len(turned) % 2 and minus is None:
+        turned.pop()
+    elif len(turned) % 2 and minus is not None:
+        found[minus] = -found[minus]
+    for index in turned:
+        base, exponent = found[index].as_base_exp()
+        found[index] = (-base) ** exponent
+    return found
+
+
 def _slope(order: sp.Expr) -> str:
     """A derivative of an activation that is not named."""
     return rf"\phi^{{({order})}}" if order > 2 else r"\phi" + "'" * int(order)
@@ -466,8 +496,9 @@ def plain_name(name: str) -> str:
     primes = "'" * (len(name) - len(name.rstrip("'")))
     if not subscripts:
         return body + primes
-    index = ", ".join(map(_greek, subscripts))
-    return f"{body}_{index if len(index) == 1 else '{' + index + '}'}{primes}"
+    # A prime at the end is that of the last index: X_k' is a row of X.
+    index = ", ".join(map(_greek, subscripts)) + primes
+    return f"{body}_{index if len(index) == 1 else '{' + index + '}'}"
 
 
 def _greek(word: str) -> str:

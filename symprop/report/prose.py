@@ -21,6 +21,8 @@ _UNESCAPED = ((r"\$", "\ue000"), (r"\%", "%"), ("$", ""), ("\ue000", "$"), ("''"
 _WRITTEN = re.compile(r"(?<!\\)\$(?! )([^$\n]+?)(?<! )\$(?!\d)")
 _VERBS = {"is", "has", "acts", "and", "or", "of", "at", "with"}
 """What follows a matrix A at the start of a sentence, and not the article."""
+_NUMBERED = {"Appendix", "Section", "Part", "Lemma", "Theorem"}
+"""What a single letter after it is the number of."""
 _WORDS = {"gap", "layer", "common", "a"}
 _MATH = re.compile(r"\w+_[\w{]|\)_\w|\)/\(?\w|\w\^|\|\||[=<>+*]|^(?:kron|tr|Pi|infinity|E|-)$|^[B-HJ-Z]'?$"
                    r"|^[A-Za-z]{1,2}/[A-Za-z]{1,2}$"
@@ -30,7 +32,7 @@ _ACCENTED = re.compile(r"\w+(?:hat|tilde|bar)")
 _BRIDGE = re.compile(r"^\d+\(\d+$|^[A-Za-z0-9./+\-]$|^\d[\d./]*$")
 _ATOM = re.compile(
     r"\|\|_F|"
-    r"[A-Za-z]+(?:_(?:\w+|\{[\w']+\}))?"
+    r"[A-Za-z]+(?:_(?:\w+(?:'\w*)?|\{[\w']+\}))?"
     r"|_\w+|\|\||<=|>=|!=|->|<<|>>|\d+(?:\.\d+)?|\^\([^()]*\)|\^|\s+|.",
     re.DOTALL,
 )
@@ -70,8 +72,10 @@ def _sentence(text: str) -> str:
             mathematical[index] = before or (after and not article)
     for index in range(len(words) - 1):
         starts = index == 0 or words[index - 1][-1] in ".:"
-        if starts and words[index] == "A" and words[index + 1] not in _VERBS and words[index + 1].isalpha():
+        if starts and words[index] == "A" and words[index + 1] not in _VERBS and re.fullmatch("[A-Za-z-]+", words[index + 1]):
             mathematical[index] = mathematical[index + 1]
+        if words[index] in _NUMBERED and re.fullmatch("[A-Z]", words[index + 1].strip("(),.;:")):
+            mathematical[index + 1] = False
     parts: list[str] = []
     run: list[str] = []
     for word, math in zip(words, mathematical, strict=True):

@@ -108,8 +108,8 @@ class _Writer:
         match block:
             case Paragraph(text, heading):
                 return f"\\paragraph{{{heading}}} {text}" if heading else text
-            case Display(quantity, steps, relation, indent):
-                return chain_latex(quantity, steps, indent=indent, relation=relation, line=self.line)
+            case Display(quantity, steps, indent):
+                return chain_latex(quantity, steps, indent=indent, line=self.line)
             case Items(items):
                 return _environment_of("enumerate", "\n".join(f"\\item {self.blocks(item)}" for item in items))
             case Reasons(pairs):

@@ -117,8 +117,22 @@ def _moment_map(order: int, sublayer: str, block: AttentionBlock) -> MomentMap:
         rows.append(_coefficients(reduced, state))
         assumptions = merge_unique(assumptions, mean.assumptions)
         value = sp.Add(*(c * s for c, s in zip(rows[-1], state, strict=True)))
-        steps.append(ProofStep(sublayer.replace("_", "-"), f"E {quantity} after the sublayer, X -> {output}", value))
+        # What closes by itself is a factor, whatever the input is.
+        factor = value / quantity
+        closed = not factor.has(*names.definitions)
+        of = _after(quantity, "Z" if sublayer == "attention" else "X'")
+        before = _after(quantity, "X" if sublayer == "attention" else "Z")
+        steps.append(ProofStep(
+            sublayer.replace("_", "-"), f"E {quantity} after the sublayer, X -> {output}", factor if closed else value,
+            rf"\mathbb{{E}}\,{of}{f'/{before}' if closed else ''}",
+        ))  # fmt: skip
     return MomentMap(state, sp.ImmutableMatrix(rows), assumptions, tuple(steps))
+
+
+def _after(quantity: sp.Expr, signal: str) -> str:
+    """A product of invariants of a signal in LaTeX."""
+    names = {C_X: f"C({signal})", T_X: f"T({signal})", G_2: rf"\|G({signal})\|_F^2", Q_X: rf"\|\Pi K({signal}) 1\|^2"}
+    return str(sp.latex(quantity, symbol_names=names))
 
 
 def _coefficients(expression: sp.Expr, state: Sequence[sp.Expr]) -> list[sp.Expr]:

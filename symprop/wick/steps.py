@@ -9,7 +9,19 @@ import sympy as sp
 from symprop.core.proof import ProofStep
 from symprop.core.provenance import Derived
 
-__all__ = ["Derivation", "ProofStep"]
+__all__ = ["Derivation", "ProofStep", "squared_norm"]
+
+_LATEX = {"W_V": "W^V", "W_Q": "W^Q", "W_K": "W^K", "W_1": "W^{F_1}", "W_2": "W^{F_2}"}
+
+
+def squared_norm(output: str, parameter: str, power: int = 2) -> str:
+    r"""What the mean of a power of a gradient's norm is called in LaTeX.
+
+    >>> squared_norm("S", "W_Q")
+    '\\mathbb{E}\\left\\|\\frac{\\partial S}{\\partial W^Q}\\right\\|_F^{2}'
+    """
+    below = _LATEX.get(parameter, parameter)
+    return rf"\mathbb{{E}}\left\|\frac{{\partial {output}}}{{\partial {below}}}\right\|_F^{{{power}}}"
 
 
 @dataclass(frozen=True)

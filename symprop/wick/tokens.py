@@ -15,14 +15,14 @@ import sympy as sp
 from symprop.core import symbols
 from symprop.core.errors import RefusedError
 from symprop.core.expression import factored
-from symprop.core.proof import ProofStep
+from symprop.core.proof import ProofStep, about
 from symprop.core.provenance import Assumption, Source, merge_unique, neglected_order
 from symprop.wick.attention import AttentionLayer, gradient_norm
 from symprop.wick.distributions import Equicorrelated, Gaussian, Law
 from symprop.wick.invariants import W_X
 from symprop.wick.isserlis import expectation
 from symprop.wick.matrices import SymmetricMatrix, UnitVector, centring, ones, trace
-from symprop.wick.steps import Derivation
+from symprop.wick.steps import Derivation, squared_norm
 
 EQUICORRELATED = Equicorrelated(symbols.sigma_x2, symbols.rho)
 """The token model of Section 3.3: variance sigma_x2, correlation rho."""
@@ -114,7 +114,8 @@ def factorised_gradient_norm(
     means = {name: token_average(name, law, layer) for name in names}
     put = start.expression.xreplace({name: mean.expression for name, mean in means.items()})
     expression = put if put.has(sp.MatrixExpr) else factored(put)
-    step = ProofStep("independence", "each invariant is replaced by its mean, although they are correlated", expression)
+    step = ProofStep("independence", "each invariant is replaced by its mean, although they are correlated", expression,
+                     relation=r"\approx")
     assumptions = merge_unique(start.assumptions, (INDEPENDENT_FACTORS,), *(m.assumptions for m in means.values()))
     return Derivation(expression, assumptions, "Cov(N, ||G||^2)", start.sources, start.tags, (*start.steps, step),
                       start.setup, start.quantity, put)
@@ -129,9 +130,13 @@ def missing_factor(
     1 - 4*rho/(d*n) + 4/(d*n)
     """
     exact = mean_gradient_norm(parameter, law, layer)
-    ratio = factored(exact.expression / factorised_gradient_norm(parameter, law, layer).expression)
-    step = ProofStep("ratio", "exact average over the average of factors", ratio)
-    return replace(exact, expression=ratio, steps=(*exact.steps, step), traces=ratio)
+    factors = factorised_gradient_norm(parameter, law, layer)
+    ratio = factored(exact.expression / factors.expression)
+    steps = (
+        *about(squared_norm("S", parameter), exact.steps), replace(factors.steps[-1], quantity=r"\text{Eq. 18}", relation="="),
+        ProofStep("ratio", "exact average over the average of factors", ratio),
+    )  # fmt: skip
+    return replace(exact, expression=ratio, steps=steps, traces=ratio)
 
 
 def matching_temperature(
@@ -154,13 +159,17 @@ def matching_temperature(
     squared = factored(values.expression / slope).replace(
         lambda part: part.is_Add and part.has(symbols.rho), lambda part: sp.collect(part, symbols.rho)
     )
-    step = ProofStep("solve", "tau^2 E||dS/dW_Q||^2 at tau = 1 equals E||dS/dW_V||^2", squared)
+    steps = (
+        *about(squared_norm("S", "W_Q"), queries.steps),
+        ProofStep("values", "their gradient in the same way", values.expression, squared_norm("S", "W_V")),
+        ProofStep("solve", "tau^2 E||dS/dW_Q||^2 at tau = 1 equals E||dS/dW_V||^2", squared),
+    )
     return Derivation(
         squared,
         merge_unique(values.assumptions, queries.assumptions),
         queries.neglected,
         sources=(Source("noci2022", "Eq. 19"), Source("noci2022", "Eq. 45")),
-        steps=(*queries.steps, step),
+        steps=steps,
         setup=queries.setup,
         quantity=sp.Eq(values.expression, queries.expression),
         traces=squared,
