@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from symprop.claims import Claim, Curve, Figure, Paper, PaperDerivation, Points, Result, Slip, Status, trace_chain
+import sympy as sp
+
+from symprop.claims import Claim, Curve, Figure, Paper, PaperDerivation, Points, Result, Slip, Status, depth_result, trace_chain
 from symprop.components import Linear, UniformAttention
+from symprop.core.expression import Comparison
+from symprop.core.proof import ProofStep
 from symprop.core.symbols import alpha_1, alpha_2, d, d_F, sigma_down2, sigma_up2, sigma_v2
 from symprop.depth import DepthSolution, solve
 from symprop.network import named, residual, sequential, stack
@@ -52,6 +56,13 @@ def _gradient() -> Result:
     )
 
 
+def _growth() -> Result:
+    """A result of two steps, of which the first is of another quantity."""
+    factor = alpha_2**2 + 1
+    steps = (ProofStep("chain rule", "one block", factor, r"e^{\lambda}"), ProofStep("logarithm", "of it", sp.log(factor)))
+    return Result(sp.log(factor), r"\lambda", steps)
+
+
 def _claims() -> tuple[Claim, ...]:
     products, norm, gradient = (_result(0).expression, _result(1).expression, _gradient().expression)
     return (
@@ -75,6 +86,12 @@ def _claims() -> tuple[Claim, ...]:
             note="A factor 2 too much. " + EVIL,
             corrected_by="norm",
         ),
+        Claim("growth", "Eq. 13, corrected", "Growth of the norm", _growth, sp.log(1 + alpha_2**2), printed=False),
+        Claim("relation", "Eq. 14", "Growth, as printed", _growth,
+              statement=lambda: Comparison(False, "", 1, {alpha_2: sp.S.One}), stated_latex=r"\lambda > 1",
+              stated_whole=True, expected=Status.REFUTED),
+        Claim("depth", "Eq. 15", "Products after all blocks", lambda: depth_result(_solution(), NOCI, "C"),
+              depth_result(_solution(), NOCI, "C").expression),
     )
 
 

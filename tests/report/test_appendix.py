@@ -14,11 +14,11 @@ import pytest
 from symprop.bundled import derivation
 from symprop.claims import PaperDerivation
 from symprop.core.errors import SympropError, UnknownNameError
-from symprop.notation import COLUMN, LINE
+from symprop.notation import COLUMN, COWSIK, LINE
 from symprop.report import pdf
 from symprop.report.appendix import Part, appendix
-from symprop.report.content import dynamics
-from symprop.report.document import Display, Document
+from symprop.report.content import block_report, dynamics
+from symprop.report.document import Display, Document, Paragraph
 from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
 from symprop.report.tex import bibliography, latex_files
@@ -103,6 +103,28 @@ def test_every_reference_has_its_label(files: dict[str, str | bytes]) -> None:
     assert len(labels) == len(set(labels))
     wanted = {name for group in re.findall(r"\\[cC]ref\{([^}]*)\}", page) for name in group.split(",")}
     assert wanted <= set(labels)
+
+
+def test_what_a_claim_is_said_to_be(files: dict[str, str | bytes]) -> None:
+    page = str(files["appendix.tex"])
+    growth = page.partition(r"\label{claim:growth}")[2].partition(r"\label{claim:relation}")[0]
+    assert "the printed formula" not in growth
+    assert r"e^{\lambda} & \stackrel{\text{chain rule}}{=} 1 + \alpha_2^2" in growth
+    assert r"\lambda & \stackrel{\text{logarithm}}{=} \log(1 + \alpha_2^2)" in growth
+    relation = page.partition(r"\label{claim:relation}")[2].partition(r"\end{remark}")[0]
+    assert r"\lambda > 1" in relation and r"\lambda & = \lambda" not in relation and "printed side" not in relation
+    assert "which is the printed formula" in page
+
+
+def test_a_title_that_begins_with_a_symbol_keeps_it() -> None:
+    notation = appendix([], COWSIK).sections[0]
+    assert isinstance(notation.blocks[0], Paragraph) and notation.blocks[0].text.startswith("$q = ")
+
+
+def test_a_branch_that_is_decided_is_not_printed() -> None:
+    noci = derivation("noci2022")
+    limit = block_report(noci, noci.view).correlation
+    assert limit is not None and len(limit.expression.args) == 3 and limit.expression.args[-1][1] == True  # noqa: E712
 
 
 def test_plain_text_is_escaped(files: dict[str, str | bytes]) -> None:

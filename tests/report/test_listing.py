@@ -9,7 +9,7 @@ import pytest
 
 from symprop.claims import PaperDerivation, check
 from symprop.core.errors import UnknownNameError
-from symprop.notation import VIEWS, View
+from symprop.notation import KEDIA, VIEWS, View
 from symprop.report import listing as module
 from symprop.report.listing import listing, measurement_rows, measurement_table, plain, verdict_table
 
@@ -43,9 +43,31 @@ def test_claim_in_full(derivation: PaperDerivation) -> None:
 def test_json_and_latex_and_sympy(derivation: PaperDerivation) -> None:
     data = json.loads(listing(derivation, format="json"))
     assert data["closed_form"][0]["sympy"].startswith("C")
-    assert [claim["id"] for claim in data["claims"]] == ["products", "norm", "query", "norm-printed"]
+    ids = ["products", "norm", "query", "norm-printed", "growth", "relation", "depth"]
+    assert [claim["id"] for claim in data["claims"]] == ids
     assert r"\begin{align*}" in listing(derivation, "norm", format="latex")
     assert "GrowthMinusOne(" in listing(derivation, format="sympy")
+
+
+def test_a_step_of_another_quantity_starts_a_line_of_its_own(derivation: PaperDerivation) -> None:
+    page = listing(derivation, "growth")
+    assert "\n  e^λ\n    [chain rule] = " in page and "\n  λ\n    [logarithm]  = log" in page
+    tex = listing(derivation, "growth", format="latex")
+    assert r"e^{\lambda} & \stackrel{\text{chain rule}}{=}" in tex
+    assert r"\lambda & \stackrel{\text{logarithm}}{=}" in tex
+    data = json.loads(listing(derivation, "growth", format="json"))
+    assert [(step["quantity"], step["relation"]) for step in data["steps"]] == [(r"e^{\lambda}", "="), ("", "=")]
+    assert "Compared with:" in page
+
+
+def test_a_whole_relation_stands_alone(derivation: PaperDerivation) -> None:
+    assert "    λ > 1\n" in listing(derivation, "relation") and "λ = λ" not in listing(derivation, "relation")
+
+
+def test_the_depth_prints_as_the_notation_writes_it(derivation: PaperDerivation) -> None:
+    kedia = listing(derivation, "depth", KEDIA)
+    assert "E C(X^N) = " in kedia and "X^L" not in kedia
+    assert "E C(X^L) = " in listing(derivation, "depth")
 
 
 def test_unknown_names(derivation: PaperDerivation) -> None:

@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 from symprop.claims import LatexName
-from symprop.core.symbols import L, a_1, alpha_1, alpha_2, d, d_k, n, rho, sigma_k2, sigma_q2, sigma_v2, tau
+from symprop.core.symbols import A, L, M, a_1, alpha_1, alpha_2, d, d_k, m_f, n, rho, sigma_k2, sigma_q2, sigma_v2, tau
 from symprop.functions import ExpMinusOne, GeometricSum, GrowthMinusOne
 from symprop.functions.logistic import Silu
 from symprop.functions.quadrature_activation import QuadratureActivation
@@ -57,6 +57,10 @@ CASES = [
     (Commutation(n, n) * kron(X, X), r"K_{n,n} (X \otimes X)", "K_(n,n) (X ⊗ X)"),
     (sp.Symbol("xhat_i"), r"\hat{x}_i", "x̂_i"),
     (sp.Symbol("X'"), "X'", "X′"),
+    (n * (rho - 1) ** 2, r"n (1 - \rho)^2", "n (1 - ρ)²"),
+    (-A * (A - 1) / 3, r"\frac{A}{3}\,(1 - A)", "A/3 (1 - A)"),
+    ((A * M - A - m_f * M) / (A * M - A - M), r"\frac{A + M m - A M}{A + M - A M}", "(A + M m - A M)/(A + M - A M)"),
+    ((d - 2) / (d - 3), r"\frac{d_v - 2}{d_v - 3}", "(d_v - 2)/(d_v - 3)"),
     (tau**2 * sigma_q2 * sigma_k2 / n**2 * C_Y, r"\frac{\tau^2 \sigma_k^2 \sigma_q^2}{n^2}\,\mathbb{E}\,C(Y)",
      "τ² σ_k² σ_q²/n² E C(Y)"),
 ]  # fmt: skip
@@ -117,3 +121,13 @@ def test_names_of_activations_are_text(name: str) -> None:
 def test_smooth_sums_print_as_functions_of_their_arguments() -> None:
     made = Silu().gap(sp.S.Zero, sigma_v2, tau)
     assert latex(made) == r"\text{silu gap}(\sigma_v^2, \tau)" and text(made) == "silu gap(σ_v², τ)"
+
+
+def test_a_prime_is_that_of_its_index() -> None:
+    assert prose("C(X) sums X_kj X_k'j, not X_kj X_kj'") == "$C(X)$ sums $X_{kj} X_{k'j}$, not $X_{kj} X_{kj'}$"
+    assert prose("pairs of <X_k, X_k'>") == r"pairs of $\langle X_k, X_{k'}\rangle$"
+
+
+def test_the_article_is_no_matrix() -> None:
+    assert prose("A feed-forward expansion, which Appendix A states") == "A feed-forward expansion, which Appendix A states"
+    assert prose("A is a matrix") == "$A$ is a matrix"
