@@ -262,7 +262,7 @@ def exponents_relu(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2 over fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -317,7 +317,7 @@ def exponents_gelu(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2 over fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -372,7 +372,7 @@ def exponents_erf(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2 over fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 
@@ -427,7 +427,7 @@ def exponents_tanh(
     Args:
         A: squared weight of the attention branch; that of its skip is 1 - A, a number in [0, 1].
         M: squared weight of the feed-forward branch; that of its skip is 1 - M, a number in [0, 1].
-        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2 over fan-in, a number >= 0.
 
     Returns the fields lyapunov_angle, lyapunov_gradient_common, lyapunov_gradient_deviation.
 

@@ -32,7 +32,7 @@ def critical_relu(
         \mathrm{share} = \frac{9 \pi^{2} \left(2 \alpha_2^{2} + \sigma_w^{4}\right)^{2}}{2 \ell^{2} \sigma_w^{8}}
 
     Args:
-        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 0.
+        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2 over fan-in, a number >= 0.
         alpha_2: residual weight of the feed-forward branch, a number.
         layer: index of a block, an integer >= 0.
 
@@ -122,7 +122,7 @@ def critical_bias_erf(
         \mathrm{sigma\_b2} = - \frac{8 \sigma_w^{2} \sqrt{\sigma_w^{2} + \frac{1}{4}}}{\pi \left(- 4 \sigma_w^{2} - 1\right)} - \frac{2 \operatorname{asin}{\left(\frac{\sigma_w^{2}}{\sigma_w^{2} + \frac{1}{2}} \right)}}{\pi}
 
     Args:
-        sigma_w: scale of the first feed-forward weights, of variance sigma_w^2/fan-in, a number >= 1/10.
+        sigma_w: scale of the first feed-forward weights: their variance is sigma_w^2 over fan-in, a number >= 1/10.
 
     Every argument is a number or a tensor; they broadcast against each other and the result has the broadcast shape
     and the dtype of the floating tensors given, float64 where there is none. It is differentiable in every real

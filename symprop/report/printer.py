@@ -103,8 +103,7 @@ class ProofPrinter(LatexPrinter):
         positive: list[sp.Expr] = []
         negative: list[sp.Expr] = []
         for term in sp.Add.make_args(expr):
-            minus = term.could_extract_minus_sign() and not _is_growth(term)
-            body = -term if minus else term
+            minus, body = _sign_apart(term)
             (negative if minus else positive).append(body)
         counting = all(term.is_number or (term.is_Symbol and term.is_integer) for term in positive)
 
@@ -423,10 +422,28 @@ def _awkward(base: sp.Expr) -> bool:
     return bool(base.as_coeff_Add()[0].is_negative) and any(small)
 
 
+def _sign_apart(term: sp.Expr) -> tuple[bool, sp.Expr]:
+    """Whether a term of a sum is subtracted, and what is added or subtracted."""
+    factors = list(sp.Mul.make_args(term))
+    turned = _turned(factors)
+    if len(turned) % 2 == 0:
+        minus = bool(term.could_extract_minus_sign() and not _is_growth(term))
+        return minus, -term if minus else term
+    negative = any(factor.is_Rational and factor.is_negative for factor in factors)
+    body = sp.Mul(*_oriented([sp.S.NegativeOne, *factors]))
+    return not negative, -body if negative and body.as_coeff_Mul()[0].is_negative else body
+
+
+def _turned(factors: Sequence[sp.Expr]) -> list[int]:
+    """The odd powers among factors whose base reads better with its sign changed."""
+    powers = (item.as_base_exp() for item in factors)
+    return [index for index, (base, exponent) in enumerate(powers) if exponent.is_odd and _awkward(base)]
+
+
 def _oriented(factors: Sequence[sp.Expr]) -> list[sp.Expr]:
     """The factors of a product, with the signs of sums changed where they read better and the product stays the same."""
     found = list(factors)
-    turned = [index for index, item in enumerate(found) if item.as_base_exp()[1].is_odd and _awkward(item.as_base_exp()[0])]
+    turned = _turned(found)
     minus = next((index for index, item in enumerate(found) if item.is_Rational and item.is_negative), None)
     if len(turned) % 2 and minus is None:
         turned.pop()
