@@ -95,7 +95,7 @@ STANDARD = {"rho": 0.2, "gain_v": 0.2, "gain_w": 0.2, "sigma_b2": 4e-4, "alpha_m
 
 def _result(expression: sp.Expr, quantity: str, *steps: ProofStep, neglected: str = "O(1/d)") -> Result:
     trace = traced("post")
-    links = steps or (ProofStep("result", "", expression),)
+    links = steps or (ProofStep("block", "composed of its components", expression),)
     shown = tuple(replace(step, expression=step.expression.subs(GAP, gap)) for step in links)
     return Result(expression.subs(GAP, gap), quantity, shown, assumptions=trace.assumptions, neglected=neglected,
                   sources=(SOURCE, *trace.sources))
