@@ -227,7 +227,9 @@ _MATRIX_CLAIMS = (
         "eq23", "Eq. 23, Lemma A.2", "Jacobian of one row of the softmax",
         _softmax_jacobian,
         statement=_softmax_entries,
-        stated_latex=r"\operatorname{blockdiag}\big(\operatorname{diag}(A_i) - A_i A_i^\top\big)",
+        stated_latex=r"\frac{\partial A}{\partial M} = "
+        r"\operatorname{blockdiag}\big(\operatorname{diag}(A_i) - A_i A_i^\top\big)",
+        stated_whole=True,
     ),
     Claim(
         "eq24", "Eq. 24, Lemma A.2", "Jacobian of the softmax at the uniform point",
