@@ -184,7 +184,11 @@ def _audit(draw):
             arguments += [option, draw.choice((*_NUMBERS, "zipf", "gram"))]
     if draw.random() < 0.3:
         arguments += ["--init", f"{draw.choice(('output', 'branch_scale', 'query', 'x', ''))}={value(draw)}"]
-    return Case((*arguments, *draw.choice(((), ("--json",), ("--latex",), ("--keys",)))), files)
+    if draw.random() < 0.25:
+        # The formulas of one layer take no sizes.
+        chosen = arguments[arguments.index("--init") :] if "--init" in arguments else []
+        return Case(("audit", arguments[1], *chosen, "--latex"), files)
+    return Case((*arguments, *draw.choice(((), ("--json",), ("--keys",)))), files)
 
 
 def _eval(draw):
