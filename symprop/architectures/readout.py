@@ -49,7 +49,7 @@ def loss_gram(vocabulary: int, logits: Array) -> Array:
 
 def _participation(vocabulary: int, own: Array) -> Array:
     """E p.p of every token."""
-    sizes, place = np.unique(np.minimum(own, CONDENSED**2), return_inverse=True)
+    sizes, place = np.unique(np.minimum(own, CONDENSED**2).round(12), return_inverse=True)
     keys = np.full(len(sizes), float(vocabulary))
     return np.asarray(row_moments([((2, 0),)], sizes, keys, np.full(len(sizes), np.inf))[0][place])
 
