@@ -8,6 +8,8 @@ import mpmath
 import pytest
 import sympy as sp
 
+from symprop.codegen.render import load
+from symprop.codegen.spec import FunctionSpec, evaluate, parameters
 from symprop.components import Dropout, Elementwise, LayerScale, Linear, UniformAttention
 from symprop.components.base import PairState
 from symprop.core.errors import InputError, RefusedError
@@ -280,3 +282,6 @@ def test_deep_stacks_take_numbers_later():
     q = solve(stack(residual(Linear(d, 1 / d, sigma_b2), alpha_1), 10**8)).signal.q
     value = sp.N(q.subs({alpha_1: sp.Rational(1, 10**4), X.q: 1, sigma_b2: 2}), 15)
     assert float(value) == pytest.approx(3 * float(mpmath.e) - 2, rel=1e-7)
+    spec = FunctionSpec("deep", parameters(alpha_1), (("q", q.subs({X.q: 1, sigma_b2: 2})),), "q after 10^8 layers.")
+    assert load(spec)(1e-4) == pytest.approx(float(value), rel=1e-12)
+    assert float(evaluate(spec, {"alpha_1": sp.Rational(1, 10**4)})["q"]) == pytest.approx(float(value), rel=1e-14)
