@@ -10,7 +10,7 @@ from symprop.derivations.giorlandino2025_simulation import ACCURACY, overlaps
 
 from symprop import bundled
 from symprop.codegen.render import load
-from symprop.core.symbols import alpha_mlp, alpha_sa, beta_a, gain_v, gain_w, n, q_0, rho, sigma_b2
+from symprop.core.symbols import alpha_mlp, alpha_sa, beta_a, gain_v, gain_w, gap, n, q_0, rho, sigma_b2
 from symprop.depth.iterate import LayerMap, iterate, layer_map
 from symprop.functions.softmax_closures import REM
 from symprop.functions.softmax_overlap import Participation, RowGap
@@ -47,16 +47,16 @@ def test_scores_behind_a_norm_do_not_know_the_size_of_the_stream(placement, degr
         assert sp.cancel(grown / node.variance) == size**degree, node
     names = {"pre": "beta-c-preln", "none": "beta-c-no-norm"}
     critical = DERIVATION.claim(names[placement]).derived().expression
-    (stream,) = critical.free_symbols - {GAP}
-    assert sp.simplify(critical.subs({stream: size * stream, GAP: size * GAP}, simultaneous=True) / critical
+    (stream,) = critical.free_symbols - {gap}
+    assert sp.simplify(critical.subs({stream: size * stream, gap: size * gap}, simultaneous=True) / critical
                        - size ** sp.Rational(-degree, 2)) == 0
 
 
 def test_a_norm_alone_decides_what_freezes():
     """Post-LN and Pre-LN blocks freeze at one beta_c for tokens of one cosine."""
     post, pre = (DERIVATION.claim(name).derived().expression for name in ("beta-c", "beta-c-preln"))
-    (stream,) = pre.free_symbols - {GAP}
-    assert sp.simplify(pre.subs(GAP, stream * GAP) - post) == 0
+    (stream,) = pre.free_symbols - {gap}
+    assert sp.simplify(pre.subs(gap, stream * gap) - post) == 0
     assert not traced("post").expand().q.free_symbols
 
 

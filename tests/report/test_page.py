@@ -210,8 +210,9 @@ def test_a_slider_over_a_diagram_moves_its_evaluator(name: str) -> None:
     spec = found.evaluator(evaluator)
     names = {parameter.name for parameter in spec.parameters}
     given = {str(symbol): value for symbol, value in found.diagram.values.items() if str(symbol) in names}
+    function = load(spec)
     for value, (curve,) in zip(sweep.values[::10], sweep.curves[::10], strict=True):
         assert curve.label == level
-        theory = load(spec)(**{found.diagram.x.name: np.array(curve.x), found.diagram.y.name: value}, **given)
+        theory = function(**{found.diagram.x.name: np.array(curve.x), found.diagram.y.name: value}, **given)
         # Softmax moments are interpolated, in the range of the points of one call.
         np.testing.assert_allclose(curve.y, getattr(theory, str(found.diagram.output)), rtol=1e-9)
