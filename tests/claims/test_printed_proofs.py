@@ -100,7 +100,9 @@ def _registered() -> set[sp.Symbol]:
     return {item.symbol for item in symbols.registered()}
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name == "kedia2024" else name for name in names()
+])
 def test_steps_of_one_quantity_are_equal_and_symbols_explained(name: str) -> None:
     assert not {key: wrong for key, result in results(name) if (wrong := list(slips(result)))}
     assert not sorted(set(_unexplained(name)))

@@ -201,7 +201,7 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
     assert found["wide"] <= 0
 
 
-@pytest.mark.parametrize("name", ["cowsik2024", "kedia2024", "softmax_attention"])
+@pytest.mark.parametrize("name", ["cowsik2024", "kedia2024", pytest.param("softmax_attention", marks=pytest.mark.slow)])
 def test_a_slider_over_a_diagram_moves_its_evaluator(name: str) -> None:
     found = bundled.derivation(name)
     assert found.diagram is not None

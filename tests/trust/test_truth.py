@@ -30,8 +30,8 @@ EXAMPLES = [example for component in COMPONENTS for example in component.example
 
 
 def marks(example):
-    """Digits of the moments of a softmax layer cost minutes, those of any other component less than a second."""
-    return (pytest.mark.slow,) if "Attention" in type(example).__name__ else ()
+    """Digits of the moments of a softmax layer cost minutes and of a biased gate a quarter of one, of others a second."""
+    return (pytest.mark.slow,) if "Attention" in type(example).__name__ or getattr(example, "gate_bias", 0) != 0 else ()
 
 
 CASES = [pytest.param(example, id=example.describe(), marks=marks(example)) for example in EXAMPLES]
