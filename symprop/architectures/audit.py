@@ -15,10 +15,12 @@ import sympy as sp
 from symprop.architectures.description import Architecture
 from symprop.architectures.entries import MAX_TOKENS
 from symprop.architectures.exchangeable import ExchangeableModel, Moments, mean_moments, normalised_stream, obstacle
-from symprop.architectures.readout import SHARPEST
+from symprop.architectures.layer import norm_of
+from symprop.architectures.readout import SHARPEST, logit_covariance
 from symprop.architectures.signal import ModelPass, Words, logit_deviations, rotary_of, run
 from symprop.core.display import counted, html_table
 from symprop.core.errors import InputError, RefusedError, UnknownNameError
+from symprop.core.signal import Signal
 from symprop.network.gram import GramGradient
 from symprop.network.gram_attention import AttentionPattern, pattern
 
@@ -437,8 +439,11 @@ def _weight_verdict(rows: tuple[LayerRow, ...]) -> list[str]:
 def _readout_verdict(model: Architecture, last: LayerRow) -> list[str]:
     if model.head is None:
         return []
-    size = last.q / (last.q + model.epsilon) if model.final_norm and last.q > 0 else last.q
-    deviation = math.sqrt(model.number("head") * model.width * size)
+    size = last.q
+    if model.final_norm and size > 0:
+        alone = Signal(q=sp.Float(size, 17), gap=sp.S.Zero, tokens=sp.S.One, width=sp.Integer(model.width))
+        size = float(norm_of(model).forward(alone).q)
+    deviation = math.sqrt(logit_covariance(model, np.array(size)))
     if deviation <= SHARPEST:
         return []
     return [

@@ -18,8 +18,8 @@ import sympy as sp
 from sympy.printing.pycode import PythonCodePrinter
 
 from symprop.architectures.description import Architecture
-from symprop.architectures.layer import NORMS
-from symprop.architectures.readout import loss_gram
+from symprop.architectures.layer import NORMS, norm_of
+from symprop.architectures.readout import readout_gradient
 from symprop.architectures.signal import WEIGHTS, Words, embed
 from symprop.components import Attention, Component, GatedUnit, LayerNorm, Linear, Sum
 from symprop.core.signal import Gradient, Signal
@@ -248,9 +248,9 @@ class ExchangeableModel:
         """
         if self.architecture.head is None:
             return Moments(1.0, 0.0 if self.tokens == 1 else 1.0)
-        head, read = self.architecture.number("head"), self.readout(last)
+        read = self.readout(last)
         pair = np.array([[read.q, read.q - read.gap], [read.q - read.gap, read.q]])
-        gram = head * loss_gram(self.architecture.vocabulary, head * self.architecture.width * pair)
+        gram = readout_gradient(self.architecture, pair)
         if self.architecture.has_class_token:
             above = Moments(gram[0, 0] / self.tokens, gram[0, 0] / self.tokens)
         else:
@@ -264,8 +264,7 @@ class ExchangeableModel:
     @cached_property
     def _last_norm(self) -> _Compiled:
         """The norm before the readout."""
-        norm = NORMS[self.architecture.norm](epsilon=sp.Float(self.architecture.epsilon, 17))
-        trace = trace_of(norm, self._trace.input)
+        trace = trace_of(norm_of(self.architecture), self._trace.input)
         return _compiled(trace.steps[0], trace)
 
 

@@ -19,6 +19,11 @@ NORMS: Mapping[str, type[LayerNorm] | type[RMSNorm]] = dict(zip(NORM_NAMES, (Lay
 """Norms by their name in a description."""
 
 
+def norm_of(model: Architecture) -> LayerNorm | RMSNorm:
+    """The norm of a description, with its epsilon."""
+    return NORMS[model.norm](epsilon=sp.Float(model.epsilon, 17))
+
+
 def block_of(model: Architecture, *, called: bool = False, symbolic: bool = False) -> Block:
     """One layer; see :meth:`Architecture.block`."""
     at = {} if symbolic else {name: sp.Float(model.number(name), 17) for name in (*VARIANCES, *SCALES)}
@@ -28,7 +33,7 @@ def block_of(model: Architecture, *, called: bool = False, symbolic: bool = Fals
         return getattr(model, name) if symbolic else at[name]
 
     def norm() -> Block:
-        return NORMS[model.norm](epsilon=symbols.eps if symbolic and model.epsilon else sp.Float(model.epsilon, 17))
+        return NORMS[model.norm](epsilon=symbols.eps) if symbolic and model.epsilon else norm_of(model)
 
     phi: Activation = CalledActivation(model.phi()) if called else model.phi()
     width, hidden, key_width = sizes["width"], sizes["hidden"], sizes["key_width"]

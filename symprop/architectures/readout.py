@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.polynomial.chebyshev import chebvander
 
+from symprop.architectures.description import Architecture
 from symprop.functions.softmax_numeric import pair_moments, row_moments
 
 Array = npt.NDArray[np.float64]
@@ -31,6 +32,18 @@ SAME_SIZE = 1e-3
 """Relative spread of the logit variances of all tokens up to which they are one."""
 _ANGLES, _SIZES = 9, 4
 """Nodes of an interpolation in the angle between two tokens, and in the size of their logits."""
+
+
+def logit_covariance(model: Architecture, gram: Array) -> Array:
+    """Covariances of a class's logits at tokens whose states have the Gram matrix ``gram``, per coordinate."""
+    covariance: Array = model.number("head") * model.width * gram
+    return covariance
+
+
+def readout_gradient(model: Architecture, gram: Array) -> Array:
+    """E g_i.g_j per coordinate of the states that the readout reads, for a loss that is a sum over their tokens."""
+    gradient: Array = model.number("head") * loss_gram(model.vocabulary, logit_covariance(model, gram))
+    return gradient
 
 
 def loss_gram(vocabulary: int, logits: Array) -> Array:

@@ -13,8 +13,8 @@ import sympy as sp
 
 from symprop.architectures.description import Architecture
 from symprop.architectures.entries import MAX_TOKENS
-from symprop.architectures.layer import NORMS
-from symprop.architectures.readout import loss_gram
+from symprop.architectures.layer import norm_of
+from symprop.architectures.readout import readout_gradient
 from symprop.components import LayerNorm
 from symprop.core.errors import InputError, RefusedError
 from symprop.network import Block, Trace, token_input, trace_of
@@ -148,14 +148,14 @@ class ModelPass:
         if not self.architecture.final_norm:
             return None
         last = self.streams[-1]
-        return propagate(_trace(_norm(self.architecture), last, 1), last, self.pattern)
+        return propagate(_trace(norm_of(self.architecture), last, 1), last, self.pattern)
 
     def loss_gradient(self, read: npt.NDArray[np.bool_]) -> GramGradient:
         r"""The gradient of the mean cross-entropy at the last stream, absolute.
 
         ``read`` of shape (tokens,) says which tokens have labels; of an architecture with a class token it alone has one. The
-        labels are classes, drawn independently and uniformly: see :func:`loss_gram`. Raises :class:`RefusedError` for a
-        readout that is not a linear layer.
+        labels are classes, drawn independently and uniformly (:func:`~symprop.architectures.readout.loss_gram`). Raises
+        :class:`RefusedError` for a readout that is not a linear layer.
         """
         if self.architecture.head is None:
             raise RefusedError(
@@ -165,10 +165,9 @@ class ModelPass:
             raise InputError("labels", f"shape {read.shape}", f"{self.pattern.tokens} flags, not all of them false")
         if self.architecture.has_class_token:
             read = read & (self.pattern.positions == 0)
-        chosen, head = np.ix_(read, read), self.architecture.number("head")
-        logits = head * self.architecture.width * self.readout.gram[chosen]
-        gram = np.zeros_like(self.readout.gram)
-        gram[chosen] = head * loss_gram(self.architecture.vocabulary, logits) / int(read.sum()) ** 2
+        states, chosen = self.readout.gram, np.ix_(read, read)
+        gram = np.zeros_like(states)
+        gram[chosen] = readout_gradient(self.architecture, states[chosen]) / int(read.sum()) ** 2
         gradient = GramGradient(gram)
         return self._final.backward(gradient)[0] if self._final else gradient
 
@@ -221,7 +220,7 @@ def _memory(architecture: Architecture, words: Words, seen: AttentionPattern, cl
     model = run(encoder, words, rows=rows, visible=own, closure=closure)
     last = model.streams[-1]
     if encoder.final_norm:
-        last = propagate(_trace(_norm(encoder), last, 1), last, own).output
+        last = propagate(_trace(norm_of(encoder), last, 1), last, own).output
     return Memory(last.gram, weights, last.spread)
 
 
@@ -259,10 +258,6 @@ def rotary_of(architecture: Architecture) -> tuple[tuple[float, float], ...]:
     if architecture.positions != "rotary":
         return NO_ROTATION
     return rotary_angles(architecture.key_width, architecture.rotated, architecture.rotary_base)
-
-
-def _norm(architecture: Architecture) -> Block:
-    return NORMS[architecture.norm](epsilon=sp.Float(architecture.epsilon, 17))
 
 
 def _trace(block: Block, signal: GramSignal, tokens: int) -> Trace:
