@@ -586,7 +586,7 @@ class _Lowering:
         unbounded = [f for f in growths if _overflows(f)]
         growths = unbounded or growths
         # What grows in a divisor may cancel the growth.
-        rest = [f for f in plain if f not in growths and (_can_vanish(f) or not f.has(*_GROWTHS))]
+        rest = [f for f in plain if f not in growths and (_can_vanish(f) or not _growths(f))]
         others = [f for f in plain if f not in growths and f not in rest]
         if unbounded and any(map(_can_vanish, rest)):
             plain = [TimesGrowth(sp.Mul(*rest), *(part for growth in unbounded for part in _parts(growth))), *others]
@@ -756,8 +756,7 @@ def _parts(growth: sp.Expr) -> tuple[sp.Expr, ...]:
 
 def _at_least_minus_one(product: sp.Expr) -> tuple[sp.Symbol, sp.Expr] | None:
     """A symbol and its factor, by which its range is bounded so that the product is at least -1."""
-    symbols = (factor for factor in sp.Mul.make_args(product) if factor.is_Symbol and is_registered(factor))
-    for symbol in sorted(symbols, key=str):
+    for symbol in sorted(filter(is_registered, sp.Mul.make_args(product)), key=str):
         lower, factor = info(symbol).domain.lower, product / symbol
         if lower is not None and _free(factor) and sp.cancel(lower * factor) == -1:
             return symbol, factor

@@ -163,7 +163,7 @@ def _is_one_difference(base: sp.Expr) -> bool:
 
 def is_share(symbol: sp.Expr) -> bool:
     """Whether it is a registered symbol of range [0, 1]."""
-    return symbol.is_Symbol and symbols.is_registered(symbol) and symbols.info(symbol).domain.bounds() == (0.0, 1.0)
+    return symbols.is_registered(symbol) and symbols.info(symbol).domain.bounds() == (0.0, 1.0)
 
 
 def _of_nonnegative_terms(base: sp.Expr, shares: Sequence[sp.Symbol]) -> sp.Expr | None:

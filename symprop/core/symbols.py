@@ -150,9 +150,9 @@ def info(name: str | sp.Symbol) -> SymbolInfo:
     return _REGISTRY[key]
 
 
-def is_registered(name: str | sp.Symbol) -> bool:
-    """Whether a symbol of that name is registered."""
-    return str(name) in _REGISTRY
+def is_registered(name: str | sp.Basic) -> bool:
+    """Whether a symbol of that name is registered; an expression that is no symbol is not."""
+    return (isinstance(name, str) or name.is_Symbol) and str(name) in _REGISTRY
 
 
 def registered() -> tuple[SymbolInfo, ...]:
