@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from symprop.architectures.entries import checkpoint_files
 from symprop.core.errors import InputError
 
 
@@ -27,6 +26,9 @@ def _architectures(options: argparse.Namespace) -> bool:
 
 
 def _checkpoint(options: argparse.Namespace) -> bool:
+    # Readers of models take a share of the time in which any other command starts.
+    from symprop.architectures.entries import checkpoint_files
+
     return options.target is not None and checkpoint_files(options.target) is not None
 
 
