@@ -23,6 +23,7 @@ from symprop.claims import (
     Claim,
     Curve,
     Diagram,
+    EvaluatorBuilder,
     Figure,
     LatexName,
     PaperDerivation,
@@ -298,19 +299,23 @@ def _exponents(activation: Activation | None) -> dict[str, Derived]:
     return {key: _derived(value) for key, value in put.items()}
 
 
-def _evaluators() -> tuple[FunctionSpec, ...]:
-    what = "Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode"
+EXPONENTS = "Exponents per block at collapse: of the angle between tokens, and of the gradient's common and deviation mode"
+
+
+def _named_exponents(activation: Activation, name: str) -> FunctionSpec:
+    return FunctionSpec.from_derived(
+        name, f"{EXPONENTS}, for {activation.name}.", (A, M, sigma_w), _exponents(activation), rounded_as_one=LOGARITHMS)
+
+
+def _generic_exponents() -> tuple[FunctionSpec, ...]:
+    return (FunctionSpec.from_derived(
+        "exponents", f"{EXPONENTS}, for an activation of second moment m and slope chi.", (A, M, m_f, chi),
+        _exponents(None)),)
+
+
+def _at_boundary() -> tuple[FunctionSpec, ...]:
     growth = linearised().exponents.gradient_growth(n, L).subs(MLP)
-    generic = FunctionSpec.from_derived(
-        "exponents", f"{what}, for an activation of second moment m and slope chi.", (A, M, m_f, chi), _exponents(None))
-    named_ones = (
-        FunctionSpec.from_derived(f"exponents_{item.name}", f"{what}, for {item.name}.", (A, M, sigma_w), _exponents(item),
-                                  rounded_as_one=LOGARITHMS)
-        for item in (Relu(), Gelu(), Erf(), Tanh())
-    )
     return (
-        generic,
-        *named_ones,
         FunctionSpec.from_derived(
             "boundary", "Slope chi above which equal tokens move apart: the boundary of order and chaos.", (A, M, m_f),
             {"chi": _derived(_boundary())}),
@@ -440,7 +445,12 @@ DERIVATION = PaperDerivation(
     values={},
     build_trace=lambda: linearised().trace,
     build_claims=_claims,
-    build_evaluators=(_evaluators,),
+    build_evaluators=(
+        _generic_exponents,
+        *(EvaluatorBuilder(f"exponents_{item.name}", partial(_named_exponents, item))
+          for item in (Relu(), Gelu(), Erf(), Tanh())),
+        _at_boundary,
+    ),
     study_points=_study_points,
     accuracy=_accuracy,
     figures=_figures,

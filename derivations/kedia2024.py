@@ -6,7 +6,7 @@ The state is the paper's: mean, variance and correlation of two tokens, forward;
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import sympy as sp
@@ -28,6 +28,7 @@ from symprop.claims import (
     Axis,
     Claim,
     Diagram,
+    EvaluatorBuilder,
     Figure,
     PaperDerivation,
     Progress,
@@ -435,7 +436,7 @@ def recipe_claims() -> tuple[Claim, ...]:
     )
 
 
-def _moments(activation: Activation, mean: sp.Expr = sp.S.Zero) -> FunctionSpec:
+def _moments(activation: Activation, mean: sp.Expr, name: str) -> FunctionSpec:
     outputs = {
         "mean": activation.mean(mean, sigma2),
         "second": activation.second(mean, sigma2),
@@ -449,19 +450,20 @@ def _moments(activation: Activation, mean: sp.Expr = sp.S.Zero) -> FunctionSpec:
         key: Derived(sp.sympify(value), component.assumptions, component.neglected, (*component.sources, *activation.sources))
         for key, value in outputs.items()
     }
-    at, ending = ("zero mean", "") if mean == 0 else (f"mean {mean}", "_at_mean")
+    at = "zero mean" if mean == 0 else f"mean {mean}"
     return FunctionSpec.from_derived(
-        f"{activation.name}_moments{ending}",
+        name,
         f"Moments of {activation.name} and of its slope for two tokens of {at}, variance sigma2 and covariance sigma2 - "
         "gap: mean, E phi^2, E phi^2 - E phi(x) phi(y), and the same of the derivative.",
         (*(() if mean == 0 else (mean,)), sigma2, gap), derived, upper={gap: 2 * sigma2},
     )
 
 
-def _activation_evaluators() -> tuple[FunctionSpec, ...]:
+def _activation_evaluators() -> tuple[EvaluatorBuilder, ...]:
     closed = (Relu(), Absolute(), SquaredRelu(), Gelu(), Erf(), Sine())
-    centred = (_moments(item) for item in (*closed, Silu(), Tanh(), Sigmoid(), GeluTanh()))
-    return (*centred, *(_moments(item, mu) for item in closed))
+    centred = (EvaluatorBuilder(f"{item.name}_moments", partial(_moments, item, sp.S.Zero))
+               for item in (*closed, Silu(), Tanh(), Sigmoid(), GeluTanh()))
+    return (*centred, *(EvaluatorBuilder(f"{item.name}_moments_at_mean", partial(_moments, item, mu)) for item in closed))
 
 
 def _depth_evaluators() -> tuple[FunctionSpec, ...]:
@@ -583,7 +585,7 @@ DERIVATION = PaperDerivation(
     values={},
     build_trace=lambda: trace_of(sequential(pre_norm(attention()), pre_norm(feed_forward())), X),
     build_claims=lambda: (*component_claims(), *attention_claims(), *block_claims(), *model_claims(), *recipe_claims()),
-    build_evaluators=(_activation_evaluators, _depth_evaluators),
+    build_evaluators=(*_activation_evaluators(), _depth_evaluators),
     study_points=_study_points,
     figures=_figures,
     diagram=DIAGRAM,

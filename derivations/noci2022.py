@@ -477,10 +477,6 @@ def _gradient_claims() -> tuple[Claim, ...]:
     return gradients.CLAIMS
 
 
-def _gradient_evaluators() -> tuple[FunctionSpec, ...]:
-    return gradients.build_evaluators()
-
-
 def _study_points(seed: int, full: bool) -> list[StudyPoint]:
     from symprop.derivations import noci2022_simulation as simulation
 
@@ -513,7 +509,7 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: solution().trace,
     build_solution=solution,
     build_claims=lambda: (*_forward_claims(), *_gradient_claims()),
-    build_evaluators=(_forward_evaluators, _gradient_evaluators),
+    build_evaluators=(_forward_evaluators, *gradients.EVALUATORS),
     study_points=_study_points,
     figures=_figures,
     slips=SLIPS,

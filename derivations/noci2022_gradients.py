@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 
 import sympy as sp
 
-from symprop.claims import Claim, LatexName, Result, Slip, Status, wick_result
+from symprop.claims import Claim, EvaluatorBuilder, LatexName, Result, Slip, Status, wick_result
 from symprop.codegen import FunctionSpec
 from symprop.core import symbols
 from symprop.core.expression import Comparison, compare, factored
@@ -570,74 +570,93 @@ _WORDS = {"value": "the values", "query": "the queries", "key": "the keys", "inp
 
 
 def _spec(
-    name: str, summary: str, outputs: dict[str, Derivation], defaults: Mapping[sp.Symbol, sp.Expr]
+    summary: str, output: str, derive: Callable[[], Derivation], defaults: Mapping[sp.Symbol, sp.Expr], name: str
 ) -> FunctionSpec:
-    """A spec whose parameters are the symbols of its outputs, in the order of the registry."""
-    wanted = set().union(*(output.expression.free_symbols for output in outputs.values()))
-    wanted |= set().union(*(defaults[symbol].free_symbols for symbol in wanted if symbol in defaults))
+    """A spec whose parameters are the symbols of its output, in the order of the registry."""
+    derived = derive()
+    wanted = derived.expression.free_symbols
+    wanted = wanted.union(*(defaults[symbol].free_symbols for symbol in wanted if symbol in defaults))
     order = [item.symbol for item in symbols.registered() if item.symbol in wanted]
     used = {symbol: value for symbol, value in defaults.items() if symbol in wanted}
-    return FunctionSpec.from_derived(name, summary, order, dict(outputs), defaults=used)
+    return FunctionSpec.from_derived(name, summary, order, {output: derived}, defaults=used)
 
 
-@lru_cache(maxsize=1)
-def build_evaluators() -> tuple[FunctionSpec, ...]:
-    """The functions to generate for this half; built from the derivations when first asked for."""
-    one = sp.S.One
-    layer = {d_o: d, tau: one, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d}
-    block = {d_F: d, alpha_1: one, alpha_2: one, tau: one, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d,
-             sigma_up2: 1 / d, sigma_down2: 1 / d}
-    tokens = {**layer, d_k: d, sigma_x2: one}
-    specs = []
-    for name in ("value", "query", "key", "input"):
-        parameter, word = _PARAMETERS[name], _WORDS[name]
-        specs.append(_spec(f"{name}_gradient", f"Mean squared gradient norm of one attention layer in {word}.",
-                           {"gradient": gradient_norm(parameter)}, layer))
-        specs.append(_spec(f"{name}_gradient_gaussian",
-                           f"Mean squared gradient norm in {word}, averaged over equicorrelated Gaussian tokens.",
-                           {"gradient": mean_gradient_norm(parameter)}, tokens))
-    for name in ("query", "key"):
-        specs.append(_spec(f"{name}_gradient_second_moment",
-                           f"Mean square of the squared gradient norm in {_WORDS[name]}, Gaussian weights.",
-                           {"second_moment": gradient_norm_second_moment(_PARAMETERS[name])}, layer))
-    for name, parameter in _PARAMETERS.items():
-        specs.append(_spec(f"block_{name}_gradient", f"Mean squared gradient norm of a whole block in {_WORDS[name]}.",
-                           {"gradient": block_gradient_norm(parameter)}, block))
+def _evaluator(
+    name: str, summary: str, output: str, derive: Callable[[], Derivation], defaults: Mapping[sp.Symbol, sp.Expr]
+) -> EvaluatorBuilder:
+    return EvaluatorBuilder(name, partial(_spec, summary, output, derive, defaults))
+
+
+def _bound() -> Derivation:
     parts = input_gradient_parts()
     bound = sp.Add(2 * parts["A_1"].expression, 2 * parts["A_2"].expression, parts["A_3"].expression)
+    return replace(parts["A_3"], expression=bound)
+
+
+def _norm_second_moment() -> Derivation:
     after = moment_map(2)
-    norm = Derivation(norm_moments(symbols.L)["N^2"], after.assumptions, sources=(Source("noci2022", "Figure 10"),))
-    squared = _squared_sum()
-    factorised = matching_temperature(factorised=True)
-    specs += [
-        _spec("input_gradient_bound", "An upper bound on the mean squared gradient norm in the input that holds.",
-              {"bound": replace(parts["A_3"], expression=bound)}, layer),
-        _spec("query_gradient_eq18", "Eq. 18 as printed: norm and correlation of the tokens taken as independent.",
-              {"gradient": factorised_gradient_norm("W_Q")}, tokens),
-        _spec("eq18_missing_factor", "The exact token average of the query gradient over Eq. 18.",
-              {"factor": missing_factor()}, {}),
-        _spec("matching_temperature", "Inverse temperature at which query and value gradients have equal mean square.",
-              {"tau_star": _root(matching_temperature())}, tokens),
-        _spec("matching_temperature_eq18", "The same temperature from Eqs. 17 and 18 as printed.",
-              {"tau_star": _root(factorised)}, tokens),
-        _spec("norm_second_moment", "Mean of N^2 after L blocks at finite width, given the invariants of the input.",
-              {"second_moment": norm}, block),
-        _spec("sum_second_moment", "Mean of C^2 after L blocks at finite width.",
-              {"second_moment": replace(squared, expression=squared.expression**L * C**2)}, block),
-        _spec("tail_ratio", "E C^2/(E C)^2 after L blocks: how heavy the tail of the norm is.",
-              {"ratio": _from_one(tail_ratio())}, block),
-        _spec("tail_ratio_limit", "The limit of tail_ratio in depth at alpha^2 = a/L.",
-              {"ratio": tail_ratio_limit()}, {**block, a_1: one, a_2: one}),
-        _spec("distance_to_uniform", "Mean squared distance of the attention from uniform, small logits.",
-              {"distance": distance_to_uniform()}, layer),
-        _spec("distance_to_uniform_gaussian", "The same, averaged over equicorrelated Gaussian tokens.",
-              {"distance": token_average(distance_to_uniform())}, tokens),
-        _spec("output_norm_beyond_uniform", "Mean squared norm of the output with its first correction beyond uniform.",
-              {"norm": output_norm_beyond_uniform()}, layer),
-        _spec("output_norm_beyond_uniform_gaussian", "The same, averaged over equicorrelated Gaussian tokens.",
-              {"norm": token_average(output_norm_beyond_uniform())}, tokens),
-    ]
-    return tuple(specs)
+    return Derivation(norm_moments(symbols.L)["N^2"], after.assumptions, sources=(Source("noci2022", "Figure 10"),))
+
+
+def _sum_second_moment() -> Derivation:
+    block = _squared_sum()
+    return replace(block, expression=block.expression**L * C**2)
+
+
+_ONE = sp.S.One
+_LAYER = {d_o: d, tau: _ONE, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d}
+_BLOCK = {d_F: d, alpha_1: _ONE, alpha_2: _ONE, tau: _ONE, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d,
+          sigma_up2: 1 / d, sigma_down2: 1 / d}
+_TOKENS = {**_LAYER, d_k: d, sigma_x2: _ONE}
+
+
+def _layer_evaluators(name: str) -> tuple[EvaluatorBuilder, EvaluatorBuilder]:
+    """Of one attention layer, given the tokens and averaged over them."""
+    parameter, word = _PARAMETERS[name], _WORDS[name]
+    return (
+        _evaluator(f"{name}_gradient", f"Mean squared gradient norm of one attention layer in {word}.", "gradient",
+                   partial(gradient_norm, parameter), _LAYER),
+        _evaluator(f"{name}_gradient_gaussian",
+                   f"Mean squared gradient norm in {word}, averaged over equicorrelated Gaussian tokens.", "gradient",
+                   partial(mean_gradient_norm, parameter), _TOKENS),
+    )
+
+
+EVALUATORS: tuple[EvaluatorBuilder, ...] = (
+    *(item for name in ("value", "query", "key", "input") for item in _layer_evaluators(name)),
+    *(_evaluator(f"{name}_gradient_second_moment",
+                 f"Mean square of the squared gradient norm in {_WORDS[name]}, Gaussian weights.", "second_moment",
+                 partial(gradient_norm_second_moment, _PARAMETERS[name]), _LAYER) for name in ("query", "key")),
+    *(_evaluator(f"block_{name}_gradient", f"Mean squared gradient norm of a whole block in {_WORDS[name]}.", "gradient",
+                 partial(block_gradient_norm, parameter), _BLOCK) for name, parameter in _PARAMETERS.items()),
+    _evaluator("input_gradient_bound", "An upper bound on the mean squared gradient norm in the input that holds.",
+               "bound", _bound, _LAYER),
+    _evaluator("query_gradient_eq18", "Eq. 18 as printed: norm and correlation of the tokens taken as independent.",
+               "gradient", partial(factorised_gradient_norm, "W_Q"), _TOKENS),
+    _evaluator("eq18_missing_factor", "The exact token average of the query gradient over Eq. 18.", "factor",
+               missing_factor, {}),
+    _evaluator("matching_temperature", "Inverse temperature at which query and value gradients have equal mean square.",
+               "tau_star", lambda: _root(matching_temperature()), _TOKENS),
+    _evaluator("matching_temperature_eq18", "The same temperature from Eqs. 17 and 18 as printed.", "tau_star",
+               lambda: _root(matching_temperature(factorised=True)), _TOKENS),
+    _evaluator("norm_second_moment", "Mean of N^2 after L blocks at finite width, given the invariants of the input.",
+               "second_moment", _norm_second_moment, _BLOCK),
+    _evaluator("sum_second_moment", "Mean of C^2 after L blocks at finite width.", "second_moment", _sum_second_moment,
+               _BLOCK),
+    _evaluator("tail_ratio", "E C^2/(E C)^2 after L blocks: how heavy the tail of the norm is.", "ratio",
+               lambda: _from_one(tail_ratio()), _BLOCK),
+    _evaluator("tail_ratio_limit", "The limit of tail_ratio in depth at alpha^2 = a/L.", "ratio", tail_ratio_limit,
+               {**_BLOCK, a_1: _ONE, a_2: _ONE}),
+    _evaluator("distance_to_uniform", "Mean squared distance of the attention from uniform, small logits.", "distance",
+               distance_to_uniform, _LAYER),
+    _evaluator("distance_to_uniform_gaussian", "The same, averaged over equicorrelated Gaussian tokens.", "distance",
+               lambda: token_average(distance_to_uniform()), _TOKENS),
+    _evaluator("output_norm_beyond_uniform", "Mean squared norm of the output with its first correction beyond uniform.",
+               "norm", output_norm_beyond_uniform, _LAYER),
+    _evaluator("output_norm_beyond_uniform_gaussian", "The same, averaged over equicorrelated Gaussian tokens.", "norm",
+               lambda: token_average(output_norm_beyond_uniform()), _TOKENS),
+)
+"""The functions to generate for this half, each derived when it is first asked for."""
 
 
 def _from_one(power: Derivation) -> Derivation:
@@ -650,4 +669,4 @@ def _root(squared: Derivation) -> Derivation:
     return replace(squared, expression=sp.sqrt(squared.expression))
 
 
-__all__ = ["CLAIMS", "SLIPS", "build_evaluators", "study"]
+__all__ = ["CLAIMS", "EVALUATORS", "SLIPS", "study"]

@@ -132,12 +132,24 @@ class Diagram:
 
 
 @dataclass(frozen=True)
+class EvaluatorBuilder:
+    """A group of one evaluator, whose name is known before it is derived; ``build`` has the name."""
+
+    name: str
+    build: Callable[[str], FunctionSpec]
+
+    def __call__(self) -> tuple[FunctionSpec, ...]:
+        return (self.build(self.name),)
+
+
+@dataclass(frozen=True)
 class PaperDerivation:
     """What a file in ``derivations`` declares.
 
     ``build_trace`` gives the block as it prints, ``build_solution`` solves it over depth where that has a closed form.
     ``values`` are the paper's own values of symbols (sigma_v2 = 1/d). ``claims``, ``evaluators`` and the rest are
-    built when first asked for, evaluators in groups so that one is found without deriving all.
+    built when first asked for, evaluators in groups so that one is found without deriving all: a function of several, or an
+    :class:`EvaluatorBuilder` of one that takes long.
     ``build_dynamics`` lists what the map of a block does over depth where it is not affine: exponents and boundaries.
     ``study_points(seed, full)`` are the simulations that the theory is measured against, in their order;
     ``figures(seed, full, progress)`` gathers the data of the appendix's figures, ``diagram`` says what a diagram over two
@@ -208,12 +220,17 @@ class PaperDerivation:
 
     def evaluator(self, name: str) -> FunctionSpec:
         """The evaluator of that name, building no further group than needed; :class:`UnknownNameError` otherwise."""
+        known: list[str] = []
         for group in self.build_evaluators:
+            if isinstance(group, EvaluatorBuilder) and group.name != name:
+                known.append(group.name)
+                continue
             for spec in group():
                 if spec.name == name:
                     return spec
-        known = (f"{self.key}:{spec.name}" for spec in self.evaluators)
-        raise UnknownNameError("evaluator", f"{self.key}:{name}" if name else self.key, known)
+                known.append(spec.name)
+        asked = f"{self.key}:{name}" if name else self.key
+        raise UnknownNameError("evaluator", asked, [f"{self.key}:{item}" for item in known])
 
     def claim(self, name: str) -> Claim:
         """The claim of that id; :class:`UnknownNameError` with the nearest one otherwise."""

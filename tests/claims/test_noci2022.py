@@ -1,10 +1,12 @@
 """The verdicts of the paper's claims, and depth solutions at their edges."""
 
+from dataclasses import replace
+
 import pytest
 import sympy as sp
 
 from symprop.bundled import derivation
-from symprop.claims import Claim, Result, Status, check
+from symprop.claims import Claim, EvaluatorBuilder, Result, Status, check
 from symprop.components import Linear, UniformAttention
 from symprop.core.errors import RefusedError, UnknownNameError
 from symprop.core.expression import compare
@@ -126,3 +128,15 @@ def test_composition_in_two_ways_is_one_result():
     once = solve(stack(residual(branch, alpha_2), 6)).signal.q
     twice = solve(stack(sequential(residual(branch, alpha_2), residual(branch, alpha_2)), 3)).signal.q
     assert compare(once, twice).equal is not False
+
+
+def test_an_evaluator_is_found_without_deriving_the_others():
+    def never(name):
+        raise AssertionError(name)
+
+    spec = NOCI.evaluator("norm")
+    several = replace(NOCI, build_evaluators=(EvaluatorBuilder("first", never), lambda: (spec,),
+                                                    EvaluatorBuilder("last", never)))
+    assert several.evaluator("norm") is spec
+    with pytest.raises(UnknownNameError, match=r"did you mean 'noci2022:last'\? \(known: noci2022:first, noci2022:norm"):
+        several.evaluator("lats")

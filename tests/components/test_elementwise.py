@@ -13,7 +13,9 @@ from symprop.functions.activation import Erf, Gelu, Relu, SquaredRelu
 from symprop.network import sequential, token_input, trace_of
 
 
-@pytest.mark.parametrize("activation", [Gelu(), SquaredRelu()], ids=lambda item: item.name)
+@pytest.mark.parametrize(
+    "activation", [pytest.param(Gelu(), marks=pytest.mark.slow), SquaredRelu()], ids=lambda item: item.name
+)
 def test_an_entry_of_the_gram_matrix_is_that_of_exchangeable_tokens(activation):
     component = Elementwise(activation)
     x = Signal(

@@ -117,7 +117,7 @@ def test_larger_tokens_with_smaller_weights_have_the_same_scores(kind):
     assert large == pytest.approx(4 * small, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", [CausalAttention, RotaryAttention])
+@pytest.mark.parametrize("kind", [CausalAttention, pytest.param(RotaryAttention, marks=pytest.mark.slow)])
 def test_weight_gradients_scale_with_the_tokens_and_the_other_weights(kind):
     """Tokens twice as large and queries a quarter: scores stay, and outputs double."""
     x, g, one = tokens(6, 32, 0.3), Gradient(sp.Integer(1), sp.Rational(4, 5)), sp.Rational(1, 32)

@@ -86,7 +86,7 @@ def test_several_branches_in_one_layer():
     assert float(solution.output(q).subs({**POINT, q: 1, L: 9})) == pytest.approx(steps.forward[q][-1], rel=1e-13)
 
 
-@pytest.mark.parametrize("activation", [Relu(), Gelu()], ids=["relu", "gelu"])
+@pytest.mark.parametrize("activation", [Relu(), pytest.param(Gelu(), marks=pytest.mark.slow)], ids=["relu", "gelu"])
 def test_a_pre_norm_block_is_solved_like_a_growing_stream(activation):
     trace = trace_of(feed_forward(activation), token_input(tokens=sp.S.One, gaussian=True))
     solution = solve_layerwise(layer_map(trace))

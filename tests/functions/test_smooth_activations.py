@@ -142,7 +142,7 @@ def test_a_mean_goes_to_the_rule(activation, mean):
         assert float(sp.N(derived.subs(at), 17)) == pytest.approx(oracle, rel=CLAIMED)
 
 
-@pytest.mark.parametrize("activation", [Silu(), GeluTanh()], ids=lambda item: item.name)
+@pytest.mark.parametrize("activation", [Silu(), pytest.param(GeluTanh(), marks=pytest.mark.slow)], ids=lambda item: item.name)
 def test_derivatives_are_those_of_the_moments(activation):
     zero, h = sp.S.Zero, sp.Rational(1, 10**4)
     for derived in (activation.second(zero, v), activation.gap(zero, v, sp.Rational(1, 3))):
