@@ -604,10 +604,10 @@ def _sum_second_moment() -> Derivation:
 
 
 _ONE = sp.S.One
-_LAYER = {d_o: d, tau: _ONE, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d}
-_BLOCK = {d_F: d, alpha_1: _ONE, alpha_2: _ONE, tau: _ONE, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d,
+_LAYER_DEFAULTS = {d_o: d, tau: _ONE, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d}
+_BLOCK_DEFAULTS = {d_F: d, alpha_1: _ONE, alpha_2: _ONE, tau: _ONE, sigma_v2: 1 / d, sigma_q2: 1 / d, sigma_k2: 1 / d,
           sigma_up2: 1 / d, sigma_down2: 1 / d}
-_TOKENS = {**_LAYER, d_k: d, sigma_x2: _ONE}
+_TOKEN_DEFAULTS = {**_LAYER_DEFAULTS, d_k: d, sigma_x2: _ONE}
 
 
 def _layer_evaluators(name: str) -> tuple[EvaluatorBuilder, EvaluatorBuilder]:
@@ -615,10 +615,10 @@ def _layer_evaluators(name: str) -> tuple[EvaluatorBuilder, EvaluatorBuilder]:
     parameter, word = _PARAMETERS[name], _WORDS[name]
     return (
         _evaluator(f"{name}_gradient", f"Mean squared gradient norm of one attention layer in {word}.", "gradient",
-                   partial(gradient_norm, parameter), _LAYER),
+                   partial(gradient_norm, parameter), _LAYER_DEFAULTS),
         _evaluator(f"{name}_gradient_gaussian",
                    f"Mean squared gradient norm in {word}, averaged over equicorrelated Gaussian tokens.", "gradient",
-                   partial(mean_gradient_norm, parameter), _TOKENS),
+                   partial(mean_gradient_norm, parameter), _TOKEN_DEFAULTS),
     )
 
 
@@ -626,35 +626,35 @@ EVALUATORS: tuple[EvaluatorBuilder, ...] = (
     *(item for name in ("value", "query", "key", "input") for item in _layer_evaluators(name)),
     *(_evaluator(f"{name}_gradient_second_moment",
                  f"Mean square of the squared gradient norm in {_WORDS[name]}, Gaussian weights.", "second_moment",
-                 partial(gradient_norm_second_moment, _PARAMETERS[name]), _LAYER) for name in ("query", "key")),
+                 partial(gradient_norm_second_moment, _PARAMETERS[name]), _LAYER_DEFAULTS) for name in ("query", "key")),
     *(_evaluator(f"block_{name}_gradient", f"Mean squared gradient norm of a whole block in {_WORDS[name]}.", "gradient",
-                 partial(block_gradient_norm, parameter), _BLOCK) for name, parameter in _PARAMETERS.items()),
+                 partial(block_gradient_norm, parameter), _BLOCK_DEFAULTS) for name, parameter in _PARAMETERS.items()),
     _evaluator("input_gradient_bound", "An upper bound on the mean squared gradient norm in the input that holds.",
-               "bound", _bound, _LAYER),
+               "bound", _bound, _LAYER_DEFAULTS),
     _evaluator("query_gradient_eq18", "Eq. 18 as printed: norm and correlation of the tokens taken as independent.",
-               "gradient", partial(factorised_gradient_norm, "W_Q"), _TOKENS),
+               "gradient", partial(factorised_gradient_norm, "W_Q"), _TOKEN_DEFAULTS),
     _evaluator("eq18_missing_factor", "The exact token average of the query gradient over Eq. 18.", "factor",
                missing_factor, {}),
     _evaluator("matching_temperature", "Inverse temperature at which query and value gradients have equal mean square.",
-               "tau_star", lambda: _root(matching_temperature()), _TOKENS),
+               "tau_star", lambda: _root(matching_temperature()), _TOKEN_DEFAULTS),
     _evaluator("matching_temperature_eq18", "The same temperature from Eqs. 17 and 18 as printed.", "tau_star",
-               lambda: _root(matching_temperature(factorised=True)), _TOKENS),
+               lambda: _root(matching_temperature(factorised=True)), _TOKEN_DEFAULTS),
     _evaluator("norm_second_moment", "Mean of N^2 after L blocks at finite width, given the invariants of the input.",
-               "second_moment", _norm_second_moment, _BLOCK),
+               "second_moment", _norm_second_moment, _BLOCK_DEFAULTS),
     _evaluator("sum_second_moment", "Mean of C^2 after L blocks at finite width.", "second_moment", _sum_second_moment,
-               _BLOCK),
+               _BLOCK_DEFAULTS),
     _evaluator("tail_ratio", "E C^2/(E C)^2 after L blocks: how heavy the tail of the norm is.", "ratio",
-               lambda: _from_one(tail_ratio()), _BLOCK),
+               lambda: _from_one(tail_ratio()), _BLOCK_DEFAULTS),
     _evaluator("tail_ratio_limit", "The limit of tail_ratio in depth at alpha^2 = a/L.", "ratio", tail_ratio_limit,
-               {**_BLOCK, a_1: _ONE, a_2: _ONE}),
+               {**_BLOCK_DEFAULTS, a_1: _ONE, a_2: _ONE}),
     _evaluator("distance_to_uniform", "Mean squared distance of the attention from uniform, small logits.", "distance",
-               distance_to_uniform, _LAYER),
+               distance_to_uniform, _LAYER_DEFAULTS),
     _evaluator("distance_to_uniform_gaussian", "The same, averaged over equicorrelated Gaussian tokens.", "distance",
-               lambda: token_average(distance_to_uniform()), _TOKENS),
+               lambda: token_average(distance_to_uniform()), _TOKEN_DEFAULTS),
     _evaluator("output_norm_beyond_uniform", "Mean squared norm of the output with its first correction beyond uniform.",
-               "norm", output_norm_beyond_uniform, _LAYER),
+               "norm", output_norm_beyond_uniform, _LAYER_DEFAULTS),
     _evaluator("output_norm_beyond_uniform_gaussian", "The same, averaged over equicorrelated Gaussian tokens.", "norm",
-               lambda: token_average(output_norm_beyond_uniform()), _TOKENS),
+               lambda: token_average(output_norm_beyond_uniform()), _TOKEN_DEFAULTS),
 )
 """The functions to generate for this half, each derived when it is first asked for."""
 
