@@ -47,7 +47,7 @@ from symprop.report.document import (
     label_of,
 )
 from symprop.report.escape import escape
-from symprop.report.printer import FUNCTIONS, latex
+from symprop.report.printer import FUNCTIONS, MATRIX_MEANINGS, latex
 from symprop.report.prose import prose, rule_name
 from symprop.report.width import width
 from symprop.simulate.measurement import Measurement, rms_z
@@ -170,12 +170,25 @@ def _notation_section(view: View, occurring: Iterable[Any]) -> Section:
 
 
 def notation_table(formulas: Iterable[Any], view: View) -> Table:
-    """What the symbols in formulas mean and which values they take, and what functions with a sign of their own are."""
+    """What symbols in formulas mean and which values they take, shapes of matrices, and functions with a sign of their own."""
     formulas = tuple(formulas)
     rows = [_notation(item, view) for item in occurring_symbols(formulas)]
-    used = {type(node).__name__ for formula in formulas for node in sp.sympify(formula, strict=True).atoms(sp.Function)}
+    nodes = set().union(*(sp.sympify(formula, strict=True).atoms(sp.Function, sp.MatrixExpr) for formula in formulas))
+    rows += _matrices({node for node in nodes if isinstance(node, sp.MatrixSymbol)}, view)
+    used = {type(node).__name__ for node in nodes}
     rows += [(f"${sign}$", meaning, "") for name, (sign, meaning) in FUNCTIONS.items() if name in used]
     return Table(("l", 0.58, "l"), ("symbol", "meaning", "range"), tuple(rows))
+
+
+def _matrices(occurring: Iterable[sp.MatrixSymbol], view: View) -> list[tuple[str, ...]]:
+    """A row for every matrix of a known meaning, with the shapes it has."""
+    rows = []
+    for name, meaning in MATRIX_MEANINGS.items():
+        named = sorted((item for item in occurring if item.name == name), key=lambda item: str(item.shape))
+        if named:
+            shapes = (r" \times ".join(latex(size, view=view) for size in item.shape) for item in named)
+            rows.append((f"${latex(named[0], view=view)}$", meaning, f"${', '.join(shapes)}$"))
+    return rows
 
 
 def assumption_statements(items: Mapping[Assumption, str]) -> tuple[Statement, ...]:

@@ -22,6 +22,17 @@ from symprop.report.width import BESIDE, width
 
 MATRICES = {"Pi": r"\Pi", "W_1": "W^{F_1}", "W_2": "W^{F_2}"}
 """Matrices that print otherwise than their names say."""
+MATRIX_MEANINGS = {
+    "P": r"$\mathbf{1}\mathbf{1}^\top/n$, which puts the mean of the tokens in the place of each",
+    "Pi": "$I - P$, which takes the mean of the tokens from each",
+    "W_1": "first feed-forward weights",
+    "W_2": "second feed-forward weights",
+    "W_K": "weights of the keys",
+    "W_Q": "weights of the queries",
+    "W_V": "weights of the values",
+    "X": "tokens, one in a row",
+}
+"""What matrices mean whose names are the same in all derivations, in LaTeX."""
 FUNCTIONS = {
     "ArcCosine": (
         r"A_k(\Delta, v)", r"$v^k$ times the arc-cosine function of order $k$ at $t = \Delta/v$: $A_0 = \arccos(1 - t)$, "
@@ -29,11 +40,15 @@ FUNCTIONS = {
     "CorrelationDeficit": (
         r"H(t, f)",
         r"one minus the expected sample correlation of Gaussian variables of correlation $1 - t$ at $f$ degrees of freedom"),
+    "Commutation": (
+        r"K_{m,k}", r"commutation matrix: $K_{m,k}\,(a \otimes b) = b \otimes a$ for $a$ of $k$ and $b$ of $m$ entries"),
     "KernelCall": (
         r"\mathbb{E}[\phi\phi](v, w, c)", r"expectation of $\phi(x)\phi(y)$ for Gaussian $x$, $y$ of variances $v$, $w$ and "
         r"covariance $c$; $\mathbb{E}[\phi^2](v)$ where these are all $v$"),
+    "OneMatrix": (r"\mathbf{1}", "vector of ones"),
     "SlopeMoment": (
         r"\mathbb{E}[\phi'^2](v)", r"expectation at variance $v$ of the square of the activation or of its derivative"),
+    "Softmax": ("A", "attention matrix: softmax of every row of the scores $M$"),
     "SlopeDifference": (
         r"\Delta[\phi'](v, \Delta)", r"that expectation less the one of the product for two tokens of covariance $v - \Delta$"),
 }

@@ -10,19 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import sympy as sp
 
 from symprop.bundled import derivation
 from symprop.claims import PaperDerivation
 from symprop.core.errors import SympropError, UnknownNameError
-from symprop.notation import COLUMN, COWSIK, LINE
+from symprop.core.symbols import d, n
+from symprop.notation import COLUMN, COWSIK, LINE, NOCI
 from symprop.report import pdf
-from symprop.report.appendix import Part, appendix
+from symprop.report.appendix import Part, appendix, notation_table
 from symprop.report.content import block_report, dynamics
 from symprop.report.document import Display, Document, Paragraph
 from symprop.report.page import html_page
 from symprop.report.pdf import compile_document, engine, log_warnings
 from symprop.report.tex import bibliography, latex_files
 from symprop.report.width import width
+from symprop.wick.attention import AttentionLayer
+from symprop.wick.matrices import Commutation, averaging
 
 OWN_STATEMENTS = r"""\documentclass[a4paper]{article}
 \usepackage[margin=2.5cm]{geometry}
@@ -49,7 +53,7 @@ import hashlib, importlib.util, sys
 spec = importlib.util.spec_from_file_location("report_sample", sys.argv[1])
 sample = importlib.util.module_from_spec(spec); sys.modules["report_sample"] = sample; spec.loader.exec_module(sample)
 from symprop.claims import check
-from symprop.report.appendix import Part, appendix
+from symprop.report.appendix import Part, appendix, notation_table
 from symprop.report.page import html_page
 from symprop.report.tex import latex_files
 d = sample.make()
@@ -150,6 +154,16 @@ def test_two_derivations_share_notation_assumptions_and_numbers(both: Document, 
         "figures/noci2022-norm-over-depth.pdf", "figures/other2023-norm-over-depth.pdf"
     }
     assert str(files["references.bib"]).count("@misc") == 2
+
+
+def test_matrices_stand_in_the_notation_with_their_shapes() -> None:
+    layer = AttentionLayer()
+    formulas = [sp.KroneckerProduct(layer.W_V.T, averaging(n)) * Commutation(n, d), sp.Trace(layer.X * layer.X.T)]
+    rows = notation_table(formulas, NOCI).rows
+    shapes = {sign: (meaning, values) for sign, meaning, values in rows}
+    assert shapes["$W^{V}$"] == ("weights of the values", r"$d_v \times d_o$")
+    assert shapes["$X$"][1] == r"$n \times d_v$" and shapes["$P$"][1] == r"$n \times n$" and "$W^{K}$" not in shapes
+    assert "commutation matrix" in shapes["$K_{m,k}$"][0]
 
 
 def _compiled(files: dict[str, str | bytes], folder: Path) -> list[str]:
