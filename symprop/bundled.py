@@ -128,14 +128,13 @@ def chosen_files(wanted: Iterable[str], backends: Iterable[str], derivatives: bo
     chosen: dict[str, list[str]] = {}
     for text in wanted:
         name, _, evaluator = text.partition(":")
-        known = [spec.name for spec in derivation(name).evaluators]
-        if evaluator and evaluator not in known:
-            raise UnknownNameError(f"evaluator of {name}", evaluator, known)
-        chosen.setdefault(name, []).extend([evaluator] if evaluator else known)
+        chosen.setdefault(name, []).append(evaluator)
     files: dict[str, str] = {}
     for name, listed in chosen.items():
         item = derivation(name)
-        specs = [spec for spec in item.evaluators if spec.name in listed]
+        named = [evaluator for evaluator in listed if evaluator]
+        specs = [*(item.chosen(named) if named else ())]
+        specs = specs if len(named) == len(listed) else [*item.evaluators]
         specs += [jacobian(spec) for spec in specs] if derivatives else []
         files |= evaluator_files(item, specs, list(backends))
     return files

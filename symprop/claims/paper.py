@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -220,16 +220,23 @@ class PaperDerivation:
 
     def evaluator(self, name: str) -> FunctionSpec:
         """The evaluator of that name, building no further group than needed; :class:`UnknownNameError` otherwise."""
+        return self.chosen((name,))[0]
+
+    def chosen(self, names: Collection[str]) -> tuple[FunctionSpec, ...]:
+        """The evaluators of those names, in the order of the derivation; otherwise as :meth:`evaluator`."""
         known: list[str] = []
+        found: list[FunctionSpec] = []
         for group in self.build_evaluators:
-            if isinstance(group, EvaluatorBuilder) and group.name != name:
+            if isinstance(group, EvaluatorBuilder) and group.name not in names:
                 known.append(group.name)
                 continue
-            for spec in group():
-                if spec.name == name:
-                    return spec
-                known.append(spec.name)
-        asked = f"{self.key}:{name}" if name else self.key
+            specs = group()
+            known += [spec.name for spec in specs]
+            found += [spec for spec in specs if spec.name in names]
+            if len(found) == len(set(names)):
+                return tuple(found)
+        missing = next(name for name in names if name not in known)
+        asked = f"{self.key}:{missing}" if missing else self.key
         raise UnknownNameError("evaluator", asked, [f"{self.key}:{item}" for item in known])
 
     def claim(self, name: str) -> Claim:

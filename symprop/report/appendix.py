@@ -182,7 +182,7 @@ def notation_table(formulas: Iterable[Any], view: View) -> Table:
 
 def _matrices(occurring: Iterable[sp.MatrixSymbol], view: View) -> list[tuple[str, ...]]:
     """A row for every matrix of a known meaning, with the shapes it has."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, meaning in MATRIX_MEANINGS.items():
         named = sorted((item for item in occurring if item.name == name), key=lambda item: str(item.shape))
         if named:

@@ -137,6 +137,6 @@ def test_an_evaluator_is_found_without_deriving_the_others():
     spec = NOCI.evaluator("norm")
     several = replace(NOCI, build_evaluators=(EvaluatorBuilder("first", never), lambda: (spec,),
                                                     EvaluatorBuilder("last", never)))
-    assert several.evaluator("norm") is spec
+    assert several.evaluator("norm") is spec and several.chosen(["norm", "norm"]) == (spec,)
     with pytest.raises(UnknownNameError, match=r"did you mean 'noci2022:last'\? \(known: noci2022:first, noci2022:norm"):
         several.evaluator("lats")
