@@ -65,7 +65,7 @@ def _sentence(text: str) -> str:
     words = text.split()
     mathematical = [_is_math(word) for word in words]
     for index, word in enumerate(words):
-        if not mathematical[index] and _BRIDGE.match(word.strip("(),;:")):
+        if not mathematical[index] and _BRIDGE.match(word.strip("[](),;:")):
             before = index > 0 and mathematical[index - 1] and words[index - 1][-1] not in ",;:."
             after = index + 1 < len(words) and mathematical[index + 1] and word[-1] not in ",;:."
             article = word in ("a", "A", "I") and not (after and words[index + 1] in _LEADING)

@@ -125,6 +125,7 @@ def test_smooth_sums_print_as_functions_of_their_arguments() -> None:
 
 def test_a_prime_is_that_of_its_index() -> None:
     assert prose("C(X) sums X_kj X_k'j, not X_kj X_kj'") == "$C(X)$ sums $X_{kj} X_{k'j}$, not $X_{kj} X_{kj'}$"
+    assert prose("covariance sigma_x2 [(1 - rho) I + P].") == r"covariance $\sigma_x^2 [(1 - \rho) I + P]$."
     assert prose("pairs of <X_k, X_k'>") == r"pairs of $\langle X_k, X_{k'}\rangle$"
 
 
