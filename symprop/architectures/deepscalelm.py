@@ -31,6 +31,8 @@ HEAD_WIDTH = 64
 MANY_TOKENS = 10**12
 """What stands for infinitely many tokens: what they leave out is of the order 1/n."""
 MOST_LAYERS = 10_000
+_LOGARITHMS = -40.0, 7.0
+"""Between which the logarithm of a variance is looked for, at any width."""
 PLACES = 10
 """Chebyshev points in the gap at which softmax moments are evaluated; between them they are right to 1e-5."""
 
@@ -146,7 +148,7 @@ def _check(
     layers: int, width: int, vocabulary: int, dropout: float, tokens: int | None, heads: int, expansion: int, correlation: float
 ) -> None:
     for name, value, least, most in (
-        ("layers", layers, 3, MOST_LAYERS), ("width", width, 1, MAX_INTEGER), ("vocab", vocabulary, 2, MAX_INTEGER),
+        ("layers", layers, 3, MOST_LAYERS), ("width", width, 3, MAX_INTEGER), ("vocab", vocabulary, 2, MAX_INTEGER),
         ("expansion", expansion, 1, MAX_INTEGER), ("tokens", 2 if tokens is None else tokens, 1, MAX_INTEGER),
         ("heads", heads, 1, MAX_INTEGER),
     ):  # fmt: skip
@@ -176,7 +178,8 @@ class _Branch:
 
         if self.quadratic:
             return 1 / math.sqrt(self.second(gap, 1.0))
-        return float(brentq(lambda s: math.log(self.second(gap, s)), 1e-9, 1e3, xtol=1e-300, rtol=1e-14))
+        # Found as a logarithm, since it falls with the width.
+        return math.exp(brentq(lambda s: math.log(self.second(gap, math.exp(s))), *_LOGARITHMS, xtol=1e-14))
 
     def step(self, gap: float, variance: float) -> float:
         """The gap after the residual block."""

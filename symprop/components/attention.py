@@ -182,10 +182,6 @@ class Attention(RangedAttention):
         more += "" if self.query_variance == 0 else f", level={self.level}"
         return f"{type(self).__name__}({self.width}{more})"
 
-    def accept(self, *signals: Signal) -> None:
-        """Gaussian tokens, or tokens of fixed norm."""
-        super().accept(*(x if x.fixed_norm is None else x.replace(gaussian=True) for x in signals))
-
     def _strength(self, x: Signal) -> sp.Expr:
         return self.temperature**2 * self.query_variance * self.key_variance * x.width**2
 

@@ -144,10 +144,6 @@ class CausalAttention(PositionalAttention):
         size = (a * width) ** 2 + self._strength(x) * x.q**2 / (x.tokens * x.width)
         return size if self.level == "exact" else size + x.tokens * self._strength(x) * x.q**2
 
-    def accept(self, *signals: Signal) -> None:
-        """Gaussian tokens, or tokens of fixed norm."""
-        super().accept(*(x if x.fixed_norm is None else x.replace(gaussian=True) for x in signals))
-
     # Law of the scores. A level replaces the variance at which weight moments are taken; the paths through the softmax keep a.
 
     def _weights_variance(self, x: Signal) -> sp.Expr:

@@ -178,6 +178,11 @@ def _terms(step: Step, value: sp.Expr, gap: sp.Expr, *, constant: bool = False) 
     name = f"{step.component.describe()} near collapse"
     at_zero = [sp.diff(value, gap, order).subs(gap, 0) / sp.factorial(order) for order in range(3)]
     if not constant and factored(at_zero[0]) != 0:
+        if at_zero[0].has(TableSum):
+            raise RefusedError(
+                name, "its moments are sums over a table that are not expanded in the gap",
+                "collapse for the exponents, or give its formula to QuadratureActivation",
+            )
         raise RefusedError(name, "it separates equal tokens", "leave it out, or iterate the map")
     if all(_finite(item) for item in at_zero[1:]):
         found = {2: at_zero[1], 4: at_zero[2]}

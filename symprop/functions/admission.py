@@ -26,6 +26,9 @@ _SIZES = (0.01, 0.3, 1, 2, 3, 5, 10, 30, 100, 300, 1000, 3000, 10000)
 _UNIT, _AGREEING, _GROWN = 3, 1e-8, 50
 _FAR, _WAVES = 100, 5
 """Waves are counted from here on; the rule resolves them up to this standard deviation, in radians."""
+_WAVE = (sp.sin, sp.cos)
+_MOST, _COUNTING = 128, 1e-3
+"""Harmonics below this share of the largest are below the digits of the rule where the others are resolved."""
 _DIGITS = (60, 10000)
 """Digits of a value, and those of one that vanishes in the logarithm of fewer."""
 _SHARE = sp.Rational(5, 4)
@@ -54,8 +57,8 @@ def admit(pieces: Pieces, name: str) -> sp.Expr:
         exact = _sampled(formula, pieces.variable, low, high, name)
         if formula.has(*_GROWING) or any(_is_exponential(node) for node in formula.atoms(sp.Pow)):
             reach += _reach(_SHARE, _rate(formula, pieces.variable, exact, name))
-        for node in formula.atoms(sp.sin, sp.cos):
-            reach += _reach(sp.Integer(_WAVES), _frequency(node.args[0], pieces.variable, [x for x in exact if abs(x) >= _FAR]))
+        far = [point for point in exact if abs(point) >= _FAR]
+        reach += _reach(sp.Integer(_WAVES), _frequency(formula, pieces.variable, far))
     return min(reach)
 
 
@@ -171,11 +174,46 @@ def _value(function: Callable[[Any], Any], point: float, digits: int) -> Any:
             return mpmath.nan
 
 
-def _frequency(argument: sp.Expr, variable: sp.Symbol, points: Sequence[float]) -> float:
-    """How fast the argument of a wave grows."""
-    slope = lambdified(sp.Lambda(variable, sp.diff(argument, variable)), mpmath)
-    found = max((float(abs(slope(mpmath.mpf(point)))) for point in points), default=0.0)
+def _frequency(formula: sp.Expr, variable: sp.Symbol, points: Sequence[float]) -> float:
+    """The highest frequency of a formula: those of factors add up, and other functions of waves have their harmonics."""
+    if not points or not formula.has(*_WAVE):
+        return 0.0
+    parts = [_frequency(part, variable, points) for part in formula.args]
+    if isinstance(formula, sp.Add):
+        return max(parts)
+    if isinstance(formula, sp.Mul):
+        return sum(parts)
+    if isinstance(formula, sp.Pow) and formula.exp.is_Integer and formula.exp.is_positive:
+        return int(formula.exp) * parts[0]
+    within = _harmonics(formula, variable, points) * max(parts) if max(parts) else 0.0
+    return within + (_carrier(formula.args[0], variable, points) if isinstance(formula, _WAVE) else 0.0)
+
+
+def _carrier(argument: sp.Expr, variable: sp.Symbol, points: Sequence[float]) -> float:
+    """How fast the argument of a wave grows, but for waves in it."""
+    still = argument.xreplace(dict.fromkeys(argument.atoms(*_WAVE), sp.S.Zero))
+    slope = lambdified(sp.Lambda(variable, sp.diff(still, variable)), mpmath)
+    found = max(float(abs(slope(mpmath.mpf(point)))) for point in points)
     return found if found > 1 / max(_SIZES) else 0.0
+
+
+def _harmonics(function: sp.Expr, variable: sp.Symbol, points: Sequence[float]) -> int:
+    """The number of harmonics that count in a function of waves, all taken at one phase."""
+    import numpy as np
+
+    phase = sp.Dummy("phase", real=True)
+    inner = set().union(*(argument.atoms(*_WAVE) for argument in function.args))
+    waves = {node: node.func(phase) for node in inner if not node.args[0].has(*_WAVE)}
+    at = sp.lambdify((variable, phase), function.xreplace(waves), "numpy")
+    angles = np.arange(2 * _MOST) * np.pi / _MOST
+    most = 1
+    with np.errstate(all="ignore"):
+        for point in points:
+            parts = np.abs(np.fft.rfft(at(point, angles) + 0 * angles))
+            if not np.isfinite(parts).all():
+                return _MOST
+            most = max(most, int(np.flatnonzero(parts >= _COUNTING * parts.max())[-1]))
+    return most
 
 
 def _rate(formula: sp.Expr, variable: sp.Symbol, exact: dict[float, mpmath.mpf], name: str) -> float:

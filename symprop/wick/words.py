@@ -139,6 +139,10 @@ class Alphabet:
         key = name or str(base)
         rows, columns = (sp.sympify(size) for size in base.shape)
         known = self._entries.get(key)
+        if known is not None and known.base != base and not isinstance(base, sp.MatrixSymbol):
+            # Diagonals of projections print alike at every size.
+            key = f"{key}[{rows}, {columns}]"
+            known = self._entries.get(key)
         if known is None:
             kind = "centring" if isinstance(base, Centring) else "unit" if isinstance(base, UnitVector) else "plain"
             inverse_of = ""

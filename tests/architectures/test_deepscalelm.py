@@ -56,10 +56,16 @@ def test_every_activation_is_solved(activation):
 
 
 @pytest.mark.parametrize(("change", "error"), [({"layers": 2}, InputError), ({"dropout": 1.0}, InputError),
-                                               ({"tokens": 0}, InputError), ({"activation": "gelo"}, UnknownNameError)])
+                                               ({"width": 2}, InputError), ({"tokens": 0}, InputError),
+                                               ({"activation": "gelo"}, UnknownNameError)])
 def test_bad_input_names_the_argument(change, error):
     with pytest.raises(error, match=next(iter(change))):
         solve_recipe(**{"layers": 12, "width": 64, "vocabulary": 1000, **change})
+
+
+def test_variances_fall_with_the_width_however_wide_the_model():
+    small, wide = (solve_recipe(3, width, 1000, tokens=4, activation="gelu") for width in (64 * 10**3, 64 * 10**9))
+    assert wide.layers[0].ffn_variance * 10**6 == pytest.approx(small.layers[0].ffn_variance, rel=1e-9)
 
 
 def test_command_line(capsys):

@@ -117,3 +117,15 @@ def test_what_has_no_moments():
         RotaryAttention(d, 1, 8, 1, 1, causal=True).forward(x)
     with pytest.raises(RefusedError, match="zero mean only"):
         GatedUnit(4, 1, 1, GenericActivation(), gate_bias=1)
+
+
+@pytest.mark.parametrize("layer", [Attention, CausalAttention])
+@pytest.mark.parametrize(("norm", "least"), [(LayerNorm(), 3), (RMSNorm(), 2)])
+def test_attention_needs_tokens_that_a_norm_leaves_a_direction(layer, norm, least):
+    def after(width):
+        tokens = Signal(q=sp.Integer(1), gap=sp.Rational(1, 2), tokens=sp.Integer(8), width=sp.Integer(width), gaussian=True)
+        return layer(width, 1, width, sp.Rational(1, width), sp.Rational(1, width)).forward(norm.forward(tokens))
+
+    assert after(least).gap.has(sp.Function)
+    with pytest.raises(RefusedError, match="degrees of freedom"):
+        after(least - 1)

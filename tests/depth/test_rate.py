@@ -251,3 +251,12 @@ def test_powers_of_one_number_cancel():
     branch = sequential(Linear(d, 1 / d), Elementwise(Sine()), Linear(d, 1 / d))
     law = rate_law(trace_of(sequential(residual(branch), RMSNorm()), token_input(gaussian=True)))
     assert sp.exp(law.rate) == (3 * sp.exp(2) + 1) / (3 * sp.exp(2) - 1)
+
+
+def test_moments_that_are_not_expanded_are_said_to_be_so_and_a_formula_is_expanded():
+    def trace(activation):
+        return trace_of(sequential(Linear(d, 1 / d), Elementwise(activation), Linear(d, 1 / d)), token_input())
+
+    with pytest.raises(RefusedError, match="QuadratureActivation"):
+        expand_at_collapse(trace(Tanh()))
+    assert set(expand_at_collapse(trace(QuadratureActivation(VARIABLE, sp.tanh(VARIABLE), "my_tanh"))).gap) == {2, 3, 4}

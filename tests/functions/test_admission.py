@@ -84,6 +84,23 @@ def test_what_grows_or_oscillates_names_its_variances_and_is_refused_above():
             moment()
 
 
+@pytest.mark.parametrize(("formula", "reach"), [
+    (X + sp.sin(X) ** 2, sp.Rational(25, 4)), (sp.sin(X) * sp.cos(2 * X), sp.Rational(25, 9)),
+    (sp.exp(sp.sin(X)), sp.Rational(25, 16)), (sp.tanh(sp.sin(X)), 1), (sp.sin(X / 2 + sp.sin(X)), sp.Rational(2500, 121) / 9),
+])
+def test_products_and_functions_of_waves_are_resolved_up_to_the_variance_that_is_named(formula, reach):
+    activation = QuadratureActivation(X, formula, "waves")
+    named = sp.Rational(activation.neglected.split("variance ")[1].split(",")[0])
+    assert named <= reach
+    z = np.linspace(-9, 9, 20001)
+    weight = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
+    for what, function in (("second", formula), ("slope_second", sp.diff(formula, X))):
+        squares = sp.lambdify(X, function, "numpy")(z * float(named) ** 0.5) ** 2
+        assert number(getattr(activation, what)(ZERO, named)) == pytest.approx(weight @ squares, rel=CLAIMED)
+    with pytest.raises(RefusedError, match="does not reach"):
+        activation.second(ZERO, sp.Integer(25))
+
+
 @pytest.mark.parametrize("formula", [X * (1 + sp.erf(X / sp.sqrt(2))) / 2, X * sp.erfc(-X / sp.sqrt(2)) / 2])
 def test_error_functions_are_evaluated(formula):
     activation, at = QuadratureActivation(X, formula, "my_gelu"), (ZERO, sp.Integer(2))

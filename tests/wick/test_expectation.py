@@ -322,3 +322,13 @@ def test_assumptions_say_what_sufficed() -> None:
 
 def test_pairings_are_counted_by_double_factorials() -> None:
     assert [len(list(pairings(k))) for k in (0, 2, 4, 6, 8)] == [1, 1, 3, 15, 105]
+
+
+def test_diagonals_of_projections_of_two_sizes_are_two_matrices():
+    n, d = sp.symbols("n d", integer=True, positive=True)
+    X = sp.MatrixSymbol("X", n, d)
+    centred = trace(X.T * centring(n) * X * centring(d))
+    found = expectation(centred**2, {X: Iid(1, fourth_cumulant=-2)}).expression
+    signs = [np.reshape(choice, (2, 3)) for choice in itertools.product((-1, 1), repeat=6)]
+    squares = [((x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()) ** 2).sum() ** 2 for x in signs]
+    assert float(evaluate(found, {n: 2, d: 3})) == pytest.approx(np.mean(squares))
