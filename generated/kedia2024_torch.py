@@ -830,7 +830,7 @@ def _abs_asymmetry_3de4fadba3(m_x, v_x):
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
-    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x2 = torch.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = torch.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -863,7 +863,7 @@ def _abs_opposite_far_d93268b513(m_x, v_x, gap_xy):
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 2*v_x
-    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x3 = torch.sqrt(x2 + 1e-32)
     x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
     x5 = 1.4142135623730951*x0*x3 + 1e-290
@@ -898,7 +898,7 @@ def _abs_opposite_near_fc2024c4a8(m_x, v_x, gap_xy):
     x1 = 2*v_x
     x2 = x1 + 1e-290
     x3 = torch.sqrt(gap_xy)
-    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x5 = torch.sqrt(x4 + 1e-32)
     x6 = 1.4142135623730951*x0*x5 + 1e-290
     x7 = 1/x6
@@ -933,7 +933,7 @@ def _abs_same_far_13cef2927f(m_x, v_x, gap_xy):
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -951,7 +951,7 @@ def _abs_same_near_4b35478a61(m_x, v_x, gap_xy):
     """Abs same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -971,7 +971,7 @@ def _abs_slope_opposite_d686db939a(m_x, v_x, gap_xy):
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 2*v_x
-    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x3 = torch.sqrt(x2 + 1e-32)
     x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
     x5 = 1.4142135623730951*x0*x3 + 1e-290
@@ -1002,7 +1002,7 @@ def _abs_slope_same_near_45567da1fd(m_x, v_x, gap_xy):
     """Abs slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -2005,7 +2005,7 @@ def _relu_asymmetry_13a2b97443(m_x, v_x):
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
-    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x2 = torch.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = torch.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -2038,7 +2038,7 @@ def _relu_opposite_far_3e0c02efa1(m_x, v_x, gap_xy):
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 2*v_x
-    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x3 = torch.sqrt(x2 + 1e-32)
     x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
     x5 = 1.4142135623730951*x0*x3 + 1e-290
@@ -2073,7 +2073,7 @@ def _relu_opposite_near_30adfc5da8(m_x, v_x, gap_xy):
     x1 = 2*v_x
     x2 = x1 + 1e-290
     x3 = torch.sqrt(gap_xy)
-    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x5 = torch.sqrt(x4 + 1e-32)
     x6 = 1.4142135623730951*x0*x5 + 1e-290
     x7 = 1/x6
@@ -2108,7 +2108,7 @@ def _relu_same_far_c216e807cf(m_x, v_x, gap_xy):
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -2126,7 +2126,7 @@ def _relu_same_near_98c0c5ed63(m_x, v_x, gap_xy):
     """Relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -2146,7 +2146,7 @@ def _relu_slope_opposite_6e465107e1(m_x, v_x, gap_xy):
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 2*v_x
-    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x3 = torch.sqrt(x2 + 1e-32)
     x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
     x5 = 1.4142135623730951*x0*x3 + 1e-290
@@ -2177,7 +2177,7 @@ def _relu_slope_same_near_57e13d9c6d(m_x, v_x, gap_xy):
     """Relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)
@@ -2463,7 +2463,7 @@ def _squared_relu_opposite_f7a0ad4832(m_x, v_x, gap_xy):
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 2*v_x
-    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x3 = torch.sqrt(x2 + 1e-32)
     x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
     x5 = 1.4142135623730951*x0*x3 + 1e-290
@@ -2497,7 +2497,7 @@ def _squared_relu_same_far_957c05be4f(m_x, v_x, gap_xy):
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -2515,7 +2515,7 @@ def _squared_relu_same_near_8a95d3c374(m_x, v_x, gap_xy):
     """Squared_relu same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x2 = 1/(x1 + 1e-290)
     x3 = torch.minimum(gap_xy, 80.0*v_x*x2/(40.0*x2 + 1))
     x4 = torch.sqrt(x3)
@@ -2535,7 +2535,7 @@ def _squared_relu_slope_asymmetry_3de4fadba3(m_x, v_x):
     zero = 0*(m_x + v_x)
     m_x, v_x = (item + zero for item in (m_x, v_x))
     x0 = torch.sqrt(v_x)
-    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x1 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x2 = torch.sqrt(x1 + 1e-32)
     x3 = 1/(x1 + 1e-290)
     x4 = torch.minimum(v_x, 80.0*v_x*x3/(40.0*x3 + 1))
@@ -2568,7 +2568,7 @@ def _squared_relu_slope_opposite_far_d93268b513(m_x, v_x, gap_xy):
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
     x0 = torch.sqrt(v_x)
     x1 = 2*v_x
-    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x2 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x3 = torch.sqrt(x2 + 1e-32)
     x4 = x2/(x2/(v_x/(v_x + 1e-290) + 1e-290) + 40.0)
     x5 = 1.4142135623730951*x0*x3 + 1e-290
@@ -2603,7 +2603,7 @@ def _squared_relu_slope_opposite_near_fc2024c4a8(m_x, v_x, gap_xy):
     x1 = 2*v_x
     x2 = x1 + 1e-290
     x3 = torch.sqrt(gap_xy)
-    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x4 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x5 = torch.sqrt(x4 + 1e-32)
     x6 = 1.4142135623730951*x0*x5 + 1e-290
     x7 = 1/x6
@@ -2638,7 +2638,7 @@ def _squared_relu_slope_same_far_13cef2927f(m_x, v_x, gap_xy):
     x0 = 2*v_x
     x1 = x0 + 1e-290
     x2 = torch.sqrt(gap_xy)
-    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x3 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x4 = gap_xy/(x1 - gap_xy) + 40.0/(x3 + 1e-290)
     x5 = torch.minimum(v_x, x0*x4/(x4 + 1))
     x6 = torch.sqrt(x5)
@@ -2656,7 +2656,7 @@ def _squared_relu_slope_same_near_4b35478a61(m_x, v_x, gap_xy):
     """Squared_relu slope same near, summed over the rows of a table."""
     zero = 0*(m_x + v_x + gap_xy)
     m_x, v_x, gap_xy = (item + zero for item in (m_x, v_x, gap_xy))
-    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=1.7976931348623157e+308)
+    x0 = torch.clamp(4*torch.square(m_x)/(8*v_x + 1e-290), max=torch.finfo(m_x.dtype).max)
     x1 = 1/(x0 + 1e-290)
     x2 = torch.minimum(gap_xy, 80.0*v_x*x1/(40.0*x1 + 1))
     x3 = torch.sqrt(x2)

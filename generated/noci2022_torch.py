@@ -577,7 +577,7 @@ def pair_correlation(
     x0 = torch.log1p(d*sigma_v2*torch.square(alpha_1))
     x1 = torch.expm1(0.5*L*x0)
     x2 = _times_growth(C/torch.square(n), x1, x1 + 2)
-    x3 = torch.clamp(x2, max=1.7976931348623157e+308)
+    x3 = torch.clamp(x2, max=torch.finfo(x2.dtype).max)
     x4 = torch.sqrt(K_ii + x3)
     x5 = torch.sqrt(K_jj + x3)
     _to_pair_correlation = (K_ij + x3)/(x4*x5)

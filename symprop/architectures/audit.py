@@ -646,8 +646,8 @@ def _scale_repair(
             break
         try:
             full = complete(math.exp(place))
-        except RefusedError:
-            # Its logits or numbers leave the range of the theory.
+        except (InputError, RefusedError):
+            # Its logits or numbers leave the range of the theory, or its scales that of a description.
             break
         if abs(problem.distance(full)) <= REACHED:
             factor, after = math.exp(place), problem.of(full)

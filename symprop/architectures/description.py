@@ -104,6 +104,8 @@ class Architecture:
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise UnknownNameError(name, getattr(self, name), allowed)
+        if self.width == 1 and self.norm == "layer" and (self.order != "none" or self.embedding_norm or self.final_norm):
+            raise InputError("width", 1, "an integer >= 2 with LayerNorm, which leaves nothing of one coordinate")
         if self.cross and (self.order == "parallel" or self.positions == "rotary" or self.has_class_token):
             raise InputError("cross", "true", "a decoder of sequential branches without rotary positions and class token")
         if self.rotated % 2 or not 0 <= self.rotated <= self.key_width:

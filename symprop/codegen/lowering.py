@@ -409,7 +409,7 @@ def _bind(
     return seen[expression]
 
 
-_LARGEST = sp.Float(sys.float_info.max)
+LARGEST = sp.Float(sys.float_info.max)
 
 
 def _by_tangent(sine: sp.Expr) -> sp.Expr | None:
@@ -478,7 +478,7 @@ class _Lowering:
             return Expm1(self.lower(node.args[0]))
         if isinstance(node, Saturated):
             inner = self.lower(node.args[0])
-            return Expm1(BoundedExponent(inner.args[0])) if isinstance(inner, Expm1) else sp.Min(inner, _LARGEST)
+            return Expm1(BoundedExponent(inner.args[0])) if isinstance(inner, Expm1) else sp.Min(inner, LARGEST)
         if isinstance(node, GeometricSum):
             first, second = (self.sum_of_logs(_log_terms(argument)) for argument in node.args[:2])
             return LogGeometricSum(first, second, self.lower(node.args[2]))

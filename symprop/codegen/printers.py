@@ -242,9 +242,16 @@ class _Printer(StrPrinter):
             text = f"{self.table[type(expr)]}({text}, {self._print(argument)})"
         for number in numbers:
             bound = "min" if type(expr) in (sp.Max, Larger) else "max"
-            text = (f"torch.clamp({text}, {bound}={self._print(number)})" if self.backend == "torch"
+            text = (f"torch.clamp({text}, {bound}={self._bound(number, expr)})" if self.backend == "torch"
                     else f"{self.table[type(expr)]}({text}, {self._print(number)})")
         return text
+
+    def _bound(self, number: Any, expr: Any) -> str:
+        """A number that torch bounds a tensor by; the largest double is the largest number of the tensor's own dtype."""
+        if number != lowering.LARGEST:
+            return str(self._print(number))
+        like = min(expr.free_symbols, key=sp.default_sort_key)
+        return f"torch.finfo({self._print(like)}.dtype).max"
 
 
 class _CompiledPrinter(_Printer):

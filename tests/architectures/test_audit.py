@@ -244,6 +244,14 @@ def test_growth_in_the_first_layer_is_said_and_repaired_at_the_embedding():
     assert repair.after == pytest.approx(3, rel=2 * REACHED)
 
 
+def test_a_repair_beyond_the_scales_of_a_description_is_none():
+    # Gradients would stop growing at embeddings of variance above 1e12, which no description may name.
+    large = small("gpt2", layers=1, token=1e11, position=0, value=1e10, output=1e12 - 1, query=1e-14, key=1e-14)
+    found = audit(large, tokens=2)
+    assert gradient_growth(found.rows) > 1e9 and found.repairs
+    assert not any(repair.target == "embedding std" for repair in found.repairs)
+
+
 def test_a_state_that_errs_is_not_to_be_relied_on():
     wild = small("llama", layers=4, **dict.fromkeys(("value", "output", "up", "gate", "down"), 0.05))
     found = audit(wild, tokens=16, state="exchangeable", growth=1.5)

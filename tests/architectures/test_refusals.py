@@ -208,6 +208,11 @@ def test_a_model_out_of_range_is_refused_before_components_are_imported(tmp_path
     assert found.stderr.count("\n") == 1 and found.stderr.startswith("symprop: ")
 
 
+def test_a_layer_norm_of_one_coordinate_is_refused_by_its_width(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(_config(n_embd=1, n_head=1))
+    assert _refused(capsys, tmp_path).startswith("symprop: width = 1 is not allowed")
+
+
 def test_an_unknown_model_type_names_those_known_and_the_way_out(tmp_path, capsys):
     (tmp_path / "config.json").write_text(_config("mamba"))
     error = _refused(capsys, tmp_path)

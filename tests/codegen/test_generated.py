@@ -202,6 +202,15 @@ def test_constant_defaults_and_saturation():
         assert value.item() == 1.0 and weight.grad.item() == 0.0 and value.dtype == dtype
 
 
+def test_the_largest_number_is_that_of_the_dtype():
+    torch = pytest.importorskip("torch")
+    spec = FunctionSpec("bounded", parameters(q, rho), (("y", Saturated(q * rho)),), "Bounded.")
+    for dtype in (torch.float32, torch.float64):
+        largest = torch.finfo(dtype).max
+        found = load(spec, "torch")(torch.tensor([largest, 2.0], dtype=dtype), torch.tensor(4.0, dtype=dtype))
+        assert found.dtype == dtype and found.tolist() == [largest, 8.0]
+
+
 def test_torch_agrees_with_numpy_and_keeps_dtypes():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(2)
