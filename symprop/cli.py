@@ -453,6 +453,13 @@ def _writable(path: Path | None, option: str) -> None:
         raise InputError(option, path, "a file that can be written")
 
 
+def _room_for(folder: Path, option: str) -> None:
+    """Refuses, before anything is derived, a folder that is none, or that could not be made or written afterwards."""
+    there = next((item for item in (folder, *folder.parents) if item.exists()), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(option, folder, "a folder that can be written")
+
+
 def _picture_format(path: Path, option: str) -> str:
     """The format that the name of a picture asks for."""
     from symprop.codegen.files import refuse_null_characters
@@ -655,6 +662,7 @@ def _diagram(options: argparse.Namespace) -> int:
 
     derivation = bundled.derivation(options.derivation)
     target, kind = options.output, _picture_format(options.output, "output")
+    _room_for(target.parent, "output")
     diagram = derivation.diagram
     if diagram is None:
         raise InputError("derivation", derivation.key, "one that declares a diagram, such as giorlandino2025")
@@ -770,6 +778,8 @@ def _generate(options: argparse.Namespace) -> int:
     if options.evaluators and options.output is None:
         raise InputError("--output", "missing", "a folder for the chosen evaluators")
     folder = options.output or Path(str(resources.files("symprop.generated")))
+    if not options.check:
+        _room_for(folder, "output")
     with _progress(options) as progress:
         progress("deriving", 0, 1)
         files = (bundled.chosen_files(options.evaluators, options.backend or bundled.BACKENDS, options.jacobian)

@@ -92,6 +92,8 @@ def test_eval_takes_expressions_in_other_parameters(capsys):
         (("init", "deepscalelm", "layers=1e308", "width=64", "vocab=9", "dropout=0"), "an integer in [3, 10000]"),
         (("verify", "../noci2022"), "unknown derivation"),
         (("generate", "dong2021", "dong2021:log_gpa", "-o", "none"), "did you mean 'dong2021:log_gap'"),
+        (("generate", "-o", __file__), "a folder that can be written"),
+        (("diagram", "giorlandino2025", "-o", f"{__file__}/a.png"), "a folder that can be written"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, words, message):
