@@ -54,11 +54,7 @@ class Domain:
         >>> Domain().contains(1 + sp.I)
         False
         """
-        try:
-            number = float(value)
-        except TypeError:
-            # A complex number.
-            return False
+        number = _double(value)
         if not math.isfinite(number) or (self.integer and number != math.floor(number)):
             return False
         lower, upper = self.bounds(others)
@@ -74,6 +70,16 @@ class Domain:
             return float(bound) if bound.is_finite else None
         known = others or {}
         return _at(bound, tuple((symbol, known[symbol]) for symbol in bound.free_symbols if symbol in known))
+
+
+def _double(value: float | int | sp.Expr) -> float:
+    """The nearest double, infinite beyond the largest and nan for a complex number."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except TypeError:
+        return math.nan
 
 
 @lru_cache(maxsize=4096)
@@ -164,7 +170,8 @@ def check_values(values: Mapping[sp.Symbol, float | int]) -> None:
     """Raise :class:`InputError` for the first value outside its parameter's range."""
     for key, value in values.items():
         if is_registered(key) and not info(key).domain.contains(value, values):
-            raise InputError(str(key), value, str(info(key).domain))
+            beyond = " that a double holds" if math.isinf(_double(value)) else ""
+            raise InputError(str(key), value, f"{info(key).domain}{beyond}")
 
 
 n = declare("n", "n", "number of tokens", lower=1, integer=True)

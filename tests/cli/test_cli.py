@@ -84,6 +84,7 @@ def test_eval_takes_expressions_in_other_parameters(capsys):
         (("eval", "noci2022:correlation", "L=2", "n=4", "alpha_1=1", "rho=-0.5"), "[-1/(n - 1), 1]"),
         (("eval", "noci2022:correlation", "L=0", "n=4", "alpha_1=1", "rho=0"), "an integer >= 1"),
         (("eval", "noci2022:norm", "L=2", "n=4", "alpha_1=1", "alpha_2=1", "N=-1", "C=1"), "N = -1 is not allowed"),
+        (("eval", "noci2022:norm", "L=1e999"), "an integer >= 1 that a double holds"),
         (("eval", "noci2022:norm", "L=__import__('os').system('x')"), "is not allowed"),
         (("eval", "noci2022:norm", "C=log(-2)"), "C = log(-2) is not allowed: expected a finite real value"),
         (("eval", "noci2022:correlation", "L=16", "n=4", "rho=0", "alpha_1=sqrt(1-L)"), "is not allowed"),
