@@ -48,9 +48,9 @@ FUNCTIONS = {
     "OneMatrix": (r"\mathbf{1}", "vector of ones"),
     "SlopeMoment": (
         r"\mathbb{E}[\phi'^2](v)", r"expectation at variance $v$ of the square of the activation or of its derivative"),
-    "Softmax": ("A", "attention matrix: softmax of every row of the scores $M$"),
     "SlopeDifference": (
         r"\Delta[\phi'](v, \Delta)", r"that expectation less the one of the product for two tokens of covariance $v - \Delta$"),
+    "Softmax": ("A", "attention matrix: softmax of every row of the scores $M$"),
 }
 """Functions that print by a sign of their own: the sign, and what it means, both in LaTeX."""
 _SQUARE = re.compile(r"(\\?[A-Za-z]+(?:\{[^{}]*\})?(?:_(?:\w|\{[^{}]*\}))?|\\\|[^|]*\\\|(?:_F)?)\^(?:2|\{2\})")

@@ -53,7 +53,7 @@ import hashlib, importlib.util, sys
 spec = importlib.util.spec_from_file_location("report_sample", sys.argv[1])
 sample = importlib.util.module_from_spec(spec); sys.modules["report_sample"] = sample; spec.loader.exec_module(sample)
 from symprop.claims import check
-from symprop.report.appendix import Part, appendix, notation_table
+from symprop.report.appendix import Part, appendix
 from symprop.report.page import html_page
 from symprop.report.tex import latex_files
 d = sample.make()
