@@ -307,13 +307,12 @@ def _named_exponents(activation: Activation, name: str) -> FunctionSpec:
         name, f"{EXPONENTS}, for {activation.name}.", (A, M, sigma_w), _exponents(activation), rounded_as_one=LOGARITHMS)
 
 
-def _generic_exponents() -> tuple[FunctionSpec, ...]:
-    return (FunctionSpec.from_derived(
-        "exponents", f"{EXPONENTS}, for an activation of second moment m and slope chi.", (A, M, m_f, chi),
-        _exponents(None)),)
+def _generic_exponents(name: str) -> FunctionSpec:
+    return FunctionSpec.from_derived(
+        name, f"{EXPONENTS}, for an activation of second moment m and slope chi.", (A, M, m_f, chi), _exponents(None))
 
 
-def _at_boundary() -> tuple[FunctionSpec, ...]:
+def _other_evaluators() -> tuple[FunctionSpec, ...]:
     growth = linearised().exponents.gradient_growth(n, L).subs(MLP)
     return (
         FunctionSpec.from_derived(
@@ -446,10 +445,10 @@ DERIVATION = PaperDerivation(
     build_trace=lambda: linearised().trace,
     build_claims=_claims,
     build_evaluators=(
-        _generic_exponents,
+        EvaluatorBuilder("exponents", _generic_exponents),
         *(EvaluatorBuilder(f"exponents_{item.name}", partial(_named_exponents, item))
           for item in (Relu(), Gelu(), Erf(), Tanh())),
-        _at_boundary,
+        _other_evaluators,
     ),
     study_points=_study_points,
     accuracy=_accuracy,

@@ -133,8 +133,9 @@ def chosen_files(wanted: Iterable[str], backends: Iterable[str], derivatives: bo
     for name, listed in chosen.items():
         item = derivation(name)
         named = [evaluator for evaluator in listed if evaluator]
-        specs = [*(item.chosen(named) if named else ())]
-        specs = specs if len(named) == len(listed) else [*item.evaluators]
+        specs = list(item.chosen(named))
+        if len(named) < len(listed):
+            specs = list(item.evaluators)
         specs += [jacobian(spec) for spec in specs] if derivatives else []
         files |= evaluator_files(item, specs, list(backends))
     return files

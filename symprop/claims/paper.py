@@ -227,17 +227,19 @@ class PaperDerivation:
         known: list[str] = []
         found: list[FunctionSpec] = []
         for group in self.build_evaluators:
+            if len(found) == len(set(names)):
+                break
             if isinstance(group, EvaluatorBuilder) and group.name not in names:
                 known.append(group.name)
                 continue
             specs = group()
             known += [spec.name for spec in specs]
             found += [spec for spec in specs if spec.name in names]
-            if len(found) == len(set(names)):
-                return tuple(found)
-        missing = next(name for name in names if name not in known)
-        asked = f"{self.key}:{missing}" if missing else self.key
-        raise UnknownNameError("evaluator", asked, [f"{self.key}:{item}" for item in known])
+        for name in names:
+            if name not in known:
+                asked = f"{self.key}:{name}" if name else self.key
+                raise UnknownNameError("evaluator", asked, [f"{self.key}:{item}" for item in known])
+        return tuple(found)
 
     def claim(self, name: str) -> Claim:
         """The claim of that id; :class:`UnknownNameError` with the nearest one otherwise."""
