@@ -37,6 +37,7 @@ VALUES = {
 }
 DRAWS = 40_000
 
+
 def _derives_sums(component):
     """Whether gradients of a component derive sums over a table in their mean, which takes ten seconds."""
     return isinstance(component, GatedUnit) and component.gate_bias != 0 and isinstance(component.activation, (Sigmoid, Silu))

@@ -17,7 +17,15 @@ SUM = SkipSum(Gelu(), sp.Rational(3, 5), 2)
 ACTIVATIONS = (Relu(), LeakyRelu(sp.Rational(1, 5)), Absolute(), SquaredRelu(), Gelu(), Erf(), SUM)
 CLOSED = ACTIVATIONS[:-1]
 ZERO = sp.S.Zero
-named = pytest.mark.parametrize("activation", CLOSED, ids=lambda item: item.name)
+
+
+def with_slow(activations, *slow):
+    """A test for each of the activations, of which some are slow ones."""
+    cases = [pytest.param(item, marks=pytest.mark.slow if item in slow else ()) for item in activations]
+    return pytest.mark.parametrize("activation", cases, ids=lambda item: item.name)
+
+
+named = with_slow(CLOSED)
 
 
 def moments(activation, m=mu, v=sigma2, g=gap):
@@ -58,9 +66,7 @@ def by_product_rule(f, g, m, v, c):
     return total
 
 
-@pytest.mark.parametrize("activation", [
-    pytest.param(item, marks=pytest.mark.slow) if item in (Gelu(), SUM) else item for item in ACTIVATIONS
-], ids=lambda item: item.name)
+@with_slow(ACTIVATIONS, Gelu(), SUM)
 @pytest.mark.parametrize("covariance", [pytest.param(0.9, marks=pytest.mark.slow), -0.7])
 def test_moments_are_the_integrals(activation, covariance):
     m, v = (0.6, -0.9), (1.3, 0.8)
@@ -154,10 +160,7 @@ EDGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "activation", [pytest.param(item, marks=pytest.mark.slow) if item == Gelu() else item for item in CLOSED],
-    ids=lambda item: item.name,
-)
+@with_slow(CLOSED, Gelu())
 def test_small_means_meet_the_forms_at_zero_mean(activation):
     tiny, v, g = sp.Rational(1, 10**30), sp.Rational(13, 10), sp.Rational(19, 10)
     at_zero, near = moments(activation, ZERO, v, g), moments(activation, tiny, v, g)
@@ -168,10 +171,7 @@ def test_small_means_meet_the_forms_at_zero_mean(activation):
     assert abs(sp.N(unequal[0], 45) - sp.N(unequal[1], 45)) < sp.Float("1e-28")
 
 
-@pytest.mark.parametrize(
-    "activation", [item if item == Erf() else pytest.param(item, marks=pytest.mark.slow) for item in CLOSED],
-    ids=lambda item: item.name,
-)
+@with_slow(CLOSED, *(item for item in CLOSED if item != Erf()))
 def test_price_and_stein(activation):
     """The slopes are the derivatives of the moments in the covariance and in the mean, which the integrals know."""
     m, v, c = sp.symbols("m v c", real=True)
@@ -185,10 +185,7 @@ def test_price_and_stein(activation):
         assert abs(sp.N(derivative.subs(point), 20) - sp.N(slope.subs(point), 20)) < sp.Float("1e-15")
 
 
-@pytest.mark.parametrize(
-    "activation", [item if item in (Relu(), Erf()) else pytest.param(item, marks=pytest.mark.slow) for item in CLOSED],
-    ids=lambda item: item.name,
-)
+@with_slow(CLOSED, *(item for item in CLOSED if item not in (Relu(), Erf())))
 def test_aligned_and_opposite_tokens(activation):
     m, v = sp.Rational(1, 2), sp.Rational(2)
     assert activation.gap(m, v, ZERO) == 0
